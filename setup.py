@@ -1,0 +1,46 @@
+"""Packaging. All metadata is here; pyproject.toml holds only the build requirement and the tools' settings.
+
+The build needs setuptools and, for the fast document packer, a C++17 compiler: neither torch nor numpy. Without a compiler the
+package installs all the same and packs documents in Python (equal output, about 100 times slower).
+"""
+
+from setuptools import Extension, setup
+
+# Each floor is the oldest release that has what the comment names.
+RUN_TIME = [
+    "torch>=2.13",  # torch.nn.attention.varlen (FlashAttention without an install step), FSDP2 and DCP as used here
+    "numpy>=2.0",  # the array API that torch 2.13 is built against
+    "safetensors>=0.5",  # safe_open slices of bfloat16 tensors without reading the whole file
+    "tokenizers>=0.21",  # encode_batch_fast; reads tokenizer.json as transformers 4 and 5 write it
+    "sentencepiece>=0.2",  # wheels for Python >= 3.11 on every platform (Llama-2 tokenizer.model)
+    "tyro>=1.0",  # its stable 1.x interface: typed flags from dataclasses
+    "tomli_w>=1.0",  # writes the resolved config.toml (the standard library only reads TOML)
+    "rich>=13.7",  # live progress bar and tables
+    "orjson>=3.10",  # fast JSON lines
+    "ijson>=3.2",  # JSON arrays as a stream, with the C backend in its wheels
+    "zstandard>=0.22",  # .zst inputs, several frames in one file
+]
+
+EXTRAS = {
+    "flash": ["flash-attn>=2.7"],  # an optional attention backend; needs nvcc to build
+    "bench": ["transformers>=5.0", "accelerate>=1.1", "liger-kernel>=0.6"],  # what we compare ourselves with
+    "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "transformers>=5.0", "peft>=0.18"],  # the last two are oracles
+    "track": ["tensorboard>=2.18", "wandb>=0.19", "mlflow>=3.0"],
+    "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
+}
+
+
+setup(
+    name="logtrain",
+    version="0.1.0",
+    description="Continual pretraining and fine-tuning of Llama models on log data, on your own GPUs",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=["logtrain", "logtrain.data", "logtrain_kernels"],
+    package_dir={"logtrain_kernels": "kernels/logtrain_kernels"},
+    ext_modules=[
+        Extension("logtrain._pack", ["csrc/pack.cpp"], language="c++", extra_compile_args=["-O3", "-std=c++17"], optional=True)
+    ],
+    install_requires=RUN_TIME,
+    extras_require=EXTRAS,
+)
