@@ -1,0 +1,194 @@
+"""A tokenizer: text -> ids -> text, and the ids of the special tokens that frame a document.
+
+Two kinds of files are read: `tokenizer.json` (the tokenizers library: Llama 3, SmolLM2, ...) and a sentencepiece
+`tokenizer.model` (Llama 2). Text is only ever text: a `<|eot_id|>` that stands in a log line becomes the pieces of its
+characters, never id 128009, because special tokens are put in by id, not by spelling.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import sentencepiece
+import tokenizers
+
+# What a Hugging Face folder may hold beside the ids, in the order a reader looks for them.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+DOCUMENT_ENDS = ("<|end_of_text|>", "<|endoftext|>", "</s>")
+# These mark the turns of a chat. A model that learns to begin or end every document with one unlearns the chat format.
+TURN_MARKS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|im_start|>", "<|start_header_id|>", "<|end_header_id|>")
+
+
+class Tokenizer:
+    """Use `Tokenizer.load`. Encoding adds no special token and cuts nothing, whatever the file was saved with.
+
+    vocab_size: highest id + 1, added tokens included. bos_id: what opens a document, or None.
+    sha256: digest of the file that decides the ids. files: what an export copies beside the weights.
+    """
+
+    vocab_size: int
+    bos_id: int | None
+    sha256: str
+    files: tuple[Path, ...]
+
+    @staticmethod
+    def load(path: str | Path) -> "Tokenizer":
+        """`path`: a folder with tokenizer.json or tokenizer.model (the first is preferred), or one of these files."""
+        path = Path(path)
+        if not path.exists():
+            raise ValueError(f"{path}: no such tokenizer folder")
+        names = ("tokenizer.json", "tokenizer.model")
+        file = next((f for f in (path / n for n in names) if f.is_file()), None) if path.is_dir() else path
+        if file is None:
+            raise ValueError(
+                f"{path}: no tokenizer.json or tokenizer.model in it; give the folder of a Hugging Face model"
+            )
+        return (JsonTokenizer if file.suffix == ".json" else SentencePieceTokenizer)(file)
+
+    def __init__(self, file: Path):
+        self._file = file
+        self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        beside = (file.parent / name for name in TOKENIZER_FILES if name != file.name)
+        self.files = (file, *(f for f in beside if f.is_file()))
+
+    def encode(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Equal to `[encode(t) for t in texts]`, faster. JsonTokenizer: on all cores unless TOKENIZERS_PARALLELISM=false."""
+        raise NotImplementedError
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        raise NotImplementedError
+
+    def special_tokens(self) -> dict[str, int]:
+        """Special and added tokens by their text."""
+        raise NotImplementedError
+
+    def token_id(self, text: str) -> int:
+        """The id of a special token by its text."""
+        special = self.special_tokens()
+        if text not in special:
+            near = difflib.get_close_matches(text, special, n=3, cutoff=0.0)
+            raise ValueError(f"{text!r} is no special token of {self._file}; the nearest are {', '.join(near)}")
+        return special[text]
+
+    def document_end(self, name: str = "auto") -> int:
+        """The id that closes a document; "auto" takes the first of DOCUMENT_ENDS that the tokenizer has."""
+        if name in TURN_MARKS:
+            raise ValueError(
+                f"document_end {name} marks a turn of a chat, not the end of a document: a model trained on it "
+                f"unlearns its turns; use one of {', '.join(DOCUMENT_ENDS)}"
+            )
+        if name != "auto":
+            return self.token_id(name)
+        special = self.special_tokens()
+        found = next((end for end in DOCUMENT_ENDS if end in special), None)
+        if found is None:
+            raise ValueError(
+                f"{self._file}: document_end auto found none of {', '.join(DOCUMENT_ENDS)}; "
+                f"name the token that ends a document"
+            )
+        return special[found]
+
+
+class JsonTokenizer(Tokenizer):
+    def __init__(self, file: Path):
+        super().__init__(file)
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{file}: not a tokenizer.json ({error})") from None
+        # All three may be saved in the file, and each would silently change what a document becomes.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        if getattr(self._tokenizer.model, "dropout", None):
+            self._tokenizer.model.dropout = None
+        self._tokenizer.encode_special_tokens = True
+        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.bos_id = self._find_bos(file.parent / "tokenizer_config.json")
+
+    def _find_bos(self, config_file: Path) -> int | None:
+        """The bos_token of tokenizer_config.json; without that file, what the tokenizer itself puts before a text.
+
+        None if the config says so (`add_bos_token` false), and for a turn mark: SmolLM2 names `<|im_start|>`, although
+        no document of its pretraining began with it.
+        """
+        if not config_file.is_file():
+            return next(iter(self._tokenizer.encode("").ids), None)
+        try:
+            config = json.loads(config_file.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{config_file}: not JSON ({error})") from None
+        bos = config.get("bos_token")
+        bos = bos["content"] if isinstance(bos, dict) else bos
+        if bos is None or bos in TURN_MARKS or config.get("add_bos_token") is False:
+            return None
+        return self.token_id(bos)
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
+
+    def special_tokens(self) -> dict[str, int]:
+        return {token.content: id for id, token in self._tokenizer.get_added_tokens_decoder().items()}
+
+
+class SentencePieceTokenizer(Tokenizer):
+    def __init__(self, file: Path):
+        super().__init__(file)
+        data = file.read_bytes()
+        if re.match(rb"[A-Za-z0-9+/]+=* \d+\n", data):
+            raise ValueError(
+                f"{file}: a tiktoken vocabulary (Llama 3's original release), which holds no special tokens; "
+                f"give the Hugging Face folder of the same model, with tokenizer.json"
+            )
+        if (file.parent / "added_tokens.json").is_file():
+            raise ValueError(
+                f"{file.parent}: added_tokens.json adds ids that tokenizer.model does not know; "
+                f"save the tokenizer as tokenizer.json"
+            )
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=data)
+        except RuntimeError as error:
+            raise ValueError(f"{file}: not a sentencepiece model ({error})") from None
+        self.vocab_size = self._model.vocab_size()
+        self.bos_id = self._model.bos_id() if self._model.bos_id() >= 0 else None
+        self._control = {i for i in range(self.vocab_size) if self._model.is_control(i)}
+
+    def encode(self, text: str) -> list[int]:
+        return self._model.encode(text)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._model.encode(list(texts), num_threads=1)
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        if skip_special:
+            return self._model.decode([i for i in ids if i not in self._control])
+        text, run = "", []
+        for i in ids:  # the library decodes a control token to nothing
+            if i in self._control:
+                text, run = text + self._model.decode(run) + self._model.id_to_piece(i), []
+            else:
+                run.append(i)
+        return text + self._model.decode(run)
+
+    def special_tokens(self) -> dict[str, int]:
+        return {self._model.id_to_piece(i): i for i in sorted(self._control)}
