@@ -1,0 +1,264 @@
+"""Packing: every token exactly once, no row overfull, hardly a slot empty, C++ equal to Python."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from logtrain.data import pack as packing
+from logtrain.data.pack import Rows, best_fit_decreasing, best_fit_decreasing_reference, pack, pieces
+
+needs_cpp = pytest.mark.skipif(not packing.USES_CPP, reason="the C++ packer is not built (no compiler at install time)")
+
+
+@st.composite
+def packable(draw, max_capacity: int = 5000) -> tuple[np.ndarray, int]:
+    """Lengths and a capacity that holds each. Few distinct lengths are as likely as many, so ties are common."""
+    capacity = draw(st.integers(1, max_capacity))
+    longest = draw(st.integers(1, capacity))
+    return np.array(draw(st.lists(st.integers(1, longest), max_size=150)), np.int32), capacity
+
+
+def nlplog_lengths(num_documents: int) -> np.ndarray:
+    """Token counts as of NLPLog: 444 on average, a long tail (lognormal), the longest beyond a row of 8,192."""
+    sigma = 0.9
+    random = np.random.default_rng(1309)
+    return np.maximum(2, random.lognormal(np.log(444) - sigma**2 / 2, sigma, num_documents)).astype(np.int64)
+
+
+def fill(rows: Rows, length_P: np.ndarray, seq_len: int) -> float:
+    return length_P.sum() / ((len(rows.row_start_R1) - 1) * seq_len)
+
+
+# Cutting documents into pieces
+
+
+@given(st.lists(st.integers(1, 60), max_size=30), st.integers(2, 70))
+def test_every_token_but_a_documents_first_is_predicted_in_exactly_one_piece(lengths, seq_len):
+    cut = pieces(np.array(lengths, np.int64), seq_len)
+    predicted = [[0] * length for length in lengths]
+    read = [[0] * length for length in lengths]
+    for document, start, length in zip(*(column.tolist() for column in cut), strict=True):
+        assert 1 <= length <= seq_len
+        for position in range(start, start + length):
+            read[document][position] += 1
+            predicted[document][position] += position > start
+    assert predicted == [[0] + [1] * (length - 1) for length in lengths]
+    assert all(count >= 1 for counts in read for count in counts)  # one-token documents too
+    assert sum(map(sum, read)) == sum(lengths) + len(cut.length_P) - len(lengths)  # one token of overlap a cut
+
+
+def test_pieces_of_documents_around_the_row_length():
+    cut = pieces(np.array([1, 9, 10, 11, 19, 20, 28, 29]), seq_len=10)
+    assert cut.document_P.tolist() == [0, 1, 2, 3, 3, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 7, 7]
+    assert cut.start_P.tolist() == [0, 0, 0, 0, 9, 0, 9, 0, 9, 18, 0, 9, 18, 0, 9, 18, 27]
+    assert cut.length_P.tolist() == [1, 9, 10, 10, 2, 10, 10, 10, 10, 2, 10, 10, 10, 10, 10, 10, 2]
+    assert [column.dtype for column in cut] == [np.int64, np.int64, np.int32]
+
+
+def test_no_document_gives_no_piece_and_no_row():
+    cut = pieces(np.array([], np.int64), 8)
+    assert [len(column) for column in cut] == [0, 0, 0]
+    rows = pack(cut.length_P, 8, seed=0, epoch=0)
+    assert (rows.piece_P.tolist(), rows.row_start_R1.tolist()) == ([], [0])
+
+
+def test_documents_that_cannot_be_cut_are_refused():
+    with pytest.raises(ValueError, match="document 2 has 0 tokens"):
+        pieces(np.array([5, 7, 0, 0]), 8)
+    with pytest.raises(ValueError, match="seq_len is 1"):
+        pieces(np.array([5]), 1)
+
+
+# Best-fit-decreasing
+
+
+def best_fit_decreasing_naive(lengths: list[int], capacity: int) -> list[int]:
+    """The documented rules with no data structure at all: every row is looked at for every piece."""
+    space_R, last_placed_R, row_P = [], [], [-1] * len(lengths)
+    for turn, piece in enumerate(sorted(range(len(lengths)), key=lambda piece: -lengths[piece])):
+        roomy = [row for row, space in enumerate(space_R) if space >= lengths[piece]]
+        if not roomy:
+            roomy = [len(space_R)]
+            space_R.append(capacity)
+            last_placed_R.append(turn)
+        row = min(roomy, key=lambda row: (space_R[row], -last_placed_R[row]))
+        row_P[piece], last_placed_R[row] = row, turn
+        space_R[row] -= lengths[piece]
+    return row_P
+
+
+@given(packable())
+def test_reference_follows_the_documented_rules(case):
+    lengths, capacity = case
+    expected = best_fit_decreasing_naive(lengths.tolist(), capacity)
+    assert best_fit_decreasing_reference(lengths, capacity).tolist() == expected
+
+
+@needs_cpp
+@given(packable())
+@settings(max_examples=500)
+def test_cpp_equals_reference(case):
+    lengths, capacity = case
+    expected = best_fit_decreasing_reference(lengths, capacity)
+    np.testing.assert_array_equal(best_fit_decreasing(lengths, capacity), expected)
+
+
+@needs_cpp
+@pytest.mark.parametrize("capacity", [1, 62, 63, 64, 4095, 4096, 8192, 262143, 262144])  # where the bitmap grows
+def test_cpp_equals_reference_on_many_pieces(capacity):
+    random = np.random.default_rng(capacity)
+    for longest in (capacity, max(1, capacity // 16)):
+        lengths = random.integers(1, longest, 4000, np.int32, endpoint=True)
+        expected = best_fit_decreasing_reference(lengths, capacity)
+        np.testing.assert_array_equal(best_fit_decreasing(lengths, capacity), expected)
+
+
+@pytest.mark.parametrize("function", [best_fit_decreasing, best_fit_decreasing_reference])
+def test_pieces_of_exactly_the_capacity_fill_a_row_each(function):
+    assert function(np.array([8, 1, 8, 7, 1], np.int32), 8).tolist() == [0, 2, 1, 2, 3]
+
+
+def test_lengths_that_fit_no_row_are_refused():
+    for length in (0, -1, 9, 2**40):
+        with pytest.raises(ValueError, match=f"piece 1 has {length} tokens: it must have 1..8"):
+            best_fit_decreasing(np.array([8, length]), 8)
+    for capacity in (0, -8, 2**31):
+        with pytest.raises(ValueError, match=f"capacity of a row is {capacity} tokens"):
+            best_fit_decreasing(np.array([], np.int32), capacity)
+
+
+@needs_cpp
+def test_cpp_checks_its_own_input():
+    bfd = packing._pack.best_fit_decreasing
+    ones, rows = np.ones(4, np.int32), np.full(4, -1, np.int32)
+    read_only = rows.copy()
+    read_only.flags.writeable = False
+    for lengths, capacity, out, message in [
+        (np.array([1, 0, 1, 1], np.int32), 8, rows, r"piece 1 has length 0, outside 1\.\.8"),
+        (np.array([1, 1, 1, 9], np.int32), 8, rows, r"piece 3 has length 9, outside 1\.\.8"),
+        (ones, 0, rows, "capacity is 0"),
+        (ones, 8, rows[:3], "row_of_piece holds 3 items, lengths 4"),
+        (ones.astype(np.int64), 8, rows, "lengths must be a one-dimensional int32 array"),
+        (ones.astype(np.float32), 8, rows, "lengths must be a one-dimensional int32 array"),
+        (ones.reshape(2, 2), 8, rows, "lengths must be a one-dimensional int32 array"),
+        (ones, 8, rows.astype(np.uint32), "row_of_piece must be a one-dimensional int32 array"),
+        (np.ones(8, np.int32)[::2], 8, rows, "contiguous"),
+        (ones, 8, read_only, "read-only"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            bfd(lengths, capacity, out)
+    assert rows.tolist() == [-1] * 4  # nothing was written
+    assert bfd(ones, 8, rows) == 1
+    assert rows.tolist() == [0] * 4
+
+
+def test_without_the_extension_it_says_so_in_one_line_and_packs_the_same():
+    program = (
+        "import sys; sys.modules['logtrain._pack'] = None\n"  # import now fails, as where there was no compiler
+        "import numpy as np\nfrom logtrain.data.pack import USES_CPP, pack\n"
+        "rows = [pack(np.arange(1, 50, dtype=np.int32), 64, 7, epoch) for epoch in (0, 1)]\n"
+        "print(USES_CPP, [column.tolist() for row in rows for column in row])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    rows = [pack(np.arange(1, 50, dtype=np.int32), 64, 7, epoch) for epoch in (0, 1)]
+    assert done.stdout.strip() == f"False {[column.tolist() for row in rows for column in row]}"
+    assert len(done.stderr.splitlines()) == 1
+    assert "C++ packer is not built" in done.stderr
+
+
+# Rows
+
+
+@given(packable(), st.integers(0, 2**64), st.integers(0, 3))
+def test_every_piece_is_in_exactly_one_row_and_no_row_is_overfull(case, seed, epoch):
+    lengths, capacity = case
+    rows = pack(lengths, capacity, seed, epoch)
+    assert sorted(rows.piece_P.tolist()) == list(range(len(lengths)))
+    assert (rows.row_start_R1[0], rows.row_start_R1[-1]) == (0, len(lengths))
+    assert (np.diff(rows.row_start_R1) >= 1).all()
+    tokens_R = np.diff(np.concatenate([[0], np.cumsum(lengths[rows.piece_P])])[rows.row_start_R1])
+    assert (tokens_R <= capacity).all()
+    assert tokens_R.sum() == lengths.sum()
+
+
+def test_rows_depend_on_seed_and_epoch_alone():
+    length_P = pieces(nlplog_lengths(20_000), 8192).length_P
+    first = pack(length_P, 8192, seed=1309, epoch=0)
+    again = pack(length_P.copy(), 8192, seed=1309, epoch=0)
+    np.testing.assert_array_equal(first.piece_P, again.piece_P)
+    np.testing.assert_array_equal(first.row_start_R1, again.row_start_R1)
+
+    def row_mates(rows: Rows) -> set[frozenset[int]]:
+        return {frozenset(row.tolist()) for row in np.split(rows.piece_P, rows.row_start_R1[1:-1])}
+
+    for seed, epoch in ((1309, 1), (1310, 0)):
+        other = pack(length_P, 8192, seed, epoch)
+        assert (first.piece_P == other.piece_P).mean() < 0.01
+        assert len(row_mates(first) & row_mates(other)) < 0.2 * len(row_mates(first))  # not the same rows reordered
+
+
+def test_rows_and_the_pieces_in_them_are_not_in_order_of_length():
+    length_P = pieces(nlplog_lengths(20_000), 8192).length_P
+    rows = pack(length_P, 8192, seed=1309, epoch=0)
+    starts = rows.row_start_R1[:-1][np.diff(rows.row_start_R1) > 1]
+    first, second = length_P[rows.piece_P[starts]], length_P[rows.piece_P[starts + 1]]
+    assert abs((first > second).mean() - (first < second).mean()) < 0.08  # 2.6 standard errors of 1,100 rows or more
+    longest_R = np.maximum.reduceat(length_P[rows.piece_P], rows.row_start_R1[:-1])
+    assert abs(np.corrcoef(longest_R, np.arange(len(longest_R)))[0, 1]) < 0.1
+
+
+def test_rows_never_change_with_the_numpy_release():
+    """A resumed run must see the rows it began with: a change of this digest breaks the resume of every run."""
+    length_P = (np.arange(1, 5001, dtype=np.int64) * 7919 % 1999 + 1).astype(np.int32)
+    digest = hashlib.sha256()
+    for epoch in (0, 1):
+        for column in pack(length_P, 2048, seed=1309, epoch=epoch):
+            digest.update(column.astype("<i8").tobytes())
+    assert digest.hexdigest() == "647e49aff2078d8faabd40c584e9e8be94fcc6f8532fcaeb52791578f5dde237"
+
+
+def test_a_negative_seed_or_epoch_is_refused():
+    for seed, epoch in ((-1, 0), (0, -1)):
+        with pytest.raises(ValueError, match=f"must not be negative, they are {seed} and {epoch}"):
+            pack(np.ones(3, np.int32), 8, seed, epoch)
+
+
+# How well and how fast
+
+
+def test_a_million_nlplog_like_documents_fill_their_rows():
+    lengths = nlplog_lengths(1_000_000)
+    assert 440 < lengths.mean() < 448
+    assert lengths.max() > 8192
+    length_P = pieces(lengths, 8192).length_P
+    assert fill(pack(length_P, 8192, seed=1309, epoch=0), length_P, 8192) >= 0.995
+
+
+def test_loglm_takes_the_fewest_rows_of_2048_there_can_be(shared, llama3_tokenizer):
+    tokenizers = pytest.importorskip("tokenizers")
+    records = json.loads((shared / "data/loglm/loglm_instruction_2632.json").read_text(encoding="utf-8"))
+    texts = ["Human: {instruction}\n{input}\nAssistant: {output}\n".format_map(record) for record in records]
+    tokenizer = tokenizers.Tokenizer.from_file(str(llama3_tokenizer / "tokenizer.json"))
+    encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    length_P = pieces(np.array([len(document.ids) + 2 for document in encoded]), 2048).length_P  # 2: begin and end
+    rows = pack(length_P, 2048, seed=1309, epoch=0)
+    tokens_R = np.add.reduceat(length_P[rows.piece_P], rows.row_start_R1[:-1])
+    # 278,639 tokens are 136.05 rows. The 137th can only be nearly empty, which alone holds the whole at 99.31%.
+    assert len(tokens_R) == -(-length_P.sum() // 2048)
+    assert np.sort(tokens_R)[1:].mean() >= 0.995 * 2048
+
+
+@needs_cpp
+def test_ten_million_lengths_pack_in_five_seconds():
+    length_P = np.tile(pieces(nlplog_lengths(1_000_000), 8192).length_P, 10)[:10_000_000]
+    start = time.perf_counter()
+    row_P = best_fit_decreasing(length_P, 8192)
+    assert time.perf_counter() - start <= 5.0  # 0.4 s on one core of a 2024 server
+    assert length_P.sum() / ((int(row_P.max()) + 1) * 8192) >= 0.995
