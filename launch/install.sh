@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Makes a Python environment that holds logtrain and activates it. The scripts beside it source it:
+#
+#     . launch/install.sh EXTRAS        as in setup.py: test or bench,track or "" for none
+#
+# An active virtual environment is used as it is; without one, .venv beside setup.py is made. A second call is instant
+# as long as nothing that decides the installation has changed. On failure it exits, with one line that says why.
+
+install_main() {
+    local root stamp extras="${1-none given}"
+    root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+    [[ $extras =~ ^[a-z,]*$ ]] || install_fail "the argument must name extras of setup.py, not '$extras'"
+
+    if [ -z "${VIRTUAL_ENV:-}" ]; then
+        export VIRTUAL_ENV="$root/.venv"
+        [ -e "$VIRTUAL_ENV/bin/activate" ] || install_make_venv  # the file that venv writes last
+    fi
+    export PATH="$VIRTUAL_ENV/bin:$PATH"
+    install_is_new_enough "$VIRTUAL_ENV/bin/python" || install_fail "no Python >= 3.11 in $VIRTUAL_ENV"
+
+    # The stamp: a key over everything that decides the installation, then a line for each set of extras installed.
+    stamp="$VIRTUAL_ENV/.logtrain-installed"
+    [ "$(head -n 1 "$stamp" 2>/dev/null)" = "$(install_key "$root")" ] || rm -f "$stamp"
+    if ! grep -qsxF "extras: $extras" "$stamp"; then
+        install_package "$root" "$extras"
+        [ -e "$stamp" ] || install_key "$root" >"$stamp"  # computed anew: the extension is there now
+        echo "extras: $extras" >>"$stamp"
+    fi
+}
+
+install_make_venv() {
+    local python
+    for python in python3 python3.11 python3.12 python3.13 python3.14 ""; do
+        if install_is_new_enough "$python"; then break; fi
+    done
+    [ -n "$python" ] || install_fail "no Python >= 3.11 found (looked for python3 and python3.11 to python3.14)"
+    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+        install_fail "$python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"
+    "$python" -m venv "$VIRTUAL_ENV" || install_fail "$python -m venv $VIRTUAL_ENV failed"
+    "$VIRTUAL_ENV/bin/python" -m pip install --quiet --quiet --upgrade pip || install_fail "could not upgrade pip"
+}
+
+install_package() {
+    local pip=(python -m pip --disable-pip-version-check --quiet --quiet)
+    python -m pip --version >/dev/null 2>&1 || install_fail "no pip in $VIRTUAL_ENV; add it: python -m ensurepip"
+    echo "Installing logtrain${2:+[$2]} and what it needs into $VIRTUAL_ENV (minutes the first time) ..."
+
+    # Without a GPU: the oldest torch that setup.py allows, so that every CPU machine tests the floor. Preferably from
+    # PyTorch's own index of CPU builds: on Linux the build on PyPI brings gigabytes of CUDA along.
+    if ! nvidia-smi -L >/dev/null 2>&1 && ! "${pip[@]}" show torch >/dev/null 2>&1; then
+        "${pip[@]}" install --retries 1 --timeout 15 --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
+            2>/dev/null || "${pip[@]}" install torch==2.13.0 || install_fail "could not install torch 2.13.0"
+    fi
+    "${pip[@]}" install --editable "$1${2:+[$2]}" || install_fail "could not install logtrain"
+    python -c 'import logtrain.data.pack' || install_fail "logtrain does not import"  # tells if C++ was not built
+}
+
+install_key() {
+    # The extension counts by its name alone: where it should be and is not, installing builds it.
+    (cd "$1" && pwd && cat setup.py pyproject.toml csrc/* && { ls logtrain/_pack.* 2>/dev/null || true; }) | cksum
+}
+
+install_is_new_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+install_fail() {
+    echo "install.sh: $*" >&2
+    exit 1
+}
+
+install_main "$@"
