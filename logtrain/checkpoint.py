@@ -1,0 +1,202 @@
+"""Checkpoints of a run: model, optimizer and the trainer's few numbers, sharded over the ranks (torch DCP), resumable
+on any number of them.
+
+    checkpoints/step-000100/      complete: it was renamed to this after its last byte
+        __0_0.distcp ...          each rank's shards
+        .metadata                 DCP's index
+        checkpoint.json           the trainer's state, and size and CRC-32 of every file
+    checkpoints/.step-000200.partial/   being written, or left by a killed run: ignored, and removed at the next start
+
+A save copies the shards to host memory and returns; writing goes on in a thread. Everything else that a run needs is
+a pure function of the step (learning rate, rows, random numbers), so the state is small.
+"""
+
+import errno
+import os
+import shutil
+import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import orjson
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+
+FACTS = "checkpoint.json"
+
+
+class Checkpoints:
+    """The checkpoints of one run. Every rank makes one and calls the same methods; rank 0 names, checks and prunes
+    the folders.
+    """
+
+    def __init__(self, folder: Path, keep: int = 0):
+        """`keep`: how many of the newest stay; 0 keeps all."""
+        self.folder, self.keep = folder, keep
+        self.is_main = dist.get_rank() == 0
+        self.group = dist.new_group(
+            backend="gloo"
+        )  # the writing thread's own: its messages must not meet the training's
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self.writing: Future | None = None
+
+    def clean(self) -> None:
+        """Remove what a killed run left behind; for the run that owns the folder, before its first save."""
+        if self.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob(".*.partial"):
+                shutil.rmtree(left)
+        dist.barrier(self.group)
+
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
+        """Begin to write `step-<step>`; waits only for the copy to host memory and for an earlier save still being
+        written.
+        """
+        self.wait()
+        name = f"step-{step:06d}"
+        if (self.folder / name).exists():
+            return
+        aside = self.folder / f".{name}.partial"
+        written = dcp.async_save(tensors_of(model, optimizer), checkpoint_id=aside, process_group=self.group)
+        self.writing = self.thread.submit(self.finish, written, aside, name, {**state, "step": step})
+
+    def finish(self, written: Future, aside: Path, name: str, state: dict) -> None:
+        written.result()
+        if not self.is_main:
+            return
+        facts = {"state": state, "ranks": dist.get_world_size(), "files": checksums(aside)}
+        with open(aside / FACTS, "wb") as file:
+            file.write(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(aside, self.folder / name)
+        sync_folder(self.folder)
+        if self.keep:
+            for old in self.complete()[: -self.keep]:
+                doomed = self.folder / f".{old.name}.partial"
+                os.rename(old, doomed)  # a kill between the two leaves no half checkpoint under its name
+                shutil.rmtree(doomed)
+
+    def wait(self) -> None:
+        """Until the save under way is complete on this rank; its error, if any, is raised here."""
+        if self.writing is None:
+            return
+        writing, self.writing = self.writing, None
+        try:
+            writing.result()
+        except (OSError, CheckpointException) as error:
+            raise ValueError(f"{self.folder}: checkpoint not saved: {reason(error)}") from error
+
+    def at(self, step: int) -> Path:
+        """The complete checkpoint of a step; 0: the newest."""
+        found = {int(path.name.removeprefix("step-")): path for path in self.complete()}
+        if not found or (step and step not in found):
+            raise ValueError(
+                f"{self.folder}: no checkpoint of step {step or 'any'}; there are: {sorted(found) or 'none'}"
+            )
+        return found[step or max(found)]
+
+    def complete(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(self.folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+
+    def load(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict:
+        """Fill the model (and the optimizer) in place from `path`; -> the state given to `save`. ValueError where
+        anything is damaged.
+        """
+        facts = read_facts(path)
+        damage = find_damage(path, facts["files"]) if self.is_main else None
+        box = [damage]
+        dist.broadcast_object_list(box, src=0, group=self.group)
+        if box[0]:
+            raise ValueError(f"{path}: corrupt checkpoint: {box[0]}; remove it to resume from an older one")
+        try:
+            dcp.load(tensors_of(model, optimizer, facts["state"]["step"]), checkpoint_id=path, process_group=self.group)
+        except CheckpointException as error:
+            raise ValueError(f"{path}: does not fit this model: {reason(error)}") from error
+        return facts["state"]
+
+    def close(self) -> None:
+        self.wait()
+        self.thread.shutdown()
+
+
+def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None, step: int | None = None) -> dict[str, Tensor]:
+    """Names -> this rank's shards of weights and AdamW moments, sharing memory with them. `step` creates the moments
+    of a fresh optimizer.
+
+    AdamW's own step counter is the number of updates, the same for every parameter, so it is not stored.
+    """
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"model.{name}"] = parameter.detach()
+        if optimizer is None or not parameter.requires_grad:
+            continue
+        moments = optimizer.state[parameter]
+        if step is not None:
+            moments["step"] = torch.tensor(float(step), device=parameter.device)
+            moments |= {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+        tensors |= {f"optimizer.{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq")}
+    return tensors
+
+
+def read_facts(path: Path) -> dict:
+    try:
+        facts = orjson.loads((path / FACTS).read_bytes())
+        if facts["state"]["step"] >= 0 and facts["files"]:
+            return facts
+    except FileNotFoundError:
+        raise ValueError(f"{path}: not a complete checkpoint (no {FACTS})") from None
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path / FACTS}: damaged; remove the checkpoint to resume from an older one")
+
+
+def checksums(folder: Path) -> dict[str, dict]:
+    """Size and CRC-32 of every file in the folder; 8 threads read about 8 GB/s, so 96 GB (8B parameters) take 12 s
+    off the training's path.
+    """
+    files = sorted(path for path in folder.iterdir() if path.name != FACTS)
+    with ThreadPoolExecutor(8) as threads:
+        sums = threads.map(crc32, files)
+        return {
+            path.name: {"bytes": path.stat().st_size, "crc32": total} for path, total in zip(files, sums, strict=True)
+        }
+
+
+def crc32(path: Path) -> int:
+    total = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 24):
+            total = zlib.crc32(chunk, total)
+    return total
+
+
+def find_damage(path: Path, expected: dict[str, dict]) -> str | None:
+    for name, fact in expected.items():
+        if not (path / name).exists():
+            return f"{name} is missing"
+        if (size := (path / name).stat().st_size) != fact["bytes"]:
+            return f"{name} has {size} bytes instead of {fact['bytes']}"
+    found = checksums(path)
+    return next((f"{name} has another checksum" for name in expected if found[name] != expected[name]), None)
+
+
+def reason(error: Exception) -> str:
+    """The first cause of a DCP failure, in words; a full disk by its name."""
+    causes = [error]
+    if isinstance(error, CheckpointException):
+        causes = [cause for cause, _ in error.failures.values()]
+    for cause in causes:
+        if getattr(cause, "errno", None) == errno.ENOSPC or "No space left" in str(cause):
+            return "no space left on the device; free some and resume"
+    return f"{type(causes[0]).__name__}: {str(causes[0]).splitlines()[0] if str(causes[0]) else ''}"
+
+
+def sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)

@@ -1,0 +1,240 @@
+"""Packed rows of one split, step by step, as a pure function of (seed, epoch, step).
+
+A step takes the next `rows_per_step` rows of the epoch's shuffled order, over all ranks: rank r of W gets rows r,
+r + W, ... in groups of `rows_per_batch`, one group a micro-batch. The rows of a step do not depend on W or on the
+grouping, so a run resumes on another number of GPUs from one integer. The last step of an epoch is filled up with
+empty rows: no document is dropped, none is seen twice.
+
+Shapes in names: T = rows_per_batch * seq_len tokens, D documents, P pieces, R rows.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logtrain.data.pack import Rows, pack, pieces
+from logtrain.data.shards import CONTEXT, Split
+
+IGNORE = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    seq_len: int = 8192
+    """Tokens in a packed row; the data must have been prepared for it."""
+    rows_per_step: int = 128
+    """Packed rows an optimizer step takes, over all ranks and micro-batches."""
+    rows_per_batch: int = 1
+    """Packed rows a rank puts through the model at once (a micro-batch)."""
+    attention: Literal["document", "row"] = "document"
+    """document: a token sees only its own document. row: one causal mask over the whole row, as trainers do that pack
+    without a mask.
+    """
+
+    def __post_init__(self):
+        for name in ("seq_len", "rows_per_step", "rows_per_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"loader.{name} = {getattr(self, name)} must be at least 1")
+
+    def accumulation(self, world_size: int) -> int:
+        """Micro-batches a rank runs in a step."""
+        at_once = world_size * self.rows_per_batch
+        if self.rows_per_step % at_once:
+            nearest = -(-self.rows_per_step // at_once) * at_once
+            raise ValueError(
+                f"loader.rows_per_step = {self.rows_per_step} is not a multiple of {at_once} ({world_size} ranks x "
+                f"loader.rows_per_batch = {self.rows_per_batch}); set rows_per_step to {nearest}"
+            )
+        return self.rows_per_step // at_once
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of one rank: whole rows laid end to end, with no batch axis."""
+
+    tokens_T: Tensor
+    """int64"""
+    labels_T: Tensor
+    """int64: the next token of the same document, -100 where there is none or it is context"""
+    positions_T: Tensor
+    """int32: from 0 in every document (in every row with attention = "row")"""
+    cu_seqlens: Tensor
+    """int32: where each document starts, then T, repeated to a length that is constant over the epoch"""
+    max_seqlen: int
+
+    def model_inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        """The arguments of `Llama.forward` on the device; from pinned memory the copy does not wait."""
+        tensors = (self.tokens_T, self.labels_T, self.positions_T, self.cu_seqlens)
+        return *(t.to(device, non_blocking=True) for t in tensors), self.max_seqlen
+
+    def pin(self) -> "Batch":
+        tensors = (self.tokens_T, self.labels_T, self.positions_T, self.cu_seqlens)
+        return Batch(*(t.pin_memory() for t in tensors), self.max_seqlen)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one rank needs for an optimizer step; the counts are over all ranks, known without asking them."""
+
+    batches: list[Batch]
+    tokens: int
+    targets: int
+    attention_pairs: int
+    """(query, key) pairs within the causal mask, for FLOP counts"""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch's packing, and what each of its rows holds."""
+
+    rows: Rows
+    tokens_R: np.ndarray
+    targets_R: np.ndarray
+    pairs_R: np.ndarray
+    max_pieces: int
+
+
+class Loader:
+    """Iterates over `Step`s from `self.step` on, without end; `steps_per_epoch` of them are an epoch."""
+
+    def __init__(
+        self,
+        split: Split,
+        config: LoaderConfig,
+        *,
+        seed: int,
+        pad_id: int,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ):
+        self.split, self.config, self.seed, self.pad_id = split, config, seed, pad_id
+        self.rank, self.world_size, self.pin_memory = rank, world_size, pin_memory
+        self.accumulation = config.accumulation(world_size)
+        self.pieces = pieces(split.lengths, config.seq_len)
+        self.piece_targets_P = self.count_targets()
+        self.step = 0
+        self.epoch = lru_cache(maxsize=2)(self.pack_epoch)
+        self.num_rows = len(self.epoch(0).targets_R)
+        self.steps_per_epoch = -(-self.num_rows // config.rows_per_step)
+
+    def count_targets(self) -> np.ndarray:
+        """Targets of each piece: all its tokens but the first, less those marked as context."""
+        document_P, start_P, length_P = self.pieces.document_P, self.pieces.start_P, self.pieces.length_P
+        targets_P = self.split.targets[document_P].astype(np.int64)
+        all_targets_D = self.split.targets == self.split.lengths - 1
+        whole_P = length_P == self.split.lengths[document_P]
+        plain_P = all_targets_D[document_P] & ~whole_P
+        targets_P[plain_P] = length_P[plain_P] - 1
+        for i in np.flatnonzero(~whole_P & ~plain_P):
+            targets_P[i] = self.split.targets_between(
+                int(document_P[i]), int(start_P[i]) + 1, int(start_P[i] + length_P[i])
+            )
+        return targets_P
+
+    def pack_epoch(self, epoch: int) -> Epoch:
+        length_P = self.pieces.length_P
+        rows = pack(length_P, self.config.seq_len, self.seed, epoch)
+
+        def per_row(values_P: np.ndarray) -> np.ndarray:
+            return np.add.reduceat(values_P[rows.piece_P], rows.row_start_R1[:-1])
+
+        tokens_R = per_row(length_P)
+        lengths = length_P if self.config.attention == "document" else None
+        pairs_R = per_row(lengths * (lengths + 1) // 2) if lengths is not None else tokens_R * (tokens_R + 1) // 2
+        return Epoch(rows, tokens_R, per_row(self.piece_targets_P), pairs_R, int(np.diff(rows.row_start_R1).max()))
+
+    def at(self, step: int) -> Step:
+        """Step `step` (0-based, counted over all epochs): the same for the same (seed, step), whatever came before."""
+        number, in_epoch = divmod(step, self.steps_per_epoch)
+        epoch, size = self.epoch(number), self.config.rows_per_step
+        rows = range(in_epoch * size, min((in_epoch + 1) * size, self.num_rows))
+        window = slice(rows.start, rows.stop)
+        mine = range(in_epoch * size + self.rank, (in_epoch + 1) * size, self.world_size)
+        group = self.config.rows_per_batch
+        batches = [self.batch(epoch, mine[i : i + group]) for i in range(0, len(mine), group)]
+        return Step(
+            batches,
+            tokens=int(epoch.tokens_R[window].sum()),
+            targets=int(epoch.targets_R[window].sum()),
+            attention_pairs=int(epoch.pairs_R[window].sum()),
+        )
+
+    def batch(self, epoch: Epoch, rows: range) -> Batch:
+        """Lay out rows one behind the other; a row past the epoch's end is empty. Room left in a row is a document of
+        its own without targets.
+        """
+        seq_len, by_document = self.config.seq_len, self.config.attention == "document"
+        size = len(rows) * seq_len
+        tokens = np.full(size, self.pad_id, dtype=np.int64)
+        labels = np.full(size, IGNORE, dtype=np.int64)
+        positions = np.empty(size, dtype=np.int32)
+        starts, lengths = [], []
+        for place, row in enumerate(rows):
+            at, end = place * seq_len, (place + 1) * seq_len
+            positions[at:end] = np.arange(seq_len, dtype=np.int32)
+            if not by_document:
+                starts.append(at)
+                lengths.append(seq_len)
+            for piece in (
+                epoch.rows.piece_P[slice(*epoch.rows.row_start_R1[row : row + 2])] if row < self.num_rows else ()
+            ):
+                length, start = int(self.pieces.length_P[piece]), int(self.pieces.start_P[piece])
+                stored = self.split.read(int(self.pieces.document_P[piece]), start, start + length)
+                tokens[at : at + length] = stored & (CONTEXT - 1)
+                labels[at : at + length - 1] = np.where(stored[1:] & CONTEXT, IGNORE, tokens[at + 1 : at + length])
+                if by_document:
+                    positions[at : at + length] = np.arange(length, dtype=np.int32)
+                    starts.append(at)
+                    lengths.append(length)
+                at += length
+            if by_document and at < end:
+                positions[at:end] = np.arange(end - at, dtype=np.int32)
+                starts.append(at)
+                lengths.append(end - at)
+        longest = len(rows) * (epoch.max_pieces + 1) + 1 if by_document else len(rows) + 1
+        cu_seqlens = np.full(longest, size, dtype=np.int32)
+        cu_seqlens[: len(starts)] = starts
+        arrays = (torch.from_numpy(a) for a in (tokens, labels, positions, cu_seqlens))
+        batch = Batch(*arrays, max_seqlen=max(lengths))
+        return batch.pin() if self.pin_memory else batch
+
+    def __iter__(self) -> Iterator[Step]:
+        """Steps from `self.step` on; a thread lays out the next two while the current one trains."""
+        ready: queue.Queue = queue.Queue(maxsize=2)
+        stopped = threading.Event()
+
+        def work(step: int) -> None:
+            item = None
+            while not stopped.is_set():
+                try:
+                    item = item or self.at(step)
+                except Exception as error:  # handed to the consumer, which raises it
+                    item = error
+                try:
+                    ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+                if isinstance(item, Exception):
+                    return
+                item, step = None, step + 1
+
+        worker = threading.Thread(target=work, args=(self.step,), name="loader", daemon=True)
+        worker.start()
+        try:
+            while True:
+                item = ready.get()
+                if isinstance(item, Exception):
+                    raise item
+                self.step += 1
+                yield item
+        finally:
+            stopped.set()
+            worker.join()

@@ -1,0 +1,50 @@
+"""A checkpoint into a Hugging Face folder: `python -m logtrain.export --run runs/NAME --output DIR`, under torchrun
+where one device is too small.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from logtrain.checkpoint import Checkpoints
+from logtrain.config import load, run
+from logtrain.job import Job, JobConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write any checkpoint of a run as a model that transformers and vLLM load."""
+
+    run: str
+    """Folder of the run, with its config.toml and checkpoints/."""
+    output: str
+    """Folder to write; must not exist."""
+    step: int = 0
+    """Which checkpoint. 0: the newest complete one."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Precision of the weights. auto: as the run's config says."""
+
+
+def main(argv: list[str]) -> int:
+    config = load(ExportConfig, argv)
+    folder, output = Path(config.run), Path(config.output)
+    if output.exists():
+        raise ValueError(f"{output}: exists already; choose another --output")
+    if not (folder / "config.toml").exists():
+        raise ValueError(f"{folder}: not a run (no config.toml)")
+    job = Job(load(JobConfig, [str(folder / "config.toml")]))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    path = checkpoints.at(config.step)
+    model = job.build(None)
+    checkpoints.load(path, model)
+    result = job.publish(model, output, None if config.dtype == "auto" else config.dtype)
+    if job.world.is_main:
+        print(
+            f"{path} -> {output} ({result['dtype']}): loss {result['exported_loss']:.6f}, "
+            f"difference {result['difference']:+.1e}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,239 @@
+"""A training job: from a config to built parts, a trained model and its export. The entries differ in little more
+than their defaults.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import disk_usage
+from typing import Literal
+
+import torch
+
+from logtrain import hf
+from logtrain.checkpoint import Checkpoints
+from logtrain.data.loader import Loader, LoaderConfig
+from logtrain.data.shards import Split
+from logtrain.metrics import Metrics
+from logtrain.model import Llama, RandomWeights, Recompute
+from logtrain.optim import OptimConfig, adamw
+from logtrain.parallel import ParallelConfig, Rows, World, build
+from logtrain.publish import publish
+from logtrain.rundir import claim
+from logtrain.tokenizer import Tokenizer
+from logtrain.trainer import Trainer, TrainerConfig
+
+INTERRUPTED = 75  # exit status: stopped on request, everything saved (EX_TEMPFAIL: try again)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    name: str
+    """The run's name: everything it writes is under <runs>/<name>/."""
+    model: str
+    """Hugging Face folder of a Llama model; with init = "random" only its config.json is read."""
+    data: str
+    """Folder written by logtrain.prepare."""
+    valid: tuple[str, ...] = ()
+    """More validation sets, each NAME=FOLDER of prepared data (its valid split), beside the data's own."""
+    runs: str = "runs"
+    """Folder of all runs."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """Start from the model's weights, or from random ones."""
+    resume: Literal["none", "auto"] = "none"
+    """auto: go on from the newest complete checkpoint of this run, or start it."""
+    seed: int = 1309
+    """Decides packing, row order and random weights."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Compute precision; master weights are fp32 in any case. auto: bfloat16 on GPUs, float32 on CPUs."""
+    export_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Precision of the exported weights. auto: the compute precision."""
+    recompute: Recompute = "none"
+    """Activations computed again in the backward. selective: all but matrix products and attention; full: all of a
+    block.
+    """
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+MAY_CHANGE = (  # by a resumed run: the losses do not depend on them beyond rounding
+    *("resume", "runs", "valid", "recompute", "dtype", "export_dtype", "parallel", "loader.rows_per_batch"),
+    *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
+)
+
+
+class Job:
+    """The parts of a run on this rank. Every rank makes one, from the same config."""
+
+    def __init__(self, config: JobConfig):
+        self.config = config
+        self.world = World()
+        self.source = Path(config.model)
+        self.llama = hf.read_config(self.source)
+        self.folder = Path(config.runs) / config.name
+        self.dtype = self.resolve_dtype(config.dtype)
+        self.mesh = self.world.mesh(config.parallel)
+        split = Split.open(config.data, "train", verify=self.world.local_rank == 0)
+        self.tokenizer = self.check_data(split)
+        self.fingerprint = split.manifest["fingerprint"]
+        self.train_loader = self.loader(split, config.loader.rows_per_step)
+        self.valid_loaders = {name: self.loader(split) for name, split in self.valid_splits(split).items()}
+
+    def resolve_dtype(self, name: str) -> torch.dtype:
+        if name == "auto":
+            return torch.bfloat16 if self.world.device.type == "cuda" else torch.float32
+        return getattr(torch, name)
+
+    # ---- data
+
+    def check_data(self, split: Split) -> Tokenizer:
+        """The tokenizer of the prepared data, after making sure that data, tokenizer and model belong together."""
+        data, model, facts = self.config.data, self.config.model, split.manifest["tokenizer"]
+        if facts["vocab_size"] > self.llama.vocab_size:
+            raise ValueError(
+                f"{data}: its tokenizer has {facts['vocab_size']} ids, the model {model} only {self.llama.vocab_size}; "
+                f"prepare the data with the model's own tokenizer"
+            )
+        seq_len, prepared = self.config.loader.seq_len, split.manifest["settings"]["seq_len"]
+        if seq_len > self.llama.max_positions:
+            raise ValueError(
+                f"loader.seq_len = {seq_len}: the model {model} knows {self.llama.max_positions} positions"
+            )
+        if seq_len != prepared:
+            raise ValueError(
+                f"loader.seq_len = {seq_len}, but {data} was prepared for {prepared}; set one to the other"
+            )
+        tokenizer = Tokenizer.load(facts["path"])
+        if tokenizer.sha256 != facts["sha256"]:
+            raise ValueError(f"{facts['path']}: the tokenizer has changed since {data} was prepared; prepare it again")
+        if (self.source / "tokenizer.json").exists() and Tokenizer.load(self.source).sha256 != facts["sha256"]:
+            raise ValueError(
+                f"{data}: was prepared with another tokenizer than that of {model}; prepare it with --tokenizer {model}"
+            )
+        return tokenizer
+
+    def valid_splits(self, train: Split) -> dict[str, Split]:
+        """The data's own validation split as "valid" (if it has one), then the named ones."""
+        splits = {}
+        if "valid" in train.manifest["splits"]:
+            splits["valid"] = Split.open(self.config.data, "valid", verify=self.world.local_rank == 0)
+        for text in self.config.valid:
+            name, equals, folder = text.partition("=")
+            if not equals or not name or name in splits:
+                raise ValueError(
+                    f"valid = {text!r}: expected NAME=FOLDER, each name once" + ' and not "valid"' * (name == "valid")
+                )
+            splits[name] = Split.open(folder, "valid", verify=self.world.local_rank == 0)
+            if splits[name].manifest["tokenizer"]["sha256"] != train.manifest["tokenizer"]["sha256"]:
+                raise ValueError(f"{folder}: was prepared with another tokenizer than {self.config.data}")
+        return splits
+
+    def loader(self, split: Split, rows_per_step: int = 0) -> Loader:
+        """`rows_per_step = 0`: one micro-batch a rank, for validation."""
+        config = self.config.loader
+        at_once = self.world.size * config.rows_per_batch
+        return Loader(
+            split,
+            LoaderConfig(
+                seq_len=config.seq_len,
+                rows_per_step=rows_per_step or at_once,
+                rows_per_batch=config.rows_per_batch,
+                attention=config.attention,
+            ),
+            seed=self.config.seed,
+            pad_id=split.manifest["tokenizer"]["document_end_id"],
+            rank=self.world.rank,
+            world_size=self.world.size,
+            pin_memory=self.world.device.type == "cuda",
+        )
+
+    # ---- model
+
+    def build(self, rows: Rows | None) -> Llama:
+        """The sharded model with weights from `rows`; None leaves them to be filled from a checkpoint."""
+        model = build(self.llama, self.mesh, self.config.parallel, self.dtype, rows)
+        for block in model.blocks:
+            block.recompute = self.config.recompute
+        return model
+
+    def initial_rows(self) -> Rows:
+        if self.config.init == "random":
+            return RandomWeights(self.llama, self.config.seed).rows
+        return hf.Weights(self.source, self.llama).rows
+
+    # ---- the run
+
+    def run(self) -> int:
+        """Train, or go on training, and export; -> exit status."""
+        config, world = self.config, self.world
+        rows = self.initial_rows()
+        if world.is_main:
+            lock = claim(self.folder, config, resume=config.resume == "auto", may_change=MAY_CHANGE)
+            self.check_space()
+        torch.distributed.barrier(world.control)
+        checkpoints = Checkpoints(self.folder / "checkpoints", config.trainer.keep)
+        checkpoints.clean()
+        newest = world.from_main(next(reversed(checkpoints.complete()), None))
+        model = self.build(None if newest else rows)
+        optimizer = adamw(model, config.optim)
+        state = checkpoints.load(newest, model, optimizer) if newest else self.first_state()
+        if state["data"] != self.fingerprint:
+            raise ValueError(
+                f"{config.data}: has been prepared anew since {newest} was saved; the run would not be one"
+            )
+        total = config.trainer.total_steps(self.train_loader.steps_per_epoch)
+        with Metrics(self.folder, enabled=world.is_main, total_steps=total, resume_step=state["step"]) as metrics:
+            if newest:
+                metrics.info(f"resumed from {newest}")
+            trainer = Trainer(
+                config.trainer,
+                model=model,
+                optimizer=optimizer,
+                optim=config.optim,
+                train=self.train_loader,
+                valid=self.valid_loaders,
+                world=world,
+                checkpoints=checkpoints,
+                metrics=metrics,
+                state=state,
+            )
+            if not trainer.fit():
+                metrics.info(f"stopped after step {state['step']} of {total}, saved; --resume auto goes on")
+                return INTERRUPTED
+            optimizer.state.clear()
+            result = self.publish(model, self.folder / "export")
+            metrics.info(
+                f"exported to {self.folder / 'export'} ({result['dtype']}): loss {result['exported_loss']:.6f} "
+                f"read back, {result['live_loss']:.6f} live, difference {result['difference']:+.1e}"
+            )
+        if world.is_main:
+            lock.close()
+        return 0
+
+    def first_state(self) -> dict:
+        return {"step": 0, "tokens": 0, "targets": 0, "data": self.fingerprint}
+
+    def check_space(self) -> None:
+        """Refuse to start what cannot end: checkpoints take 12 bytes a parameter each, one more than kept while one
+        is written.
+        """
+        parameters, free = self.llama.num_parameters, disk_usage(self.folder).free
+        need = 12 * parameters * (self.config.trainer.keep + 1) + 4 * parameters
+        if free < need:
+            raise ValueError(
+                f"{self.folder}: {need / 1e9:.1f} GB needed for {self.config.trainer.keep + 1} checkpoints and the "
+                f"export, {free / 1e9:.1f} GB free; free some, or set --runs to another disk or --trainer.keep lower"
+            )
+
+    def publish(self, model: Llama, folder: Path, dtype: str | None = None) -> dict:
+        return publish(
+            folder,
+            model,
+            dtype=self.dtype if (name := dtype or self.config.export_dtype) == "auto" else getattr(torch, name),
+            world=self.world,
+            source=self.source,
+            tokenizer_files=self.tokenizer.files,
+            read_back=lambda weights: self.build(weights.rows),
+            check=next(iter(self.valid_loaders.values()), self.train_loader),
+        )

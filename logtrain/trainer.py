@@ -1,0 +1,201 @@
+"""The training loop: it takes built parts and runs them, step by step, until the end or until asked to stop.
+
+A loss is a sum over targets, divided once: by the targets of the whole step over all ranks and micro-batches, which
+the loader knows beforehand. Ranks average gradients, hence the factor world size. Losses stay on the device until a
+step is logged, so the host runs ahead of the GPU.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from logtrain.checkpoint import Checkpoints
+from logtrain.data.loader import Loader, Step
+from logtrain.metrics import Metrics, model_flops, peak_flops, peak_memory_gib
+from logtrain.model import Llama
+from logtrain.optim import OptimConfig
+from logtrain.parallel import StopSignal, World, clip_grad_norm, last_micro_batch, reshard
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    epochs: int = 1
+    """Passes over the training split."""
+    max_steps: int = 0
+    """End after this many steps, the schedule with them. 0: as many as the epochs have."""
+    max_grad_norm: float = 1.0
+    """Global L2 norm to which gradients are clipped. 0: no clipping."""
+    log_every: int = 10
+    """Steps between records."""
+    valid_every: int = 0
+    """Steps between validations; there is one before the first step and one after the last in any case. 0: each
+    epoch.
+    """
+    save_every: int = 0
+    """Steps between checkpoints; there is one after the last step in any case. 0: each epoch."""
+    keep: int = 2
+    """Newest checkpoints that stay. 0: all."""
+    stop_after: int = 0
+    """Save and exit with 75 after this step, as SIGTERM would; the schedule does not change. 0: never."""
+
+    def __post_init__(self):
+        for name in ("epochs", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name} = {getattr(self, name)} must be at least 1")
+        for name in ("max_steps", "max_grad_norm", "valid_every", "save_every", "keep", "stop_after"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"trainer.{name} = {getattr(self, name)} must not be negative")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        return min(self.max_steps or self.epochs * steps_per_epoch, self.epochs * steps_per_epoch)
+
+
+class Trainer:
+    def __init__(
+        self,
+        config: TrainerConfig,
+        *,
+        model: Llama,
+        optimizer: torch.optim.Optimizer,
+        optim: OptimConfig,
+        train: Loader,
+        valid: Mapping[str, Loader],
+        world: World,
+        checkpoints: Checkpoints,
+        metrics: Metrics,
+        state: dict,
+    ):
+        """`state`: "step", "tokens" and "targets" trained so far and what else a checkpoint shall carry; kept up to
+        date here.
+        """
+        self.config, self.model, self.optimizer, self.optim = config, model, optimizer, optim
+        self.train, self.valid, self.world = train, valid, world
+        self.checkpoints, self.metrics = checkpoints, metrics
+        self.state = state
+        self.train.step = self.state["step"]
+        self.total_steps = config.total_steps(train.steps_per_epoch)
+        self.peak_flops = peak_flops(world.device)
+        self.grad_norm = torch.zeros((), device=world.device)
+        self.start_interval()
+
+    def fit(self) -> bool:
+        """Train to the last step; False when a stop was asked for and everything is saved."""
+        stop = StopSignal(self.world)
+        try:
+            if self.state["step"] == 0:
+                self.validate()
+            self.start_interval()
+            steps = iter(self.train)
+            while self.state["step"] < self.total_steps:
+                waited = time.perf_counter()
+                step = next(steps)
+                self.data_seconds += time.perf_counter() - waited
+                self.train_step(step)
+                done = self.after_step(step)
+                if not done and (stop.requested() or self.state["step"] == self.config.stop_after):
+                    self.save()
+                    return False
+            return True
+        finally:
+            stop.close()
+            self.checkpoints.close()
+
+    def train_step(self, step: Step) -> None:
+        """Forward and backward of every micro-batch, then one update. Nothing here waits for the device."""
+        self.loss = torch.zeros((), device=self.world.device)
+        for i, batch in enumerate(step.batches):
+            last_micro_batch(self.model, last=i == len(step.batches) - 1)
+            summed = self.model(*batch.model_inputs(self.world.device))
+            (summed * (self.world.size / max(1, step.targets))).backward()
+            self.loss += summed.detach()
+        self.grad_norm = clip_grad_norm(self.model, self.config.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.optim.lr_at(self.state["step"], self.total_steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def after_step(self, step: Step) -> bool:
+        """Count the step, then log, validate and save where they are due; True after the last step."""
+        self.state["step"] += 1
+        self.state["tokens"] += step.tokens
+        self.state["targets"] += step.targets
+        self.interval.append(step)
+        number, epoch_length = self.state["step"], self.train.steps_per_epoch
+        done = number == self.total_steps
+        saving = done or number % (self.config.save_every or epoch_length) == 0
+        if saving or number % self.config.log_every == 0:
+            self.log()  # before a save: what has diverged is not saved
+        if done or number % (self.config.valid_every or epoch_length) == 0:
+            self.validate()
+        if saving:
+            self.save()
+        return done
+
+    def start_interval(self) -> None:
+        self.interval: list[Step] = []
+        self.data_seconds, self.excluded_seconds = 0.0, 0.0
+        self.began = time.perf_counter()
+
+    def log(self) -> None:
+        """Record the last step, with rates over all since the last record; here alone the host waits for the device."""
+        loss = self.world.sum(self.loss).item() / max(1, self.interval[-1].targets)
+        grad_norm = self.grad_norm.item()
+        seconds = time.perf_counter() - self.began - self.excluded_seconds
+        tokens = sum(step.tokens for step in self.interval)
+        flops = model_flops(self.model.config, tokens, sum(step.attention_pairs for step in self.interval))
+        number, count = self.state["step"], len(self.interval)
+        self.metrics.train(
+            {
+                "step": number,
+                "epoch": number / self.train.steps_per_epoch,
+                "loss": loss,
+                "grad_norm": grad_norm,
+                "lr": self.optim.lr_at(number - 1, self.total_steps),
+                "tokens": self.state["tokens"],
+                "targets": self.state["targets"],
+                "tokens_per_second": tokens / seconds,
+                "tokens_per_second_per_gpu": tokens / seconds / self.world.size,
+                "mfu": flops / seconds / self.world.size / self.peak_flops if self.peak_flops else None,
+                "peak_memory_gib": peak_memory_gib(self.world.device),
+                "step_seconds": seconds / count,
+                "data_seconds": self.data_seconds / count,
+                "eta_seconds": (self.total_steps - number) * seconds / count,
+            }
+        )
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise ValueError(
+                f"step {number}: loss {loss}, gradient norm {grad_norm}: training has diverged; "
+                f"the checkpoints before it stay; lower optim.lr or lengthen optim.warmup_ratio"
+            )
+        self.start_interval()
+
+    @torch.no_grad()
+    def validate(self) -> None:
+        """Loss over the whole of each validation set, per target."""
+        began = time.perf_counter()
+        for name, loader in self.valid.items():
+            summed, targets = torch.zeros((), device=self.world.device), 0
+            for number in range(loader.steps_per_epoch):
+                step = loader.at(number)
+                for batch in step.batches:
+                    summed += self.model(*batch.model_inputs(self.world.device))
+                targets += step.targets
+            self.metrics.valid(
+                {
+                    "step": self.state["step"],
+                    "epoch": self.state["step"] / self.train.steps_per_epoch,
+                    "set": name,
+                    "valid_loss": self.world.sum(summed).item() / max(1, targets),
+                    "valid_targets": targets,
+                }
+            )
+        reshard(self.model)
+        self.excluded_seconds += time.perf_counter() - began
+
+    def save(self) -> None:
+        began = time.perf_counter()
+        self.checkpoints.save(self.state["step"], self.model, self.optimizer, dict(self.state))
+        self.excluded_seconds += time.perf_counter() - began
