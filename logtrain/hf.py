@@ -18,8 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from logtrain.model import LlamaConfig
-from logtrain_kernels import Llama3Scaling
+from logtrain.model import Llama3Scaling, LlamaConfig
 
 FILE_BYTES = 5 * 10**9
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

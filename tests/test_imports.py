@@ -13,11 +13,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = {
-    5: "prepare cpt export sft evaluate chat serve plan",  # entries: nothing imports them
-    4: "trainer",
+    6: "prepare cpt export sft evaluate chat serve plan",  # entries: nothing imports them
+    5: "job",  # assembles a run from its config
+    4: "trainer publish",
     3: "parallel checkpoint hf lora generate",
     2: "model data.loader",
-    1: "data.pack optim metrics",
+    1: "data.pack optim metrics rundir",
     0: "config tokenizer data.text data.shards scoring",
 }
 LAYER_OF = {f"logtrain.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
@@ -169,7 +170,7 @@ def test_what_is_right_passes(tmp_path):
         ),
         # within a layer, entries among them
         ("logtrain/config.py", "from logtrain.tokenizer import Tokenizer", ": layer 0 from layer 0"),
-        ("logtrain/cpt.py", "import logtrain.export", ":1: imports logtrain.export: layer 5 from layer 5"),
+        ("logtrain/cpt.py", "import logtrain.export", ":1: imports logtrain.export: layer 6 from layer 6"),
         # inside a function
         (
             "logtrain/hf.py",
