@@ -3,7 +3,12 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A machine may be busy with other things: how long one example takes says nothing about the code.
+hypothesis.settings.register_profile("logtrain", deadline=None)
+hypothesis.settings.load_profile("logtrain")
 
 
 @pytest.fixture(scope="session")
