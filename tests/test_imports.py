@@ -17,9 +17,9 @@ LAYERS = {
     5: "job",  # assembles a run from its config
     4: "trainer publish",
     3: "parallel checkpoint hf lora generate",
-    2: "model data.loader",
-    1: "data.pack optim metrics rundir",
-    0: "config tokenizer data.text data.shards scoring",
+    2: "model data.loader data.report",
+    1: "data.text data.encode data.pack optim metrics rundir",
+    0: "config tokenizer data.files data.shards scoring",
 }
 LAYER_OF = {f"logtrain.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
 LAYER_OF |= {"logtrain": -1, "logtrain.data": -1}  # run before any of their modules, so they can import none
@@ -158,7 +158,7 @@ def test_what_is_right_passes(tmp_path):
         ("logtrain/model.py", "from logtrain import hf", ":1: imports logtrain.hf: layer 3 from layer 2"),
         ("logtrain/model.py", "from logtrain.hf import load", ":1: imports logtrain.hf: layer 3 from layer 2"),
         ("logtrain/model.py", "from . import hf", ":1: imports logtrain.hf: layer 3 from layer 2"),
-        ("logtrain/data/text.py", "from ..model import Llama", ":1: imports logtrain.model: layer 2 from layer 0"),
+        ("logtrain/data/files.py", "from ..model import Llama", ":1: imports logtrain.model: layer 2 from layer 0"),
         ("logtrain/data/shards.py", "from . import loader", ":1: imports logtrain.data.loader: layer 2 from layer 0"),
         ("logtrain/hf.py", "from logtrain import model, trainer", ":1: imports logtrain.trainer: layer 4 from layer 3"),
         ("logtrain/optim.py", "if TYPE_CHECKING:\n    from logtrain.hf import x", ":2: imports logtrain.hf: layer 3"),
