@@ -67,7 +67,7 @@ class Tokenizer:
         raise NotImplementedError
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Equal to `[encode(t) for t in texts]`, faster. JsonTokenizer: on all cores unless TOKENIZERS_PARALLELISM=false."""
+        """Equal to `[encode(t) for t in texts]`, faster (on all cores, unless TOKENIZERS_PARALLELISM=false)."""
         raise NotImplementedError
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
