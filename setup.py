@@ -6,19 +6,18 @@ compiler the package installs all the same and packs documents in Python: equal 
 
 from setuptools import Extension, setup
 
-# Each floor is the oldest release that has what the comment names.
+# What each is for, with the oldest release that the tests were run on.
 RUN_TIME = [
     "torch>=2.13",  # torch.nn.attention.varlen (FlashAttention without an install step), FSDP2 and DCP as used here
     "numpy>=2.0",  # the array API that torch 2.13 is built against
     "safetensors>=0.5",  # safe_open slices of bfloat16 tensors without reading the whole file
-    "tokenizers>=0.21",  # encode_batch_fast; reads tokenizer.json as transformers 4 and 5 write it
-    "sentencepiece>=0.2",  # wheels for Python >= 3.11 on every platform (Llama-2 tokenizer.model)
+    "tokenizers>=0.21",  # encode_batch_fast
+    "sentencepiece>=0.2",  # tokenizer.model of Llama 2
     "tyro>=1.0",  # its stable 1.x interface: typed flags from dataclasses
     "tomli_w>=1.0",  # writes the resolved config.toml (the standard library only reads TOML)
     "rich>=13.7",  # live progress bar and tables
-    "orjson>=3.10",  # fast JSON lines
-    "ijson>=3.2",  # JSON arrays as a stream, with the C backend in its wheels
-    "zstandard>=0.22",  # .zst inputs, several frames in one file
+    "orjson>=3.10",  # metrics and manifests: fast, and never the NaN that JSON does not have
+    "zstandard>=0.22",  # .zst inputs
 ]
 
 EXTRAS = {
