@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from logtrain_kernels import (
     Llama3Scaling,
@@ -114,20 +114,18 @@ class Block(nn.Module):
         return self.feed_forward(normed_TD), residual_TD
 
 
-PRODUCTS = ("mm", "addmm", "bmm", "_scaled_dot_product", "_flash_attention_forward", "varlen_attn")
+KEPT = [  # the matrix products, and attention as CPUs and GPUs run it
+    torch.ops.aten.mm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.torch_attn._varlen_attn.default,
+]
 
 
 def keep_products():
     """Selective recomputation: matrix products and attention are kept, the elementwise work between them is done
     again.
     """
-
-    def policy(_context, op, *_args, **_kwargs) -> CheckpointPolicy:
-        name = str(op).split(".")[1]  # e.g. aten.mm.default
-        keep = name in PRODUCTS or name.startswith(PRODUCTS[3:])
-        return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
-
-    return create_selective_checkpoint_contexts(policy)
+    return create_selective_checkpoint_contexts(KEPT)
 
 
 class LossHead(nn.Module):
