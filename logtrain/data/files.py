@@ -39,7 +39,7 @@ class BadRow(Exception):
 
 
 class InputFile:
-    """stem: its name without the endings. bytes_read: how far `rows` has come, of the file's size."""
+    """stem: its name without the endings. bytes_read: how far `rows` has come, of num_bytes."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -54,6 +54,8 @@ class InputFile:
             raise ValueError(f"{path}: not named .json, .jsonl, .ndjson, .txt or .log (nor one of these + .gz or .zst)")
         self.stem, kind, packed = name.groups()
         self.is_json = "js" in kind.lower()
+        self._stat = self.path.stat()
+        self.num_bytes = self._stat.st_size
         self.bytes_read = 0
         self._packed = packed.lower() if packed else None
 
@@ -69,8 +71,13 @@ class InputFile:
             blocks = self._blocks()
             for row, value in json_rows(blocks) if self.is_json else text_rows(blocks, text_chars):
                 yield row, value
-        except (ValueError, zlib.error, zstandard.ZstdError) as error:
+        except (ValueError, OSError, zlib.error, zstandard.ZstdError) as error:
             raise ValueError(f"{self.path}: row {row + 1}: {error}") from None
+
+    def has_changed(self) -> bool:
+        """Whether, since this object was made, the file has been written to."""
+        now = self.path.stat()
+        return (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns)
 
     def _blocks(self) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")

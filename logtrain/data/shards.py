@@ -12,10 +12,14 @@ Legend: N tokens of a shard, D documents (of a shard or of the whole split).
 """
 
 import bisect
+import contextlib
+import fcntl
 import itertools
 import json
 import os
+import shutil
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +37,7 @@ DOCUMENT = np.dtype(
     ]
 )
 TOKEN = np.dtype("<u4")
+LOCK = ".lock"
 
 
 class Split:
@@ -112,6 +117,48 @@ def _open_array(folder: Path, shard: dict, kind: str, dtype: np.dtype, verify: b
     if verify and zlib.crc32(array) != shard[f"{kind}_crc32"]:
         raise ValueError(f"{file}: damaged (its checksum differs from the manifest's); {again}")
     return array
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that comes to be all at once: what the block writes into the folder it is given appears as `folder`.
+
+    If the block fails, nothing stays. If the process is killed, `folder`.partial stays, and the next writer clears it.
+    Only one process writes at a time: it holds a lock that dies with it. `folder` itself may exist only if it is empty.
+    """
+    aside = folder.with_name(folder.name + ".partial")
+    aside.mkdir(parents=True, exist_ok=True)
+    with open(aside / LOCK, "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(lock.fileno()), os.stat(aside / LOCK))
+        except (BlockingIOError, FileNotFoundError):
+            ours = False  # held by another, or renamed along with its folder before we came to hold it
+        if not ours:
+            raise ValueError(f"{folder}: another process is writing it; wait for that one, or give another --output")
+        try:
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise ValueError(f"{folder}: not empty; empty it, or give another --output")
+            for file in aside.iterdir():
+                if file.name != LOCK:
+                    file.unlink()
+            yield aside
+            _sync(aside)
+            aside.rename(folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        (folder / LOCK).unlink()  # after the rename: whoever opens it before still finds it held
+        _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Puts the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class ShardWriter:

@@ -1,0 +1,269 @@
+"""Raw text files -> token shards: python -m logtrain.prepare --input FILE... --tokenizer DIR --output DIR
+
+    files.py  bytes -> rows      text.py  rows -> documents      encode.py  documents -> tokens, on every core
+    shards.py  tokens -> .npy    report.py  the account          here: what is asked for, the split, the order of things
+
+The output depends on the input, the tokenizer and the settings, and on nothing else: not on the number of workers, the
+time or the machine. Its manifest holds all three, and a fingerprint of them says whether a folder is up to date.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from logtrain.config import load, run
+from logtrain.data.encode import Framing, encode_all
+from logtrain.data.files import BadRow, InputFile
+from logtrain.data.report import Progress, RowCount, make_report, print_report
+from logtrain.data.shards import DOCUMENT, FORMAT_VERSION, ShardWriter, new_folder, read_manifest
+from logtrain.data.text import Format, documents
+from logtrain.tokenizer import Tokenizer
+
+BATCH_CHARS = (
+    1 << 16
+)  # a worker's batch: about 20 ms of work. Larger ones are slower, their tokens fall out of the cache
+MAX_DEFAULT_WORKERS = 32  # one process reads for all; beyond this it would be what they wait for
+BAD_ROWS_NAMED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Turn raw text files into token shards for training."""
+
+    input: tuple[str, ...]
+    """Files: .json (an array, or one object a line), .jsonl, .ndjson, .txt, .log, each also as .gz or .zst."""
+    tokenizer: str
+    """Folder of the model's tokenizer (tokenizer.json or a sentencepiece tokenizer.model)."""
+    output: str
+    """Folder to write. It comes to be when everything is done; a folder that holds something else is never touched."""
+    format: Format = "auto"
+    """JSON rows: nlplog {instruction, log, output}, corpus {text}; auto goes by the columns, row for row."""
+    seq_len: int = 8192
+    """Tokens in a packed row of the training to come. No document is cut here; the report counts what will be split."""
+    valid_fraction: float = 0.01
+    """Share of the documents kept for validation, chosen by a hash of their text: duplicates stay together."""
+    seed: int = 1309
+    """Another seed, another choice of validation documents."""
+    document_end: str = "auto"
+    """Token that closes a document; auto: <|end_of_text|>, <|endoftext|> or </s>, the first the tokenizer has."""
+    text_chars: int = 32768
+    """A .txt or .log file is cut between lines into documents of at most this many characters. Documents nearly as long
+    as a row pack badly: of 8,192 tokens, system logs fill 98% with 2,048 or 32,768 characters, 79% with 16,384."""
+    ignore_columns: tuple[str, ...] = ()
+    """Columns of JSON rows to leave out. Without this, a column with text that is not used makes its row bad."""
+    max_bad_rows: int = 0
+    """More bad rows than this stop the run; up to this many are left out and listed in the report."""
+    shard_tokens: int = 100_000_000
+    """A shard file is closed at this many tokens."""
+    workers: int = 0
+    """Tokenising processes; 0: one a core, at most 32."""
+
+    def __post_init__(self):
+        if not self.input:
+            raise ValueError("input: no file given")
+        least_of = {"seq_len": 2, "text_chars": 1, "shard_tokens": 1, "max_bad_rows": 0, "workers": 0, "seed": 0}
+        for name, least in least_of.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
+        if not 0 <= self.valid_fraction < 1:
+            raise ValueError(f"valid_fraction = {self.valid_fraction} must be at least 0 and below 1")
+
+
+def main(argv: list[str]) -> None:
+    config = load(PrepareConfig, argv)
+    files = [InputFile(path) for path in config.input]
+    manifest = begin_manifest(config, files)
+    output = Path(os.path.abspath(config.output))
+    if is_prepared(output, manifest):
+        print(f"{config.output}: already prepared from this input with these settings; nothing to do")
+        return
+    describe(manifest)
+    try:
+        with new_folder(output) as folder:
+            report = prepare(config, files, manifest, folder)
+    except OSError as error:
+        raise ValueError(f"{error.filename or output}: {error.strerror}; nothing was left behind") from error
+    print_report(report)
+
+
+def begin_manifest(config: PrepareConfig, files: list[InputFile]) -> dict:
+    """All that decides the output, known before any of it is written."""
+    places = Counter(file.path.resolve() for file in files)
+    if repeated := [str(path) for path, times in places.items() if times > 1]:
+        raise ValueError(f"input: given more than once: {', '.join(repeated)}")
+    tokenizer = Tokenizer.load(config.tokenizer)
+    end_id = tokenizer.document_end(config.document_end)
+    elsewhere = ("input", "tokenizer", "document_end", "output", "workers")
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "tokenizer": {
+            "path": os.path.abspath(config.tokenizer),
+            "sha256": tokenizer.sha256,
+            "vocab_size": tokenizer.vocab_size,
+            "bos_id": tokenizer.bos_id,
+            "document_end": next(text for text, id in tokenizer.special_tokens().items() if id == end_id),
+            "document_end_id": end_id,
+        },
+        "settings": {name: value for name, value in dataclasses.asdict(config).items() if name not in elsewhere},
+        "sources": [{"path": str(file.path), "bytes": file.num_bytes, "sha256": sha256(file.path)} for file in files],
+    }
+    manifest["fingerprint"] = hashlib.sha256(json.dumps(deciding(manifest)).encode()).hexdigest()
+    return json.loads(json.dumps(manifest))  # as it will be read back: tuples are lists
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def deciding(manifest: dict) -> dict:
+    """What the output depends on. Files count by name (it may be a domain) and content, not by where they lie."""
+    return {
+        "format_version": manifest["format_version"],
+        "input": [[Path(source["path"]).name, source["sha256"]] for source in manifest["sources"]],
+        "tokenizer": manifest["tokenizer"]["sha256"],
+        "bos_id": manifest["tokenizer"]["bos_id"],
+        "document_end": manifest["tokenizer"]["document_end"],
+        **manifest["settings"],
+    }
+
+
+def is_prepared(output: Path, manifest: dict) -> bool:
+    """Raises ValueError for a folder prepared from something else, and says what."""
+    if not (output / "manifest.json").exists():
+        return False
+    there, asked = read_manifest(output), manifest
+    if there["fingerprint"] == asked["fingerprint"]:
+        return True
+    was, now = deciding(there), deciding(asked)
+    differing = []
+    for name in now:
+        if name == "input" and was[name] != now[name]:
+            changed = [file for file, digest in now[name] if [file, digest] not in was[name]]
+            differing.append(f"input ({', '.join(changed) or 'fewer files, or another order'})")
+        elif was.get(name) != now[name]:
+            differing.append(name if name == "tokenizer" else f"{name} ({was.get(name)} there, {now[name]} now)")
+    raise ValueError(f"{output}: was prepared with other {', '.join(differing)}; delete it, or give another --output")
+
+
+def describe(manifest: dict) -> None:
+    tokenizer, sources = manifest["tokenizer"], manifest["sources"]
+    files = "1 file" if len(sources) == 1 else f"{len(sources):,} files"
+    print(f"input: {files}, {sum(source['bytes'] for source in sources) / 1e6:,.1f} MB")
+    bos = "no token" if tokenizer["bos_id"] is None else f"id {tokenizer['bos_id']}"
+    print(
+        f"tokenizer: {tokenizer['path']}, {tokenizer['vocab_size']:,} ids; a document begins with {bos} "
+        f"and ends with {tokenizer['document_end']} (id {tokenizer['document_end_id']})"
+    )
+
+
+def prepare(config: PrepareConfig, files: list[InputFile], manifest: dict, folder: Path) -> dict:
+    """Writes the shards, report.json and, last, manifest.json. Returns the report."""
+    rows = RowCount([str(file.path) for file in files])
+    domains: dict[str, int] = {}
+    batches = read_batches(config, files, rows, domains)
+    framing = Framing(
+        tokenizer=config.tokenizer,
+        bos_id=manifest["tokenizer"]["bos_id"],
+        document_end_id=manifest["tokenizer"]["document_end_id"],
+        hash_key=str(config.seed).encode(),
+    )
+    num_workers = config.workers or min(len(os.sched_getaffinity(0)), MAX_DEFAULT_WORKERS)
+    valid_below = np.uint64(config.valid_fraction * 2**64)
+    writers = {name: ShardWriter(folder, name, config.shard_tokens) for name in ("train", "valid")}
+    hashes = {name: [np.empty(0, np.uint64)] for name in writers}
+    with contextlib.closing(encode_all(batches, framing, num_workers)) as encoded_batches, Progress(files) as progress:
+        for records, encoded in encoded_batches:
+            records["length"], records["targets"] = encoded.lengths_D, encoded.lengths_D - 1
+            valid_D = encoded.hashes_D < valid_below
+            for name, chosen_D in (("train", ~valid_D), ("valid", valid_D)):
+                writers[name].add(encoded.tokens_N[np.repeat(chosen_D, encoded.lengths_D)], records[chosen_D])
+                hashes[name].append(encoded.hashes_D[chosen_D])
+            progress.add(len(records), len(encoded.tokens_N))
+    hashes = {name: np.concatenate(parts) for name, parts in hashes.items()}
+    check_rows(rows, config.max_bad_rows)
+    check_splits(hashes, config.valid_fraction)
+    if changed := [str(file.path) for file in files if file.has_changed()]:
+        raise ValueError(f"{', '.join(changed)}: changed while it was read; run again")
+    manifest["domains"] = list(domains)
+    manifest["splits"] = {name: writer.close() for name, writer in writers.items() if len(hashes[name])}
+    report = make_report(folder, manifest, hashes, rows)
+    for name, content in (("report.json", report), ("manifest.json", manifest)):
+        write_json(folder / name, content)
+    return report
+
+
+def read_batches(
+    config: PrepareConfig, files: list[InputFile], rows: RowCount, domains: dict[str, int]
+) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Batches of (DOCUMENT records with row, source and domain filled in, texts). Numbers the domains as they come."""
+    origins, texts, num_chars = [], [], 0
+    for source, file in enumerate(files):
+        for document in documents(file, config.format, config.text_chars, config.ignore_columns):
+            if isinstance(document, BadRow):
+                rows.bad(source, document)
+                continue
+            rows.document(source)
+            if rows.num_bad > config.max_bad_rows:
+                continue  # the run has failed; it only reads on to say how many bad rows there are
+            origins.append((document.row, source, domains.setdefault(document.domain, len(domains))))
+            texts.append(document.text)
+            num_chars += len(document.text)
+            if num_chars >= BATCH_CHARS:
+                yield records_of(origins), texts
+                origins, texts, num_chars = [], [], 0
+    if texts:
+        yield records_of(origins), texts
+
+
+def records_of(origins: list[tuple[int, int, int]]) -> np.ndarray:
+    records = np.zeros(len(origins), DOCUMENT)
+    records["row"], records["source"], records["domain"] = np.array(origins).T
+    return records
+
+
+def check_rows(rows: RowCount, max_bad_rows: int) -> None:
+    if rows.num_bad <= max_bad_rows:
+        return
+    named = "; ".join(f"{bad['path']} row {bad['row']}: {bad['reason']}" for bad in rows.bad_rows[:BAD_ROWS_NAMED])
+    more = f"; and {rows.num_bad - BAD_ROWS_NAMED:,} more" if rows.num_bad > BAD_ROWS_NAMED else ""
+    raise ValueError(
+        f"{rows.num_bad:,} bad rows (counting from 0): {named}{more}. "
+        f"Mend them, or leave them out with --max_bad_rows {rows.num_bad}"
+    )
+
+
+def check_splits(hashes: dict[str, np.ndarray], valid_fraction: float) -> None:
+    num_documents = sum(map(len, hashes.values()))
+    if not num_documents:
+        raise ValueError("the input holds no document")
+    if valid_fraction and not len(hashes["valid"]):
+        enough = int(hashes["train"].min()) / 2**64 * 1.0001
+        raise ValueError(
+            f"valid_fraction {valid_fraction} of {num_documents:,} documents leaves none for validation; "
+            f"from {enough:.2g} on there is one, and 0 means no validation split"
+        )
+    if not len(hashes["train"]):
+        raise ValueError(
+            f"valid_fraction {valid_fraction} of {num_documents:,} documents leaves none for training; lower it"
+        )
+
+
+def write_json(file: Path, content: dict) -> None:
+    with open(file, "w", encoding="utf-8") as stream:
+        json.dump(content, stream, indent=1)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+if __name__ == "__main__":
+    run(main)
