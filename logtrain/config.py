@@ -29,6 +29,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveTypeInfo
 
 T = TypeVar("T")
 REQUIRED = dataclasses.MISSING
+OTHER_RANKS_WAIT = 5.0  # seconds; a process that held a GPU takes one or two to end
 
 
 def load(cls: type[T], argv: Sequence[str]) -> T:
@@ -60,20 +61,22 @@ def dump(config: Any) -> str:
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """What an entry ends with: exits with what `main(argv)` returns, or shows a user's mistake as one line and exits 2.
 
-    Under torchrun every rank meets the same mistake. Rank 0 speaks at once and its exit makes torchrun end the others,
-    which wait for that, and speak only if rank 0 had nothing to say. LOGTRAIN_TRACEBACK=1 shows where it came from.
+    Under torchrun every rank meets the same mistake, or loses its connection to the one that met it. Rank 0 speaks at
+    once and its exit makes torchrun end the others, which wait for that, and speak only if rank 0 had nothing to say.
+    LOGTRAIN_TRACEBACK=1 shows where it came from.
     """
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, OSError) as error:  # OSError: no space left, permission denied, ... are the user's to mend too
-        if os.environ.get("LOGTRAIN_TRACEBACK"):
-            raise
+    except Exception as error:
         rank = os.environ.get("RANK", "0")
         if rank != "0":
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torchrun ends us by it, and the trainer's handler would not
-            time.sleep(2)
+            time.sleep(OTHER_RANKS_WAIT)
+        theirs = isinstance(error, ValueError | OSError)  # no space left, permission denied, ... are the user's to mend
+        if not theirs or os.environ.get("LOGTRAIN_TRACEBACK"):
+            raise
         who = "" if rank == "0" else f"rank {rank}: "
         print(f"{who}error: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
         sys.exit(2)
