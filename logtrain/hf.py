@@ -71,14 +71,19 @@ def read_config(folder: str | Path) -> LlamaConfig:
     missing = [key for key in required if raw.get(key) is None]
     if missing:
         raise ValueError(f"{path}: no {', '.join(missing)}; give the config.json of a Llama model")
+    for key in (*required[1:], "num_key_value_heads", "head_dim", "max_position_embeddings"):
+        if raw.get(key) is not None and not (isinstance(raw[key], int) and raw[key] > 0):
+            raise ValueError(f"{path}: {key} = {json.dumps(raw[key])}; expected a positive integer")
     heads = raw["num_attention_heads"]
-    rope = raw.get("rope_parameters") or {"rope_theta": raw.get("rope_theta"), **(raw.get("rope_scaling") or {})}
+    rope = {"rope_theta": raw.get("rope_theta"), **(raw.get("rope_scaling") or raw.get("rope_parameters") or {})}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind not in ("default", "llama3"):
         refuse("rope type", kind, "default and llama3")
+    if rope.get("partial_rotary_factor", 1.0) not in (1.0, None):
+        refuse("partial_rotary_factor", rope["partial_rotary_factor"], fixed["partial_rotary_factor"][1])
     keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    if kind == "llama3" and (absent := [key for key in keys if key not in rope]):
-        raise ValueError(f"{path}: rope type llama3 without {', '.join(absent)}")
+    if kind == "llama3" and (absent := [key for key in keys if not isinstance(rope.get(key), int | float)]):
+        raise ValueError(f"{path}: rope type llama3 without a number for {', '.join(absent)}")
     config = LlamaConfig(
         vocab_size=raw["vocab_size"],
         hidden_size=raw["hidden_size"],
@@ -87,10 +92,10 @@ def read_config(folder: str | Path) -> LlamaConfig:
         num_heads=heads,
         num_kv_heads=raw.get("num_key_value_heads") or heads,
         head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
-        norm_eps=raw.get("rms_norm_eps", 1e-6),
+        norm_eps=raw.get("rms_norm_eps") or 1e-6,
         rope_theta=float(rope.get("rope_theta") or 10_000.0),
         rope_scaling=Llama3Scaling(**{key: rope[key] for key in keys}) if kind == "llama3" else None,
-        max_positions=raw.get("max_position_embeddings", 2048),
+        max_positions=raw.get("max_position_embeddings") or 2048,
         tied=bool(raw.get("tie_word_embeddings", False)),
     )
     if config.num_heads % config.num_kv_heads or config.head_dim % 2:
@@ -112,7 +117,9 @@ class Part(NamedTuple):
 
 
 def published(config: LlamaConfig) -> dict[str, list[Part]]:
-    """Our parameter names -> the published tensors that are their rows, in order."""
+    """Our parameter names, as `Llama.named_parameters` orders them -> the published tensors that are their rows, in
+    order.
+    """
     hidden, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     names = {"embedding.weight": [Part("model.embed_tokens.weight", (vocab, hidden))]}
@@ -133,9 +140,9 @@ def published(config: LlamaConfig) -> dict[str, list[Part]]:
             ],
             f"{ours}.feed_forward.down.weight": [Part(f"{theirs}.mlp.down_proj.weight", (hidden, inner))],
         }
-    names["head.norm.weight"] = [Part("model.norm.weight", (hidden,))]
     if not config.tied:
         names["head.weight"] = [Part("lm_head.weight", (vocab, hidden))]
+    names["head.norm.weight"] = [Part("model.norm.weight", (hidden,))]
     return names
 
 
@@ -160,7 +167,10 @@ class Weights:
         for name, shape in wanted.items():
             if name not in where:
                 near = get_close_matches(name, where, n=1)
-                raise ValueError(f"{self.folder}: tensor {name} is missing{f' (nearest: {near[0]})' if near else ''}")
+                listing = next(iter(self.files)) if len(self.files) == 1 else "the files of its index"
+                raise ValueError(
+                    f"{self.folder}: {listing} has no tensor {name}{f' (nearest: {near[0]})' if near else ''}"
+                )
             found = self.files[where[name]].get_slice(name)
             if tuple(found.get_shape()) != shape:
                 raise ValueError(
@@ -191,10 +201,10 @@ class Weights:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ValueError(f"{index}: no weight_map")
-        files = sorted(set(weight_map.values()))
-        if outside := [f for f in files if Path(f).name != f]:
+        files = set(weight_map.values())
+        if outside := [f for f in files if not isinstance(f, str) or Path(f).name != f]:
             raise ValueError(f"{index}: {outside[0]!r} is not a plain file name")
-        return files
+        return sorted(files)
 
     def rows(self, name: str, start: int, stop: int) -> Iterator[Tensor]:
         """Rows [start, stop) of our parameter `name`, in pieces, in the stored dtype."""
@@ -244,8 +254,8 @@ def save(
     """Write a folder that transformers and vLLM load with no flags.
 
     `tensors`: our names and full tensors in `published` order, taken one at a time. `source`: the folder whose
-    config.json (and generation_config.json) the model came from; only the dtype in it changes. `folder` must not
-    exist yet.
+    config.json (and generation_config.json) the model came from; only the dtype in it changes. An older `folder`
+    gives way when the new one is complete.
     """
     aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
@@ -253,11 +263,11 @@ def save(
     files, pending, total = plan_files(config, dtype), {}, 0
     for name, tensor in split_parts(config, tensors):
         if pending and files[name] != files[next(iter(pending))]:
-            save_file(pending, aside / files[next(iter(pending))], metadata={"format": "pt"})
+            write(pending, aside / files[next(iter(pending))])
             pending = {}
-        pending[name] = tensor.to(dtype, copy=True).contiguous()
+        pending[name] = tensor.to("cpu", dtype, copy=True).contiguous()
         total += pending[name].nbytes
-    save_file(pending, aside / files[next(iter(pending))], metadata={"format": "pt"})
+    write(pending, aside / files[next(iter(pending))])
     if len(set(files.values())) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": files}
         (aside / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
@@ -272,4 +282,13 @@ def save(
         (aside / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
     for file in tokenizer_files:
         shutil.copy(file, aside)
+    shutil.rmtree(folder, ignore_errors=True)
     os.replace(aside, folder)
+
+
+def write(tensors: dict[str, Tensor], path: Path) -> None:
+    assert not path.exists(), f"{path}: the tensors did not come in the order of their files"
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not written ({error}); make room and export again") from error

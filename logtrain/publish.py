@@ -48,7 +48,7 @@ def publish(
         "dtype": str(dtype).removeprefix("torch."),
     }
     if world.is_main:
-        folder.with_suffix(".json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+        folder.with_name(f"{folder.name}.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
     if not abs(exported - live) <= TOLERANCE * abs(live):
         raise ValueError(
             f"{folder}: reads back with loss {exported:.6f}, the live model has {live:.6f}: do not use this export"
