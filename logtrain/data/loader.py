@@ -140,15 +140,17 @@ class Loader:
         return targets_P
 
     def pack_epoch(self, epoch: int) -> Epoch:
-        length_P = self.pieces.length_P
+        length_P = self.pieces.length_P.astype(np.int64)  # squares of 46,341 and more overflow int32
         rows = pack(length_P, self.config.seq_len, self.seed, epoch)
 
         def per_row(values_P: np.ndarray) -> np.ndarray:
             return np.add.reduceat(values_P[rows.piece_P], rows.row_start_R1[:-1])
 
         tokens_R = per_row(length_P)
-        lengths = length_P if self.config.attention == "document" else None
-        pairs_R = per_row(lengths * (lengths + 1) // 2) if lengths is not None else tokens_R * (tokens_R + 1) // 2
+        if self.config.attention == "document":
+            pairs_R = per_row(length_P * (length_P + 1) // 2)
+        else:
+            pairs_R = tokens_R * (tokens_R + 1) // 2
         return Epoch(rows, tokens_R, per_row(self.piece_targets_P), pairs_R, int(np.diff(rows.row_start_R1).max()))
 
     def at(self, step: int) -> Step:
