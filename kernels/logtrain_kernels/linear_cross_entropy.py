@@ -11,6 +11,7 @@ and dW behind; the backward only scales them.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 IGNORE = -100  # the label of a token that has no target
 CHUNK_LOGITS = 2048 * 128_256  # logits alive at once: 1 GiB in fp32; 2,048 tokens keep Llama-3's head GEMM efficient
@@ -58,6 +59,7 @@ class ChunkedLinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_loss: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_x_TD, grad_weight_VD = ctx.saved_tensors
         return grad_x_TD * grad_loss, grad_weight_VD * grad_loss, None, None
