@@ -1,0 +1,74 @@
+"""The other contestant: transformers' Trainer. usage: python -m benchmarks.step.transformers_worker MODEL_FOLDER document|row"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+from benchmarks.step.contest import LR, ROWS, SEQ_LEN, STEPS, Clock, Documents
+from logtrain.data.loader import Loader, LoaderConfig
+from logtrain.metrics import peak_memory_gib
+
+
+class Rows(torch.utils.data.Dataset):
+    """The loader's rows in the Trainer's form: labels in place, shifted by the model itself; positions tell documents."""
+
+    def __init__(self, attention: str):
+        config = LoaderConfig(seq_len=SEQ_LEN, rows_per_step=ROWS, rows_per_batch=1, attention=attention)
+        loader = Loader(Documents(), config, seed=0, pad_id=0)
+        self.rows = [batch for number in range(STEPS) for batch in loader.at(number).batches]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        row = self.rows[number]
+        labels = torch.full_like(row.labels_T, -100)
+        labels[1:] = row.labels_T[:-1]
+        return {"input_ids": row.tokens_T, "labels": labels, "position_ids": row.positions_T.long()}
+
+
+class Watch(TrainerCallback):
+    def __init__(self):
+        self.clock, self.losses = Clock(), []
+
+    def on_step_end(self, *_args, **_kwargs) -> None:
+        self.clock.step_ended()
+
+    def on_log(self, _args, _state, _control, logs: dict, **_kwargs) -> None:
+        if "loss" in logs:
+            self.losses.append(float(logs["loss"]))
+
+
+def main(folder: Path, attention: str) -> None:
+    torch.set_num_threads(2)
+    rows = Rows(attention)
+    before = peak_memory_gib(torch.device("cpu"))
+    model = LlamaForCausalLM.from_pretrained(folder)
+    arguments = TrainingArguments(
+        output_dir=folder / "trainer",
+        max_steps=STEPS,
+        per_device_train_batch_size=ROWS,
+        learning_rate=LR,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    watch = Watch()
+    Trainer(model, arguments, train_dataset=rows, callbacks=[watch]).train()
+    memory = peak_memory_gib(torch.device("cpu")) - before
+    result = {"tokens_per_second": watch.clock.tokens_per_second(), "memory_gib": memory, "losses": watch.losses}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
