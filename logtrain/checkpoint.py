@@ -57,16 +57,28 @@ class Checkpoints:
         """
         self.wait()
         name = f"step-{step:06d}"
-        if (self.folder / name).exists():
-            return
         aside = self.folder / f".{name}.partial"
         written = dcp.async_save(tensors_of(model, optimizer), checkpoint_id=aside, process_group=self.group)
         self.writing = self.thread.submit(self.finish, written, aside, name, {**state, "step": step})
 
     def finish(self, written: Future, aside: Path, name: str, state: dict) -> None:
-        written.result()
-        if not self.is_main:
-            return
+        """In the writing thread: rank 0 gives the checkpoint its name once every rank has written its shards.
+
+        No rank returns before that, and all raise if it fails: one that went on could end its process, and torchrun
+        would end rank 0 over it, just before the rename.
+        """
+        written.result()  # what failed on one rank is raised on all
+        problem = [None]
+        if self.is_main:
+            try:
+                self.complete_folder(aside, name, state)
+            except OSError as error:
+                problem = [error]
+        dist.broadcast_object_list(problem, src=0, group=self.group)
+        if problem[0]:
+            raise problem[0]
+
+    def complete_folder(self, aside: Path, name: str, state: dict) -> None:
         facts = {"state": state, "ranks": dist.get_world_size(), "files": checksums(aside)}
         with open(aside / FACTS, "wb") as file:
             file.write(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
@@ -92,16 +104,16 @@ class Checkpoints:
 
     def at(self, step: int) -> Path:
         """The complete checkpoint of a step; 0: the newest."""
-        found = {int(path.name.removeprefix("step-")): path for path in self.complete()}
+        found = {step_of(path): path for path in self.complete()}
         if not found or (step and step not in found):
-            raise ValueError(
-                f"{self.folder}: no checkpoint of step {step or 'any'}; there are: {sorted(found) or 'none'}"
-            )
+            wanted = f"no checkpoint of step {step}" if step else "no complete checkpoint"
+            raise ValueError(f"{self.folder}: {wanted}; there are: {', '.join(map(str, found)) or 'none'}")
         return found[step or max(found)]
 
     def complete(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted(self.folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+        named = (path for path in self.folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+        return sorted(named, key=step_of)
 
     def load(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict:
         """Fill the model (and the optimizer) in place from `path`; -> the state given to `save`. ValueError where
@@ -141,6 +153,10 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None, step: 
             moments |= {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
         tensors |= {f"optimizer.{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq")}
     return tensors
+
+
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def read_facts(path: Path) -> dict:

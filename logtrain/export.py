@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
             f"{path} -> {output} ({result['dtype']}): loss {result['exported_loss']:.6f}, "
             f"difference {result['difference']:+.1e}"
         )
+    job.world.close()
     return 0
 
 

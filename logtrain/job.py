@@ -166,14 +166,20 @@ class Job:
 
     def run(self) -> int:
         """Train, or go on training, and export; -> exit status."""
+        status = self.train()
+        self.world.close()
+        return status
+
+    def train(self) -> int:
         config, world = self.config, self.world
         rows = self.initial_rows()
         if world.is_main:
             lock = claim(self.folder, config, resume=config.resume == "auto", may_change=MAY_CHANGE)
-            self.check_space()
         torch.distributed.barrier(world.control)
         checkpoints = Checkpoints(self.folder / "checkpoints", config.trainer.keep)
         checkpoints.clean()
+        if world.is_main:
+            self.check_space(len(checkpoints.complete()))
         newest = world.from_main(next(reversed(checkpoints.complete()), None))
         model = self.build(None if newest else rows)
         optimizer = adamw(model, config.optim)
@@ -214,23 +220,29 @@ class Job:
     def first_state(self) -> dict:
         return {"step": 0, "tokens": 0, "targets": 0, "data": self.fingerprint}
 
-    def check_space(self) -> None:
-        """Refuse to start what cannot end: checkpoints take 12 bytes a parameter each, one more than kept while one
-        is written.
+    def check_space(self, present: int) -> None:
+        """Refuse to start what cannot end. A checkpoint takes 12 bytes a parameter; beside those kept there is one more
+        while it is written. `present` of them are there already.
         """
-        parameters, free = self.llama.num_parameters, disk_usage(self.folder).free
-        need = 12 * parameters * (self.config.trainer.keep + 1) + 4 * parameters
+        config, steps_per_epoch = self.config.trainer, self.train_loader.steps_per_epoch
+        saves = -(-config.total_steps(steps_per_epoch) // (config.save_every or steps_per_epoch))
+        more = max(0, min(saves, config.keep + 1 if config.keep else saves) - present)
+        need = self.llama.num_parameters * (12 * more + self.export_dtype(self.config.export_dtype).itemsize)
+        free = disk_usage(self.folder).free
         if free < need:
             raise ValueError(
-                f"{self.folder}: {need / 1e9:.1f} GB needed for {self.config.trainer.keep + 1} checkpoints and the "
-                f"export, {free / 1e9:.1f} GB free; free some, or set --runs to another disk or --trainer.keep lower"
+                f"{self.folder}: {need / 1e9:.1f} GB needed for {more} checkpoints and the export, {free / 1e9:.1f} GB "
+                f"free; free some, set --runs to another disk, or --trainer.keep lower"
             )
+
+    def export_dtype(self, name: str) -> torch.dtype:
+        return self.dtype if name == "auto" else getattr(torch, name)
 
     def publish(self, model: Llama, folder: Path, dtype: str | None = None) -> dict:
         return publish(
             folder,
             model,
-            dtype=self.dtype if (name := dtype or self.config.export_dtype) == "auto" else getattr(torch, name),
+            dtype=self.export_dtype(dtype or self.config.export_dtype),
             world=self.world,
             source=self.source,
             tokenizer_files=self.tokenizer.files,

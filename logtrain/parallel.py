@@ -82,6 +82,8 @@ class World:
         return box[0]
 
     def close(self) -> None:
+        """Leave together: when one process has ended with a status other than 0, torchrun ends the others."""
+        dist.barrier(self.control)
         dist.destroy_process_group()
 
 

@@ -8,6 +8,7 @@ step is logged, so the host runs ahead of the GPU.
 import math
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -83,8 +84,8 @@ class Trainer:
 
     def fit(self) -> bool:
         """Train to the last step; False when a stop was asked for and everything is saved."""
-        stop = StopSignal(self.world)
-        try:
+        # Left in reverse order: a signal, and torchrun sends its own after the terminal's, spares the last checkpoint.
+        with closing(StopSignal(self.world)) as stop, closing(self.checkpoints):
             if self.state["step"] == 0:
                 self.validate()
             self.start_interval()
@@ -94,14 +95,11 @@ class Trainer:
                 step = next(steps)
                 self.data_seconds += time.perf_counter() - waited
                 self.train_step(step)
-                done = self.after_step(step)
-                if not done and (stop.requested() or self.state["step"] == self.config.stop_after):
-                    self.save()
+                stopping = stop.requested() or self.state["step"] + 1 == self.config.stop_after
+                self.after_step(step, stopping)
+                if stopping and self.state["step"] < self.total_steps:
                     return False
             return True
-        finally:
-            stop.close()
-            self.checkpoints.close()
 
     def train_step(self, step: Step) -> None:
         """Forward and backward of every micro-batch, then one update. Nothing here waits for the device."""
@@ -117,22 +115,21 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def after_step(self, step: Step) -> bool:
-        """Count the step, then log, validate and save where they are due; True after the last step."""
+    def after_step(self, step: Step, stopping: bool) -> None:
+        """Count the step, then log, validate and save where they are due."""
         self.state["step"] += 1
         self.state["tokens"] += step.tokens
         self.state["targets"] += step.targets
         self.interval.append(step)
         number, epoch_length = self.state["step"], self.train.steps_per_epoch
         done = number == self.total_steps
-        saving = done or number % (self.config.save_every or epoch_length) == 0
+        saving = done or stopping or number % (self.config.save_every or epoch_length) == 0
         if saving or number % self.config.log_every == 0:
             self.log()  # before a save: what has diverged is not saved
         if done or number % (self.config.valid_every or epoch_length) == 0:
             self.validate()
         if saving:
             self.save()
-        return done
 
     def start_interval(self) -> None:
         self.interval: list[Step] = []
