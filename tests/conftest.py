@@ -1,14 +1,19 @@
 """What tests share: real inputs from outside the repository. A test whose input is absent is skipped and says why."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
+from ranks import Ranks
 
 # A machine may be busy with other things: how long one example takes says nothing about the code.
 hypothesis.settings.register_profile("logtrain", deadline=None)
 hypothesis.settings.load_profile("logtrain")
+
+torch.set_num_threads(1)  # the tensors of tests are small: on busy cores a second thread made them 17 times slower
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +35,14 @@ def llama3_tokenizer() -> Path:
 def smollm2() -> Path:
     """The folder of SmolLM2-135M, a real Llama small enough for a CPU."""
     return _folder_from("LOGTRAIN_SMOLLM2")
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Four processes that form worlds of up to four ranks."""
+    pool = Ranks(4)
+    yield pool
+    pool.close()
 
 
 def _folder_from(variable: str) -> Path:

@@ -1,23 +1,21 @@
 """Real ranks for tests: a few long-lived processes that form gloo worlds of any size up to theirs, one world a call."""
 
-import multiprocessing
 import os
-import socket
 import tempfile
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from program import SERVER, free_world
 
 
 class Ranks:
     def __init__(self, count: int):
-        context = multiprocessing.get_context("spawn")
         self.pipes, self.processes = [], []
         for _ in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs,), daemon=True)
+            ours, theirs = SERVER.Pipe()
+            process = SERVER.Process(target=serve, args=(theirs,), daemon=True)
             process.start()
             self.pipes.append(ours)
             self.processes.append(process)
@@ -26,18 +24,8 @@ class Ranks:
         """`function(*args)` on `size` ranks of a fresh world; -> what each returned. An error on any rank is raised
         here.
         """
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        for rank, pipe in enumerate(self.pipes[:size]):
-            env = {
-                "RANK": rank,
-                "LOCAL_RANK": rank,
-                "WORLD_SIZE": size,
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            }
-            pipe.send(({key: str(value) for key, value in env.items()}, function, args))
+        for env, pipe in zip(free_world(size), self.pipes, strict=False):
+            pipe.send((env, function, args))
         answers = [pipe.recv() for pipe in self.pipes[:size]]
         for rank, (ok, value) in enumerate(answers):
             assert ok, f"rank {rank} of {size}:\n{value}"

@@ -1,14 +1,58 @@
-"""Runs of the training program in this process, for tests: the whole of it, from flags to exit status."""
+"""Runs of the training program in this process, for tests: the whole of it, from flags to exit status, or one step."""
 
 import json
 from pathlib import Path
 
+import torch
+
 from logtrain import cpt
+from logtrain.config import load
+from logtrain.job import Job
+from logtrain.parallel import full_tensors
+from logtrain.trainer import Trainer
 
 
 def train(flags: list[str]) -> int:
     """`python -m logtrain.cpt FLAGS` without the process; -> exit status."""
-    return cpt.main(flags)
+    try:
+        return cpt.main(flags)
+    finally:
+        if torch.distributed.is_initialized():  # an error leaves it to the end of the process
+            torch.distributed.destroy_process_group()
+
+
+def first_gradients(flags: list[str]) -> dict[str, torch.Tensor]:
+    """What the first step of a run hands to the optimizer: our names, whole tensors."""
+    job = Job(load(cpt.CptConfig, flags))
+    model = job.build(job.initial_rows())
+    found = {}
+
+    class Recorder:
+        param_groups = ()
+
+        def step(self):
+            for parameter in model.parameters():
+                parameter.data.copy_(parameter.grad)
+            found.update((name, full.detach()) for name, full in full_tensors(model))
+
+        def zero_grad(self):
+            pass
+
+    trainer = Trainer(
+        job.config.trainer,
+        model=model,
+        optimizer=Recorder(),
+        optim=job.config.optim,
+        train=job.train_loader,
+        valid={},
+        world=job.world,
+        checkpoints=None,
+        metrics=None,
+        state=job.first_state(),
+    )
+    trainer.train_step(job.train_loader.at(0))
+    job.world.close()
+    return found
 
 
 def records(run: Path, kind: str = "loss") -> list[dict]:
