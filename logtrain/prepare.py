@@ -236,8 +236,8 @@ def check_rows(rows: RowCount, max_bad_rows: int) -> None:
     named = "; ".join(f"{bad['path']} row {bad['row']}: {bad['reason']}" for bad in rows.bad_rows[:BAD_ROWS_NAMED])
     more = f"; and {rows.num_bad - BAD_ROWS_NAMED:,} more" if rows.num_bad > BAD_ROWS_NAMED else ""
     raise ValueError(
-        f"{rows.num_bad:,} bad rows (counting from 0): {named}{more}. "
-        f"Mend them, or leave them out with --max_bad_rows {rows.num_bad}"
+        f"{rows.num_bad:,} bad row{'s' if rows.num_bad > 1 else ''} (counting from 0): {named}{more}. "
+        f"Mend the input, or leave them out with --max_bad_rows {rows.num_bad}"
     )
 
 

@@ -49,13 +49,14 @@ class Encoded(NamedTuple):
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer, framing: Framing) -> Encoded:
-    before = [] if framing.bos_id is None else [framing.bos_id]
-    after = [framing.document_end_id]
     tokens, lengths, hashes = array("I"), [], bytearray()
     for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
-        ids = before + ids + after
+        start = len(tokens)
+        if framing.bos_id is not None:
+            tokens.append(framing.bos_id)
         tokens.fromlist(ids)
-        lengths.append(len(ids))
+        tokens.append(framing.document_end_id)
+        lengths.append(len(tokens) - start)
         hashes += hashlib.blake2b(text.encode(), digest_size=8, key=framing.hash_key).digest()
     return Encoded(np.frombuffer(tokens, np.uint32), np.array(lengths, np.int32), np.frombuffer(hashes, "<u8"))
 

@@ -174,7 +174,7 @@ def array_elements(blocks: Iterator[str]) -> Iterator[object]:
 def reason(error: Exception, start: int = 0) -> str:
     """`start`: where in the decoded text the row began."""
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at character {error.pos - start} of the row"
+        return f"{error.msg}, character {error.pos - start} of the row"
     return str(error)
 
 

@@ -39,7 +39,7 @@ class Document(NamedTuple):
 def documents(
     file: InputFile, format: Format, text_chars: int, ignore_columns: Collection[str] = ()
 ) -> Iterator[Document | BadRow]:
-    """The file's documents in order, a BadRow in the place of each row that is none. An empty file is one BadRow."""
+    """The documents in the file's order, a BadRow in the place of each row that is none and of an empty file."""
     if format == "nlplog" and not file.is_json:
         raise ValueError(f"{file.path}: a text file has no NLPlog rows; use --format auto")
     row = -1
@@ -54,7 +54,7 @@ def documents(
             bad.row = row
             yield bad
     if row < 0:
-        yield BadRow("the file is empty", 0)
+        yield BadRow("the file holds no row", 0)
 
 
 def row_document(row: object, format: Format, ignore_columns: Collection[str] = ()) -> tuple[str, str]:
@@ -63,7 +63,8 @@ def row_document(row: object, format: Format, ignore_columns: Collection[str] = 
         raise row
     if not isinstance(row, dict):
         raise BadRow(f"{json_type(row)}, not an object")
-    row = {name: value for name, value in row.items() if name not in ignore_columns}
+    if ignore_columns:
+        row = {name: value for name, value in row.items() if name not in ignore_columns}
     if format == "corpus" or (format == "auto" and "text" in row):
         reads = {"text", "domain"}
         text = string(row, "text")
@@ -75,9 +76,7 @@ def row_document(row: object, format: Format, ignore_columns: Collection[str] = 
         text = f"Human: {prompt}\nAssistant: {string(row, 'output')}\n"
     else:
         raise BadRow(f"neither text nor instruction and output among its columns ({', '.join(row)})")
-    unread = [
-        name for name, value in row.items() if name not in reads and isinstance(value, str | list | dict) and value
-    ]
+    unread = [name for name in row if name not in reads and isinstance(row[name], str | list | dict) and row[name]]
     if unread:
         raise BadRow(f'no rule reads the text in "{unread[0]}"; to leave it out, --ignore_columns {" ".join(unread)}')
     return text, string(row, "domain", required=False).strip()
@@ -103,6 +102,8 @@ def check_text(text: str) -> None:
     """Raises BadRow for blank text and for what has no UTF-8 form: bytes that were none, half a pair from \\u."""
     if not text.strip():
         raise BadRow("empty")
+    if text.isascii():  # a look at a flag
+        return
     try:
         text.encode()
     except UnicodeEncodeError as error:
