@@ -27,9 +27,7 @@ from logtrain.data.shards import DOCUMENT, FORMAT_VERSION, ShardWriter, new_fold
 from logtrain.data.text import Format, documents
 from logtrain.tokenizer import Tokenizer
 
-BATCH_CHARS = (
-    1 << 16
-)  # a worker's batch: about 20 ms of work. Larger ones are slower, their tokens fall out of the cache
+BATCH_CHARS = 1 << 18  # a worker's batch: about 80 ms of work, and a few MB while it is worked on
 MAX_DEFAULT_WORKERS = 32  # one process reads for all; beyond this it would be what they wait for
 BAD_ROWS_NAMED = 3
 
