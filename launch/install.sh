@@ -45,11 +45,9 @@ install_package() {
     python -m pip --version >/dev/null 2>&1 || install_fail "no pip in $VIRTUAL_ENV; add it: python -m ensurepip"
     echo "Installing logtrain${2:+[$2]} and what it needs into $VIRTUAL_ENV (minutes the first time) ..."
 
-    # Without a GPU: the oldest torch that setup.py allows, so that every CPU machine tests the floor. Preferably from
-    # PyTorch's own index of CPU builds: on Linux the build on PyPI brings gigabytes of CUDA along.
+    # Without a GPU: the oldest torch that setup.py allows, so that every CPU machine tests the floor.
     if ! nvidia-smi -L >/dev/null 2>&1 && ! "${pip[@]}" show torch >/dev/null 2>&1; then
-        "${pip[@]}" install --retries 1 --timeout 15 --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
-            2>/dev/null || "${pip[@]}" install torch==2.13.0 || install_fail "could not install torch 2.13.0"
+        "${pip[@]}" install torch==2.13.0 || install_fail "could not install torch 2.13.0"
     fi
     "${pip[@]}" install --editable "$1${2:+[$2]}" || install_fail "could not install logtrain"
     python -c 'import logtrain.data.pack' || install_fail "logtrain does not import"  # tells if C++ was not built
