@@ -212,7 +212,8 @@ class _Window:
                 if not self._grow():
                     raise ValueError(f"cut short, or not JSON ({reason(error, self._at)})") from None
             else:
-                if end < len(self._text) or not self._grow():  # a number at the window's end may go on beyond it
+                # Near the window's end a number may be cut: 1 is what "1e+" begins with, so look three characters on.
+                if end + 3 <= len(self._text) or not self._grow():
                     self._at = end
                     return value
 

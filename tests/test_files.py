@@ -1,0 +1,247 @@
+"""Reading: whatever the blocks, the packing and the layout, the rows are the file's, and no damage goes unseen."""
+
+import gzip
+import itertools
+import json
+import re
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from logtrain.data import files
+from logtrain.data.files import BadRow, InputFile
+
+generated = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), text)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3), max_leaves=6
+)
+block_sizes = st.sampled_from([1, 2, 3, 7, 64, 1 << 20])
+packings = st.sampled_from(["", ".gz", ".zst"])
+
+
+def write(path: Path, data: bytes, packing: str = "", members: int = 1) -> Path:
+    """The file, packed as several members one after the other if asked."""
+    path = path.with_name(path.name + packing)
+    size = -(-len(data) // members) or 1
+    parts = [data[i : i + size] for i in range(0, len(data), size)] or [b""]
+    pack = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[packing]
+    path.write_bytes(b"".join(pack(part) for part in parts))
+    return path
+
+
+def read(path: Path, block: int = 1 << 20, text_chars: int = 100) -> list[tuple[int, object]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "BLOCK_BYTES", block)
+        patch.setattr(files, "PACKED_BLOCK_BYTES", block)
+        file = InputFile(path)
+        rows = list(file.rows(text_chars))
+    assert file.bytes_read == file.num_bytes == path.stat().st_size
+    return rows
+
+
+# -- JSON --------------------------------------------------------------------------------------------
+
+
+@given(
+    elements=st.lists(values, max_size=6),
+    indent=st.sampled_from([None, 0, 1]),
+    ascii_only=st.booleans(),
+    around=st.sampled_from(["", " ", "\r\n\t"]),
+    bom=st.booleans(),
+    block=block_sizes,
+    packing=packings,
+    members=st.integers(1, 3),
+)
+@generated
+def test_arrays(tmp_path, elements, indent, ascii_only, around, bom, block, packing, members):
+    encoded = around + json.dumps(elements, indent=indent, ensure_ascii=ascii_only) + around
+    path = write(tmp_path / "a.json", encoded.encode("utf-8-sig" if bom else "utf-8"), packing, members)
+    assert read(path, block) == list(enumerate(elements))
+
+
+@given(
+    elements=st.lists(st.one_of(st.just(...), values), max_size=6),  # ...: a blank line
+    first=st.dictionaries(text, values, max_size=2),
+    end=st.sampled_from(["", "\n", "\r\n", "\n\n"]),
+    block=block_sizes,
+    packing=packings,
+)
+@generated
+def test_json_lines(tmp_path, elements, first, end, block, packing):
+    elements = [first, *elements]  # the first character decides that it is lines
+    encoded = "\n".join(" " if e is ... else json.dumps(e, ensure_ascii=False) for e in elements) + end
+    path = write(tmp_path / "a.jsonl", encoded.encode(), packing)
+    assert read(path, block) == [(row, e) for row, e in enumerate(elements) if e is not ...]
+
+
+ARRAY = json.dumps(
+    [{"text": 'a"]},{\\ \u00e9'}, {"n": [1, {"x": "]"}], "t": 12.5}, "\\u00e9", {}], ensure_ascii=False
+).encode()
+
+
+@pytest.mark.parametrize("block", [1, 5, 1 << 20])
+def test_an_array_cut_short_anywhere_is_an_error(tmp_path, block):
+    whole = json.loads(ARRAY)
+    for length in range(1, len(ARRAY)):
+        path = write(tmp_path / "a.json", ARRAY[:length])
+        rows = []
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match=re.escape(str(path))) as error:
+            patch.setattr(files, "BLOCK_BYTES", block)
+            for row in InputFile(path).rows(100):
+                rows.append(row)
+        assert rows == list(enumerate(whole))[: len(rows)], "what comes before the cut is whole"
+        assert f"row {len(rows)}: " in str(error.value)
+        assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
+def test_a_packed_file_cut_short_anywhere_is_an_error(tmp_path, packing):
+    data = b"".join(b"line %d of a log\n" % i for i in range(200))
+    packed = write(tmp_path / "a.log", data, packing, members=2).read_bytes()
+    ends = {len(packed), len(write(tmp_path / "b.log", data[: len(data) // 2], packing).read_bytes())}
+    path = tmp_path / f"c.log{packing}"
+    for length in set(range(len(packed))) - ends:
+        path.write_bytes(packed[:length])
+        with pytest.raises(ValueError, match=r"c\.log\.(gz|zst): row \d+: the compressed file is cut short"):
+            list(InputFile(path).rows(100))
+
+
+@pytest.mark.parametrize(
+    ("content", "row", "message"),
+    [
+        ("[1 2]", 1, "not JSON: '2' where , or ] belongs"),
+        ("[1,]", 1, "cut short, or not JSON (Expecting value, character 0 of the row)"),
+        ('[1,{"a" 1}]', 1, "cut short, or not JSON (Expecting ':' delimiter, character 5 of the row)"),
+        ("[1] 2", 1, "not JSON: '2' after the end of the array"),
+        ("[" * 100_000, 0, "maximum recursion depth"),
+        (f'["{"x" * 2000}", 1]', 0, "not JSON, or longer than 1,000 characters"),
+        ('[1, "' + "x" * 500, 1, "cut short, or not JSON (Unterminated string"),
+    ],
+)
+def test_an_array_that_cannot_be_read_on(tmp_path, monkeypatch, content, row, message):
+    monkeypatch.setattr(files, "MAX_ROW_CHARS", 1000)
+    monkeypatch.setattr(files, "BLOCK_BYTES", 300)
+    path = write(tmp_path / "a.json", content.encode())
+    with pytest.raises(ValueError, match=re.escape(f"{path}: row {row}: ")) as error:
+        list(InputFile(path).rows(100))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.log"])
+def test_a_line_without_end(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(files, "MAX_ROW_CHARS", 1000)
+    monkeypatch.setattr(files, "BLOCK_BYTES", 300)
+    path = write(tmp_path / name, b"1\n" + b"2" * 2000)
+    with pytest.raises(ValueError, match=r"row \d: no line end in 1,000 characters"):
+        list(InputFile(path).rows(1))
+
+
+def test_a_bad_line_spoils_no_other(tmp_path):
+    path = write(tmp_path / "a.jsonl", b'{"a": 1}\n{"a": \n\n{"a": "\xff"}\nnull\n{"a": 3')
+    rows = dict(read(path))
+    assert rows.keys() == {0, 1, 3, 4, 5}
+    assert (rows[0], rows[3], rows[4]) == ({"a": 1}, {"a": "\udcff"}, None)
+    for row in (1, 5):
+        assert isinstance(rows[row], BadRow)
+        assert str(rows[row]).startswith("not JSON on one line (")
+
+
+def test_memory_does_not_grow_with_an_array(tmp_path):
+    row = json.dumps({"instruction": "x" * 500, "output": "y\n" * 500})
+    path = write(tmp_path / "a.json", f"[{','.join([row] * 20_000)}]".encode())  # 30 MB
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in InputFile(path).rows(100)) == 20_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * files.BLOCK_BYTES
+
+
+# -- text --------------------------------------------------------------------------------------------
+
+
+@given(
+    data=st.one_of(
+        st.binary(max_size=60),
+        st.lists(
+            st.sampled_from([b"a", b"bb", b"\n", b"\r\n", b"\r", b"\xc3\xa9", b"\xe2\x80\xa8", b"\xff", b"\0"])
+        ).map(b"".join),
+    ),
+    text_chars=st.integers(1, 12),
+    block=block_sizes,
+    packing=packings,
+    members=st.integers(1, 3),
+)
+@generated
+def test_text_joined_is_the_file(tmp_path, data, text_chars, block, packing, members):
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return
+    rows = read(write(tmp_path / "a.log", data, packing, members), block, text_chars)
+    assert [row for row, _ in rows] == list(range(len(rows)))
+    texts = [value for _, value in rows]
+    assert "".join(texts).encode("utf-8", "surrogateescape") == data.removeprefix(b"\xef\xbb\xbf")
+    for value in texts:
+        assert value.endswith("\n") or value is texts[-1]
+        assert len(value) <= text_chars or value.count("\n", 0, -1) == 0, "only a line alone may be longer"
+    for value, after in itertools.pairwise(texts):
+        assert len(value) + len(after.split("\n")[0] + "\n") > text_chars or after == after.split("\n")[0], (
+            "one more line would fit"
+        )
+
+
+def test_utf16(tmp_path):
+    for encoding in ("utf-16-le", "utf-16-be"):
+        path = write(tmp_path / "a.log", "\ufefflog".encode(encoding))
+        with pytest.raises(ValueError, match=r"a\.log: row 0: UTF-16, not UTF-8; convert the file with iconv"):
+            list(InputFile(path).rows(100))
+
+
+# -- which files -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "is_json"),
+    [
+        ("a.json", "a", True),
+        ("a.b.JSONL", "a.b", True),
+        ("a.ndjson.gz", "a", True),
+        ("Android_2k.log", "Android_2k", False),
+        ("syslog.log.12.zst", "syslog", False),
+        ("notes.txt", "notes", False),
+    ],
+)
+def test_names(tmp_path, name, stem, is_json):
+    file = InputFile(write(tmp_path / name, b""))
+    assert (file.stem, file.is_json) == (stem, is_json)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.log.csv", "a.json.bz2", "a", "json", ".json"])
+def test_other_names(tmp_path, name):
+    with pytest.raises(ValueError, match=r": not named \.json, "):
+        InputFile(write(tmp_path / name, b""))
+
+
+def test_paths(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.json: no such file"):
+        InputFile(tmp_path / "none.json")
+    with pytest.raises(ValueError, match=r": a directory; give the files in it, as in --input .*/\*\.json"):
+        InputFile(tmp_path)
+    with pytest.raises(ValueError, match="/dev/null: not a regular file"):
+        InputFile("/dev/null")
+
+
+def test_a_change_is_noticed(tmp_path):
+    path = write(tmp_path / "a.log", b"one\n")
+    file = InputFile(path)
+    assert not file.has_changed()
+    with open(path, "ab") as stream:
+        stream.write(b"two\n")
+    assert file.has_changed()
