@@ -1,0 +1,62 @@
+"""torchrun for jobs that can stop and go on: python launch/torchrun.py ARGUMENTS OF TORCHRUN
+
+It differs in two things. Its exit status is that of the workers (75 stopped on request, 2 wrong input, 128 + n killed
+by signal n), where torchrun's is 1 whatever happened, below a page of traceback. And it hands SIGTERM and Ctrl-C to the
+workers and waits for as long as they take to save, where torchrun kills them 30 seconds later.
+"""
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main
+
+INTERRUPTED = 75  # what a worker ends with that has stopped on request, everything saved
+
+
+def workers() -> list[int]:
+    """Process ids of what torchrun has started so far: the children of this process's one thread that starts any."""
+    own = os.getpid()
+    return [int(pid) for pid in Path(f"/proc/{own}/task/{own}/children").read_text().split()]
+
+
+def forward(number: int, _frame: FrameType | None) -> None:
+    pids = workers()
+    if not pids:  # still waiting for the other nodes, say
+        sys.exit(128 + number)
+    for pid in pids:
+        os.kill(pid, number)  # who has ended is still there to be asked for its status, so the id is nobody else's
+
+
+def exit_status(codes: list[int]) -> int:
+    """One status for all from those of the workers that did not end with 0, in order of time; -n: killed by signal n.
+
+    When one has ended, torchrun ends the others by SIGTERM, so that says nothing as long as there is anything else.
+    """
+    told = [code for code in codes if code != -signal.SIGTERM] or codes
+    first = next((code for code in told if code != INTERRUPTED), INTERRUPTED)
+    return first if first > 0 else 128 - first
+
+
+def run(arguments: list[str]) -> int:
+    # torchrun's own account of failed workers; they have spoken for themselves.
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
+    try:
+        main(["--signals-to-handle", "SIGHUP,SIGQUIT", *arguments])
+    except ChildFailedError as error:
+        failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
+        for rank, failure in failures:
+            if failure.exitcode not in (-signal.SIGTERM, INTERRUPTED) and failure.exitcode < 0:
+                print(f"torchrun: rank {rank} was killed by {failure.signal_name()}", file=sys.stderr)
+        return exit_status([failure.exitcode for _, failure in failures])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

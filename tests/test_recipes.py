@@ -1,0 +1,32 @@
+"""The recipes in launch/ are configs as they stand, and the published one is what was published."""
+
+from pathlib import Path
+
+import pytest
+
+from logtrain import config
+from logtrain.cpt import CptConfig
+
+LAUNCH = Path(__file__).resolve().parents[1] / "launch"
+ENTRIES = {"cpt": CptConfig, "demo": CptConfig}  # by the first word of the file's name
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_is_a_config(path, tmp_path):
+    cls = ENTRIES[path.stem.split("_")[0]]
+    recipe = config.load(cls, [str(path)])  # an unknown key, a wrong type or value is a ValueError
+    resolved = tmp_path / "config.toml"
+    resolved.write_text(config.dump(recipe))
+    assert config.load(cls, [str(resolved)]) == recipe
+
+
+def test_the_published_recipe():
+    recipe = config.load(CptConfig, [str(LAUNCH / "cpt_8xh100.toml")])
+    assert (recipe.init, recipe.seed, recipe.dtype) == ("pretrained", 1309, "bfloat16")
+    assert (recipe.loader.seq_len, recipe.loader.rows_per_step) == (8192, 128)
+    assert recipe.loader.accumulation(world_size=8) == 16
+    assert (recipe.optim.lr, recipe.optim.schedule) == (1e-5, "cosine")
+    assert (recipe.optim.warmup_ratio, recipe.optim.weight_decay) == (0.1, 0.01)
+    assert (recipe.optim.beta1, recipe.optim.beta2, recipe.optim.eps) == (0.9, 0.999, 1e-8)
+    assert (recipe.trainer.epochs, recipe.trainer.max_steps) == (1, 0)
+    assert (recipe.trainer.max_grad_norm, recipe.trainer.log_every, recipe.trainer.save_every) == (1.0, 10, 0)
