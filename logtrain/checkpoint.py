@@ -102,6 +102,10 @@ class Checkpoints:
         except (OSError, CheckpointException) as error:
             raise ValueError(f"{self.folder}: checkpoint not saved: {reason(error)}") from error
 
+    def failed(self) -> bool:
+        """Whether the save under way has failed; does not wait for it. `wait` raises the error."""
+        return self.writing is not None and self.writing.done() and self.writing.exception() is not None
+
     def at(self, step: int) -> Path:
         """The complete checkpoint of a step; 0: the newest."""
         found = {step_of(path): path for path in self.complete()}

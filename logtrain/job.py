@@ -2,6 +2,7 @@
 than their defaults.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import disk_usage
@@ -166,16 +167,16 @@ class Job:
 
     def run(self) -> int:
         """Train, or go on training, and export; -> exit status."""
-        status = self.train()
+        config, rows = self.config, self.initial_rows()
+        resume = config.resume == "auto"
+        with claim(self.folder, config, resume, MAY_CHANGE) if self.world.is_main else nullcontext():
+            torch.distributed.barrier(self.world.control)
+            status = self.train(rows)
         self.world.close()
         return status
 
-    def train(self) -> int:
+    def train(self, rows: Rows) -> int:
         config, world = self.config, self.world
-        rows = self.initial_rows()
-        if world.is_main:
-            lock = claim(self.folder, config, resume=config.resume == "auto", may_change=MAY_CHANGE)
-        torch.distributed.barrier(world.control)
         checkpoints = Checkpoints(self.folder / "checkpoints", config.trainer.keep)
         checkpoints.clean()
         if world.is_main:
@@ -213,8 +214,6 @@ class Job:
                 f"exported to {self.folder / 'export'} ({result['dtype']}): loss {result['exported_loss']:.6f} "
                 f"read back, {result['live_loss']:.6f} live, difference {result['difference']:+.1e}"
             )
-        if world.is_main:
-            lock.close()
         return 0
 
     def first_state(self) -> dict:

@@ -104,9 +104,10 @@ class StopSignal:
             raise KeyboardInterrupt
         self.flag, self.first = 1, self.first or time.monotonic()
 
-    def requested(self) -> bool:
+    def requested(self, also: bool = False) -> bool:
+        """`also`: this rank has a reason of its own to stop."""
         agreed = self.settle()
-        flag = torch.tensor([self.flag], dtype=torch.uint8)
+        flag = torch.tensor([self.flag or also], dtype=torch.uint8)
         self.pending = flag, dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.world.control, async_op=True)
         return agreed
 

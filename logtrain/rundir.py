@@ -19,11 +19,11 @@ from typing import Any, TextIO
 from logtrain import config as configs
 
 
-def claim(folder: Path, config: Any, *, resume: bool, may_change: Collection[str]) -> TextIO:
+def claim(folder: Path, config: Any, resume: bool, may_change: Collection[str]) -> TextIO:
     """Make `folder` this run's: create it, or with `resume` enter it if `config` is the one it was started with.
 
-    `may_change`: keys or tables that a resumed run may set anew. -> the lock; it holds until the process ends,
-    however it ends. Raises ValueError when the folder holds another run, or another process is in it.
+    `may_change`: keys or tables that a resumed run may set anew. -> the lock; it holds until it is closed or
+    the process ends, however it ends. Raises ValueError when the folder holds another run, or another process is in it.
     """
     file = folder / "config.toml"
     if file.exists() and not resume:

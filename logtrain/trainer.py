@@ -95,7 +95,8 @@ class Trainer:
                 step = next(steps)
                 self.data_seconds += time.perf_counter() - waited
                 self.train_step(step)
-                stopping = stop.requested() or self.state["step"] + 1 == self.config.stop_after
+                failed = self.checkpoints.failed()  # ends the run now: all trained until the next save would be lost
+                stopping = stop.requested(failed) or self.state["step"] + 1 == self.config.stop_after
                 self.after_step(step, stopping)
                 if stopping and self.state["step"] < self.total_steps:
                     return False
