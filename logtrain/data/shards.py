@@ -107,7 +107,9 @@ def _open_array(folder: Path, shard: dict, kind: str, dtype: np.dtype, verify: b
         array = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     except FileNotFoundError:
         raise ValueError(f"{file}: missing, though the manifest names it; {again}") from None
-    except (ValueError, EOFError):
+    except OSError:
+        raise
+    except Exception:  # numpy reads the header as Python code, so damage there raises almost anything
         raise ValueError(f"{file}: cut short or damaged; {again}") from None
     if array.dtype != dtype or array.shape != (shard[f"num_{kind}"],):
         raise ValueError(
