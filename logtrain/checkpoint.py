@@ -11,7 +11,6 @@ A save copies the shards to host memory and returns; writing goes on in a thread
 a pure function of the step (learning rate, rows, random numbers), so the state is small.
 """
 
-import errno
 import os
 import shutil
 import zlib
@@ -100,7 +99,10 @@ class Checkpoints:
         try:
             writing.result()
         except (OSError, CheckpointException) as error:
-            raise ValueError(f"{self.folder}: checkpoint not saved: {reason(error)}") from error
+            # torch calls it "unexpected pos" when a disk is full; what was written until then fills it still.
+            full = "No space left" in reason(error) or shutil.disk_usage(self.folder).free < 1 << 20
+            why = "no space left on the device; free some and resume" if full else reason(error)
+            raise ValueError(f"{self.folder}: checkpoint not saved: {why}") from error
 
     def failed(self) -> bool:
         """Whether the save under way has failed; does not wait for it. `wait` raises the error."""
@@ -206,14 +208,12 @@ def find_damage(path: Path, expected: dict[str, dict]) -> str | None:
 
 
 def reason(error: Exception) -> str:
-    """The first cause of a DCP failure, in words; a full disk by its name."""
+    """The first cause of a DCP failure, in words."""
     causes = [error]
     if isinstance(error, CheckpointException):
         causes = [cause for cause, _ in error.failures.values()]
-    for cause in causes:
-        if getattr(cause, "errno", None) == errno.ENOSPC or "No space left" in str(cause):
-            return "no space left on the device; free some and resume"
-    return f"{type(causes[0]).__name__}: {str(causes[0]).splitlines()[0] if str(causes[0]) else ''}"
+    cause = next((cause for cause in causes if isinstance(cause, OSError)), causes[0])
+    return f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}"
 
 
 def sync_folder(folder: Path) -> None:

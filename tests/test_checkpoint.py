@@ -119,34 +119,38 @@ def test_a_damaged_checkpoint_is_one_line_and_2(case, run):
 # ---- saving fails
 
 
-def refuse_writing(step: int) -> None:
-    """From checkpoint `step` on this process finds no room for its shards."""
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+TORCHS_NO_SPACE = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+
+def refuse_writing(patch: pytest.MonkeyPatch, step: int, error: Exception) -> None:
+    """This process finds no room for its shards of checkpoint `step`."""
     original = FileSystemWriter.write_data
 
     def write_data(self, plan, planner):
         if self.path.name == f".step-{step:06d}.partial":
             (self.path / "__half_of_it.distcp").write_bytes(b"half of it")
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise error
         return original(self, plan, planner)
 
-    FileSystemWriter.write_data = write_data
+    patch.setattr(FileSystemWriter, "write_data", write_data)
 
 
-def train_with_a_full_disk_on(rank: int, flags: list[str]) -> str:
-    original = FileSystemWriter.write_data
-    if int(os.environ["RANK"]) == rank:
-        refuse_writing(4)
-    try:
-        return f"exit status {train(flags)}"
-    except ValueError as error:
-        return str(error)
-    finally:
-        FileSystemWriter.write_data = original
+def train_with_a_full_disk_on(rank: int, error: Exception, flags: list[str]) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        if isinstance(error, RuntimeError):  # only the disk can tell
+            patch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=0))
+        if int(os.environ["RANK"]) == rank:
+            refuse_writing(patch, 4, error)
+        try:
+            return f"exit status {train(flags)}"
+        except ValueError as error:
+            return str(error)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_no_space_on_any_rank_ends_all_with_the_reason(case, ranks: Ranks, tmp_path, rank: int):
-    answers = ranks.run(2, train_with_a_full_disk_on, rank, [*case.flags, "--runs", str(tmp_path)])
+@pytest.mark.parametrize(("rank", "error"), [(0, NO_SPACE), (1, TORCHS_NO_SPACE)], ids=["rank 0", "rank 1"])
+def test_no_space_on_any_rank_ends_all_with_the_reason(case, ranks: Ranks, tmp_path, rank: int, error: Exception):
+    answers = ranks.run(2, train_with_a_full_disk_on, rank, error, [*case.flags, "--runs", str(tmp_path)])
     where = f"{tmp_path}/run/checkpoints: checkpoint not saved: no space left on the device; free some and resume"
     assert answers == [where, where]
     left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
@@ -161,8 +165,7 @@ def test_no_space_on_any_rank_ends_all_with_the_reason(case, ranks: Ranks, tmp_p
 
 def test_a_failed_save_ends_the_run_at_once(case, tmp_path, monkeypatch):
     """And not at the next save: what was trained until then would be lost."""
-    monkeypatch.setattr(FileSystemWriter, "write_data", FileSystemWriter.write_data)  # to be put back
-    refuse_writing(20)
+    refuse_writing(monkeypatch, 20, NO_SPACE)
     flags = [*case.flags, "--runs", str(tmp_path), "--trainer.save_every", "20", "--trainer.max_steps", "60"]
     with pytest.raises(ValueError, match="checkpoint not saved"):
         train([*flags, "--trainer.epochs", "9"])
@@ -178,18 +181,15 @@ def test_what_rank_0_fails_at_alone_is_raised_on_all(case, ranks: Ranks, tmp_pat
 
 
 def train_with_a_failing(function: str, flags: list[str]) -> str:
-    original = getattr(checkpoint, function)
-
     def fail(_folder: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    setattr(checkpoint, function, fail)
-    try:
-        return f"exit status {train(flags)}"
-    except ValueError as error:
-        return str(error)
-    finally:
-        setattr(checkpoint, function, original)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, function, fail)
+        try:
+            return f"exit status {train(flags)}"
+        except ValueError as error:
+            return str(error)
 
 
 def test_a_file_that_may_not_grow_is_one_line_and_2(case, tmp_path):
