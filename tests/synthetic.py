@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter
 from logtrain.tokenizer import Tokenizer
@@ -24,6 +23,8 @@ LLAMA3_ROPE = {
 
 def write_model(folder: Path, *, weights: bool = True, **changes) -> Path:
     """A random Llama in the Hugging Face layout, with a word-level tokenizer of as many ids."""
+    from transformers import LlamaConfig, LlamaForCausalLM  # here: ranks import this module, and need no 3 s more each
+
     settings = {
         "vocab_size": 320,
         "hidden_size": 64,
