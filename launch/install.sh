@@ -21,7 +21,7 @@ install_main() {
     # The stamp: a key over everything that decides the installation, then a line for each set of extras installed.
     stamp="$VIRTUAL_ENV/.logtrain-installed"
     [ "$(head -n 1 "$stamp" 2>/dev/null)" = "$(install_key "$root")" ] || rm -f "$stamp"
-    if ! grep -qsxF "extras: $extras" "$stamp"; then
+    if ! grep -qs "^extras: ${extras:+$extras\$}" "$stamp"; then  # any line will do for none
         install_package "$root" "$extras"
         [ -e "$stamp" ] || install_key "$root" >"$stamp"  # computed anew: the extension is there now
         echo "extras: $extras" >>"$stamp"
