@@ -1,7 +1,7 @@
-"""Training speed beside transformers' Trainer: `python -m benchmarks.step [--rounds 3] [--json]` (needs the extra "bench").
+"""Training speed beside transformers' Trainer: `python -m benchmarks.step [--rounds 3] [--json]` (extra "bench").
 
-Both train the same tiny Llama on the CPU with 2 threads: the same weights, packed rows, optimizer and clipping, each in a
-process of its own, taking turns; medians over the rounds. Peak memory is the most the process held above what it held
+Both train the same tiny Llama on the CPU with 2 threads: the same weights, packed rows, optimizer and clipping, each in
+a process of its own, taking turns; medians over the rounds. Peak memory is the most the process held above what it held
 before the model. The losses must agree, for a fast wrong step counts for nothing.
 """
 
@@ -63,13 +63,13 @@ def main() -> None:
             print(json.dumps(row))
         return
     print(f"{STEPS} steps, {torch.get_num_threads()} threads, median of {options.rounds} rounds")
-    print(f"{'attention':10} {'library':13} {'tokens/s':>9} {'ratio':>6} {'peak GiB':>9} {'last loss':>10} {'largest difference':>19}")
+    print(f"{'attention':10} {'library':13} {'tokens/s':>8} {'ratio':>6} {'GiB':>6} {'last loss':>10} {'differs':>11}")
     for row in rows:
         theirs = next(r for r in rows if r["attention"] == row["attention"] and r["library"] == "transformers")
         print(
-            f"{row['attention']:10} {row['library']:13} {row['tokens_per_second']:9,.0f} "
-            f"{row['tokens_per_second'] / theirs['tokens_per_second']:6.2f} {row['memory_gib']:9.3f} {row['last_loss']:10.5f} "
-            f"{row['largest_loss_difference']:19.1e}"
+            f"{row['attention']:10} {row['library']:13} {row['tokens_per_second']:8,.0f} "
+            f"{row['tokens_per_second'] / theirs['tokens_per_second']:6.2f} {row['memory_gib']:6.3f} "
+            f"{row['last_loss']:10.5f} {row['largest_loss_difference']:11.1e}"
         )
 
 

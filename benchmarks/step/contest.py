@@ -24,8 +24,8 @@ CONFIG = {
 
 
 class Documents:
-    """Random documents, log-normal with a mean of 111 tokens: a split in memory. Of these a row holds about 18, as many as
-    a row of 8,192 holds of NLPLog's, which average 444.
+    """Random documents, log-normal with a mean of 111 tokens: a split in memory. A row holds about 18 of them, as many
+    as a row of 8,192 holds of NLPLog's, which average 444.
     """
 
     def __init__(self):

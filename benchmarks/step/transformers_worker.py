@@ -1,4 +1,7 @@
-"""The other contestant: transformers' Trainer. usage: python -m benchmarks.step.transformers_worker MODEL_FOLDER document|row"""
+"""The other contestant: transformers' Trainer.
+
+usage: python -m benchmarks.step.transformers_worker MODEL_FOLDER document|row
+"""
 
 import json
 import sys
@@ -13,7 +16,7 @@ from logtrain.metrics import peak_memory_gib
 
 
 class Rows(torch.utils.data.Dataset):
-    """The loader's rows in the Trainer's form: labels in place, shifted by the model itself; positions tell documents."""
+    """The loader's rows in the Trainer's form: labels in place, for the model shifts them; positions tell documents."""
 
     def __init__(self, attention: str):
         config = LoaderConfig(seq_len=SEQ_LEN, rows_per_step=ROWS, rows_per_batch=1, attention=attention)
