@@ -1,6 +1,6 @@
 """Everything the demo needs without a download: log questions and answers, a tokenizer trained on them, a tiny model.
 
-    python launch/demo_data.py OUTPUT [--rows 8000] [--vocab_size 2048] [--seed 1309]
+    python launch/demo_data.py OUTPUT [--rows 6000] [--vocab_size 2048] [--seed 1309]
 
 writes OUTPUT/nlplog.json, a JSON array of `{instruction, log, output, domain}` rows in the shape of NLPLog, and
 OUTPUT/model/, a Hugging Face model folder without weights: the config.json of a tiny Llama (grouped-query attention,
@@ -309,7 +309,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, str]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write log questions and answers, a tokenizer and a tiny model.")
     parser.add_argument("output", type=Path, help="folder to write; files of the same names in it are replaced")
-    parser.add_argument("--rows", type=int, default=8000)
+    parser.add_argument("--rows", type=int, default=6000)
     parser.add_argument("--vocab_size", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=1309)
     options = parser.parse_args()

@@ -61,7 +61,7 @@ def generate(folder, *flags):
 
 
 def test_rows_have_the_shape_of_nlplog(rows):
-    assert len(rows) == 8000
+    assert len(rows) == 6000
     for row in rows:
         assert list(row) == ["instruction", "log", "output", "domain"]
         assert all(isinstance(value, str) and value.strip() for value in row.values())
@@ -82,7 +82,7 @@ def test_every_system_is_asked_every_task(rows):
 
 def test_a_grok_answer_parses_its_own_log_into_the_values_it_names(rows):
     answers = [row for row in rows if row["output"].startswith("I would use this grok pattern")]
-    assert len(answers) > 1000
+    assert len(answers) > 800
     for row in answers:
         pattern = re.search(r"`(.*)`", row["output"])[1]
         names = []
@@ -100,7 +100,7 @@ def test_a_grok_answer_parses_its_own_log_into_the_values_it_names(rows):
 
 def test_a_template_answer_with_its_values_gives_back_its_log(rows):
     answers = [row for row in rows if row["output"].startswith("The template of this log is")]
-    assert len(answers) > 1000
+    assert len(answers) > 800
     for row in answers:
         template = re.search(r"`(.*)`", row["output"])[1]
         values = re.findall(r"^\d+\. \w+ = (\S+) \(", row["output"], re.M)
