@@ -157,8 +157,7 @@ class Loader:
         """Step `step` (0-based, counted over all epochs): the same for the same (seed, step), whatever came before."""
         number, in_epoch = divmod(step, self.steps_per_epoch)
         epoch, size = self.epoch(number), self.config.rows_per_step
-        rows = range(in_epoch * size, min((in_epoch + 1) * size, self.num_rows))
-        window = slice(rows.start, rows.stop)
+        window = slice(in_epoch * size, (in_epoch + 1) * size)
         mine = range(in_epoch * size + self.rank, (in_epoch + 1) * size, self.world_size)
         group = self.config.rows_per_batch
         batches = [self.batch(epoch, mine[i : i + group]) for i in range(0, len(mine), group)]
