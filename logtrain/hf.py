@@ -60,18 +60,10 @@ def read_config(folder: str | Path) -> LlamaConfig:
     for key, (wanted, only) in fixed.items():
         if raw.get(key, wanted) not in (wanted, None):
             refuse(key, raw[key], only)
-    required = (
-        "model_type",
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-    )
-    missing = [key for key in required if raw.get(key) is None]
-    if missing:
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    if missing := [key for key in ("model_type", *sizes) if raw.get(key) is None]:
         raise ValueError(f"{path}: no {', '.join(missing)}; give the config.json of a Llama model")
-    for key in (*required[1:], "num_key_value_heads", "head_dim", "max_position_embeddings"):
+    for key in (*sizes, "num_key_value_heads", "head_dim", "max_position_embeddings"):
         if raw.get(key) is not None and not (isinstance(raw[key], int) and raw[key] > 0):
             raise ValueError(f"{path}: {key} = {json.dumps(raw[key])}; expected a positive integer")
     heads = raw["num_attention_heads"]
@@ -189,6 +181,15 @@ class Weights:
                 f"{self.folder / where[extra[0]]}: unexpected tensor {extra[0]} ({len(extra)} in all); not this Llama"
             )
         self.where = where
+        if config.tied and "lm_head.weight" in where:  # transformers would use it; every row of a head differs
+            head, embedding = (
+                self.files[where[n]].get_slice(n)[:16] for n in ("lm_head.weight", "model.embed_tokens.weight")
+            )
+            if not torch.equal(head, embedding):
+                raise ValueError(
+                    f"{self.folder / where['lm_head.weight']}: lm_head.weight is not the embedding, though config.json "
+                    f"says tie_word_embeddings; set that to false"
+                )
 
     def list_files(self) -> list[str]:
         single, index = "model.safetensors", self.folder / "model.safetensors.index.json"

@@ -370,6 +370,10 @@ DAMAGE = {
         ),
         r"model\.safetensors: unexpected tensor model\.layers\.0\.self_attn\.q_proj\.bias \(1 in all\)",
     ),
+    "a head of its own though tied": (
+        lambda folder: edit_json(folder / "config.json", tie_word_embeddings=True),
+        r"model\.safetensors: lm_head\.weight is not the embedding",
+    ),
     "more layers than the config": (
         lambda folder: edit_json(folder / "config.json", num_hidden_layers=1),
         r"model\.safetensors: unexpected tensor model\.layers\.1\..* \(9 in all\)",
@@ -447,7 +451,13 @@ def test_what_transformers_stores_beside_the_weights_is_no_damage(folder):
     """Old checkpoints hold the rotary frequencies; some tied ones hold the head, which is the embedding."""
     edit_json(folder / "config.json", tie_word_embeddings=True)
     change_tensors(
-        folder, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)})
+        folder,
+        lambda tensors: tensors.update(
+            {
+                "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4),
+                "lm_head.weight": tensors["model.embed_tokens.weight"].clone(),
+            }
+        ),
     )
     assert torch.equal(read_model(folder).head.weight, tensors_in(folder)["model.embed_tokens.weight"])
 
