@@ -115,7 +115,7 @@ def time_raw(file: str, folder: str) -> float:
 def run_prepare(file: Path, tokenizer: Path, output: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "logtrain.prepare", "--input", file, "--tokenizer", tokenizer, "--output", output]
     start, peak = time.perf_counter(), 0
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, process_group=0) as process:
         while process.poll() is None:
             peak = max(peak, resident_bytes(process.pid))
             time.sleep(0.05)
@@ -128,15 +128,15 @@ def run_prepare(file: Path, tokenizer: Path, output: Path) -> dict[str, float]:
     return {"seconds": seconds, "peak_mib": peak / 2**20}
 
 
-def resident_bytes(session: int) -> int:
-    """Of all processes of a session together; pages they share count in each."""
+def resident_bytes(process_group: int) -> int:
+    """Of all processes of the group together; pages they share count in each."""
     pages = 0
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = status.read_text().rpartition(")")[2].split()
         except OSError:  # it has ended since
             continue
-        if int(fields[3]) == session:
+        if int(fields[2]) == process_group:
             pages += int(fields[21])
     return pages * os.sysconf("SC_PAGE_SIZE")
 

@@ -7,7 +7,6 @@ The output depends on the input, the tokenizer and the settings, and on nothing 
 time or the machine. Its manifest holds all three, and a fingerprint of them says whether a folder is up to date.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from logtrain.config import load, run
-from logtrain.data.encode import Framing, encode_all
+from logtrain.data.encode import Framing, Pool
 from logtrain.data.files import BadRow, InputFile
 from logtrain.data.report import Progress, RowCount, make_report, print_report
 from logtrain.data.shards import DOCUMENT, FORMAT_VERSION, ShardWriter, new_folder, read_manifest
@@ -78,17 +77,20 @@ class PrepareConfig:
 def main(argv: list[str]) -> None:
     config = load(PrepareConfig, argv)
     files = [InputFile(path) for path in config.input]
-    manifest = begin_manifest(config, files)
     output = Path(os.path.abspath(config.output))
-    if is_prepared(output, manifest):
+    if (output / "manifest.json").exists():
+        check_same(output, begin_manifest(config, files))
         print(f"{config.output}: already prepared from this input with these settings; nothing to do")
         return
-    describe(manifest)
-    try:
-        with new_folder(output) as folder:
-            report = prepare(config, files, manifest, folder)
-    except OSError as error:
-        raise ValueError(f"{error.filename or output}: {error.strerror}; nothing was left behind") from error
+    num_workers = config.workers or min(len(os.sched_getaffinity(0)), MAX_DEFAULT_WORKERS)
+    with Pool(config.tokenizer, num_workers) as pool:
+        manifest = begin_manifest(config, files)
+        describe(manifest)
+        try:
+            with new_folder(output) as folder:
+                report = prepare(config, files, manifest, folder, pool)
+        except OSError as error:
+            raise ValueError(f"{error.filename or output}: {error.strerror or error}; nothing was left behind") from error
     print_report(report)
 
 
@@ -134,14 +136,12 @@ def deciding(manifest: dict) -> dict:
     }
 
 
-def is_prepared(output: Path, manifest: dict) -> bool:
-    """Raises ValueError for a folder prepared from something else, and says what."""
-    if not (output / "manifest.json").exists():
-        return False
-    there, asked = read_manifest(output), manifest
-    if there["fingerprint"] == asked["fingerprint"]:
-        return True
-    was, now = deciding(there), deciding(asked)
+def check_same(output: Path, manifest: dict) -> None:
+    """Raises ValueError if `output` was prepared from something else than `manifest` says, naming what."""
+    there = read_manifest(output)
+    if there["fingerprint"] == manifest["fingerprint"]:
+        return
+    was, now = deciding(there), deciding(manifest)
     differing = []
     for name in now:
         if name == "input" and was[name] != now[name]:
@@ -163,23 +163,21 @@ def describe(manifest: dict) -> None:
     )
 
 
-def prepare(config: PrepareConfig, files: list[InputFile], manifest: dict, folder: Path) -> dict:
+def prepare(config: PrepareConfig, files: list[InputFile], manifest: dict, folder: Path, pool: Pool) -> dict:
     """Writes the shards, report.json and, last, manifest.json. Returns the report."""
     rows = RowCount([str(file.path) for file in files])
     domains: dict[str, int] = {}
     batches = read_batches(config, files, rows, domains)
     framing = Framing(
-        tokenizer=config.tokenizer,
         bos_id=manifest["tokenizer"]["bos_id"],
         document_end_id=manifest["tokenizer"]["document_end_id"],
         hash_key=str(config.seed).encode(),
     )
-    num_workers = config.workers or min(len(os.sched_getaffinity(0)), MAX_DEFAULT_WORKERS)
     valid_below = np.uint64(config.valid_fraction * 2**64)
     writers = {name: ShardWriter(folder, name, config.shard_tokens) for name in ("train", "valid")}
     hashes = {name: [np.empty(0, np.uint64)] for name in writers}
-    with contextlib.closing(encode_all(batches, framing, num_workers)) as encoded_batches, Progress(files) as progress:
-        for records, encoded in encoded_batches:
+    with Progress(files) as progress:
+        for records, encoded in pool.encode(batches, framing):
             records["length"], records["targets"] = encoded.lengths_D, encoded.lengths_D - 1
             valid_D = encoded.hashes_D < valid_below
             for name, chosen_D in (("train", ~valid_D), ("valid", valid_D)):
@@ -209,7 +207,7 @@ def read_batches(
             if isinstance(document, BadRow):
                 rows.bad(source, document)
                 continue
-            rows.document(source)
+            rows.documents_of[source] += 1
             if rows.num_bad > config.max_bad_rows:
                 continue  # the run has failed; it only reads on to say how many bad rows there are
             origins.append((document.row, source, domains.setdefault(document.domain, len(domains))))

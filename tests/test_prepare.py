@@ -20,7 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from logtrain import prepare
 from logtrain.data import report as reporting
-from logtrain.data.encode import Framing, encode, encode_all
+from logtrain.data.encode import Framing, Pool, encode
 from logtrain.data.pack import pieces
 from logtrain.data.shards import Split
 from logtrain.tokenizer import Tokenizer
@@ -46,12 +46,16 @@ def bytes_tokenizer(tmp_path_factory) -> Path:
 def inline(monkeypatch):
     """Tokenises in this process: the pool has tests of its own, and starting it takes a second."""
 
-    def encode_here(batches, framing: Framing, num_workers: int):
-        tokenizer = Tokenizer.load(framing.tokenizer)
-        for tag, texts in batches:
-            yield tag, encode(texts, tokenizer, framing)
+    class Inline(Pool):
+        def __enter__(self):
+            return self
 
-    monkeypatch.setattr(prepare, "encode_all", encode_here)
+        def encode(self, batches, framing):
+            tokenizer = Tokenizer.load(self._tokenizer)
+            for tag, texts in batches:
+                yield tag, encode(texts, tokenizer, framing)
+
+    monkeypatch.setattr(prepare, "Pool", Inline)
 
 
 def make_rows(num_rows: int, seed: int = 0) -> list[dict]:
@@ -375,12 +379,13 @@ def test_bad_settings(bytes_tokenizer, tmp_path, monkeypatch, flags, message):
 
 
 def test_the_pool_keeps_order_and_content(bytes_tokenizer):
-    framing = Framing(tokenizer=str(bytes_tokenizer), bos_id=BOS, document_end_id=END, hash_key=b"1309")
+    framing = Framing(bos_id=BOS, document_end_id=END, hash_key=b"1309")
     random_ = random.Random(0)
     batches = [(n, [f"{n} " + "x" * random_.choice([0, 10, 300_000]) for _ in range(n % 4)]) for n in range(25)]
     expected = [encode(texts, Tokenizer.load(bytes_tokenizer), framing) for _, texts in batches]
     for num_workers in (1, 3):
-        found = list(encode_all(iter(batches), framing, num_workers))
+        with Pool(str(bytes_tokenizer), num_workers) as pool:
+            found = list(pool.encode(iter(batches), framing))
         assert [tag for tag, _ in found] == list(range(25))
         for (_, encoded), same in zip(found, expected, strict=True):
             assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(encoded, same, strict=True))
@@ -390,7 +395,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(bytes_tokenizer, tmp_path,
     monkeypatch.setattr(prepare, "BATCH_CHARS", 500)
     path = dump(tmp_path / "a.json", make_rows(300))
     prepare.main(arguments(bytes_tokenizer, tmp_path / "here", path, shard_tokens=5000))
-    monkeypatch.setattr(prepare, "encode_all", encode_all)
+    monkeypatch.setattr(prepare, "Pool", Pool)
     for workers in (1, 3):
         prepare.main(arguments(bytes_tokenizer, tmp_path / str(workers), path, shard_tokens=5000, workers=workers))
         assert contents(tmp_path / str(workers)) == contents(tmp_path / "here")

@@ -33,7 +33,6 @@ Tag = TypeVar("Tag")
 class Framing:
     """How a text becomes a document: [BOS] ids [document end]."""
 
-    tokenizer: str
     bos_id: int | None
     document_end_id: int
     hash_key: bytes
@@ -61,54 +60,56 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer, framing: Framing) -> Enco
     return Encoded(np.frombuffer(tokens, np.uint32), np.array(lengths, np.int32), np.frombuffer(hashes, "<u8"))
 
 
-def encode_all(
-    batches: Iterable[tuple[Tag, list[str]]], framing: Framing, num_workers: int
-) -> Iterator[tuple[Tag, Encoded]]:
-    """(tag, texts) in, (tag, encoded texts) out, in order. Close the iterator to end the workers early."""
-    workers: list[_Worker] = []
-    under_way: deque[tuple[Tag, _Worker]] = deque()
+class Pool:
+    """Worker processes, from the start of the `with` block to its end. They load the tokenizer as soon as they run."""
 
-    def oldest() -> tuple[Tag, Encoded]:
-        tag, worker = under_way.popleft()
-        return tag, worker.receive()
+    def __init__(self, tokenizer: str, num_workers: int):
+        self._tokenizer, self._num_workers = tokenizer, num_workers
+        self._workers: list[_Worker] = []
 
-    try:
-        for _ in range(num_workers):
-            workers.append(_Worker(framing))
-        for (tag, texts), worker in zip(batches, itertools.cycle(workers), strict=False):
-            if len(under_way) == IN_FLIGHT * num_workers:
-                yield oldest()
-            worker.send(texts)
-            under_way.append((tag, worker))
-        while under_way:
-            yield oldest()
-    finally:
-        for worker in workers:
+    def __enter__(self) -> "Pool":
+        for _ in range(self._num_workers):
+            self._workers.append(_Worker(self._tokenizer))
+        return self
+
+    def __exit__(self, *_) -> None:
+        for worker in self._workers:
             worker.stop()
+
+    def encode(self, batches: Iterable[tuple[Tag, list[str]]], framing: Framing) -> Iterator[tuple[Tag, Encoded]]:
+        """(tag, texts) in, (tag, encoded texts) out, in order."""
+        under_way: deque[tuple[Tag, _Worker]] = deque()
+        for (tag, texts), worker in zip(batches, itertools.cycle(self._workers), strict=False):
+            if len(under_way) == IN_FLIGHT * self._num_workers:
+                oldest, its_worker = under_way.popleft()
+                yield oldest, its_worker.receive()
+            worker.send((texts, framing))
+            under_way.append((tag, worker))
+        for tag, worker in under_way:
+            yield tag, worker.receive()
 
 
 class _Worker:
     """The parent's side of a process."""
 
-    def __init__(self, framing: Framing):
-        context = multiprocessing.get_context(
-            "spawn"
-        )  # a forked child could hang on a lock of a thread it does not have
+    def __init__(self, tokenizer: str):
+        # Not forked: a child would inherit locks that some thread holds, but not the thread that is to release them.
+        context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, framing), daemon=True)
+        self._process = context.Process(target=_work, args=(theirs, tokenizer), daemon=True)
         self._process.start()
         theirs.close()
 
-    def send(self, texts: list[str]) -> None:
+    def send(self, work: tuple[list[str], Framing]) -> None:
         try:
-            self._connection.send(texts)
-        except (BrokenPipeError, ConnectionResetError):
+            self._connection.send(work)
+        except OSError:
             raise self._death() from None
 
     def receive(self) -> Encoded:
         try:
             return self._connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # OSError: it died in the middle of a message
             raise self._death() from None
 
     def stop(self) -> None:
@@ -123,25 +124,26 @@ class _Worker:
         return ValueError(f"a worker died with exit code {self._process.exitcode}; what it said stands above")
 
 
-def _work(connection: Connection, framing: Framing) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the parent ends us by closing the pipe
+def _work(connection: Connection, tokenizer_folder: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent will end us
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    tokenizer = Tokenizer.load(framing.tokenizer)
-    batches: queue.SimpleQueue[list[str] | None] = queue.SimpleQueue()
-    # Read on a thread: if both sides could be in the middle of a send, each would wait for the other to read.
-    threading.Thread(target=_read, args=(connection, batches), daemon=True).start()
     try:
-        while (texts := batches.get()) is not None:
-            connection.send(encode(texts, tokenizer, framing))
+        tokenizer = Tokenizer.load(tokenizer_folder)
+    except ValueError:
+        return  # the parent loads it too, and says what is wrong
+    received: queue.SimpleQueue[tuple[list[str], Framing] | None] = queue.SimpleQueue()
+    # Read on a thread: if both sides could be in the middle of a send, each would wait for the other to read.
+    threading.Thread(target=_read, args=(connection, received), daemon=True).start()
+    try:
+        while (work := received.get()) is not None:
+            connection.send(encode(work[0], tokenizer, work[1]))
     except (BrokenPipeError, ConnectionResetError):
         pass  # the parent has gone, and nobody wants the rest
 
 
-def _read(connection: Connection, batches: queue.SimpleQueue) -> None:
+def _read(connection: Connection, received: queue.SimpleQueue) -> None:
     try:
         while True:
-            batches.put(connection.recv())
+            received.put(connection.recv())
     except (EOFError, OSError):
-        batches.put(None)
+        received.put(None)

@@ -160,15 +160,15 @@ def array_elements(blocks: Iterator[str]) -> Iterator[object]:
     window = _Window(blocks)
     mark = window.take()
     assert mark == "["
-    if window.peek() == "]":
+    if window.next() == "]":
         mark = window.take()
     while mark != "]":
         yield window.take_value()
         mark = window.take()
         if mark not in ("]", ","):
             raise ValueError(f"not JSON: {mark!r} where , or ] belongs" if mark else "the array is cut short")
-    if window.peek():
-        raise ValueError(f"not JSON: {window.peek()!r} after the end of the array")
+    if window.next():
+        raise ValueError(f"not JSON: {window.next()!r} after the end of the array")
 
 
 def reason(error: Exception, start: int = 0) -> str:
@@ -181,26 +181,26 @@ def reason(error: Exception, start: int = 0) -> str:
 class _Window:
     """The part of the text in hand, and a position in it. It at least doubles when it grows, so retries stay linear."""
 
-    SPACE = re.compile(r"[ \t\r\n]*")
+    MARK = re.compile(r"[ \t\r\n]*(.?)[ \t\r\n]*", re.DOTALL)
 
     def __init__(self, blocks: Iterator[str]):
         self._blocks, self._text, self._at = blocks, "", 0
         self._decode = json.JSONDecoder().raw_decode
 
-    def peek(self) -> str:
-        """The next character that is not space; "" at the end of the file."""
-        while True:
-            self._at = self.SPACE.match(self._text, self._at).end()
-            if self._at < len(self._text) or not self._grow():
-                return self._text[self._at : self._at + 1]
+    def next(self) -> str:
+        """The character at the position; "" at the end of the file."""
+        return self._text[self._at : self._at + 1]
 
     def take(self) -> str:
-        mark = self.peek()
-        self._at += len(mark)
-        return mark
+        """Moves past a character and the space around it; "" at the end of the file."""
+        while True:
+            match = self.MARK.match(self._text, self._at)
+            if match.end() < len(self._text) or not self._grow():  # the space may go on beyond the window
+                self._at = match.end()
+                return match[1]
 
     def take_value(self) -> object:
-        self.peek()
+        """Moves past a JSON value, which begins right at the position."""
         while True:
             try:
                 value, end = self._decode(self._text, self._at)

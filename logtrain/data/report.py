@@ -40,20 +40,17 @@ class RowCount:
     """The reader's side of the account."""
 
     def __init__(self, paths: list[str]):
-        self.sources = [{"path": path, "read": 0, "bad": 0, "documents": 0} for path in paths]
-        self.bad_rows: list[dict] = []
+        self.paths = paths
+        self.documents_of = [0] * len(paths)
+        self.bad_of = [0] * len(paths)
         self.num_bad = 0
-
-    def document(self, source: int) -> None:
-        self.sources[source]["read"] += 1
-        self.sources[source]["documents"] += 1
+        self.bad_rows: list[dict] = []
 
     def bad(self, source: int, bad: BadRow) -> None:
-        self.sources[source]["read"] += 1
-        self.sources[source]["bad"] += 1
+        self.bad_of[source] += 1
         self.num_bad += 1
         if len(self.bad_rows) < MAX_BAD_ROWS_LISTED:
-            self.bad_rows.append({"path": self.sources[source]["path"], "row": bad.row, "reason": str(bad)})
+            self.bad_rows.append({"path": self.paths[source], "row": bad.row, "reason": str(bad)})
 
 
 def make_report(folder: Path, manifest: dict, hashes: dict[str, np.ndarray], rows: RowCount) -> dict:
@@ -75,12 +72,16 @@ def make_report(folder: Path, manifest: dict, hashes: dict[str, np.ndarray], row
                 domains.setdefault(domain, {})[name] = {count: int(by_domain[count][i]) for count in COUNTS}
         splits[name] = {count: int(column_D.sum()) for count, column_D in zip(COUNTS, columns, strict=True)}
         splits[name]["packed"] = packing(split.lengths, seq_len, seed)
+    sources = [
+        {"path": path, "read": documents + bad, "bad": bad, "documents": documents}
+        for path, documents, bad in zip(rows.paths, rows.documents_of, rows.bad_of, strict=True)
+    ]
     report = {
-        "rows": {key: sum(source[key] for source in rows.sources) for key in ("read", "bad", "documents")},
+        "rows": {key: sum(source[key] for source in sources) for key in ("read", "bad", "documents")},
         "total": {count: sum(split[count] for split in splits.values()) for count in COUNTS},
         "splits": splits,
         "domains": domains,
-        "sources": rows.sources,
+        "sources": sources,
         "bad_rows": rows.bad_rows,
     }
     assert report["rows"]["documents"] == report["total"]["documents"], "a document read was not written"

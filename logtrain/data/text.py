@@ -45,16 +45,23 @@ def documents(
     row = -1
     for row, value in file.rows(text_chars):
         try:
-            text, domain = row_document(value, format, ignore_columns) if file.is_json else (value, "")
+            text, domain = row_document(value, format, ignore_columns) if file.is_json else text_document(value)
             domain = domain or file.stem
-            check_text(text)
-            check_text(domain)
+            if not (text.isascii() and domain.isascii()):
+                check_encodes(text)
+                check_encodes(domain)
             yield Document(row, text, domain)
         except BadRow as bad:
             bad.row = row
             yield bad
     if row < 0:
         yield BadRow("the file holds no row", 0)
+
+
+def text_document(text: str) -> tuple[str, str]:
+    if text.isspace():
+        raise BadRow("empty")
+    return text, ""
 
 
 def row_document(row: object, format: Format, ignore_columns: Collection[str] = ()) -> tuple[str, str]:
@@ -85,25 +92,21 @@ def row_document(row: object, format: Format, ignore_columns: Collection[str] = 
 def string(row: dict, name: str, required: bool = True) -> str:
     """A column's text, "" if it is blank or absent and not required."""
     value = row.get(name)
+    if isinstance(value, str) and value and not value.isspace():
+        return value
     if value is not None and not isinstance(value, str):
         raise BadRow(f'"{name}" is {json_type(value)}, not a string')
-    if value is None or not value.strip():
-        if required:
-            raise BadRow(f'no "{name}"' if value is None else f'"{name}" is empty')
-        return ""
-    return value
+    if required:
+        raise BadRow(f'no "{name}"' if value is None else f'"{name}" is empty')
+    return ""
 
 
 def json_type(value: object) -> str:
     return JSON_TYPES.get(type(value), "null")
 
 
-def check_text(text: str) -> None:
-    """Raises BadRow for blank text and for what has no UTF-8 form: bytes that were none, half a pair from \\u."""
-    if not text.strip():
-        raise BadRow("empty")
-    if text.isascii():  # a look at a flag
-        return
+def check_encodes(text: str) -> None:
+    """Raises BadRow for what has no UTF-8 form: bytes that were none in the file, half a surrogate pair from \\u."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
