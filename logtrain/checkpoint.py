@@ -15,6 +15,7 @@ import os
 import shutil
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import orjson
@@ -36,9 +37,8 @@ class Checkpoints:
         """`keep`: how many of the newest stay; 0 keeps all."""
         self.folder, self.keep = folder, keep
         self.is_main = dist.get_rank() == 0
-        self.group = dist.new_group(
-            backend="gloo"
-        )  # the writing thread's own: its messages must not meet the training's
+        # The writing thread's own: its messages must not meet the training's, and disks may be slow.
+        self.group = dist.new_group(backend="gloo", timeout=timedelta(hours=4))
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self.writing: Future | None = None
 
@@ -83,13 +83,14 @@ class Checkpoints:
             file.write(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
             file.flush()
             os.fsync(file.fileno())
+        sync_folder(aside)
         os.rename(aside, self.folder / name)
         sync_folder(self.folder)
         if self.keep:
             for old in self.complete()[: -self.keep]:
                 doomed = self.folder / f".{old.name}.partial"
                 os.rename(old, doomed)  # a kill between the two leaves no half checkpoint under its name
-                shutil.rmtree(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)  # what is still being read goes at the next start
 
     def wait(self) -> None:
         """Until the save under way is complete on this rank; its error, if any, is raised here."""

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 import torch
@@ -59,7 +60,7 @@ class World:
         )
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.is_main = self.rank == 0
-        self.control = dist.new_group(backend="gloo")
+        self.control = dist.new_group(backend="gloo", timeout=timedelta(hours=4))  # rank 0 may write to a slow disk
 
     def mesh(self, config: ParallelConfig) -> DeviceMesh:
         """One axis "shard", or two ("replica", "shard") for HSDP."""
@@ -101,7 +102,7 @@ class StopSignal:
 
     def catch(self, number: int, _frame: object) -> None:
         if number == signal.SIGINT and self.flag and time.monotonic() - self.first > 1:
-            raise KeyboardInterrupt
+            os._exit(130)  # an exception would wait for the save under way
         self.flag, self.first = 1, self.first or time.monotonic()
 
     def requested(self, also: bool = False) -> bool:
@@ -134,10 +135,9 @@ def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype:
     Master weights, gradients and optimizer state are fp32 shards; gathered weights and activations have
     `compute_dtype`.
     """
-    mixed = compute_dtype != torch.float32
     policy = MixedPrecisionPolicy(
-        param_dtype=compute_dtype if mixed else None,
-        reduce_dtype=getattr(torch, config.reduce_dtype) if mixed else None,
+        param_dtype=compute_dtype,
+        reduce_dtype=getattr(torch, config.reduce_dtype),
         cast_forward_inputs=False,  # the rotary tables stay fp32
     )
     for block in model.blocks:

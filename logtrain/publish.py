@@ -1,11 +1,13 @@
 """A trained model into a Hugging Face folder, read back and compared with the live one before anyone relies on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+import os
+import shutil
 from pathlib import Path
 
 import orjson
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from logtrain import hf
 from logtrain.data.loader import Loader
@@ -26,34 +28,46 @@ def publish(
     read_back: Callable[[hf.Weights], Llama],
     check: Loader,
 ) -> dict:
-    """Write `model` to `folder` and compare: -> {"live_loss", "exported_loss", "difference", "dtype"}, also in
-    `<folder>.json` beside it.
+    """Write `model` aside, read it back, compare, and only then name it `folder`: -> {"live_loss", "exported_loss",
+    "difference", "dtype"}, also in `<folder>.json` beside it. An older `folder` gives way.
 
     Every rank calls it. `source` is the folder of the model's config.json, `read_back` builds a model from the
     written weights, `check` gives the fixed batch (its first step). Raises ValueError if the two losses differ by
     more than TOLERANCE.
     """
+    aside = folder.with_name(f".{folder.name}.partial")
     if world.is_main:
-        hf.save(folder, model.config, full_tensors(model), dtype, source=source, tokenizer_files=tokenizer_files)
+        shutil.rmtree(aside, ignore_errors=True)
+        tensors = in_step(full_tensors(model), world)
+        hf.save(aside, model.config, tensors, dtype, source=source, tokenizer_files=tokenizer_files)
     else:
-        for _ in full_tensors(model):  # gathering takes every rank
+        for _ in in_step(full_tensors(model), world):  # gathering takes every rank
             pass
     torch.distributed.barrier(world.control)
     live = loss_on(model, check, world)
-    exported = loss_on(read_back(hf.Weights(folder, hf.read_config(folder))), check, world)
+    exported = loss_on(read_back(hf.Weights(aside, hf.read_config(aside))), check, world)
     result = {
         "live_loss": live,
         "exported_loss": exported,
         "difference": exported - live,
         "dtype": str(dtype).removeprefix("torch."),
     }
-    if world.is_main:
-        folder.with_name(f"{folder.name}.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
     if not abs(exported - live) <= TOLERANCE * abs(live):
-        raise ValueError(
-            f"{folder}: reads back with loss {exported:.6f}, the live model has {live:.6f}: do not use this export"
-        )
+        raise ValueError(f"{aside}: reads back with loss {exported:.6f}, the live model has {live:.6f}: not exported")
+    if world.is_main:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(aside, folder)
+        folder.with_name(f"{folder.name}.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
     return result
+
+
+def in_step(tensors: Iterable[tuple[str, Tensor]], world: World) -> Iterator[tuple[str, Tensor]]:
+    """No rank gathers the next tensor before rank 0 has dealt with this one: queued all at once on a GPU, gatherings
+    that wait for a slow disk time out (NCCL: 10 minutes).
+    """
+    for tensor in tensors:
+        yield tensor
+        torch.distributed.barrier(world.control)
 
 
 @torch.no_grad()
