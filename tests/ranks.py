@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +10,17 @@ from typing import Any
 import torch
 from program import SERVER, free_world
 
+PATIENCE = 120.0  # seconds for an answer; a rank that waits for another that has left gives none
+
 
 class Ranks:
     def __init__(self, count: int):
+        self.count = count
+        self.start()
+
+    def start(self) -> None:
         self.pipes, self.processes = [], []
-        for _ in range(count):
+        for _ in range(self.count):
             ours, theirs = SERVER.Pipe()
             process = SERVER.Process(target=serve, args=(theirs,), daemon=True)
             process.start()
@@ -26,7 +33,13 @@ class Ranks:
         """
         for env, pipe in zip(free_world(size), self.pipes, strict=False):
             pipe.send((env, function, args))
-        answers = [pipe.recv() for pipe in self.pipes[:size]]
+        answers, end = [], time.monotonic() + PATIENCE
+        for rank, pipe in enumerate(self.pipes[:size]):
+            if not pipe.poll(max(0, end - time.monotonic())):
+                self.close()
+                self.start()  # for the next test
+                raise AssertionError(f"rank {rank} of {size} gave no answer in {PATIENCE} s; before it: {answers}")
+            answers.append(pipe.recv())
         for rank, (ok, value) in enumerate(answers):
             assert ok, f"rank {rank} of {size}:\n{value}"
         return [value for _, value in answers]
