@@ -8,7 +8,10 @@ import numpy as np
 import tokenizers
 import torch
 
+from logtrain import hf
 from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter
+from logtrain.model import Llama
+from logtrain.parallel import materialize
 from logtrain.tokenizer import Tokenizer
 
 LLAMA3_ROPE = {
@@ -47,6 +50,21 @@ def write_model(folder: Path, *, weights: bool = True, **changes) -> Path:
         config.save_pretrained(folder)
     write_tokenizer(folder, settings["vocab_size"])
     return folder
+
+
+def read_model(folder: Path) -> Llama:
+    """The model of a Hugging Face folder, whole, on the CPU."""
+    config = hf.read_config(folder)
+    with torch.device("meta"):
+        llama = Llama(config)
+    materialize(llama, torch.device("cpu"), hf.Weights(folder, config).rows)
+    return llama
+
+
+def edit_json(path: Path, **changes) -> None:
+    """Set keys of a JSON file; None removes one."""
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
 def write_tokenizer(folder: Path, vocab_size: int) -> Path:

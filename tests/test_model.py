@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from synthetic import LLAMA3_ROPE, write_model
+from synthetic import LLAMA3_ROPE, read_model, write_model
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,11 +29,6 @@ TINY = LlamaConfig(
     max_positions=512,
     tied=False,
 )
-
-
-def load(folder: Path) -> Llama:
-    config = hf.read_config(folder)
-    return build(config, hf.Weights(folder, config).rows)
 
 
 def build(config: LlamaConfig, rows) -> Llama:
@@ -83,7 +78,7 @@ def assert_same_logits(folder: Path, lengths: list[int]) -> None:
     theirs = load_transformers(folder)
     documents = random_documents(lengths, theirs.config.vocab_size)
     tokens, _, *row = packed(documents)
-    ours = load(folder)(tokens, None, *row)
+    ours = read_model(folder)(tokens, None, *row)
     expected = torch.cat([theirs(document[None]).logits[0] for document in documents])
     assert ours.dtype == torch.float32
     assert (ours - expected).abs().max() <= 2e-5 * expected.abs().max()
@@ -124,7 +119,7 @@ def test_stories260k_tells_the_same_story(shared):
     assert len(set(story.tolist())) > 50  # a story, not one word for ever
     tokens, _, *row = packed([story[:-1]])
     with torch.no_grad():
-        assert torch.equal(load(folder)(tokens, None, *row).argmax(-1), story[1:])
+        assert torch.equal(read_model(folder)(tokens, None, *row).argmax(-1), story[1:])
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
@@ -137,7 +132,7 @@ def test_loss_and_gradients_are_those_of_transformers(tmp_path, tied):
         expected = expected + F.cross_entropy(logits[:-1], document[1:], reduction="sum")
     expected.backward()
 
-    ours = load(tmp_path)
+    ours = read_model(tmp_path)
     loss, by_name = gradients(ours, *packed(documents))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     published = dict(hf.split_parts(ours.config, by_name.items()))

@@ -1,0 +1,33 @@
+"""When an operation is right: in the output and in every gradient, its error against fp64 is at most twice PyTorch's
+own in the same dtype (and a few roundings of fp32, where PyTorch's happens to be none).
+"""
+
+import pytest
+import torch
+
+FEW_ROUNDINGS = 4 * torch.finfo(torch.float32).eps
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+
+
+def values_and_gradients(function, inputs, dtype):
+    """Outputs, then the gradient of each input, for one fixed random gradient of the outputs."""
+    leaves = [x.detach().clone().to(dtype).requires_grad_() for x in inputs]
+    outputs = function(*leaves)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(y.shape, generator=generator).bfloat16().to(y.dtype) for y in outputs]  # exact in all
+    torch.autograd.backward(outputs, weights)
+    return [*(y.detach() for y in outputs), *(x.grad for x in leaves)]
+
+
+def assert_right(ours, pytorch, exact, inputs, dtype, slack=FEW_ROUNDINGS):
+    inputs = [x.to(dtype) for x in inputs]  # all three see the same rounded numbers
+    results = [
+        values_and_gradients(*call)
+        for call in ((ours, inputs, dtype), (pytorch, inputs, dtype), (exact, inputs, torch.float64))
+    ]
+    for i, (mine, theirs, truth) in enumerate(zip(*results, strict=True)):
+        assert (mine.shape, mine.dtype) == (truth.shape, theirs.dtype)
+        allowed = 2 * (theirs.double() - truth).abs().max() + slack * truth.abs().max()
+        error = (mine.double() - truth).abs().max()
+        assert error <= allowed, f"result {i}: error {error:.2e}, allowed {allowed:.2e}"
