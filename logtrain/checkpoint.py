@@ -12,6 +12,8 @@ a pure function of the step (learning rate, rows, random numbers), so the state 
 """
 
 import os
+import pickle
+import platform
 import shutil
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +28,17 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 FACTS = "checkpoint.json"
+INDEX = ".metadata"  # DCP's own, a pickle; `IndexReader` says what may be in it
+INDEX_MAY_NAME = {
+    "torch": {"Size", *(str(t).removeprefix("torch.") for t in vars(torch).values() if isinstance(t, torch.dtype))},
+    "torch.serialization": {"_get_layout"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.metadata": {
+        *("Metadata", "MetadataIndex", "StorageMeta", "TensorStorageMetadata", "BytesStorageMetadata"),
+        *("ChunkStorageMetadata", "TensorProperties", "_MEM_FORMAT_ENCODING"),
+    },
+    "pathlib": {"PosixPath"},
+}
 
 
 class Checkpoints:
@@ -49,6 +62,10 @@ class Checkpoints:
             for left in self.folder.glob(".*.partial"):
                 shutil.rmtree(left)
         dist.barrier(self.group)
+        if not self.folder.is_dir():
+            raise ValueError(
+                f"{self.folder}: not there on {platform.node()}; --runs must lie on a disk all nodes share"
+            )
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
         """Begin to write `step-<step>`; waits only for the copy to host memory and for an earlier save still being
@@ -205,7 +222,23 @@ def find_damage(path: Path, expected: dict[str, dict]) -> str | None:
         if (size := (path / name).stat().st_size) != fact["bytes"]:
             return f"{name} has {size} bytes instead of {fact['bytes']}"
     found = checksums(path)
-    return next((f"{name} has another checksum" for name in expected if found[name] != expected[name]), None)
+    if changed := [name for name in expected if found[name] != expected[name]]:
+        return f"{changed[0]} has another checksum"
+    try:
+        with open(path / INDEX, "rb") as file:
+            IndexReader(file).load()
+    except Exception as error:  # whatever a damaged pickle comes to
+        return f"{INDEX}: {error}"
+    return None
+
+
+class IndexReader(pickle.Unpickler):
+    """Reads DCP's index before DCP does, and refuses one that would run anything: checkpoints may come from others."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if name not in INDEX_MAY_NAME.get(module, ()):
+            raise pickle.UnpicklingError(f"names {module}.{name}, which no checkpoint holds")
+        return super().find_class(module, name)
 
 
 def reason(error: Exception) -> str:

@@ -2,13 +2,14 @@
 where one device is too small.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from logtrain.checkpoint import Checkpoints
 from logtrain.config import load, run
 from logtrain.job import Job, JobConfig
+from logtrain.parallel import ParallelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"{output}: exists already; choose another --output")
     if not (folder / "config.toml").exists():
         raise ValueError(f"{folder}: not a run (no config.toml)")
-    job = Job(load(JobConfig, [str(folder / "config.toml")]))
+    job = Job(replace(load(JobConfig, [str(folder / "config.toml")]), parallel=ParallelConfig()))  # on any ranks
     checkpoints = Checkpoints(folder / "checkpoints")
     path = checkpoints.at(config.step)
     model = job.build(None)

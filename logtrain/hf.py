@@ -1,12 +1,10 @@
 """Models in the Hugging Face layout: config.json as transformers 4 and 5 write it, safetensors in one file or many.
 
 Reading: `Weights.rows` returns any rows of any of our matrices from the byte ranges that hold them, so that a rank
-touches only what it owns. Writing: `save` streams full tensors into files of at most 5 GB beside an index, aside
-first, and renames the folder when it is complete.
+touches only what it owns. Writing: `save` streams full tensors into files of at most 5 GB beside an index.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
@@ -256,35 +254,32 @@ def save(
 
     `tensors`: our names and full tensors in `published` order, taken one at a time. `source`: the folder whose
     config.json (and generation_config.json) the model came from; only the dtype in it changes. An older `folder`
-    gives way when the new one is complete.
+    is replaced, and not whole before the end: `publish` gives it its name.
     """
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     files, pending, total = plan_files(config, dtype), {}, 0
     for name, tensor in split_parts(config, tensors):
         if pending and files[name] != files[next(iter(pending))]:
-            write(pending, aside / files[next(iter(pending))])
+            write(pending, folder / files[next(iter(pending))])
             pending = {}
         pending[name] = tensor.to("cpu", dtype, copy=True).contiguous()
         total += pending[name].nbytes
-    write(pending, aside / files[next(iter(pending))])
+    write(pending, folder / files[next(iter(pending))])
     if len(set(files.values())) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": files}
-        (aside / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
     raw = read_json(source / "config.json")
     raw["dtype" if "dtype" in raw else "torch_dtype"] = str(dtype).removeprefix("torch.")
-    (aside / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
     generation = source / "generation_config.json"
     if generation.exists():
-        shutil.copy(generation, aside)
+        shutil.copy(generation, folder)
     else:
         ids = {key: raw[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if raw.get(key) is not None}
-        (aside / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
+        (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
     for file in tokenizer_files:
-        shutil.copy(file, aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
+        shutil.copy(file, folder)
 
 
 def write(tensors: dict[str, Tensor], path: Path) -> None:

@@ -2,8 +2,9 @@
 than their defaults.
 """
 
+import os
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import disk_usage
 from typing import Literal
@@ -59,7 +60,7 @@ class JobConfig:
 
 
 MAY_CHANGE = (  # by a resumed run: the losses do not depend on them beyond rounding
-    *("resume", "runs", "valid", "recompute", "dtype", "export_dtype", "parallel", "loader.rows_per_batch"),
+    *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "parallel", "loader.rows_per_batch"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
 )
 
@@ -68,23 +69,36 @@ class Job:
     """The parts of a run on this rank. Every rank makes one, from the same config."""
 
     def __init__(self, config: JobConfig):
-        self.config = config
+        config = self.config = replace(config, model=os.path.abspath(config.model), data=os.path.abspath(config.data))
         self.world = World()
         self.source = Path(config.model)
         self.llama = hf.read_config(self.source)
         self.folder = Path(config.runs) / config.name
         self.dtype = self.resolve_dtype(config.dtype)
+        self.check_device()
         self.mesh = self.world.mesh(config.parallel)
         split = Split.open(config.data, "train", verify=self.world.local_rank == 0)
         self.tokenizer = self.check_data(split)
         self.fingerprint = split.manifest["fingerprint"]
-        self.train_loader = self.loader(split, config.loader.rows_per_step)
+        self.train_split = split
         self.valid_loaders = {name: self.loader(split) for name, split in self.valid_splits(split).items()}
 
     def resolve_dtype(self, name: str) -> torch.dtype:
         if name == "auto":
             return torch.bfloat16 if self.world.device.type == "cuda" else torch.float32
         return getattr(torch, name)
+
+    def check_device(self) -> None:
+        """What attention on a GPU asks for, before anything large is loaded."""
+        if self.world.device.type != "cuda":
+            return
+        if self.dtype == torch.float32:
+            raise ValueError("dtype = float32: attention on GPUs computes in bfloat16; set dtype to bfloat16 or auto")
+        if self.llama.head_dim % 8 or self.llama.head_dim > 256:
+            raise ValueError(f"{self.source}: heads of size {self.llama.head_dim}; on GPUs a multiple of 8 up to 256")
+        if torch.cuda.get_device_capability(self.world.device) < (8, 0):
+            name = torch.cuda.get_device_name(self.world.device)
+            raise ValueError(f"{name}: attention needs an Ampere GPU (A100) or a newer one")
 
     # ---- data
 
@@ -105,12 +119,14 @@ class Job:
             raise ValueError(
                 f"loader.seq_len = {seq_len}, but {data} was prepared for {prepared}; set one to the other"
             )
-        tokenizer = Tokenizer.load(facts["path"])
+        has_own = any((self.source / name).exists() for name in ("tokenizer.json", "tokenizer.model"))
+        own = str(self.source) if has_own else facts["path"]
+        tokenizer = Tokenizer.load(own)
         if tokenizer.sha256 != facts["sha256"]:
-            raise ValueError(f"{facts['path']}: the tokenizer has changed since {data} was prepared; prepare it again")
-        if (self.source / "tokenizer.json").exists() and Tokenizer.load(self.source).sha256 != facts["sha256"]:
             raise ValueError(
-                f"{data}: was prepared with another tokenizer than that of {model}; prepare it with --tokenizer {model}"
+                f"{own}: the tokenizer has changed since {data} was prepared; prepare it again"
+                if own == facts["path"]
+                else f"{data}: was prepared with another tokenizer than that of {model}; prepare it with --tokenizer {model}"
             )
         return tokenizer
 
@@ -167,6 +183,7 @@ class Job:
 
     def run(self) -> int:
         """Train, or go on training, and export; -> exit status."""
+        self.train_loader = self.loader(self.train_split, self.config.loader.rows_per_step)
         config, rows = self.config, self.initial_rows()
         resume = config.resume == "auto"
         with claim(self.folder, config, resume, MAY_CHANGE) if self.world.is_main else nullcontext():
@@ -183,6 +200,7 @@ class Job:
             self.check_space(len(checkpoints.complete()))
         newest = world.from_main(next(reversed(checkpoints.complete()), None))
         model = self.build(None if newest else rows)
+        torch.distributed.barrier(world.control)  # disks differ; NCCL's clock must not start before all have loaded
         optimizer = adamw(model, config.optim)
         state = checkpoints.load(newest, model, optimizer) if newest else self.first_state()
         if state["data"] != self.fingerprint:
@@ -246,5 +264,5 @@ class Job:
             source=self.source,
             tokenizer_files=self.tokenizer.files,
             read_back=lambda weights: self.build(weights.rows),
-            check=next(iter(self.valid_loaders.values()), self.train_loader),
+            check=next(iter(self.valid_loaders.values()), None) or self.loader(self.train_split),
         )

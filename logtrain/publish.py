@@ -1,8 +1,8 @@
 """A trained model into a Hugging Face folder, read back and compared with the live one before anyone relies on it."""
 
-from collections.abc import Callable, Iterable, Iterator
 import os
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import orjson

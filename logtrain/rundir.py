@@ -26,7 +26,8 @@ def claim(folder: Path, config: Any, resume: bool, may_change: Collection[str]) 
     the process ends, however it ends. Raises ValueError when the folder holds another run, or another process is in it.
     """
     file = folder / "config.toml"
-    if file.exists() and not resume:
+    begun = (folder / "metrics.jsonl").exists()  # a start that was refused leaves its config alone
+    if begun and not resume:
         raise ValueError(
             f"{folder}: holds a run already; --resume auto goes on with it, another --name starts a new one"
         )
@@ -38,7 +39,7 @@ def claim(folder: Path, config: Any, resume: bool, may_change: Collection[str]) 
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ValueError(f"{folder}: in use by another process; wait for it or choose another --name") from None
-    if file.exists():
+    if begun:
         refuse_changes(file, config, may_change)
     aside = file.with_suffix(".partial")
     aside.write_text(configs.dump(config))

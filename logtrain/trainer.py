@@ -51,7 +51,12 @@ class TrainerConfig:
                 raise ValueError(f"trainer.{name} = {getattr(self, name)} must not be negative")
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        return min(self.max_steps or self.epochs * steps_per_epoch, self.epochs * steps_per_epoch)
+        most = self.epochs * steps_per_epoch
+        if self.max_steps > most:
+            raise ValueError(
+                f"trainer.max_steps = {self.max_steps}, but {self.epochs} epochs have {most}; raise trainer.epochs"
+            )
+        return self.max_steps or most
 
 
 class Trainer:
@@ -125,9 +130,10 @@ class Trainer:
         number, epoch_length = self.state["step"], self.train.steps_per_epoch
         done = number == self.total_steps
         saving = done or stopping or number % (self.config.save_every or epoch_length) == 0
-        if saving or number % self.config.log_every == 0:
-            self.log()  # before a save: what has diverged is not saved
-        if done or number % (self.config.valid_every or epoch_length) == 0:
+        validating = done or number % (self.config.valid_every or epoch_length) == 0
+        if saving or validating or number % self.config.log_every == 0:
+            self.log()  # first: what has diverged is not saved, and the clock of training stops with the device idle
+        if validating:
             self.validate()
         if saving:
             self.save()

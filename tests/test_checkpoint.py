@@ -5,6 +5,7 @@ the checkpoints beside it stay as they were.
 import errno
 import json
 import os
+import pickle
 import resource
 import shutil
 from collections.abc import Callable
@@ -266,3 +267,21 @@ def test_export_refuses_what_is_not_there(run, tmp_path, flags: list[str], messa
     assert program.wait() == [2]
     assert program.output.read_text().startswith("error: ")
     assert program.output.read_text().endswith(f"{message}\n")
+
+
+class Opens:
+    """Pickles to a call that leaves a file behind."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_an_index_that_would_run_something_is_refused_unread(tmp_path):
+    trace = tmp_path / "trace"
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Opens(trace)))
+    damage = checkpoint.find_damage(tmp_path, checkpoint.checksums(tmp_path))
+    assert "open, which no checkpoint holds" in damage
+    assert not trace.exists()

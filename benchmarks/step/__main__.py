@@ -58,6 +58,8 @@ def main() -> None:
                 "largest_loss_difference": max(abs(a - b) for a, b in zip(ours, rounds[0]["losses"], strict=True)),
             }
         )
+    if (worst := max(row["largest_loss_difference"] for row in rows)) > 1e-3:
+        raise SystemExit(f"the losses differ by {worst}: not the same training")
     if options.json:
         for row in rows:
             print(json.dumps(row))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 IGNORE = -100  # the label of a token that has no target
-CHUNK_LOGITS = 2048 * 128_256  # logits alive at once: 1 GiB in fp32; 2,048 tokens keep Llama-3's head GEMM efficient
+CHUNK_LOGITS = 2048 * 128_256  # logits of a chunk: 1 GiB in fp32; 2,048 tokens keep Llama-3's head GEMM efficient
 
 
 def linear_cross_entropy_reference(x_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class LoaderConfig:
     rows_per_batch: int = 1
     """Packed rows a rank puts through the model at once (a micro-batch)."""
     attention: Literal["document", "row"] = "document"
-    """document: a token sees only its own document. row: one causal mask over the whole row, as trainers do that pack
+    """document: a token sees only its own document. row: one causal mask over the whole row, as in trainers that pack
     without a mask.
     """
 
