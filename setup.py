@@ -21,11 +21,8 @@ RUN_TIME = [
 ]
 
 EXTRAS = {
-    "flash": ["flash-attn>=2.7"],  # an optional attention backend; needs nvcc to build
-    "bench": ["transformers>=5.0", "accelerate>=1.1", "liger-kernel>=0.6"],  # what we compare ourselves with
-    "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "transformers>=5.0", "peft>=0.18"],  # last two: oracles
-    "track": ["tensorboard>=2.18", "wandb>=0.19", "mlflow>=3.0"],
-    "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
+    "bench": ["transformers>=5.0", "accelerate>=1.1"],  # what we compare ourselves with
+    "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "transformers>=5.0"],  # the last is the oracle
 }
 
 

@@ -79,6 +79,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             raise
         who = "" if rank == "0" else f"rank {rank}: "
         print(f"{who}error: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
+        if "RANK" in os.environ:
+            os._exit(2)  # at once: an orderly end waits for collectives of ranks that are gone, and NCCL complains
         sys.exit(2)
 
 

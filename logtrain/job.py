@@ -122,11 +122,11 @@ class Job:
         has_own = any((self.source / name).exists() for name in ("tokenizer.json", "tokenizer.model"))
         own = str(self.source) if has_own else facts["path"]
         tokenizer = Tokenizer.load(own)
+        if tokenizer.sha256 != facts["sha256"] and own == facts["path"]:
+            raise ValueError(f"{own}: the tokenizer has changed since {data} was prepared; prepare it again")
         if tokenizer.sha256 != facts["sha256"]:
             raise ValueError(
-                f"{own}: the tokenizer has changed since {data} was prepared; prepare it again"
-                if own == facts["path"]
-                else f"{data}: was prepared with another tokenizer than that of {model}; prepare it with --tokenizer {model}"
+                f"{data}: was prepared with another tokenizer than that of {own}; prepare it with --tokenizer {own}"
             )
         return tokenizer
 
@@ -188,7 +188,11 @@ class Job:
         resume = config.resume == "auto"
         with claim(self.folder, config, resume, MAY_CHANGE) if self.world.is_main else nullcontext():
             torch.distributed.barrier(self.world.control)
-            status = self.train(rows)
+            try:
+                status = self.train(rows)
+            except torch.OutOfMemoryError as error:
+                remedy = "lower loader.rows_per_batch, or set recompute to selective or full"
+                raise ValueError(f"{torch.cuda.get_device_name()}: out of memory; {remedy}") from error
         self.world.close()
         return status
 
