@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a Python environment that holds logtrain and activates it. The scripts beside it source it:
 #
-#     . launch/install.sh EXTRAS        as in setup.py: test or bench,track or "" for none
+#     . launch/install.sh EXTRAS        as in setup.py: test or bench,test or "" for none
 #
 # An active virtual environment is used as it is; without one, .venv beside setup.py is made. A second call is instant
 # as long as nothing that decides the installation has changed. On failure it exits, with one line that says why.

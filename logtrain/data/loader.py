@@ -35,7 +35,7 @@ class LoaderConfig:
     """Packed rows a rank puts through the model at once (a micro-batch)."""
     attention: Literal["document", "row"] = "document"
     """document: a token sees only its own document. row: one causal mask over the whole row, as in trainers that pack
-    without a mask.
+    without a mask; the first token of a document is no target in either.
     """
 
     def __post_init__(self):
