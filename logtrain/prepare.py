@@ -90,7 +90,8 @@ def main(argv: list[str]) -> None:
             with new_folder(output) as folder:
                 report = prepare(config, files, manifest, folder, pool)
         except OSError as error:
-            raise ValueError(f"{error.filename or output}: {error.strerror or error}; nothing was left behind") from error
+            where, what = error.filename or output, error.strerror or error
+            raise ValueError(f"{where}: {what}; nothing was left behind") from error
     print_report(report)
 
 
