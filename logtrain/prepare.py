@@ -27,7 +27,8 @@ from logtrain.data.text import Format, documents
 from logtrain.tokenizer import Tokenizer
 
 BATCH_CHARS = 1 << 18  # a worker's batch: about 80 ms of work, and a few MB while it is worked on
-MAX_DEFAULT_WORKERS = 32  # one process reads for all; beyond this it would be what they wait for
+THREADS_PER_WORKER = 8  # at most, see encode.py
+MAX_DEFAULT_WORKERS = 4  # one process reads for all; beyond 32 threads it would be what they wait for
 BAD_ROWS_NAMED = 3
 
 
@@ -61,7 +62,7 @@ class PrepareConfig:
     shard_tokens: int = 100_000_000
     """A shard file is closed at this many tokens."""
     workers: int = 0
-    """Tokenising processes; 0: one a core, at most 32."""
+    """Tokenising processes, which share the cores: a thread each, at most 8 a process. 0: one for every 8 cores."""
 
     def __post_init__(self):
         if not self.input:
@@ -82,8 +83,10 @@ def main(argv: list[str]) -> None:
         check_same(output, begin_manifest(config, files))
         print(f"{config.output}: already prepared from this input with these settings; nothing to do")
         return
-    num_workers = config.workers or min(len(os.sched_getaffinity(0)), MAX_DEFAULT_WORKERS)
-    with Pool(config.tokenizer, num_workers) as pool:
+    num_cores = len(os.sched_getaffinity(0))
+    num_workers = config.workers or min(-(-num_cores // THREADS_PER_WORKER), MAX_DEFAULT_WORKERS)
+    num_threads = min(max(1, num_cores // num_workers), THREADS_PER_WORKER)
+    with Pool(config.tokenizer, num_workers, num_threads) as pool:
         manifest = begin_manifest(config, files)
         describe(manifest)
         try:

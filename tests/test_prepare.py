@@ -383,8 +383,8 @@ def test_the_pool_keeps_order_and_content(bytes_tokenizer):
     random_ = random.Random(0)
     batches = [(n, [f"{n} " + "x" * random_.choice([0, 10, 300_000]) for _ in range(n % 4)]) for n in range(25)]
     expected = [encode(texts, Tokenizer.load(bytes_tokenizer), framing) for _, texts in batches]
-    for num_workers in (1, 3):
-        with Pool(str(bytes_tokenizer), num_workers) as pool:
+    for num_workers, num_threads in ((1, 1), (1, 4), (3, 2)):
+        with Pool(str(bytes_tokenizer), num_workers, num_threads) as pool:
             found = list(pool.encode(iter(batches), framing))
         assert [tag for tag, _ in found] == list(range(25))
         for (_, encoded), same in zip(found, expected, strict=True):
