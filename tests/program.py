@@ -2,6 +2,7 @@
 20 ms where `python -m` takes 4 s.
 """
 
+import contextlib
 import importlib
 import json
 import multiprocessing
@@ -33,9 +34,10 @@ class Program:
             process.start()
 
     def send(self, number: signal.Signals, rank: int | None = None) -> None:
-        """A signal to one rank, or to all."""
+        """A signal to one rank, or to all; one that has just ended does not mind."""
         for process in self.processes if rank is None else [self.processes[rank]]:
-            os.kill(process.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
 
     def wait(self, seconds: float = 60) -> list[int]:
         """Exit statuses of the ranks (-n: ended by signal n), once all have ended."""
