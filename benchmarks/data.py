@@ -1,6 +1,6 @@
 """prepare beside the tokenizers library alone: the same documents, the same cores, turn by turn; and prepare's memory.
 
-    python benchmarks/data.py [--input FILE...] [--tokenizer DIR] [--megabytes 100] [--repeats 5] [--json]
+    python benchmarks/data.py [--input FILE...] [--tokenizer DIR] [--megabytes 200] [--repeats 3] [--json]
 
 `encode_batch_fast` is timed on texts that are in memory already, its tokenizer loaded and its threads running.
 `prepare` is timed as a user sees it: from the start of its process to its end, with the reading, hashing, writing and
@@ -34,8 +34,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", nargs="+", help="JSON arrays of rows (default: the demo's)")
     parser.add_argument("--tokenizer", help="folder with a tokenizer.json (default: the demo's)")
-    parser.add_argument("--megabytes", type=float, default=100, help="size of the input of the race")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--megabytes", type=float, default=200, help="size of the input of the race")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", type=float, nargs="*", default=[10, 500], help="sizes in MB to measure memory at")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     parser.add_argument("--time_raw", nargs=2, help=argparse.SUPPRESS)
