@@ -43,7 +43,8 @@ class PrepareConfig:
     output: str
     """Folder to write. It comes to be when everything is done; a folder that holds something else is never touched."""
     format: Format = "auto"
-    """JSON rows: nlplog {instruction, log, output}, corpus {text}; auto goes by the columns, row for row."""
+    """JSON rows: nlplog {instruction, log, output}, corpus {text}. auto goes by the columns, row for row, and also takes
+    {instruction, input, output}: Human: {instruction}, a new line, {input} if there is one, Assistant: {output}."""
     seq_len: int = 8192
     """Tokens in a packed row of the training to come. No document is cut here; the report counts what will be split."""
     valid_fraction: float = 0.01
@@ -246,7 +247,7 @@ def check_splits(hashes: dict[str, np.ndarray], valid_fraction: float) -> None:
     if not num_documents:
         raise ValueError("the input holds no document")
     if valid_fraction and not len(hashes["valid"]):
-        enough = int(hashes["train"].min()) / 2**64 * 1.0001
+        enough = min(int(hashes["train"].min()) / 2**64 * 1.06, 0.99)  # 1.06: rounded to two digits it is still enough
         raise ValueError(
             f"valid_fraction {valid_fraction} of {num_documents:,} documents leaves none for validation; "
             f"from {enough:.2g} on there is one, and 0 means no validation split"

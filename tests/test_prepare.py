@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -172,12 +173,14 @@ def test_the_split_goes_by_text_and_seed_alone(bytes_tokenizer, tmp_path, inline
 
 def test_a_split_without_documents_says_what_to_do(bytes_tokenizer, tmp_path, inline):
     path = dump(tmp_path / "a.json", make_rows(20))
-    with pytest.raises(ValueError, match="leaves none for validation; from") as error:
-        prepare.main(arguments(bytes_tokenizer, tmp_path / "out", path, valid_fraction=0.0001))
-    enough = float(re.search(r"from (\S+) on", str(error.value))[1])
-    assert not (tmp_path / "out").exists()
-    prepare.main(arguments(bytes_tokenizer, tmp_path / "out", path, valid_fraction=enough))
-    assert len(by_split(tmp_path / "out")["valid"]) == 1
+    for seed in range(20):
+        output = tmp_path / f"out{seed}"
+        with pytest.raises(ValueError, match="leaves none for validation; from") as error:
+            prepare.main(arguments(bytes_tokenizer, output, path, valid_fraction=1e-6, seed=seed))
+        assert not output.exists()
+        enough = float(re.search(r"from (\S+) on", str(error.value))[1])
+        prepare.main(arguments(bytes_tokenizer, output, path, valid_fraction=enough, seed=seed))
+        assert 1 <= len(by_split(output)["valid"]) <= 2
     with pytest.raises(ValueError, match=r"leaves none for training; lower it"):
         prepare.main(arguments(bytes_tokenizer, tmp_path / "all", path, valid_fraction=0.9999))
 
@@ -195,6 +198,23 @@ def test_without_bos(bytes_tokenizer, tmp_path, inline):
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     facts = {name: manifest["tokenizer"][name] for name in ("bos_id", "document_end", "document_end_id", "vocab_size")}
     assert facts == {"bos_id": None, "document_end": "<|begin_of_text|>", "document_end_id": BOS, "vocab_size": 258}
+
+
+def test_with_sentencepiece(tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    rows = make_rows(60)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(text_of(row) for row in rows),
+        model_prefix=str(tmp_path / "tokenizer" / "tokenizer"),
+        vocab_size=300,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    prepare.main(arguments(tmp_path / "tokenizer", tmp_path / "out", dump(tmp_path / "a.json", rows)))
+    library = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer" / "tokenizer.model"))
+    found = {record["row"]: tokens for split in read_documents(tmp_path / "out").values() for tokens, record in split}
+    assert found == {i: [1, *library.encode(text_of(row)), 2] for i, row in enumerate(rows)}
 
 
 # -- the account -------------------------------------------------------------------------------------
