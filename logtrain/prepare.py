@@ -43,8 +43,8 @@ class PrepareConfig:
     output: str
     """Folder to write. It comes to be when everything is done; a folder that holds something else is never touched."""
     format: Format = "auto"
-    """JSON rows: nlplog {instruction, log, output}, corpus {text}. auto goes by the columns, row for row, and also takes
-    {instruction, input, output}: Human: {instruction}, a new line, {input} if there is one, Assistant: {output}."""
+    """JSON rows: nlplog {instruction, log, output}, corpus {text}. auto goes by the columns, row for row, and takes
+    {instruction, input, output} too: Human: {instruction}, a new line, {input} if there is one, Assistant: {output}."""
     seq_len: int = 8192
     """Tokens in a packed row of the training to come. No document is cut here; the report counts what will be split."""
     valid_fraction: float = 0.01

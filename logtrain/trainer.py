@@ -90,11 +90,11 @@ class Trainer:
     def fit(self) -> bool:
         """Train to the last step; False when a stop was asked for and everything is saved."""
         # Left in reverse order: a signal, and torchrun sends its own after the terminal's, spares the last checkpoint.
-        with closing(StopSignal(self.world)) as stop, closing(self.checkpoints):
+        stop, steps = StopSignal(self.world), iter(self.train)
+        with closing(stop), closing(self.checkpoints), closing(steps):
             if self.state["step"] == 0:
                 self.validate()
             self.start_interval()
-            steps = iter(self.train)
             while self.state["step"] < self.total_steps:
                 waited = time.perf_counter()
                 step = next(steps)

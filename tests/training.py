@@ -43,14 +43,14 @@ def first_gradients(flags: list[str]) -> dict[str, torch.Tensor]:
         model=model,
         optimizer=Recorder(),
         optim=job.config.optim,
-        train=job.train_loader,
+        train=job.loader(job.train_split, job.config.loader.rows_per_step),
         valid={},
         world=job.world,
         checkpoints=None,
         metrics=None,
         state=job.first_state(),
     )
-    trainer.train_step(job.train_loader.at(0))
+    trainer.train_step(trainer.train.at(0))
     job.world.close()
     return found
 
