@@ -66,6 +66,12 @@ def test_arrays(tmp_path, elements, indent, ascii_only, around, bom, block, pack
     assert read(path, block) == list(enumerate(elements))
 
 
+@pytest.mark.parametrize("block", range(1, 12))
+def test_numbers_at_the_edge_of_a_block(tmp_path, block):
+    path = write(tmp_path / "a.json", b"[-0.0,1e+16,12,1E-7 ,0,123456]")
+    assert read(path, block) == list(enumerate([-0.0, 1e16, 12, 1e-7, 0, 123456]))
+
+
 @given(
     elements=st.lists(st.one_of(st.just(...), values), max_size=6),  # ...: a blank line
     first=st.dictionaries(text, values, max_size=2),

@@ -84,6 +84,14 @@ def test_written_is_read(tmp_path_factory, lengths, shard_tokens, cuts):
     assert {f.name: f.read_bytes() for f in at_once.iterdir()} == {f.name: f.read_bytes() for f in folder.iterdir()}
 
 
+def test_token_zero_can_be_context(tmp_path):
+    tokens = np.array([0, 0, CONTEXT, CONTEXT | 1, 1], np.uint32)
+    records = np.zeros(1, DOCUMENT)
+    records["length"], records["targets"] = 5, 2
+    split = Split.open(write(tmp_path / "data", tokens, records, 100))
+    assert [split.targets_between(0, i, i + 1) for i in range(5)] == [1, 1, 0, 0, 1]
+
+
 def test_anyone_can_open_them(prepared):
     tokens = np.load(prepared / "train-00000.tokens.npy", mmap_mode="r")
     documents = np.load(prepared / "train-00000.documents.npy")
@@ -224,9 +232,11 @@ with new_folder(Path({str(target)!r})) as folder:
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
-        with pytest.raises(ValueError, match="data: another process is writing it"), new_folder(target):
-            pytest.fail("not to be entered")
-        process.kill()
+        try:
+            with pytest.raises(ValueError, match="data: another process is writing it"), new_folder(target):
+                pytest.fail("not to be entered")
+        finally:
+            process.kill()
     assert not target.exists()
     assert (tmp_path / "data.partial" / "stale").exists()
     with new_folder(target) as folder:
