@@ -25,6 +25,7 @@ NLPLOG = {"instruction": " Why 'a\r\n'? ", "log": "a", "output": "Because.\n", "
         ({"instruction": "Q", "input": "", "output": "A"}, ["auto", "nlplog"], "Human: Q\nAssistant: A\n"),
         ({"instruction": "Q", "input": " \n", "output": "A"}, ["auto"], "Human: Q\nAssistant: A\n"),
         ({"instruction": "Q", "input": None, "output": "A"}, ["auto", "nlplog"], "Human: Q\nAssistant: A\n"),
+        ({"instruction": "Q", "log": "l", "input": 5, "output": "A"}, ["auto", "nlplog"], "Human: Q\nAssistant: A\n"),
         ({"text": " a\tb \r\n"}, ["auto", "corpus"], " a\tb \r\n"),
         ({"text": "a\0b"}, ["auto", "corpus"], "a\0b"),  # rotated logs hold NULs, and a tokenizer has a token for them
         ({"text": "a", "score": 1.5, "ok": True, "none": None, "tags": [], "s": ""}, ["auto", "corpus"], "a"),
