@@ -64,7 +64,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict]:
     for _ in range(args.repeats):
         raw = [sys.executable, __file__, "--time_raw", file, tokenizer]
         rates["encode_batch_fast"].append(text_mb / float(subprocess.run(raw, check=True, capture_output=True).stdout))
-        rates["prepare"].append(text_mb / run_prepare(file, tokenizer, folder / "out")["seconds"])
+        rates["prepare"].append(text_mb / run_prepare(file, tokenizer, folder / "out")[0])
     median = {name: statistics.median(values) for name, values in rates.items()}
     for name, values in rates.items():
         yield {
@@ -78,8 +78,8 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict]:
         }
     for megabytes in args.memory:
         file = write_array(folder / "memory.json", rows, megabytes)
-        peak = run_prepare(file, tokenizer, folder / "out")["peak_mib"]
-        yield {"what": "memory", "input_mb": megabytes, "peak_mib": round(peak)}
+        peak = run_prepare(file, tokenizer, folder / "out", look_every=0.05)[1]
+        yield {"what": "memory", "input_mb": megabytes, "peak_mib": round(peak / 2**20)}
 
 
 def write_array(file: Path, rows: list[str], megabytes: float) -> Path:
@@ -112,20 +112,22 @@ def time_raw(file: str, folder: str) -> float:
     return time.perf_counter() - start
 
 
-def run_prepare(file: Path, tokenizer: Path, output: Path) -> dict[str, float]:
+def run_prepare(file: Path, tokenizer: Path, output: Path, look_every: float | None = None) -> tuple[float, int]:
+    """Seconds, and the most memory seen in bytes. Looking takes a tenth of a core, so not when the time counts."""
     command = [sys.executable, "-m", "logtrain.prepare", "--input", file, "--tokenizer", tokenizer, "--output", output]
     start, peak = time.perf_counter(), 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, process_group=0) as process:
-        while process.poll() is None:
+        while look_every and process.poll() is None:
             peak = max(peak, resident_bytes(process.pid))
-            time.sleep(0.05)
+            time.sleep(look_every)
+        process.wait()
     seconds = time.perf_counter() - start
     if process.returncode:
         raise ValueError(f"prepare failed on {file}")
     for written in output.iterdir():
         written.unlink()
     output.rmdir()
-    return {"seconds": seconds, "peak_mib": peak / 2**20}
+    return seconds, peak
 
 
 def resident_bytes(process_group: int) -> int:

@@ -185,8 +185,9 @@ def prepare(config: PrepareConfig, files: list[InputFile], manifest: dict, folde
         for records, encoded in pool.encode(batches, framing):
             records["length"], records["targets"] = encoded.lengths_D, encoded.lengths_D - 1
             valid_D = encoded.hashes_D < valid_below
-            for name, chosen_D in (("train", ~valid_D), ("valid", valid_D)):
-                writers[name].add(encoded.tokens_N[np.repeat(chosen_D, encoded.lengths_D)], records[chosen_D])
+            valid_N = np.repeat(valid_D, encoded.lengths_D)
+            for name, chosen_D, chosen_N in (("train", ~valid_D, ~valid_N), ("valid", valid_D, valid_N)):
+                writers[name].add(encoded.tokens_N[chosen_N], records[chosen_D])
                 hashes[name].append(encoded.hashes_D[chosen_D])
             progress.add(len(records), len(encoded.tokens_N))
     hashes = {name: np.concatenate(parts) for name, parts in hashes.items()}
