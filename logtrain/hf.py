@@ -65,7 +65,13 @@ def read_config(folder: str | Path) -> LlamaConfig:
         if raw.get(key) is not None and not (isinstance(raw[key], int) and raw[key] > 0):
             raise ValueError(f"{path}: {key} = {json.dumps(raw[key])}; expected a positive integer")
     heads = raw["num_attention_heads"]
-    rope = {"rope_theta": raw.get("rope_theta"), **(raw.get("rope_scaling") or raw.get("rope_parameters") or {})}
+    scaling = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
+    if not isinstance(raw.get(scaling) or {}, dict):
+        raise ValueError(f"{path}: {scaling} = {json.dumps(raw[scaling])}; expected an object")
+    rope = {"rope_theta": raw.get("rope_theta"), **(raw.get(scaling) or {})}
+    for key, value in (("rope_theta", rope["rope_theta"]), ("rms_norm_eps", raw.get("rms_norm_eps"))):
+        if value is not None and not (isinstance(value, int | float) and value > 0):
+            raise ValueError(f"{path}: {key} = {json.dumps(value)}; expected a positive number")
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind not in ("default", "llama3"):
         refuse("rope type", kind, "default and llama3")

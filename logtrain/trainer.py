@@ -126,31 +126,33 @@ class Trainer:
         self.state["step"] += 1
         self.state["tokens"] += step.tokens
         self.state["targets"] += step.targets
-        self.interval.append(step)
+        self.steps += 1
+        self.tokens += step.tokens
+        self.pairs += step.attention_pairs
         number, epoch_length = self.state["step"], self.train.steps_per_epoch
         done = number == self.total_steps
         saving = done or stopping or number % (self.config.save_every or epoch_length) == 0
         validating = done or number % (self.config.valid_every or epoch_length) == 0
         if saving or validating or number % self.config.log_every == 0:
-            self.log()  # first: what has diverged is not saved, and the clock of training stops with the device idle
+            # First: what has diverged is not saved, and the clock of training stops with the device idle.
+            self.log(step.targets)
         if validating:
             self.validate()
         if saving:
             self.save()
 
     def start_interval(self) -> None:
-        self.interval: list[Step] = []
+        self.steps, self.tokens, self.pairs = 0, 0, 0
         self.data_seconds, self.excluded_seconds = 0.0, 0.0
         self.began = time.perf_counter()
 
-    def log(self) -> None:
+    def log(self, targets: int) -> None:
         """Record the last step, with rates over all since the last record; here alone the host waits for the device."""
-        loss = self.world.sum(self.loss).item() / max(1, self.interval[-1].targets)
+        loss = self.world.sum(self.loss).item() / max(1, targets)
         grad_norm = self.grad_norm.item()
         seconds = time.perf_counter() - self.began - self.excluded_seconds
-        tokens = sum(step.tokens for step in self.interval)
-        flops = model_flops(self.model.config, tokens, sum(step.attention_pairs for step in self.interval))
-        number, count = self.state["step"], len(self.interval)
+        flops = model_flops(self.model.config, self.tokens, self.pairs)
+        number = self.state["step"]
         self.metrics.train(
             {
                 "step": number,
@@ -160,13 +162,13 @@ class Trainer:
                 "lr": self.optim.lr_at(number - 1, self.total_steps),
                 "tokens": self.state["tokens"],
                 "targets": self.state["targets"],
-                "tokens_per_second": tokens / seconds,
-                "tokens_per_second_per_gpu": tokens / seconds / self.world.size,
+                "tokens_per_second": self.tokens / seconds,
+                "tokens_per_second_per_gpu": self.tokens / seconds / self.world.size,
                 "mfu": flops / seconds / self.world.size / self.peak_flops if self.peak_flops else None,
                 "peak_memory_gib": peak_memory_gib(self.world.device),
-                "step_seconds": seconds / count,
-                "data_seconds": self.data_seconds / count,
-                "eta_seconds": (self.total_steps - number) * seconds / count,
+                "step_seconds": seconds / self.steps,
+                "data_seconds": self.data_seconds / self.steps,
+                "eta_seconds": (self.total_steps - number) * seconds / self.steps,
             }
         )
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):

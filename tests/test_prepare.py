@@ -497,8 +497,12 @@ def test_killed_at_any_time(bytes_tokenizer, tmp_path, large, inline):
         ("group", signal.SIGINT, 130, ""),
     ],
 )
-def test_an_end_that_it_sees_coming_leaves_nothing(bytes_tokenizer, tmp_path, large, victim, signal_, code, message):
-    process = start(arguments(bytes_tokenizer, tmp_path / "out", large, workers=2))
+def test_an_end_that_it_sees_coming_leaves_nothing(
+    bytes_tokenizer, tmp_path, tmp_path_factory, victim, signal_, code, message
+):
+    # So long that on a busy machine too the signal comes before its end.
+    long = dump(tmp_path_factory.mktemp("long") / "a.json", make_rows(12_000) * 5)
+    process = start(arguments(bytes_tokenizer, tmp_path / "out", long, workers=2))
     workers = workers_of(process, at_least=2)
     assert wait_until(lambda: list(tmp_path.glob("out.partial/*.npy")))
     if victim == "worker":

@@ -39,9 +39,21 @@ def write(folder: Path, tokens_N: np.ndarray, records: np.ndarray, shard_tokens:
     cuts = sorted({0, *(cut % (len(records) + 1) for cut in cuts), len(records)})
     for first, last in zip(cuts, cuts[1:] or cuts, strict=False):
         writer.add(tokens_N[ends[first] : ends[last]], records[first:last])
-    manifest = {"format_version": FORMAT_VERSION, "domains": [], "sources": [], "splits": {"train": writer.close()}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest(train=writer.close())))
     return folder
+
+
+def manifest(**splits: dict) -> dict:
+    tokenizer = {"sha256": "00", "bos_id": 1, "document_end_id": 2}
+    return {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": "00",
+        "tokenizer": tokenizer,
+        "settings": {},
+        "sources": [],
+        "domains": [],
+        "splits": splits,
+    }
 
 
 @pytest.fixture
@@ -165,10 +177,14 @@ def test_verify_false_trusts_the_data(prepared):
         ("", "manifest.json: damaged"),
         ("[]", "manifest.json: damaged"),
         ('{"format_version": 99}', "format version 99, this program reads 1; prepare it again"),
+        ('{"format_version": 1}', "manifest.json: damaged"),
+        (json.dumps(manifest(train={})), "manifest.json: damaged"),
+        (json.dumps(manifest(train={"shards": [{"tokens": "a.npy", "num_tokens": 1}]})), "manifest.json: damaged"),
         (
-            '{"format_version": 1, "splits": {"train": {}}}',
-            "no documents in split 'valid' .it has train.*valid_fraction",
+            json.dumps(manifest(train={"shards": [{"tokens": "../a.npy", "num_tokens": 1, "tokens_crc32": 0}]})),
+            "manifest.json: '../a.npy' is not a plain file name",
         ),
+        (json.dumps(manifest(train={"shards": []})), "no documents in split 'valid' .it has train.*valid_fraction"),
     ],
 )
 def test_folders_that_are_none(tmp_path, content, message):

@@ -89,13 +89,26 @@ def read_manifest(folder: Path) -> dict:
     file = folder / "manifest.json"
     if not file.is_file():
         raise ValueError(f"{folder}: not a prepared folder (no manifest.json); run logtrain.prepare with this --output")
+    damaged = ValueError(f"{file}: damaged (not a manifest); prepare the folder again")
     try:
         manifest = json.loads(file.read_bytes())
         version = manifest["format_version"]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{file}: damaged (not a manifest); prepare the folder again") from None
+        raise damaged from None
     if version != FORMAT_VERSION:
         raise ValueError(f"{file}: format version {version}, this program reads {FORMAT_VERSION}; prepare it again")
+    try:
+        for key in ("fingerprint", "settings", "sources", "domains"):
+            manifest[key]
+        for key in ("sha256", "bos_id", "document_end_id"):
+            manifest["tokenizer"][key]
+        for shard in (shard for split in manifest["splits"].values() for shard in split["shards"]):
+            for kind in ("tokens", "documents"):
+                shard[f"num_{kind}"], shard[f"{kind}_crc32"]
+                if Path(shard[kind]).name != shard[kind]:
+                    raise ValueError(f"{file}: {shard[kind]!r} is not a plain file name; prepare the folder again")
+    except (AttributeError, KeyError, TypeError):
+        raise damaged from None
     return manifest
 
 
