@@ -9,6 +9,7 @@ from setuptools import Extension, setup
 # What each is for, with the oldest release that the tests were run on.
 RUN_TIME = [
     "torch>=2.13",  # torch.nn.attention.varlen (FlashAttention without an install step), FSDP2 and DCP as used here
+    "triton>=3.7",  # the kernels; what torch 2.13 for CUDA comes with (torch for CPUs comes without)
     "numpy>=2.0",  # the array API that torch 2.13 is built against
     "safetensors>=0.5",  # safe_open slices of bfloat16 tensors without reading the whole file
     "tokenizers>=0.21",  # encode_batch_fast
@@ -21,8 +22,9 @@ RUN_TIME = [
 ]
 
 EXTRAS = {
-    "bench": ["transformers>=5.0", "accelerate>=1.1"],  # what we compare ourselves with
-    "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "transformers>=5.0"],  # the last is the oracle
+    "bench": ["transformers>=5.0", "accelerate>=1.1", "liger-kernel>=0.8"],  # what we compare ourselves with
+    # transformers is the oracle; our kernels must not move more bytes than Liger's.
+    "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "transformers>=5.0", "liger-kernel>=0.8"],
 }
 
 

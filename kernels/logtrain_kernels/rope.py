@@ -8,7 +8,12 @@ import math
 from dataclasses import dataclass
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from logtrain_kernels.device import uses_triton
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +68,129 @@ def rope_reference(
     return q_TNH, k_TKH, v_TKH
 
 
+# ---- Triton: a program takes a token, so that its angles are read once for all heads
+
+
+@triton.jit
+def move_heads(
+    from_NH, to_NH, cos, sin, NUM: tl.constexpr, HALF: tl.constexpr, TURN: tl.constexpr,
+    HEADS: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """NUM heads of one token, HEADS at a time, turned or as they are; `to_NH` may be `from_NH`."""
+    pair = tl.arange(0, PAIRS)[None, :]
+    for first in tl.static_range(0, NUM, HEADS):
+        head = first + tl.arange(0, HEADS)[:, None]
+        inside = (head < NUM) & (pair < HALF)
+        at = head * 2 * HALF + pair
+        a = tl.load(from_NH + at, mask=inside, other=0.0)
+        b = tl.load(from_NH + at + HALF, mask=inside, other=0.0)
+        if TURN:
+            a, b = a.to(tl.float32), b.to(tl.float32)
+            a, b = a * cos - b * sin, b * cos + a * sin
+        tl.store(to_NH + at, a.to(to_NH.dtype.element_ty), mask=inside)
+        tl.store(to_NH + at + HALF, b.to(to_NH.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def forward_kernel(
+    qkv_TNH, cos_TH2, sin_TH2, N: tl.constexpr, K: tl.constexpr, HALF: tl.constexpr,
+    HEADS: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    pair = tl.arange(0, PAIRS)[None, :]
+    cos = tl.load(cos_TH2 + token * HALF + pair, mask=pair < HALF, other=0.0)
+    sin = tl.load(sin_TH2 + token * HALF + pair, mask=pair < HALF, other=0.0)
+    qkv_NH = qkv_TNH + token * (N + 2 * K) * 2 * HALF
+    move_heads(qkv_NH, qkv_NH, cos, sin, N + K, HALF, True, HEADS, PAIRS)
+
+
+@triton.jit
+def backward_kernel(
+    dq_TNH, dk_TKH, dv_TKH, cos_TH2, sin_TH2, dqkv_TNH, N: tl.constexpr, K: tl.constexpr, HALF: tl.constexpr,
+    HEADS: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """Turns back, and joins the three gradients into the one that the projection's matrix products read."""
+    token = tl.program_id(0).to(tl.int64)
+    pair = tl.arange(0, PAIRS)[None, :]
+    cos = tl.load(cos_TH2 + token * HALF + pair, mask=pair < HALF, other=0.0)
+    sin = -tl.load(sin_TH2 + token * HALF + pair, mask=pair < HALF, other=0.0)
+    q, k, v = dqkv_TNH + token * (N + 2 * K) * 2 * HALF, N * 2 * HALF, (N + K) * 2 * HALF
+    move_heads(dq_TNH + token * N * 2 * HALF, q, cos, sin, N, HALF, True, HEADS, PAIRS)
+    move_heads(dk_TKH + token * K * 2 * HALF, q + k, cos, sin, K, HALF, True, HEADS, PAIRS)
+    move_heads(dv_TKH + token * K * 2 * HALF, q + v, cos, sin, K, HALF, False, HEADS, PAIRS)
+
+
+def launch(half: int) -> dict[str, int]:
+    """8 heads at a time (they divide every Llama's) and 8 pairs a thread: 16-byte accesses to bf16."""
+    pairs = triton.next_power_of_2(half)
+    return {"HEADS": 8, "PAIRS": pairs, "num_warps": min(max(pairs // 32, 1), 8)}
+
+
+# ---- registered operations
+
+
+@torch.library.custom_op("logtrain::rope_", mutates_args={"qkv_TNH"})
+def rope_op(qkv_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor, num_heads: int, num_kv_heads: int) -> None:
+    """Turns the query and key heads in place."""
+    assert qkv_TNH.is_contiguous(), "in place, so it cannot make a copy"
+    half = cos_TH2.shape[1]
+    if len(qkv_TNH):
+        forward_kernel[(len(qkv_TNH),)](
+            qkv_TNH, cos_TH2.contiguous(), sin_TH2.contiguous(), N=num_heads, K=num_kv_heads, HALF=half, **launch(half)
+        )
+
+
+@rope_op.register_fake
+def _(qkv_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor, num_heads: int, num_kv_heads: int) -> None:
+    pass
+
+
+@torch.library.custom_op("logtrain::rope_backward", mutates_args=())
+def rope_backward_op(dq_TNH: Tensor, dk_TKH: Tensor, dv_TKH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor) -> Tensor:
+    """-> dqkv [T, N + 2K, H]"""
+    (T, N, H), K = dq_TNH.shape, dk_TKH.shape[1]
+    dqkv_TNH = dq_TNH.new_empty(T, N + 2 * K, H)
+    if T:
+        backward_kernel[(T,)](
+            *(x.contiguous() for x in (dq_TNH, dk_TKH, dv_TKH, cos_TH2, sin_TH2)),
+            dqkv_TNH, N=N, K=K, HALF=H // 2, **launch(H // 2),
+        )  # fmt: skip
+    return dqkv_TNH
+
+
+@rope_backward_op.register_fake
+def _(dq_TNH: Tensor, dk_TKH: Tensor, dv_TKH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor) -> Tensor:
+    T, N, H = dq_TNH.shape
+    return dq_TNH.new_empty(T, N + 2 * dk_TKH.shape[1], H)
+
+
+class Rope(torch.autograd.Function):
+    """A function beside the operation, because autograd's registration takes no operation that works in place."""
+
+    @staticmethod
+    def forward(ctx, qkv_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor, num_heads: int, num_kv_heads: int):
+        ctx.save_for_backward(cos_TH2, sin_TH2)
+        qkv_TNH = qkv_TNH.detach().contiguous()
+        rope_op(qkv_TNH, cos_TH2, sin_TH2, num_heads, num_kv_heads)
+        return qkv_TNH.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dq_TNH: Tensor, dk_TKH: Tensor, dv_TKH: Tensor):
+        return rope_backward_op(dq_TNH, dk_TKH, dv_TKH, *ctx.saved_tensors), None, None, None, None
+
+
+# ---- what the model calls
+
+
 def rope(
     qkv_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor, num_heads: int, num_kv_heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rotate the query and key heads of a fused projection and hand out the three parts.
 
     qkv [T, N + 2K, H] (heads in the order q, k, v), tables fp32 [T, H / 2] -> q [T, N, H], k [T, K, H], v [T, K, H]
-    in qkv's dtype. q, k and v may be views of qkv, and qkv itself must not be used afterwards.
+    in qkv's dtype. On a GPU q, k and v are views of qkv, turned in place: qkv itself must not be used afterwards.
     """
+    if uses_triton(qkv_TNH):
+        return Rope.apply(qkv_TNH, cos_TH2, sin_TH2, num_heads, num_kv_heads)
     return rope_reference(qkv_TNH, cos_TH2, sin_TH2, num_heads, num_kv_heads)
