@@ -118,6 +118,7 @@ KEPT = [  # the matrix products, and attention as CPUs and GPUs run it
     torch.ops.aten.mm.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops.torch_attn._varlen_attn.default,
+    torch.ops.logtrain.rope_.default,  # in place of a kept product: a second time would turn it twice
 ]
 
 
@@ -125,7 +126,7 @@ def keep_products():
     """Selective recomputation: matrix products and attention are kept, the elementwise work between them is done
     again.
     """
-    return create_selective_checkpoint_contexts(KEPT)
+    return create_selective_checkpoint_contexts(KEPT, allow_cache_entry_mutation=True)
 
 
 class LossHead(nn.Module):

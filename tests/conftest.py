@@ -1,6 +1,10 @@
 """What tests share: real inputs from outside the repository. A test whose input is absent is skipped and says why."""
 
 import os
+
+os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: within `interpreted()` its kernels run on the CPU
+
+# ruff: noqa: E402
 from collections.abc import Iterator
 from pathlib import Path
 

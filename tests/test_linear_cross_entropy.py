@@ -47,14 +47,18 @@ def from_the_definition(x, weight, labels):
 
 @pytest.fixture
 def chunk(monkeypatch):
-    """chunk(tokens): so many tokens' logits at once."""
-    return lambda tokens: monkeypatch.setattr(LCE, "CHUNK_LOGITS", tokens * VOCAB)
+    """chunk(tokens): so many tokens' logits at once, of that dtype."""
+
+    def set_chunk(tokens, dtype=torch.float32):
+        monkeypatch.setattr(LCE, "CHUNK_BYTES", tokens * VOCAB * dtype.itemsize)
+
+    return set_chunk
 
 
 @DTYPES
 @pytest.mark.parametrize("chunk_tokens", [1, 7, 25, 49, 50, 1000])
 def test_loss_is_cross_entropy_of_whole_logits_at_any_chunk_size(chunk_tokens, dtype, chunk):
-    chunk(chunk_tokens)
+    chunk(chunk_tokens, dtype)
     *inputs, labels = loss_inputs()
     ours, pytorch, exact = (
         loss_by(function, labels) for function in (linear_cross_entropy, whole_logits, from_the_definition)
@@ -70,14 +74,14 @@ def test_the_reference_of_the_loss(dtype):
 
 
 def test_the_heads_gradient_is_summed_over_chunks_in_fp32(chunk):
-    chunk(1)
+    chunk(1, torch.bfloat16)
     inputs, labels = [torch.randn(400, WIDTH), torch.randn(VOCAB, WIDTH)], torch.randint(3, (400,))
     functions = (linear_cross_entropy, whole_logits, from_the_definition)
     assert_right(*(loss_by(function, labels) for function in functions), inputs, torch.bfloat16)
 
 
 def test_a_chunk_smaller_than_one_row_of_logits_is_one_token(monkeypatch):
-    monkeypatch.setattr(LCE, "CHUNK_LOGITS", VOCAB // 2)
+    monkeypatch.setattr(LCE, "CHUNK_BYTES", VOCAB // 2)
     x, weight, labels = loss_inputs()
     torch.testing.assert_close(linear_cross_entropy(x, weight, labels), whole_logits(x, weight, labels))
 

@@ -1,7 +1,8 @@
 """Where an operation runs: as a Triton kernel on a GPU, as its PyTorch reference elsewhere.
 
-Two exceptions: under TRITON_INTERPRET=1 Triton's interpreter runs the kernels on CPU tensors, and within
-`triton_everywhere` every tensor counts as a GPU's, so that fake tensors trace what a GPU would run.
+Two modes lift the rule, for evidence without a GPU: `interpreted` runs the Triton kernels on CPU tensors, by Triton's
+interpreter (TRITON_INTERPRET=1 when this package is imported); `pretended_gpu` takes every tensor for a GPU's, so that
+fake tensors trace what a GPU would run.
 """
 
 import contextlib
@@ -13,24 +14,41 @@ import triton
 from torch import Tensor
 
 H100_PROCESSORS = 132
-INTERPRETED = triton.knobs.runtime.interpret  # as it was when the kernels were compiled
+CAN_INTERPRET = bool(triton.knobs.runtime.interpret)  # decided when a kernel is defined, so at import
 
-_everywhere = False
+_mode: str | None = None
+
+
+def on_gpu(x: Tensor) -> bool:
+    return x.is_cuda or _mode == "gpu"
 
 
 def uses_triton(x: Tensor) -> bool:
-    return x.is_cuda or INTERPRETED or _everywhere
+    return x.is_cuda or _mode is not None
 
 
 @contextlib.contextmanager
-def triton_everywhere() -> Iterator[None]:
-    """Within it the public functions choose Triton on any device."""
-    global _everywhere
-    before, _everywhere = _everywhere, True
+def interpreted() -> Iterator[None]:
+    if not CAN_INTERPRET:
+        raise ValueError("Triton kernels were compiled, not interpreted: set TRITON_INTERPRET=1 before Python starts")
+    with _set_mode("interpreter"):
+        yield
+
+
+@contextlib.contextmanager
+def pretended_gpu() -> Iterator[None]:
+    with _set_mode("gpu"):
+        yield
+
+
+@contextlib.contextmanager
+def _set_mode(mode: str) -> Iterator[None]:
+    global _mode
+    before, _mode = _mode, mode
     try:
         yield
     finally:
-        _everywhere = before
+        _mode = before
 
 
 @functools.cache

@@ -3,18 +3,26 @@
     z_t = W x_t        loss_t = log sum_v exp(z_tv) - z_t,label        loss = sum over the tokens that have a label
     dz_t = softmax(z_t) - onehot(label)      dx_t = W^T dz_t      dW = sum_t dz_t x_t^T
 
-At T = 8,192 and V = 128,256 the logits are 4.2 GB in fp32, their gradient as much again. The gradients of a
-cross-entropy are known as soon as its logits are, so the forward goes chunk by chunk over the tokens and leaves dx
-and dW behind; the backward only scales them.
+At T = 16,384 and V = 128,256 the logits are 4.2 GB in bf16, their gradient as much again. The gradients of a
+cross-entropy are known as soon as its logits are, so the forward goes chunk by chunk over the tokens: three matrix
+products, and between them one kernel that turns the chunk's logits into their gradient in place. The backward only
+scales what the forward left. dW is summed over chunks in fp32.
 """
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
+import triton
+import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from logtrain_kernels.device import on_gpu, uses_triton
+
 IGNORE = -100  # the label of a token that has no target
-CHUNK_LOGITS = 2048 * 128_256  # logits of a chunk: 1 GiB in fp32; 2,048 tokens keep Llama-3's head GEMM efficient
+CHUNK_BYTES = 2**30  # of logits: 4,096 tokens of Llama-3 in bf16. Each chunk reads and writes the fp32 dW once: 1.4 ms
+TILE = 128  # rows of a GEMM tile: chunks are a multiple of it
 
 
 def linear_cross_entropy_reference(x_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> Tensor:
@@ -22,54 +30,146 @@ def linear_cross_entropy_reference(x_TD: Tensor, weight_VD: Tensor, labels_T: Te
     return F.cross_entropy(logits_TV, labels_T, ignore_index=IGNORE, reduction="sum")
 
 
-def chunk_loss(logits_CV: Tensor, labels_C: Tensor, with_gradient: bool) -> Tensor:
-    """Summed loss of a chunk (fp32 scalar); with_gradient turns the logits into their gradient in place."""
-    is_target_C = labels_C != IGNORE
-    safe_C1 = labels_C.clamp(min=0)[:, None]
-    normalizer_C1 = logits_CV.logsumexp(-1, keepdim=True)
-    loss = ((normalizer_C1 - logits_CV.gather(1, safe_C1)).squeeze(1) * is_target_C).sum()
+def softmax_gradient_reference(logits_CV: Tensor, labels_C: Tensor, with_gradient: bool) -> Tensor:
+    """Each token's loss (fp32 [C], 0 where ignored); with_gradient turns the logits into their gradient."""
+    z_CV, ignored_C = logits_CV.float(), labels_C == IGNORE
+    label_C1 = labels_C.clamp(min=0)[:, None]
+    normalizer_C1 = z_CV.logsumexp(-1, keepdim=True)
+    losses_C = (normalizer_C1 - z_CV.gather(1, label_C1)).squeeze(1).masked_fill_(ignored_C, 0)
     if with_gradient:
-        logits_CV.sub_(normalizer_C1).exp_()
-        logits_CV.scatter_add_(1, safe_C1, torch.full_like(normalizer_C1, -1.0))
-        logits_CV.mul_(is_target_C[:, None])
-    return loss
+        z_CV.sub_(normalizer_C1).exp_()
+        z_CV.scatter_add_(1, label_C1, torch.full_like(normalizer_C1, -1.0))
+        logits_CV.copy_(z_CV.masked_fill_(ignored_C[:, None], 0))
+    return losses_C
 
 
-class ChunkedLinearCrossEntropy(torch.autograd.Function):
+# ---- Triton: a program takes a token and reads its logits twice: for the largest and the sum, then for the gradient
+
+
+@triton.jit
+def softmax_gradient_kernel(
+    logits_CV, labels_C, losses_C, V, IGNORE: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
+):
+    token = tl.program_id(0).to(tl.int64)
+    z_V, column = logits_CV + token * V, tl.arange(0, BLOCK)
+    label = tl.load(labels_C + token)
+    dtype = logits_CV.dtype.element_ty
+    if label == IGNORE:
+        tl.store(losses_C + token, 0.0)
+        if GRADIENT:
+            for start in range(0, V, BLOCK):
+                tl.store(z_V + start + column, tl.zeros((BLOCK,), dtype), mask=start + column < V)
+    else:
+        z_label = tl.load(z_V + label).to(tl.float32)  # now: the reductions' barriers keep the writes below behind it
+        largest, total = float("-inf"), 0.0
+        for start in range(0, V, BLOCK):
+            z = tl.load(z_V + start + column, mask=start + column < V, other=float("-inf")).to(tl.float32)
+            before, largest = largest, tl.maximum(largest, tl.max(z))
+            total = total * tl.exp(before - largest) + tl.sum(tl.exp(z - largest))
+        normalizer = largest + tl.log(total)
+        tl.store(losses_C + token, normalizer - z_label)
+        if GRADIENT:
+            for start in range(0, V, BLOCK):
+                at, inside = z_V + start + column, start + column < V
+                p = tl.exp(tl.load(at, mask=inside, other=0.0).to(tl.float32) - normalizer)
+                tl.store(at, tl.where(start + column == label, p - 1, p).to(dtype), mask=inside)
+
+
+LAUNCH = {"BLOCK": 8192, "num_warps": 16}  # 16 elements a thread; four such programs fit a processor
+
+
+@torch.library.custom_op("logtrain::softmax_gradient_", mutates_args={"logits_CV"})
+def softmax_gradient_op(logits_CV: Tensor, labels_C: Tensor, with_gradient: bool) -> Tensor:
+    assert logits_CV.is_contiguous(), "in place, so it cannot make a copy"
+    C, V = logits_CV.shape
+    losses_C = logits_CV.new_empty(C, dtype=torch.float32)
+    if C:
+        softmax_gradient_kernel[(C,)](
+            logits_CV, labels_C.contiguous(), losses_C, V, IGNORE=IGNORE, GRADIENT=with_gradient, **LAUNCH
+        )
+    return losses_C
+
+
+@softmax_gradient_op.register_fake
+def _(logits_CV: Tensor, labels_C: Tensor, with_gradient: bool) -> Tensor:
+    return logits_CV.new_empty(len(logits_CV), dtype=torch.float32)
+
+
+# ---- chunk by chunk; matrix products are PyTorch's, so that whatever counts FLOPs or memory sees them
+
+
+def chunks(x_TD: Tensor, weight_VD: Tensor) -> Iterator[slice]:
+    """Equal parts of the tokens, none of more logits than CHUNK_BYTES."""
+    num_tokens, most = len(x_TD), max(1, CHUNK_BYTES // (len(weight_VD) * x_TD.element_size()))
+    tile = TILE if most >= TILE else 1
+    num_chunks = triton.cdiv(num_tokens, most // tile * tile)
+    size = triton.cdiv(triton.cdiv(num_tokens, max(num_chunks, 1)), tile) * tile or 1
+    return (slice(start, start + size) for start in range(0, num_tokens, size))
+
+
+def losses_of(x_CD: Tensor, weight_VD: Tensor, labels_C: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    """-> each token's loss, and the logits or their gradient [C, V]"""
+    logits_CV = x_CD @ weight_VD.T
+    softmax_gradient = softmax_gradient_op if uses_triton(x_CD) else softmax_gradient_reference
+    return softmax_gradient(logits_CV, labels_C, with_gradient), logits_CV
+
+
+def add_product(total_VD: Tensor | None, dlogits_CV: Tensor, x_CD: Tensor) -> Tensor:
+    """total + dlogits^T x, in fp32."""
+    if not on_gpu(x_CD):  # CPUs have no product of bf16 matrices that gives fp32
+        product_VD = (dlogits_CV.T @ x_CD).float()
+        return product_VD if total_VD is None else total_VD.add_(product_VD)
+    if total_VD is None:
+        return torch.mm(dlogits_CV.T, x_CD, out_dtype=torch.float32)
+    return torch.addmm(total_VD, dlogits_CV.T, x_CD, out_dtype=torch.float32, out=total_VD)
+
+
+class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_TD: Tensor, weight_VD: Tensor, labels_T: Tensor, with_gradient: bool) -> Tensor:
-        num_tokens, chunk = len(x_TD), max(1, CHUNK_LOGITS // len(weight_VD))
-        loss = torch.zeros((), dtype=torch.float32, device=x_TD.device)
-        if with_gradient:
-            grad_x_TD = torch.empty_like(x_TD)
-            grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
-        for start in range(0, num_tokens, chunk):
-            x_CD, labels_C = x_TD[start : start + chunk], labels_T[start : start + chunk]
-            logits_CV = (x_CD @ weight_VD.T).float()
-            loss += chunk_loss(logits_CV, labels_C, with_gradient)
-            if with_gradient:
-                dlogits_CV = logits_CV.to(x_TD.dtype)
-                torch.mm(dlogits_CV, weight_VD, out=grad_x_TD[start : start + chunk])
-                if x_TD.dtype == torch.float32:
-                    grad_weight_VD.addmm_(dlogits_CV.T, x_CD)
-                else:
-                    grad_weight_VD += dlogits_CV.T @ x_CD
-        if with_gradient:
-            ctx.save_for_backward(grad_x_TD, grad_weight_VD.to(weight_VD.dtype))
-        return loss
+    def forward(ctx, x_TD: Tensor, weight_VD: Tensor, labels_T: Tensor, for_x: bool, for_weight: bool) -> Tensor:
+        losses_T = x_TD.new_empty(len(x_TD), dtype=torch.float32)
+        dx_TD, dw_VD = torch.empty_like(x_TD) if for_x else None, None
+        for chunk in chunks(x_TD, weight_VD):
+            x_CD = x_TD[chunk]
+            losses_T[chunk], dlogits_CV = losses_of(x_CD, weight_VD, labels_T[chunk], for_x or for_weight)
+            if for_x:
+                torch.mm(dlogits_CV, weight_VD, out=dx_TD[chunk])
+            if for_weight:
+                dw_VD = add_product(dw_VD, dlogits_CV, x_CD)
+            del dlogits_CV  # before the next chunk's
+        if for_weight and dw_VD is None:  # no token at all
+            dw_VD = torch.zeros_like(weight_VD)
+        ctx.save_for_backward(dx_TD, dw_VD)
+        ctx.weight_dtype = weight_VD.dtype
+        return losses_T.sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_loss: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_x_TD, grad_weight_VD = ctx.saved_tensors
-        return grad_x_TD * grad_loss, grad_weight_VD * grad_loss, None, None
+    def backward(ctx, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        dx_TD, dw_VD = ctx.saved_tensors
+        if dw_VD is not None:
+            dw_VD = torch.mul(dw_VD, dloss, out=torch.empty_like(dw_VD, dtype=ctx.weight_dtype))
+        return None if dx_TD is None else dx_TD * dloss, dw_VD, None, None, None
+
+
+# ---- what the model calls
 
 
 def linear_cross_entropy(x_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> Tensor:
-    """Cross-entropy summed over the tokens whose label is not IGNORE: x [T, D], head [V, D], labels int64 [T] -> fp32
-    scalar, in nats.
+    """Cross-entropy summed over the tokens whose label is not IGNORE: x [T, D], head [V, D] in one dtype, fp32 or bf16,
+    labels int64 [T] -> fp32 scalar, in nats.
 
-    Logits exist for one chunk of tokens at a time. Where no gradient is wanted (`torch.no_grad`), none is computed.
+    Logits exist for one chunk of tokens at a time. A gradient that is not wanted (`torch.no_grad`, a frozen head) is
+    not computed.
     """
-    with_gradient = torch.is_grad_enabled() and (x_TD.requires_grad or weight_VD.requires_grad)
-    return ChunkedLinearCrossEntropy.apply(x_TD, weight_VD, labels_T, with_gradient)
+    wanted = torch.is_grad_enabled()
+    return LinearCrossEntropy.apply(
+        x_TD, weight_VD, labels_T, wanted and x_TD.requires_grad, wanted and weight_VD.requires_grad
+    )
+
+
+@torch.no_grad()
+def token_losses(x_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> Tensor:
+    """The same, token by token and without gradient: -> fp32 [T], 0 where the label is IGNORE."""
+    parts = [losses_of(x_TD[c], weight_VD, labels_T[c], False)[0] for c in chunks(x_TD, weight_VD)]
+    return torch.cat(parts) if parts else x_TD.new_empty(0, dtype=torch.float32)
