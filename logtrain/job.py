@@ -16,7 +16,7 @@ from logtrain.checkpoint import Checkpoints
 from logtrain.data.loader import Loader, LoaderConfig
 from logtrain.data.shards import Split
 from logtrain.metrics import Metrics
-from logtrain.model import Llama, RandomWeights, Recompute
+from logtrain.model import AttentionBackend, Llama, RandomWeights, Recompute, use_attention
 from logtrain.optim import OptimConfig, adamw
 from logtrain.parallel import ParallelConfig, Rows, World, build
 from logtrain.publish import publish
@@ -53,6 +53,8 @@ class JobConfig:
     """Activations computed again in the backward. selective: all but matrix products and attention; full: all of a
     block.
     """
+    attention_backend: AttentionBackend = "torch"
+    """On GPUs. torch: its own FlashAttention-2; fa3: the package flash_attn_3 (Hopper); flash_attn: flash-attn."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -60,7 +62,8 @@ class JobConfig:
 
 
 MAY_CHANGE = (  # by a resumed run: the losses do not depend on them beyond rounding
-    *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "parallel", "loader.rows_per_batch"),
+    *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend", "parallel"),
+    "loader.rows_per_batch",
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
 )
 
@@ -90,7 +93,10 @@ class Job:
 
     def check_device(self) -> None:
         """What attention on a GPU asks for, before anything large is loaded."""
+        backend = self.config.attention_backend
         if self.world.device.type != "cuda":
+            if backend != "torch":
+                raise ValueError(f"attention_backend = {backend}: only for GPUs, and none was found; leave it at torch")
             return
         if self.dtype == torch.float32:
             raise ValueError("dtype = float32: attention on GPUs computes in bfloat16; set dtype to bfloat16 or auto")
@@ -99,6 +105,7 @@ class Job:
         if torch.cuda.get_device_capability(self.world.device) < (8, 0):
             name = torch.cuda.get_device_name(self.world.device)
             raise ValueError(f"{name}: attention needs an Ampere GPU (A100) or a newer one")
+        use_attention(backend)
 
     # ---- data
 

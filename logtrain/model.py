@@ -14,8 +14,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from logtrain_kernels import AttentionBackend as AttentionBackend  # job.py chooses; only this file knows the kernels
 from logtrain_kernels import (
     Llama3Scaling,
     add_rms_norm,
@@ -25,6 +26,7 @@ from logtrain_kernels import (
     rope_tables,
     swiglu,
 )
+from logtrain_kernels import use_attention as use_attention
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -114,19 +116,25 @@ class Block(nn.Module):
         return self.feed_forward(normed_TD), residual_TD
 
 
-KEPT = [  # the matrix products, and attention as CPUs and GPUs run it
-    torch.ops.aten.mm.default,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-    torch.ops.torch_attn._varlen_attn.default,
-    torch.ops.logtrain.rope_.default,  # in place of a kept product: a second time would turn it twice
-]
+KEPT = {  # the matrix products, and attention as CPUs and GPUs run it
+    "aten.mm.default",
+    "aten._scaled_dot_product_flash_attention_for_cpu.default",
+    "torch_attn._varlen_attn.default",
+    "flash_attn._flash_attn_varlen_forward.default",
+    "logtrain.rope_.default",  # works in place of a kept product: a second time would turn it twice
+}
 
 
 def keep_products():
     """Selective recomputation: matrix products and attention are kept, the elementwise work between them is done
     again.
     """
-    return create_selective_checkpoint_contexts(KEPT, allow_cache_entry_mutation=True)
+    return create_selective_checkpoint_contexts(
+        lambda _, op, *args, **kwargs: (
+            CheckpointPolicy.MUST_SAVE if str(op) in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+        ),
+        allow_cache_entry_mutation=True,
+    )
 
 
 class LossHead(nn.Module):

@@ -4,7 +4,6 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: within `interpreted()` its kernels run on the CPU
 
-# ruff: noqa: E402
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -5,7 +5,7 @@ Needs torch and triton only; knows nothing of logtrain. Shapes in names: T token
 feed-forward width, N query heads, K key-value heads, H head width, V vocabulary.
 """
 
-from logtrain_kernels.attention import attention, attention_reference
+from logtrain_kernels.attention import AttentionBackend, attention, attention_reference, use_attention
 from logtrain_kernels.device import interpreted, pretended_gpu
 from logtrain_kernels.linear_cross_entropy import (
     IGNORE,
@@ -19,6 +19,7 @@ from logtrain_kernels.swiglu import swiglu, swiglu_reference
 
 __all__ = [
     "IGNORE",
+    "AttentionBackend",
     "Llama3Scaling",
     "add_rms_norm",
     "add_rms_norm_reference",
@@ -36,4 +37,5 @@ __all__ = [
     "swiglu",
     "swiglu_reference",
     "token_losses",
+    "use_attention",
 ]

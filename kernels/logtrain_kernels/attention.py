@@ -7,10 +7,39 @@ may repeat T, so that its length stays constant from batch to batch. One documen
 attention.
 """
 
+import importlib
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
 from torch.nn.attention.varlen import varlen_attn
+
+from logtrain_kernels.device import on_gpu
+
+AttentionBackend = Literal["torch", "fa3", "flash_attn"]
+_flash_attn: Callable | None = None  # of the flash-attn package, once it was asked for
+
+
+def use_attention(backend: AttentionBackend) -> None:
+    """What `attention` runs on GPUs from now on. torch: the FlashAttention-2 inside PyTorch. fa3: FlashAttention-3
+    (Hopper) in its place, from the package flash_attn_3. flash_attn: the package flash-attn.
+
+    ValueError if the package is not there.
+    """
+    global _flash_attn
+    restore_flash_attention_impl(_raise_warn=False)
+    _flash_attn = None
+    try:
+        if backend == "fa3":
+            activate_flash_attention_impl("FA3")
+        if backend == "flash_attn":
+            _flash_attn = importlib.import_module("flash_attn").flash_attn_varlen_func
+    except (ImportError, RuntimeError) as error:
+        package = {"fa3": "flash_attn_3", "flash_attn": "flash-attn"}[backend]
+        raise ValueError(f"attention by {backend}: {error}; install {package}, or choose torch") from error
 
 
 def attention_reference(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, cu_seqlens: Tensor) -> Tensor:
@@ -27,11 +56,12 @@ def attention(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, cu_seqlens: Tensor, m
     """q [T, N, H], k and v [T, K, H] in one float dtype, cu_seqlens int32 [documents + 1], max_seqlen: at least the
     longest -> [T, N, H].
 
-    On cuda: FlashAttention within PyTorch (fp16 and bf16 only). Elsewhere: the reference.
+    On a GPU: FlashAttention (fp16 and bf16 only), see `use_attention`. Elsewhere: the reference.
     """
-    if q_TNH.is_cuda:
-        gqa = q_TNH.shape[1] != k_TKH.shape[1]
-        return varlen_attn(
-            q_TNH, k_TKH, v_TKH, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=(-1, 0), enable_gqa=gqa
-        )
-    return attention_reference(q_TNH, k_TKH, v_TKH, cu_seqlens)
+    if not on_gpu(q_TNH):
+        return attention_reference(q_TNH, k_TKH, v_TKH, cu_seqlens)
+    lengths = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+    if _flash_attn:
+        return _flash_attn(q_TNH, k_TKH, v_TKH, *lengths, causal=True)
+    gqa = q_TNH.shape[1] != k_TKH.shape[1]
+    return varlen_attn(q_TNH, k_TKH, v_TKH, *lengths, window_size=(-1, 0), enable_gqa=gqa)

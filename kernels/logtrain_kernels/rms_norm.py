@@ -25,9 +25,7 @@ def rms_norm_reference(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return (x32_TD * scale_T1 * weight_D.float()).to(x_TD.dtype)
 
 
-def add_rms_norm_reference(
-    x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
+def add_rms_norm_reference(x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     sum_TD = residual_TD + x_TD
     return sum_TD, rms_norm_reference(sum_TD, weight_D, eps)
 
@@ -110,9 +108,7 @@ def _(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.custom_op("logtrain::add_rms_norm", mutates_args=())
-def add_rms_norm_op(
-    x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def add_rms_norm_op(x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """-> (residual + x [T, D], y [T, D], scale fp32 [T])"""
     x_TD, residual_TD = x_TD.contiguous(), residual_TD.contiguous()
     sum_TD, y_TD = torch.empty_like(x_TD), torch.empty_like(x_TD)
@@ -153,7 +149,7 @@ def _(dy_TD, dr_TD, r_TD, weight_D, scale_T) -> tuple[Tensor, Tensor]:
 def save_sum(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     """For both operations: the normalised rows (x, or the sum that is the first of three outputs) and their scales."""
     ctx.set_materialize_grads(False)  # the last norm's sum goes nowhere
-    *sum_or_nothing, y_TD, scale_T = output
+    *sum_or_nothing, _y_TD, scale_T = output
     ctx.save_for_backward((sum_or_nothing or inputs)[0], inputs[-2], scale_T)
 
 
