@@ -146,10 +146,13 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        dx_TD, dw_VD = ctx.saved_tensors
+        dx_TD, dw_VD = ctx.saved_tensors  # scaled in place: a second backward finds them changed, and autograd refuses
+        if dx_TD is not None:
+            dx_TD.mul_(dloss)
         if dw_VD is not None:
-            dw_VD = torch.mul(dw_VD, dloss, out=torch.empty_like(dw_VD, dtype=ctx.weight_dtype))
-        return None if dx_TD is None else dx_TD * dloss, dw_VD, None, None, None
+            scaled_VD = dw_VD if dw_VD.dtype == ctx.weight_dtype else torch.empty_like(dw_VD, dtype=ctx.weight_dtype)
+            dw_VD = torch.mul(dw_VD, dloss, out=scaled_VD)
+        return dx_TD, dw_VD, None, None, None
 
 
 # ---- what the model calls
@@ -160,7 +163,7 @@ def linear_cross_entropy(x_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> T
     labels int64 [T] -> fp32 scalar, in nats.
 
     Logits exist for one chunk of tokens at a time. A gradient that is not wanted (`torch.no_grad`, a frozen head) is
-    not computed.
+    not computed. The backward can run once.
     """
     wanted = torch.is_grad_enabled()
     return LinearCrossEntropy.apply(
