@@ -5,6 +5,7 @@ import os
 os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: within `interpreted()` its kernels run on the CPU
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import hypothesis
@@ -12,11 +13,20 @@ import pytest
 import torch
 from ranks import Ranks
 
+from logtrain_kernels import interpreted
+
 # A machine may be busy with other things: how long one example takes says nothing about the code.
 hypothesis.settings.register_profile("logtrain", deadline=None)
 hypothesis.settings.load_profile("logtrain")
 
 torch.set_num_threads(1)  # the tensors of tests are small: on busy cores a second thread made them 17 times slower
+
+
+@pytest.fixture(params=["reference", "triton"])
+def way(request) -> Iterator[str]:
+    """How the operations run: as their references, and as the Triton kernels, interpreted."""
+    with interpreted() if request.param == "triton" else nullcontext():
+        yield request.param
 
 
 @pytest.fixture(scope="session")

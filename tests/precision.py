@@ -6,7 +6,18 @@ import pytest
 import torch
 
 FEW_ROUNDINGS = 4 * torch.finfo(torch.float32).eps
+# Triton's interpreter cuts fp32 down to bf16 where a GPU rounds: an error of up to one unit instead of half of one.
+TRUNCATION = torch.finfo(torch.bfloat16).eps
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+
+
+def slack_of(way, dtype, truncations=1):
+    """What an error may be beyond twice PyTorch's: `truncations` is how many stand between an input and a result."""
+    return truncations * TRUNCATION if (way, dtype) == ("triton", torch.bfloat16) else FEW_ROUNDINGS
+
+
+def largest(x):
+    return x.abs().max() if x.numel() else x.new_zeros(())
 
 
 def values_and_gradients(function, inputs, dtype):
@@ -28,6 +39,6 @@ def assert_right(ours, pytorch, exact, inputs, dtype, slack=FEW_ROUNDINGS):
     ]
     for i, (mine, theirs, truth) in enumerate(zip(*results, strict=True)):
         assert (mine.shape, mine.dtype) == (truth.shape, theirs.dtype)
-        allowed = 2 * (theirs.double() - truth).abs().max() + slack * truth.abs().max()
-        error = (mine.double() - truth).abs().max()
+        allowed = 2 * largest(theirs.double() - truth) + slack * largest(truth)
+        error = largest(mine.double() - truth)
         assert error <= allowed, f"result {i}: error {error:.2e}, allowed {allowed:.2e}"
