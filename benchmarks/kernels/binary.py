@@ -1,0 +1,81 @@
+"""A recorded launch, compiled for a GPU that is not here, and what its machine code says.
+
+Triton's own binder and options turn the arguments into types, constants and known alignments, as at a launch. Registers
+and stack come from the binary's resource table; only spilled registers need a stack.
+The width of global accesses is read from the instructions: LDG.E.128 and STG.E.128 move 16 bytes a thread.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import create_function_from_signature
+
+from benchmarks.kernels.occupancy import occupancy
+from benchmarks.kernels.record import Launch
+
+RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)")
+ACCESS = re.compile(r"\b(?:LDG|STG|ATOMG|REDG?|ATOM)\.E((?:\.\w+)*)")
+OF_A_SCALAR = re.compile(r"tt\.(?:load|store) .*: !tt\.ptr<")  # one value a program: its width says nothing
+
+
+@dataclass(frozen=True)
+class Binary:
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    num_warps: int
+    occupancy: float
+    accesses_16: int  # instructions of 16 bytes or more a thread
+    accesses_narrow: int  # narrower ones, those of single values left out
+
+
+def compiled(launch: Launch, arch: int) -> Binary:
+    kernel, target = launch.kernel, GPUTarget("cuda", arch, 32)
+    backend = make_backend(target)
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, specialization, options = bind(*launch.args, **launch.options)
+    options, signature, constants, attributes = kernel._pack_args(
+        backend, launch.options, bound, specialization, options
+    )
+    source = ASTSource(kernel, signature, constants, attributes)
+    result = triton.compile(source, target=target, options=options.__dict__)
+    registers, stack, local = resources(result.asm["cubin"])
+    widths = access_widths(result.asm["sass"])
+    narrow = sum(count for width, count in widths.items() if width < 16)
+    shared, warps = result.metadata.shared, result.metadata.num_warps
+    return Binary(
+        registers=registers,
+        spill_bytes=stack + local,
+        shared_bytes=shared,
+        num_warps=warps,
+        occupancy=occupancy(arch, registers, shared, warps, prod(launch.grid)),
+        accesses_16=widths.total() - narrow,
+        accesses_narrow=max(0, narrow - len(OF_A_SCALAR.findall(result.asm["ttir"]))),
+    )
+
+
+def resources(cubin: bytes) -> tuple[int, int, int]:
+    """-> registers a thread, bytes of stack and of local memory a thread"""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (numbers,) = RESOURCES.findall(text)
+    return tuple(map(int, numbers))
+
+
+def access_widths(sass: str) -> Counter[int]:
+    """How many instructions access global memory with how many bytes a thread."""
+    widths: Counter[int] = Counter()
+    for modifiers in ACCESS.findall(sass):
+        bits = [int(m.lstrip("US")) for m in modifiers.split(".") if m.lstrip("US") in ("8", "16", "64", "128", "256")]
+        widths[bits[0] // 8 if bits else 4] += 1
+    return widths

@@ -1,0 +1,73 @@
+"""Bytes every operation of both libraries moves, counted in Triton's interpreter and held against the least possible.
+
+Counts are linear in T as soon as each of the H100's programs has a row. So a count at two small T gives the one at T =
+8,192, and a third small T must lie on the line.
+"""
+
+from collections.abc import Iterator
+from unittest import mock
+
+import triton.language as tl
+from liger_kernel.ops import fused_add_rms_norm as liger_add_rms_norm
+from liger_kernel.ops import rms_norm as liger_rms_norm
+
+from benchmarks.kernels.counter import Count, count_of
+from benchmarks.kernels.operations import OPERATIONS, Operation, add_rms_norm_backward, rms_norm_backward
+from benchmarks.kernels.pretend import pretended_h100
+from benchmarks.kernels.shapes import MODELS, TOKENS, Shape
+from benchmarks.kernels.table import show
+
+FEW = (2, 4, 6)
+SEVERAL_ROWS_A_PROGRAM = dict.fromkeys((rms_norm_backward, add_rms_norm_backward), (264, 528, 792))  # 132 or 264
+COLUMNS = {
+    "library": 8, "op": 21, "shape": 5, "counted_tokens": 14, "counted_bytes": 13, "bytes_moved": 13,
+    "bytes_minimum": 13, "ratio": 6, "bytes_around": 12, "bytes_cached": 12,
+}  # fmt: skip
+
+
+def rsqrt(x: tl.tensor) -> tl.tensor:
+    """Liger's is libdevice's, which the interpreter does not have."""
+    return tl.math.rsqrt(x)
+
+
+def figures(operation: Operation, shape: Shape, T: int, library: str) -> dict[str, int]:
+    work = operation(shape, T, "cpu")
+    with (
+        pretended_h100("cpu"),
+        mock.patch.object(liger_rms_norm, "rsqrt", rsqrt),
+        mock.patch.object(liger_add_rms_norm, "rsqrt", rsqrt),
+    ):
+        count: Count = count_of(getattr(work, library))
+    return {
+        "bytes_moved": count.moved,
+        "bytes_minimum": work.bytes_minimum[library],
+        "bytes_around": count.around,
+        "bytes_cached": count.cached,
+    }
+
+
+def rows(models: list[str], libraries: list[str]) -> Iterator[dict]:
+    for operation in OPERATIONS:
+        first, second, third = SEVERAL_ROWS_A_PROGRAM.get(operation, FEW)
+        for model in models:
+            for library in libraries:
+                a, b, c = (figures(operation, MODELS[model], T, library) for T in (first, second, third))
+                assert all(c[key] - b[key] == b[key] - a[key] for key in a), "not linear in T: cannot be continued"
+                full = {key: a[key] + (b[key] - a[key]) * (TOKENS - first) // (second - first) for key in a}
+                yield {
+                    "library": library,
+                    "op": operation.__name__,
+                    "shape": model,
+                    "counted_tokens": third,
+                    "counted_bytes": c["bytes_moved"],
+                    **full,
+                    "ratio": round(full["bytes_moved"] / full["bytes_minimum"], 4),
+                    "note": operation(MODELS[model], 1, "meta").note,
+                }
+
+
+def main(models: list[str], libraries: list[str], as_json: bool) -> None:
+    if not as_json:
+        print(f"bf16, T = {TOKENS:,}: continued from counts at up to counted_tokens")
+        print("bytes_around: PyTorch's operations, in bytes_moved; bytes_cached: from L2, not in bytes_moved")
+    show(rows(models, libraries), COLUMNS, as_json)
