@@ -53,6 +53,8 @@ class JobConfig:
     """Activations computed again in the backward. selective: all but matrix products and attention; full: all of a
     block.
     """
+    compile: bool = False
+    """Compile every block with torch.compile: minutes at the start, fewer launches after."""
     attention_backend: AttentionBackend = "torch"
     """On GPUs. torch: its own FlashAttention-2; fa3: the package flash_attn_3 (Hopper); flash_attn: flash-attn."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
@@ -62,7 +64,18 @@ class JobConfig:
 
 
 MAY_CHANGE = (  # by a resumed run: the losses do not depend on them beyond rounding
-    *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend", "parallel"),
+    *(
+        "resume",
+        "runs",
+        "data",
+        "valid",
+        "recompute",
+        "dtype",
+        "export_dtype",
+        "attention_backend",
+        "compile",
+        "parallel",
+    ),
     "loader.rows_per_batch",
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
 )
@@ -73,7 +86,7 @@ class Job:
 
     def __init__(self, config: JobConfig):
         config = self.config = replace(config, model=os.path.abspath(config.model), data=os.path.abspath(config.data))
-        self.world = World()
+        self.world = World(config.parallel.symmetric_memory)
         self.source = Path(config.model)
         self.llama = hf.read_config(self.source)
         self.folder = Path(config.runs) / config.name
@@ -179,6 +192,8 @@ class Job:
         model = build(self.llama, self.mesh, self.config.parallel, self.dtype, rows)
         for block in model.blocks:
             block.recompute = self.config.recompute
+            if self.config.compile:  # the forward, within FSDP's hooks; attention on CPUs reads its lengths on the host
+                block.forward = torch.compile(block.forward, fullgraph=self.world.device.type == "cuda")
         return model
 
     def initial_rows(self) -> Rows:

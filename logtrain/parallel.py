@@ -37,12 +37,22 @@ class ParallelConfig:
     """Precision in which gradients are summed over ranks."""
     reshard_after_forward: bool = True
     """Free a block's gathered weights after its forward and gather them again in the backward."""
+    prefetch: int = 1
+    """Blocks whose weights are gathered ahead of the one that computes, in the forward and in the backward."""
+    symmetric_memory: bool = False
+    """Gather weights through NCCL's symmetric memory: within a node by the copy engines of the GPUs, which leaves their
+    processors to the matrix products.
+    """
+
+    def __post_init__(self):
+        if self.prefetch < 0:
+            raise ValueError(f"parallel.prefetch = {self.prefetch} must not be negative")
 
 
 class World:
     """This process among all: rank, size, device, and a host-side group for what must not wait for the GPU."""
 
-    def __init__(self):
+    def __init__(self, symmetric_memory: bool = False):
         launched = "RANK" in os.environ
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
         on_cuda = torch.cuda.is_available()
@@ -53,6 +63,10 @@ class World:
         self.device = torch.device("cuda", self.local_rank) if on_cuda else torch.device("cpu")
         if on_cuda:
             torch.cuda.set_device(self.device)
+        if symmetric_memory:
+            if not on_cuda:
+                raise ValueError("parallel.symmetric_memory: only for GPUs, and none was found; set it to false")
+            os.environ.setdefault("NCCL_CTA_POLICY", "2")  # no processor takes part in what a copy engine can do
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
             device_id=self.device if on_cuda else None,
@@ -81,6 +95,10 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.control, device=torch.device("cpu"))
         return box[0]
+
+    def wait_for_device(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def close(self) -> None:
         """Leave together: when one process has ended with a status other than 0, torchrun ends the others."""
@@ -141,11 +159,19 @@ def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype:
         cast_forward_inputs=False,  # the rotary tables stay fp32
     )
     for block in model.blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=config.reshard_after_forward)
+        last = block is model.blocks[-1]  # its backward comes next: freed, it would be gathered again at once
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=config.reshard_after_forward and not last)
     if not model.config.tied:
         fully_shard(model.embedding, mesh=mesh, mp_policy=policy, reshard_after_forward=config.reshard_after_forward)
         fully_shard(model.head, mesh=mesh, mp_policy=policy, reshard_after_forward=False)  # its backward comes next
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    for i, block in enumerate(model.blocks):
+        block.set_modules_to_forward_prefetch(list(model.blocks[i + 1 : i + 1 + config.prefetch]))
+        block.set_modules_to_backward_prefetch(list(model.blocks[max(0, i - config.prefetch) : i])[::-1])
+    if config.symmetric_memory:
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_symm_mem_for_comm()
 
 
 def build(

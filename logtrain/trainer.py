@@ -5,10 +5,11 @@ the loader knows beforehand. Ranks average gradients, hence the factor world siz
 step is logged, so the host runs ahead of the GPU.
 """
 
+import gc
 import math
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -85,13 +86,14 @@ class Trainer:
         self.total_steps = config.total_steps(train.steps_per_epoch)
         self.peak_flops = peak_flops(world.device)
         self.grad_norm = torch.zeros((), device=world.device)
+        self.warm = False
         self.start_interval()
 
     def fit(self) -> bool:
         """Train to the last step; False when a stop was asked for and everything is saved."""
         # Left in reverse order: a signal, and torchrun sends its own after the terminal's, spares the last checkpoint.
         stop, steps = StopSignal(self.world), iter(self.train)
-        with closing(stop), closing(self.checkpoints), closing(steps):
+        with closing(stop), closing(self.checkpoints), closing(steps), collection_at_records():
             if self.state["step"] == 0:
                 self.validate()
             self.start_interval()
@@ -136,6 +138,10 @@ class Trainer:
         if saving or validating or number % self.config.log_every == 0:
             # First: what has diverged is not saved, and the clock of training stops with the device idle.
             self.log(step.targets)
+        elif not self.warm:  # what only a first step does, to allocate and compile, stays out of the rates
+            self.world.wait_for_device()
+            self.start_interval()
+        self.warm = True
         if validating:
             self.validate()
         if saving:
@@ -176,6 +182,7 @@ class Trainer:
                 f"step {number}: loss {loss}, gradient norm {grad_norm}: training has diverged; "
                 f"the checkpoints before it stay; lower optim.lr or lengthen optim.warmup_ratio"
             )
+        gc.collect(1)
         self.start_interval()
 
     @torch.no_grad()
@@ -205,3 +212,18 @@ class Trainer:
         began = time.perf_counter()
         self.checkpoints.save(self.state["step"], self.model, self.optimizer, dict(self.state))
         self.excluded_seconds += time.perf_counter() - began
+
+
+@contextmanager
+def collection_at_records() -> Iterator[None]:
+    """Python's garbage is collected where a record is made, on all ranks at once, not whenever one of them has made
+    enough: a rank that stops for it keeps all others waiting.
+    """
+    gc.collect()
+    gc.freeze()  # the model, the data: never looked at again
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
