@@ -6,6 +6,7 @@ of the packed rows is in it.
 
 import functools
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +99,9 @@ SPREADS = {  # ranks, flags
     "2 ranks, 4 micro-batches": (2, ["--loader.rows_per_batch", "1", "--recompute", "selective"]),
     "4 ranks, 2 micro-batches": (4, ["--loader.rows_per_batch", "1", "--recompute", "full"]),
     "4 ranks, 1 micro-batch": (4, ["--loader.rows_per_batch", "2", "--parallel.no_reshard_after_forward"]),
+    "2 ranks, nothing gathered ahead": (2, ["--loader.rows_per_batch", "2", "--parallel.prefetch", "0"]),
+    "2 ranks, all gathered ahead": (2, ["--loader.rows_per_batch", "2", "--parallel.prefetch", "9"]),
+    "2 ranks, compiled": (2, ["--loader.rows_per_batch", "4", "--compile", "--recompute", "selective"]),
     "2 x 2 ranks, 2 micro-batches": (4, ["--loader.rows_per_batch", "1", "--parallel.shard_ranks", "2"]),
 }
 RUNS = [("untied", spread) for spread in SPREADS]
@@ -107,11 +111,22 @@ RUNS += [("tied", "4 ranks, 1 micro-batch"), ("tied", "2 x 2 ranks, 2 micro-batc
 @pytest.mark.parametrize(("model", "spread"), RUNS)
 def test_every_spread_gives_the_plain_loops_run(case_of, ranks: Ranks, model: str, spread: str):
     case, (size, flags) = case_of(model), SPREADS[spread]
+    if "--compile" in flags and not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
     assert ranks.run(size, train, [*case.flags, "--name", spread, *flags]) == [0] * size
     found = records(case.folder / spread)
     assert [record["step"] for record in found] == list(range(1, STEPS + 1))
     np.testing.assert_allclose([record["loss"] for record in found], case.plain.losses, rtol=2e-6)
     np.testing.assert_allclose([record["grad_norm"] for record in found], case.plain.grad_norms, rtol=2e-6)
+
+
+def test_gradients_summed_in_bf16_move_the_losses_by_less_than_a_thousandth(case_of, ranks: Ranks):
+    case = case_of("untied")
+    flags = [*case.flags, "--name", "bf16 sums", "--parallel.reduce_dtype", "bfloat16"]
+    assert ranks.run(4, train, flags) == [0] * 4
+    losses = [record["loss"] for record in records(case.folder / "bf16 sums")]
+    np.testing.assert_allclose(losses, case.plain.losses, rtol=1e-3)
+    assert max(abs(a / b - 1) for a, b in zip(losses, case.plain.losses, strict=True)) > 1e-6  # it did something
 
 
 @pytest.mark.parametrize("model", MODELS)
