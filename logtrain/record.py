@@ -19,10 +19,11 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import _resolve_process_group
+from torch.distributed.distributed_c10d import _resolve_process_group, _world
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 COMPUTE = "compute"
 ALLOCATION = 512  # bytes: what the caching allocator rounds up to
@@ -74,27 +75,33 @@ class Piece:
 
 
 class RecordedStream:
-    """Stands in for torch.cpu.Stream (and, with its last operation, for an event recorded on it)."""
+    """Stands in for torch.cpu.Stream."""
 
     def __init__(self, recorder: "Recorder", name: str):
         self.recorder, self.name = recorder, name
         self.last: int | None = None
         self.pending: set[int] = set()
 
-    def record_event(self, _event=None) -> "RecordedEvent":
-        return RecordedEvent(self.last)
+    def record_event(self) -> "RecordedEvent":
+        return RecordedEvent(self.recorder).record(self)
 
     def wait_event(self, event: "RecordedEvent") -> None:
-        if event is not None and event.op is not None:
+        if event.op is not None:
             self.pending.add(event.op)
 
     def wait_stream(self, other: "RecordedStream") -> None:
         self.wait_event(other.record_event())
 
 
-@dataclass
 class RecordedEvent:
-    op: int | None
+    """Stands in for torch.cpu.Event: the last operation on a stream when it was recorded."""
+
+    def __init__(self, recorder: "Recorder"):
+        self.recorder, self.op = recorder, None
+
+    def record(self, stream: RecordedStream | None = None) -> "RecordedEvent":
+        self.op = (stream or self.recorder.stream).last
+        return self
 
 
 class Recorder(TorchDispatchMode):
@@ -106,7 +113,7 @@ class Recorder(TorchDispatchMode):
         self.ops: list[Op] = []
         self.syncs: list[str] = []
         self.memory: list[tuple[int, int, Piece]] = []  # (operations before it, bytes more or less, which storage)
-        self.pieces: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        self.pieces = WeakIdKeyDictionary()
         self.live, self.phase, self.module, self.micro_batch = 0, "forward", "", 0
         self.regions: list[tuple[str, str]] = []
         self.compute = RecordedStream(self, COMPUTE)
@@ -126,7 +133,11 @@ class Recorder(TorchDispatchMode):
         self.stack.enter_context(patch.object(torch.UntypedStorage, "resize_", resized))
         self.stack.enter_context(
             patch.multiple(
-                torch.cpu, Stream=self.new_stream, stream=self.on_stream, current_stream=lambda *_: self.stream
+                torch.cpu,
+                Stream=self.new_stream,
+                Event=lambda *_args, **_options: RecordedEvent(self),
+                stream=self.on_stream,
+                current_stream=lambda *_: self.stream,
             )
         )
         return super().__enter__()
@@ -222,27 +233,30 @@ class Recorder(TorchDispatchMode):
         self.regions.append((label, before))
 
     def launch(self, func, name: str, args: tuple, kwargs: dict, out) -> None:
-        inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        outputs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-        written_to = mutated(func, args, kwargs)
+        inputs, outputs = tensors_in((args, kwargs)), tensors_in(out)
+        read_from, written_to = arguments(func, args, kwargs)
         known = {x.untyped_storage()._cdata for x in inputs}
         new = [x for x in outputs if x.untyped_storage()._cdata not in known]
-        if not new and not written_to:
+        collective = func.namespace in ("c10d", "_c10d_functional") and name in COLLECTIVES
+        if not (new or written_to or collective or name == "all_gather_copy_in"):
             return  # a view
         vocabulary = any(self.vocab_size in x.shape for x in inputs + new)
         category = self.category(vocabulary)
         for tensor in new:
             self.piece(tensor, category)
-        overwritten = written_to if name in OVERWRITE or "out" in kwargs else []
-        skip = {id(x) for x in overwritten}
-        read = sum(size_of(x) for x in {id(x): x for x in inputs if id(x) not in skip}.values())
+        if not ("out" in kwargs or name in OVERWRITE):
+            read_from = read_from + written_to
+        read = sum(map(size_of, {id(x): x for x in read_from}.values()))
         written = sum(map(size_of, new)) + sum(map(size_of, written_to))
         if name in LOOKUPS:
             read = written
         op = Op(name, "pointwise", self.phase, self.module, self.micro_batch, self.stream.name, (), read, written)
         op.sharding = func.namespace == "fsdp" or any("FSDP::" in region for region, _ in self.regions)
         op.vocabulary = vocabulary and "embedding" not in name
-        describe(op, func, args, outputs)
+        if collective:
+            describe_collective(op, args, kwargs)
+        else:
+            describe(op, args, outputs)
         op.waits, self.stream.pending = tuple(sorted(self.stream.pending)), set()
         self.stream.last = len(self.ops)
         op.live = self.live + op.workspace
@@ -263,39 +277,47 @@ def size_of(tensor: Tensor) -> int:
     )
 
 
-def mutated(func, args: tuple, kwargs: dict) -> list[Tensor]:
-    found = []
+def tensors_in(tree) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def arguments(func, args: tuple, kwargs: dict) -> tuple[list[Tensor], list[Tensor]]:
+    """The tensors that an operation takes, and those of them that it writes to, by its schema."""
+    taken, written_to = [], []
     for i, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = kwargs.get(argument.name) if argument.kwarg_only or i >= len(args) else args[i]
-            found += [x for x in tree_leaves(value) if isinstance(x, Tensor)]
-    return found
+        value = kwargs.get(argument.name) if argument.kwarg_only or i >= len(args) else args[i]
+        writes = argument.alias_info is not None and argument.alias_info.is_write
+        (written_to if writes else taken).extend(tensors_in(value))
+    return taken, written_to
 
 
-def describe(op: Op, func, args: tuple, outputs: list[Tensor]) -> None:
+def describe_collective(op: Op, args: tuple, kwargs: dict) -> None:
+    """Bytes read and written on this rank, and the ranks it reaches."""
+    op.kind = COLLECTIVES[op.name]
+    leaves = tree_leaves((args, kwargs))
+    groups = [dist.ProcessGroup.unbox(x) for x in leaves if isinstance(x, torch.ScriptObject) and "Group" in str(x)]
+    groups += [_resolve_process_group(x) for x in leaves if isinstance(x, str) and x in _world.pg_names.values()]
+    op.shape = tuple(dist.get_process_group_ranks(groups[0]))
+    sizes = sorted(size_of(x) for x in leaves if isinstance(x, Tensor))
+    op.read = sizes[-1] if op.kind == "reduce_scatter" else sizes[0]
+    op.written = sizes[-1] if op.kind == "all_gather" else sizes[0]
+    if len(sizes) == 1 and op.kind != "all_reduce":  # functional: the other tensor is returned
+        op.read, op.written = (
+            (sizes[0], sizes[0] * len(op.shape)) if op.kind == "all_gather" else (sizes[0], sizes[0] // len(op.shape))
+        )
+
+
+def describe(op: Op, args: tuple, outputs: list[Tensor]) -> None:
     """The kind of operation, its shape and FLOPs."""
-    if func.namespace in ("c10d", "_c10d_functional") and op.name in COLLECTIVES:
-        op.kind = COLLECTIVES[op.name]
-        groups = [_resolve_process_group(x) for x in args if isinstance(x, str) and not x.isalpha()]
-        groups += [dist.ProcessGroup.unbox(x) for x in args if type(x).__name__ == "ScriptObject" and is_group(x)]
-        op.shape = tuple(dist.get_process_group_ranks(groups[0]))
-        if op.kind == "reduce_scatter":
-            op.written = op.read // len(op.shape)
-        if op.kind == "all_gather":
-            op.read = op.written // len(op.shape)
-    elif op.name in PRODUCTS:
-        a, b = (x for x in args[-2:] if isinstance(x, Tensor)) if op.name.startswith(("addmm", "baddbmm")) else args[:2]
+    if op.name in PRODUCTS:
+        a, b = args[1:3] if op.name in ("addmm", "baddbmm") else args[:2]
         batch = a.shape[0] if a.ndim == 3 else 1
         op.kind, op.shape = "product", (a.shape[-2], b.shape[-1], a.shape[-1], batch)
         op.flops = 2 * prod(op.shape)
     elif "attn" in op.name or "attention" in op.name:
-        attention_op(op, [x for x in args if isinstance(x, Tensor) and x.ndim >= 3])
+        attention_op(op, [x for x in tensors_in(args) if x.ndim >= 3])
     elif op.name in NOTES:
         NOTES[op.name](op, args, outputs)
-
-
-def is_group(value) -> bool:
-    return "ProcessGroup" in str(value._type())
 
 
 def attention_op(op: Op, tensors: list[Tensor]) -> None:
@@ -342,7 +364,19 @@ def dense_embedding_gradient(op: Op, args: tuple, outputs: list[Tensor]) -> None
     op.read, op.written, op.launches = 2 * rows, size_of(outputs[0]) + rows, 6
 
 
+def gather_copy_in(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
+    """This rank's shards to their place in the gathered buffer; its schema does not say that it writes."""
+    op.read = op.written = sum(map(size_of, args[0]))
+
+
+def fused_adamw(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
+    """Reads weights, gradients and both moments and writes all but the gradients (the schema lists these too)."""
+    op.written -= sum(map(size_of, args[1]))
+
+
 NOTES = {
+    "all_gather_copy_in": gather_copy_in,
+    "_fused_adamw_": fused_adamw,
     "rope_": rope_in_place,
     "softmax_gradient_": softmax_gradient,
     "rms_norm_backward": norm_backward,
