@@ -161,15 +161,17 @@ class Checkpoints:
 
 
 def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None, step: int | None = None) -> dict[str, Tensor]:
-    """Names -> this rank's shards of weights and AdamW moments, sharing memory with them. `step` creates the moments
-    of a fresh optimizer.
+    """Names -> this rank's shards of trained weights and AdamW moments, sharing memory with them. `step` creates the
+    moments of a fresh optimizer. Frozen weights come from where they came from before.
 
     AdamW's own step counter is the number of updates, the same for every parameter, so it is not stored.
     """
     tensors = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         tensors[f"model.{name}"] = parameter.detach()
-        if optimizer is None or not parameter.requires_grad:
+        if optimizer is None:
             continue
         moments = optimizer.state[parameter]
         if step is not None:

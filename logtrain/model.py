@@ -9,6 +9,7 @@ The query, key and value projections are one matrix, gate and up another, so tha
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -118,6 +119,7 @@ class Block(nn.Module):
 
 KEPT = {  # the matrix products, and attention as CPUs and GPUs run it
     "aten.mm.default",
+    "aten.addmm_.default",  # adds to a kept product: a second time would add twice
     "aten._scaled_dot_product_flash_attention_for_cpu.default",
     "torch_attn._varlen_attn.default",
     "flash_attn._flash_attn_varlen_forward.default",
@@ -161,6 +163,7 @@ class Llama(nn.Module):
         self.head = LossHead(config)
         if config.tied:
             self.head.weight = self.embedding.weight
+        self.row_seeds: list[int] = []  # of the rows under way: what adapters drop is drawn from them
 
     def forward(
         self,
@@ -169,13 +172,15 @@ class Llama(nn.Module):
         positions_T: Tensor,
         cu_seqlens: Tensor,
         max_seqlen: int,
+        row_seeds: Sequence[int] = (),
     ) -> Tensor:
         """Cross-entropy summed over this batch's targets, fp32 scalar, in nats. With `labels_T = None`: the logits
         [T, V].
 
         tokens int64 [T], labels int64 [T] (-100: no target), positions int32 [T] within each document, cu_seqlens
-        int32.
+        int32. `row_seeds`: a number for each packed row, for dropout.
         """
+        self.row_seeds[:] = row_seeds
         tables = rope_tables(positions_T, self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
         x_TD, residual_TD = self.embedding(tokens_T), None
         for block in self.blocks:

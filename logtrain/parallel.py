@@ -5,6 +5,7 @@ FSDP2 shards every parameter by rows over the ranks of a replica; with fewer sha
 replicas average their gradients.
 """
 
+import functools
 import os
 import signal
 import time
@@ -151,20 +152,24 @@ def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype:
     """FSDP2 on every block, the embedding and the head; a matrix they share (tied) stays with the root.
 
     Master weights, gradients and optimizer state are fp32 shards; gathered weights and activations have
-    `compute_dtype`.
+    `compute_dtype`. Where every rank holds a whole copy, frozen weights need nothing and stay as they are.
     """
+    frozen = {p for p in model.parameters() if not p.requires_grad}
+    kept_out = frozen if mesh["shard"].size() == 1 else set()
     policy = MixedPrecisionPolicy(
         param_dtype=compute_dtype,
         reduce_dtype=getattr(torch, config.reduce_dtype),
         cast_forward_inputs=False,  # the rotary tables stay fp32
     )
+    reshard = config.reshard_after_forward
+    place = functools.partial(fully_shard, mesh=mesh, mp_policy=policy, ignored_params=kept_out)
     for block in model.blocks:
         last = block is model.blocks[-1]  # its backward comes next: freed, it would be gathered again at once
-        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=config.reshard_after_forward and not last)
+        place(block, reshard_after_forward=reshard and not last)
     if not model.config.tied:
-        fully_shard(model.embedding, mesh=mesh, mp_policy=policy, reshard_after_forward=config.reshard_after_forward)
-        fully_shard(model.head, mesh=mesh, mp_policy=policy, reshard_after_forward=False)  # its backward comes next
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        place(model.embedding, reshard_after_forward=reshard)
+        place(model.head, reshard_after_forward=False)  # its backward comes next
+    place(model, reshard_after_forward=False)
     for i, block in enumerate(model.blocks):
         block.set_modules_to_forward_prefetch(list(model.blocks[i + 1 : i + 1 + config.prefetch]))
         block.set_modules_to_backward_prefetch(list(model.blocks[max(0, i - config.prefetch) : i])[::-1])
@@ -180,12 +185,15 @@ def build(
     parallel: ParallelConfig,
     compute_dtype: torch.dtype,
     rows: Rows | None,
+    adapt: Callable[[Llama], None] | None = None,
 ) -> Llama:
     """A sharded model on the mesh's device, filled from `rows` (None: whatever the memory held; a checkpoint comes
-    next).
+    next). `adapt`: what is done to the meta model before.
     """
     with torch.device("meta"):
         model = Llama(config)
+    if adapt:
+        adapt(model)
     shard(model, mesh, parallel, compute_dtype)
     materialize(model, torch.device(mesh.device_type), rows)
     return model

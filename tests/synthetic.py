@@ -9,7 +9,7 @@ import tokenizers
 import torch
 
 from logtrain import hf
-from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter
+from logtrain.data.shards import CONTEXT, DOCUMENT, FORMAT_VERSION, ShardWriter
 from logtrain.model import Llama
 from logtrain.parallel import materialize
 from logtrain.tokenizer import Tokenizer
@@ -106,8 +106,8 @@ def write_data(
             record["length"], record["targets"], record["row"] = length, int((tokens[1:] < CONTEXT).sum()), row
             writer.add(tokens, record)
         splits[split] = writer.close()
-    manifest = {
-        "format_version": 1,
+    facts = {
+        "format_version": FORMAT_VERSION,
         "fingerprint": f"{seq_len}-{seed}-{context}",
         "tokenizer": {
             "path": str(tokenizer),
@@ -122,5 +122,19 @@ def write_data(
         "domains": [""],
         "splits": splits,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(facts))
     return folder
+
+
+def manifest(**splits: dict) -> dict:
+    """The least that a prepared folder of these splits says of itself."""
+    tokenizer = {"sha256": "00", "bos_id": 1, "document_end_id": 2}
+    return {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": "00",
+        "tokenizer": tokenizer,
+        "settings": {},
+        "sources": [],
+        "domains": [],
+        "splits": splits,
+    }

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from synthetic import manifest
 
 from logtrain.data.loader import IGNORE, Batch, Loader, LoaderConfig, Step
 from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter, Split
@@ -31,7 +32,7 @@ def write_split(folder: Path, lengths: list[int], context: float = 0.3) -> Split
         record["length"], record["targets"] = length, np.count_nonzero(tokens[1:] < CONTEXT)
         writer.add(tokens, record)
         first += length
-    (folder / "manifest.json").write_text(json.dumps({"format_version": 1, "splits": {"train": writer.close()}}))
+    (folder / "manifest.json").write_text(json.dumps(manifest(train=writer.close())))
     return Split.open(folder)
 
 
@@ -76,10 +77,10 @@ def same(step: Step, other: Step) -> bool:
     """The same batches in the same order, and the same counts."""
     counts = [(s.tokens, s.targets, s.attention_pairs, len(s.batches)) for s in (step, other)]
     return counts[0] == counts[1] and all(
-        mine.max_seqlen == theirs.max_seqlen
+        (mine.max_seqlen, mine.row_seeds) == (theirs.max_seqlen, theirs.row_seeds)
         and all(
             torch.equal(*pair)
-            for pair in zip(mine.model_inputs("cpu")[:-1], theirs.model_inputs("cpu")[:-1], strict=True)
+            for pair in zip(mine.model_inputs("cpu")[:-2], theirs.model_inputs("cpu")[:-2], strict=True)
         )
         for mine, theirs in zip(step.batches, other.batches, strict=True)
     )

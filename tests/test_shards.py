@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from synthetic import manifest
 
-from logtrain.data.shards import CONTEXT, DOCUMENT, FORMAT_VERSION, ShardWriter, Split, new_folder
+from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter, Split, new_folder
 
 
 def make_documents(lengths: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -41,19 +42,6 @@ def write(folder: Path, tokens_N: np.ndarray, records: np.ndarray, shard_tokens:
         writer.add(tokens_N[ends[first] : ends[last]], records[first:last])
     (folder / "manifest.json").write_text(json.dumps(manifest(train=writer.close())))
     return folder
-
-
-def manifest(**splits: dict) -> dict:
-    tokenizer = {"sha256": "00", "bos_id": 1, "document_end_id": 2}
-    return {
-        "format_version": FORMAT_VERSION,
-        "fingerprint": "00",
-        "tokenizer": tokenizer,
-        "settings": {},
-        "sources": [],
-        "domains": [],
-        "splits": splits,
-    }
 
 
 @pytest.fixture

@@ -68,15 +68,17 @@ class Batch:
     cu_seqlens: Tensor
     """int32: where each document starts, then T, repeated to a length that is constant over the epoch"""
     max_seqlen: int
+    row_seeds: tuple[int, ...] = ()
+    """for each row a number that no other row of the run has"""
 
-    def model_inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    def model_inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, int, tuple[int, ...]]:
         """The arguments of `Llama.forward` on the device; from pinned memory the copy does not wait."""
         tensors = (self.tokens_T, self.labels_T, self.positions_T, self.cu_seqlens)
-        return *(t.to(device, non_blocking=True) for t in tensors), self.max_seqlen
+        return *(t.to(device, non_blocking=True) for t in tensors), self.max_seqlen, self.row_seeds
 
     def pin(self) -> "Batch":
         tensors = (self.tokens_T, self.labels_T, self.positions_T, self.cu_seqlens)
-        return Batch(*(t.pin_memory() for t in tensors), self.max_seqlen)
+        return Batch(*(t.pin_memory() for t in tensors), self.max_seqlen, self.row_seeds)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Step:
 class Epoch:
     """An epoch's packing, and what each of its rows holds."""
 
+    number: int
     rows: Rows
     tokens_R: np.ndarray
     targets_R: np.ndarray
@@ -151,7 +154,8 @@ class Loader:
             pairs_R = per_row(length_P * (length_P + 1) // 2)
         else:
             pairs_R = tokens_R * (tokens_R + 1) // 2
-        return Epoch(rows, tokens_R, per_row(self.piece_targets_P), pairs_R, int(np.diff(rows.row_start_R1).max()))
+        max_pieces = int(np.diff(rows.row_start_R1).max())
+        return Epoch(epoch, rows, tokens_R, per_row(self.piece_targets_P), pairs_R, max_pieces)
 
     def at(self, step: int) -> Step:
         """Step `step` (0-based, counted over all epochs): the same for the same (seed, step), whatever came before."""
@@ -204,7 +208,8 @@ class Loader:
         cu_seqlens = np.full(longest, size, dtype=np.int32)
         cu_seqlens[: len(starts)] = starts
         arrays = (torch.from_numpy(a) for a in (tokens, labels, positions, cu_seqlens))
-        batch = Batch(*arrays, max_seqlen=max(lengths))
+        row_seeds = tuple(((self.seed * 1_000_003 + epoch.number) << 32) + row for row in rows)
+        batch = Batch(*arrays, max(lengths), row_seeds)
         return batch.pin() if self.pin_memory else batch
 
     def __iter__(self) -> Iterator[Step]:

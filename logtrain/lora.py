@@ -1,0 +1,198 @@
+"""Low-rank adapters (LoRA; Hu et al. 2021, arXiv:2106.09685) on the linear layers of a Llama whose own weights stay.
+
+    y = x W^T + s * drop(x) A^T B^T        A [r, D], B [out, r], s = alpha / r; B starts at zero
+
+Adapters belong to the published layers (q_proj, ..., down_proj). Several of those are one matrix here, so their As lie
+below each other, and one product gives all their drop(x) A^T; each B then adds its part to its own columns of y, within
+the matrix product. No gradient of W is computed.
+
+Dropout is a pure function of (seed, row, layer), so that a resumed run and any number of ranks drop the same elements.
+
+Shapes in names: T tokens, D in features, O out features, P adapters of a matrix, R = P * r.
+"""
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from logtrain.model import Llama, LlamaConfig
+
+Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+Rows = Callable[[str, int, int], Iterable[Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    rank: int = 0
+    """Rank of the adapters. 0: none, all weights are trained."""
+    alpha: float = 32.0
+    """What an adapter adds counts alpha / rank times."""
+    dropout: float = 0.0
+    """Share of an adapter's inputs that are dropped in training."""
+    targets: tuple[Target, ...] = get_args(Target)
+    """Layers with adapters, by their Hugging Face names."""
+
+    def __post_init__(self):
+        if self.rank < 0 or not self.alpha > 0 or not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"lora: rank {self.rank}, alpha {self.alpha}, dropout {self.dropout}: expected rank >= 0, alpha > 0, "
+                f"0 <= dropout < 1"
+            )
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"lora.targets = {self.targets}: expected at least one layer, each once")
+
+
+class Adapter(NamedTuple):
+    """Where the adapter of one published layer lies."""
+
+    target: Target
+    columns: slice
+    """of our matrix's output, so rows of W"""
+    rows: slice
+    """of the Bs, stacked"""
+    ranks: slice
+    """rows of the As, stacked"""
+
+
+def adapters(shape: LlamaConfig, config: LoraConfig) -> dict[str, list[Adapter]]:
+    """Our matrices of a block -> their adapters, in the order of their rows."""
+    q, kv = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    sizes: dict[str, dict[Target, int]] = {
+        "attention.qkv": {"q_proj": q, "k_proj": kv, "v_proj": kv},
+        "attention.out": {"o_proj": hidden},
+        "feed_forward.gate_up": {"gate_proj": inner, "up_proj": inner},
+        "feed_forward.down": {"down_proj": hidden},
+    }
+    found: dict[str, list[Adapter]] = {}
+    for path, targets in sizes.items():
+        column = row = rank = 0
+        for target, size in targets.items():
+            if target in config.targets:
+                places = slice(column, column + size), slice(row, row + size), slice(rank, rank + config.rank)
+                found.setdefault(path, []).append(Adapter(target, *places))
+                row, rank = row + size, rank + config.rank
+            column += size
+    return found
+
+
+# ---- the layer
+
+
+def dropped(x_TD: Tensor, share: float, seeds: tuple[int, ...]) -> Tensor:
+    """x with a share of its elements set to 0 and the others scaled up; `seeds`: one for each packed row of x."""
+    if not seeds:
+        return x_TD
+    mask_TD = torch.empty_like(x_TD)
+    for seed, row in zip(seeds, mask_TD.chunk(len(seeds)), strict=True):
+        row.bernoulli_(1 - share, generator=torch.Generator(x_TD.device).manual_seed(seed))
+    return mask_TD.mul_(x_TD).mul_(1 / (1 - share))
+
+
+class AdaptedProduct(torch.autograd.Function):
+    """y = x W^T plus what each adapter adds to its columns; only the adapters' gradients and x's."""
+
+    @staticmethod
+    def forward(ctx, x_TD: Tensor, weight_OD: Tensor, a_RD: Tensor, b_Or: Tensor, layer: "LoraLinear", seeds):
+        y_TO, h_TR = x_TD @ weight_OD.T, dropped(x_TD, layer.dropout, seeds) @ a_RD.to(x_TD.dtype).T
+        for _, columns, rows, ranks in layer.adapters:
+            y_TO[:, columns].addmm_(h_TR[:, ranks], b_Or[rows].to(x_TD.dtype).T, alpha=layer.scale)
+        ctx.save_for_backward(x_TD, weight_OD, a_RD, b_Or, h_TR)
+        ctx.layer, ctx.seeds = layer, seeds
+        return y_TO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy_TO: Tensor):
+        x_TD, weight_OD, a_RD, b_Or, h_TR = ctx.saved_tensors
+        layer, dtype = ctx.layer, x_TD.dtype
+        dh_TR, db_Or = torch.empty_like(h_TR), torch.empty_like(b_Or)
+        for _, columns, rows, ranks in layer.adapters:
+            dy = dy_TO[:, columns]
+            dh_TR[:, ranks] = dy @ b_Or[rows].to(dtype) * layer.scale
+            db_Or[rows] = dy.T @ h_TR[:, ranks] * layer.scale
+        da_RD = dh_TR.T @ dropped(x_TD, layer.dropout, ctx.seeds)
+        dx_TD = None
+        if ctx.needs_input_grad[0]:
+            dx_TD = dy_TO @ weight_OD
+            if ctx.seeds:
+                dx_TD += dropped(dh_TR @ a_RD.to(dtype), layer.dropout, ctx.seeds)
+            else:
+                dx_TD.addmm_(dh_TR, a_RD.to(dtype))
+        return dx_TD, None, da_RD.to(a_RD.dtype), db_Or, None, None
+
+
+class LoraLinear(nn.Module):
+    """One of our matrices with its adapters. `row_seeds`: the model's, one for each packed row of its input."""
+
+    def __init__(self, base: nn.Linear, key: int, adapters: list[Adapter], config: LoraConfig, row_seeds: list[int]):
+        super().__init__()
+        self.key, self.adapters, self.row_seeds = key, adapters, row_seeds
+        self.scale, self.dropout = config.alpha / config.rank, config.dropout
+        self.weight = base.weight
+        self.lora_A = nn.Parameter(torch.empty(adapters[-1].ranks.stop, base.in_features, device="meta"))
+        self.lora_B = nn.Parameter(torch.empty(adapters[-1].rows.stop, config.rank, device="meta"))
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        drops = self.dropout and torch.is_grad_enabled()
+        seeds = tuple((seed * 0x9E3779B1 + self.key) % (1 << 63) for seed in self.row_seeds) if drops else ()
+        return AdaptedProduct.apply(x_TD, self.weight, self.lora_A, self.lora_B, self, seeds)
+
+
+def adapt(model: Llama, config: LoraConfig, dtype: torch.dtype) -> None:
+    """Freeze a meta model's own weights, in `dtype`, and put fp32 adapters beside them."""
+    model.to(dtype).requires_grad_(False)
+    for i, block in enumerate(model.blocks):
+        for path, of_matrix in adapters(model.config, config).items():
+            key = zlib.crc32(f"blocks.{i}.{path}".encode())
+            layer = LoraLinear(block.get_submodule(path), key, of_matrix, config, model.row_seeds)
+            block.set_submodule(path, layer)
+
+
+# ---- where its weights come from and go to
+
+
+def new_rows(base: Rows, shape: LlamaConfig, config: LoraConfig, seed: int) -> Rows:
+    """The model's own weights from `base` and new adapters: B zero, A uniform within 1 / sqrt(D), as PEFT draws it,
+    from (seed, its name) alone.
+    """
+    heads = shape.num_heads * shape.head_dim
+    widths = {"attention.out": heads, "feed_forward.down": shape.intermediate_size}
+
+    def rows(name: str, start: int, stop: int) -> Iterable[Tensor]:
+        if name.endswith("lora_B"):
+            return (torch.zeros(stop - start, config.rank),)
+        if name.endswith("lora_A"):
+            path = ".".join(name.split(".")[2:4])
+            width, bound = widths.get(path, shape.hidden_size), widths.get(path, shape.hidden_size) ** -0.5
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+            whole = torch.empty(adapters(shape, config)[path][-1].ranks.stop, width)
+            return (whole.uniform_(-bound, bound, generator=generator)[start:stop],)
+        return base(name, start, stop)
+
+    return rows
+
+
+def merged(
+    tensors: Iterable[tuple[str, Tensor]], shape: LlamaConfig, config: LoraConfig
+) -> Iterator[tuple[str, Tensor]]:
+    """Named full tensors of an adapted model -> those of a plain one, in the same order: W + s B A, in fp32."""
+    layout, held = adapters(shape, config), {}
+    for name, tensor in tensors:
+        stem, _, kind = name.rpartition(".")
+        path = ".".join(stem.split(".")[2:])
+        if path not in layout:
+            yield name, tensor
+            continue
+        held[kind] = tensor.float()
+        if kind == "lora_B":  # the last of the three
+            for _, columns, rows, ranks in layout[path]:
+                held["weight"][columns].addmm_(
+                    held["lora_B"][rows], held["lora_A"][ranks], alpha=config.alpha / config.rank
+                )
+            yield f"{stem}.weight", held["weight"]
