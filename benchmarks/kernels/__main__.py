@@ -26,11 +26,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.evidence == "traffic":
         os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which nothing has done yet
-    module = importlib.import_module(f"benchmarks.kernels.{options.evidence}")
-    arguments = [options.models, options.libraries]
-    if options.evidence == "compile":
-        arguments.append(options.arch)
-    module.main(*arguments, options.json)
+    importlib.import_module(f"benchmarks.kernels.{options.evidence}").main(options)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from benchmarks.kernels.occupancy import occupancy
 from benchmarks.kernels.record import Launch
 
 RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)")
-ACCESS = re.compile(r"\b(?:LDG|STG|ATOMG|REDG?|ATOM)\.E((?:\.\w+)*)")
-OF_A_SCALAR = re.compile(r"tt\.(?:load|store) .*: !tt\.ptr<")  # one value a program: its width says nothing
+ACCESS = re.compile(r"\b(?:LDG|LDGSTS|STG|ATOMG|REDG)\.E((?:\.\w+)*)")  # LDGSTS: to shared memory, asynchronously
+LOADS_AND_STORES = r"(?:tt\.load|tt\.store|ttg\.async_copy_global_to_local)"
+OF_A_SCALAR = re.compile(LOADS_AND_STORES + r" .*: (?:tensor<1x)?!tt\.ptr<")  # one value a program, however narrow
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def compiled(launch: Launch, arch: int) -> Binary:
         num_warps=warps,
         occupancy=occupancy(arch, registers, shared, warps, prod(launch.grid)),
         accesses_16=widths.total() - narrow,
-        accesses_narrow=max(0, narrow - len(OF_A_SCALAR.findall(result.asm["ttir"]))),
+        accesses_narrow=max(0, narrow - len(OF_A_SCALAR.findall(result.asm["ttgir"]))),
     )
 
 

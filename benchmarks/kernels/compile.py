@@ -1,5 +1,6 @@
 """Every kernel and launch of both libraries as machine code: registers, spills, occupancy, width of accesses."""
 
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -33,9 +34,7 @@ def rows(models: list[str], libraries: list[str], architectures: list[int]) -> I
                         }
 
 
-def main(models: list[str], libraries: list[str], architectures: list[int], as_json: bool) -> None:
-    if not as_json:
-        print(
-            f"bf16, T = {TOKENS:,}; occupancy: resident warps of 64; accesses: to global memory, 16 bytes a thread or less"
-        )
-    show(rows(models, libraries, architectures), COLUMNS, as_json)
+def main(options: Namespace) -> None:
+    if not options.json:
+        print(f"bf16, T = {TOKENS:,}; occupancy: of 64 warps; accesses: to global memory, of 16 bytes a thread or less")
+    show(rows(options.models, options.libraries, options.arch), COLUMNS, options.json)

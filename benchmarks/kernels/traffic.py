@@ -4,6 +4,7 @@ Counts are linear in T as soon as each of the H100's programs has a row. So a co
 8,192, and a third small T must lie on the line.
 """
 
+from argparse import Namespace
 from collections.abc import Iterator
 from unittest import mock
 
@@ -12,13 +13,14 @@ from liger_kernel.ops import fused_add_rms_norm as liger_add_rms_norm
 from liger_kernel.ops import rms_norm as liger_rms_norm
 
 from benchmarks.kernels.counter import Count, count_of
-from benchmarks.kernels.operations import OPERATIONS, Operation, add_rms_norm_backward, rms_norm_backward
+from benchmarks.kernels.operations import OPERATIONS, add_rms_norm_backward, rms_norm_backward
 from benchmarks.kernels.pretend import pretended_h100
 from benchmarks.kernels.shapes import MODELS, TOKENS, Shape
 from benchmarks.kernels.table import show
+from benchmarks.kernels.work import Operation
 
-FEW = (2, 4, 6)
-SEVERAL_ROWS_A_PROGRAM = dict.fromkeys((rms_norm_backward, add_rms_norm_backward), (264, 528, 792))  # 132 or 264
+FEW = (1, 2, 3)
+A_ROW_A_PROGRAM = dict.fromkeys((rms_norm_backward, add_rms_norm_backward), (264, 265, 266))  # 132 or 264 start
 COLUMNS = {
     "library": 8, "op": 21, "shape": 5, "counted_tokens": 14, "counted_bytes": 13, "bytes_moved": 13,
     "bytes_minimum": 13, "ratio": 6, "bytes_around": 12, "bytes_cached": 12,
@@ -48,7 +50,7 @@ def figures(operation: Operation, shape: Shape, T: int, library: str) -> dict[st
 
 def rows(models: list[str], libraries: list[str]) -> Iterator[dict]:
     for operation in OPERATIONS:
-        first, second, third = SEVERAL_ROWS_A_PROGRAM.get(operation, FEW)
+        first, second, third = A_ROW_A_PROGRAM.get(operation, FEW)
         for model in models:
             for library in libraries:
                 a, b, c = (figures(operation, MODELS[model], T, library) for T in (first, second, third))
@@ -66,8 +68,8 @@ def rows(models: list[str], libraries: list[str]) -> Iterator[dict]:
                 }
 
 
-def main(models: list[str], libraries: list[str], as_json: bool) -> None:
-    if not as_json:
+def main(options: Namespace) -> None:
+    if not options.json:
         print(f"bf16, T = {TOKENS:,}: continued from counts at up to counted_tokens")
         print("bytes_around: PyTorch's operations, in bytes_moved; bytes_cached: from L2, not in bytes_moved")
-    show(rows(models, libraries), COLUMNS, as_json)
+    show(rows(options.models, options.libraries), COLUMNS, options.json)

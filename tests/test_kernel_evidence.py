@@ -1,0 +1,118 @@
+"""The evidence about the kernels, as it is shown, holds what is asked of them; and its instruments measure right."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("liger_kernel", reason="what the kernels are compared with")
+
+ROOT = Path(__file__).parents[1]
+ROPE_TABLES = 2  # cos and sin of one token are 64 numbers: too few for 16 bytes a thread, and 2% of the bytes
+
+
+def python(*arguments: str, **environment: str) -> str:
+    """A process of its own, because Triton decides at import whether it compiles or interprets."""
+    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment = inherited | {"OMP_NUM_THREADS": "1"} | environment
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def evidence(*arguments: str) -> list[dict]:
+    return [json.loads(line) for line in python("-m", "benchmarks.kernels", "--json", *arguments).splitlines()]
+
+
+@pytest.fixture(scope="module")
+def binaries() -> list[dict]:
+    return evidence("--compile", "--arch", "90", "--libraries", "logtrain")
+
+
+@pytest.fixture(scope="module")
+def traffic() -> dict[tuple[str, str, str], dict]:
+    rows = evidence("--traffic", "--models", "3B")  # the one whose width is no power of two
+    return {(row["library"], row["op"], row["shape"]): row for row in rows}
+
+
+def test_every_operation_is_compiled_at_every_size_and_spills_nothing(binaries):
+    operations = {row["op"] for row in binaries}
+    assert {"rms_norm", "add_rms_norm_backward", "rope_backward", "swiglu", "softmax_gradient"} <= operations
+    assert {(row["op"], row["shape"]) for row in binaries} == {
+        (operation, model) for operation in operations for model in ("8B", "70B", "1B", "3B")
+    }
+    assert [row for row in binaries if row["spill_bytes"]] == []
+    assert all(16 <= row["registers"] <= 255 for row in binaries)
+
+
+def test_every_access_to_bulk_data_is_16_bytes_wide(binaries):
+    for row in binaries:
+        assert row["accesses_16"] > 0
+        assert row["accesses_narrow"] <= (ROPE_TABLES if "rope" in row["op"] else 0), row
+
+
+def test_traffic_is_near_the_least_possible(traffic):
+    for (library, operation, _), row in traffic.items():
+        if library == "logtrain":
+            limit = 1.501 if operation == "softmax_gradient" else 1.05  # two reads and a write against one of each
+            assert 1 <= row["ratio"] <= limit, row
+
+
+def test_traffic_is_at_most_ligers(traffic):
+    for (library, operation, model), row in traffic.items():
+        if library == "logtrain":
+            assert row["ratio"] <= traffic["liger", operation, model]["ratio"], row
+
+
+INSTRUMENTS = Path(__file__).with_name("kernel_instruments.py")
+
+
+@pytest.fixture(scope="module")
+def counted() -> dict:
+    return json.loads(python(str(INSTRUMENTS), "count", TRITON_INTERPRET="1", PYTHONPATH=str(ROOT)))
+
+
+def test_bytes_of_a_known_kernel_are_counted(counted):
+    """Half of the lanes are masked off, all programs share one value, and each reads its block twice."""
+    programs, lanes, itemsize = 3, 32, 2
+    assert counted["kernel"] == {
+        "loaded": 2 * programs * lanes * itemsize + 4,  # the shared fp32 once
+        "stored": programs * lanes * 4,
+        "cached": (programs - 1) * 4,
+        "around": 0,
+    }
+
+
+def test_bytes_of_pytorch_operations_are_counted(counted):
+    """[6, 10] in fp32: 240 bytes."""
+    known = {"sum": 240 + 40, "fill": 240, "copy": 2 * 240, "add in place": 3 * 240, "view": 0, "empty": 0}
+    assert counted["around"] == known
+
+
+def test_launches_are_recorded_as_the_kernel_gets_them():
+    launch = json.loads(python(str(INSTRUMENTS), "record", PYTHONPATH=str(ROOT)))
+    assert launch == {
+        "kernel": "known_kernel",
+        "grid": [3],
+        "options": {"BLOCK": 1024, "num_warps": 2},
+        "asked_for": ["meta", "cuda", 132],  # where the tensor is, where it says it is, processors of that device
+        "num_warps": 2,
+        "wide": 8,  # 16 numbers a thread: two loads of x, in bf16, and a store in fp32
+        "narrow": 0,  # the shared value is one a program
+    }
+
+
+def test_occupancy_follows_the_calculator():
+    from benchmarks.kernels.occupancy import occupancy
+
+    many = 10**6
+    assert occupancy(90, 32, 0, 8, many) == 1.0
+    assert occupancy(90, 33, 0, 8, many) == 0.75  # 40 registers: 48 warps
+    assert occupancy(90, 255, 0, 16, many) == 0.0  # does not start at all
+    assert occupancy(90, 128, 0, 16, many) == 0.25
+    assert occupancy(90, 32, 100 * 1024, 4, many) == 2 * 4 / 64  # shared memory holds two
+    assert occupancy(90, 16, 0, 1, many) == 0.5  # 32 programs at most
+    assert occupancy(90, 80, 8192, 8, 2 * 132) == 0.25  # no more were started
