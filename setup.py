@@ -19,6 +19,7 @@ RUN_TIME = [
     "rich>=13.7",  # live progress bar and tables
     "orjson>=3.10",  # metrics and manifests: fast, and never the NaN that JSON does not have
     "zstandard>=0.22",  # .zst inputs
+    "jinja2>=3.1.6",  # chat templates, in a sandbox that until 3.1.6 had holes
 ]
 
 EXTRAS = {

@@ -1,29 +1,35 @@
 """Raw text files -> token shards: python -m logtrain.prepare --input FILE... --tokenizer DIR --output DIR
 
-    files.py  bytes -> rows      text.py  rows -> documents      encode.py  documents -> tokens, on every core
-    shards.py  tokens -> .npy    report.py  the account          here: what is asked for, the split, the order of things
+    files.py  bytes -> rows      text.py  rows -> documents        encode.py  documents -> tokens, on every core
+                                 chat.py  rows -> conversations    encode_chat.py  conversations -> tokens
+    shards.py  tokens -> .npy    report.py  the account            manifest.py  what the output depends on
+    show.py  samples to read     here: what is asked for, the split, the order of things
 
 The output depends on the input, the tokenizer and the settings, and on nothing else: not on the number of workers, the
 time or the machine. Its manifest holds all three, and a fingerprint of them says whether a folder is up to date.
 """
 
-import dataclasses
-import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
+from logtrain.chat_template import DATE, TrainOn
 from logtrain.config import load, run
+from logtrain.data.chat import ChatFormat, Conversation, conversations
 from logtrain.data.encode import Framing, Pool
+from logtrain.data.encode_chat import ChatFraming, TooLong
 from logtrain.data.files import BadRow, InputFile
-from logtrain.data.report import Progress, RowCount, make_report, print_report
-from logtrain.data.shards import DOCUMENT, FORMAT_VERSION, ShardWriter, new_folder, read_manifest
-from logtrain.data.text import Format, documents
+from logtrain.data.manifest import CHAT_ONLY, TEXT_ONLY, begin_manifest, check_same, describe
+from logtrain.data.report import ChatCount, Progress, RowCount, make_report, print_report
+from logtrain.data.shards import DOCUMENT, ShardWriter, new_folder
+from logtrain.data.show import print_note, print_sample
+from logtrain.data.text import Document, Format, documents
 from logtrain.tokenizer import Tokenizer
 
 BATCH_CHARS = 1 << 18  # a worker's batch: about 80 ms of work, and a few MB while it is worked on
@@ -40,17 +46,30 @@ class PrepareConfig:
     """Files: .json (an array, or one object a line), .jsonl, .ndjson, .txt, .log, each also as .gz or .zst."""
     tokenizer: str
     """Folder of the model's tokenizer (tokenizer.json or a sentencepiece tokenizer.model)."""
-    output: str
+    output: str = ""
     """Folder to write. It comes to be when everything is done; a folder that holds something else is never touched."""
-    format: Format = "auto"
+    format: Literal[Format, ChatFormat] = "auto"
     """JSON rows: nlplog {instruction, log, output}, corpus {text}. auto goes by the columns, row for row, and takes
-    {instruction, input, output} too: Human: {instruction}, a new line, {input} if there is one, Assistant: {output}."""
+    {instruction, input, output} too: Human: {instruction}, a new line, {input} if there is one, Assistant: {output}.
+    For fine-tuning, as the turns of a chat: sharegpt {conversations: [{from, value}]}, messages {messages: [{role,
+    content}]}, alpaca {instruction, input, output}; sharegpt and alpaca may have {system}."""
     seq_len: int = 8192
     """Tokens in a packed row of the training to come. No document is cut here; the report counts what will be split."""
     valid_fraction: float = 0.01
     """Share of the documents kept for validation, chosen by a hash of their text: duplicates stay together."""
     seed: int = 1309
     """Another seed, another choice of validation documents."""
+    train_on: TrainOn = "all"
+    """Chat rows: the answers that are trained on, each with the token that ends it: all of them, or the last."""
+    too_long: TooLong = "truncate_content"
+    """A conversation of more than seq_len tokens: truncate_content cuts the longest questions in their middle, never an
+    answer; split_turns goes on in another conversation; drop leaves it out; error stops. The report counts each."""
+    template: str = ""
+    """Chat rows: a jinja file to render them with instead of the tokenizer's own chat template."""
+    date: str = DATE
+    """What a chat template that asks for the date is told."""
+    show: int = 0
+    """Prints so many documents of the input, as they would be stored, with their targets marked; writes nothing."""
     document_end: str = "auto"
     """Token that closes a document; auto: <|end_of_text|>, <|endoftext|> or </s>, the first the tokenizer has."""
     text_chars: int = 32768
@@ -68,17 +87,41 @@ class PrepareConfig:
     def __post_init__(self):
         if not self.input:
             raise ValueError("input: no file given")
+        if not self.output and not self.show:
+            raise ValueError("output: required; give --output ..., or set it in a TOML file")
         least_of = {"seq_len": 2, "text_chars": 1, "shard_tokens": 1, "max_bad_rows": 0, "workers": 0, "seed": 0}
-        for name, least in least_of.items():
+        for name, least in (least_of | {"show": 0}).items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
         if not 0 <= self.valid_fraction < 1:
             raise ValueError(f"valid_fraction = {self.valid_fraction} must be at least 0 and below 1")
+        for name in sorted(TEXT_ONLY if self.is_chat else CHAT_ONLY):
+            if getattr(self, name) != getattr(PrepareConfig, name):  # its default
+                formats = ", ".join(get_args(Format if self.is_chat else ChatFormat))
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} has no meaning with format = {self.format}; it is for {formats}"
+                )
+        if self.train_on == "last" and self.too_long == "split_turns":
+            raise ValueError(
+                "train_on = last trains one answer of a row, too_long = split_turns makes several conversations of it; "
+                "take another of the two"
+            )
+        try:
+            date.fromisoformat(self.date)
+        except ValueError:
+            raise ValueError(f"date = {self.date}: not a date as {DATE}") from None
+
+    @property
+    def is_chat(self) -> bool:
+        return self.format in get_args(ChatFormat)
 
 
 def main(argv: list[str]) -> None:
     config = load(PrepareConfig, argv)
     files = [InputFile(path) for path in config.input]
+    if config.show:
+        show(config, files)
+        return
     output = Path(os.path.abspath(config.output))
     if (output / "manifest.json").exists():
         check_same(output, begin_manifest(config, files))
@@ -99,91 +142,24 @@ def main(argv: list[str]) -> None:
     print_report(report)
 
 
-def begin_manifest(config: PrepareConfig, files: list[InputFile]) -> dict:
-    """All that decides the output, known before any of it is written."""
-    places = Counter(file.path.resolve() for file in files)
-    if repeated := [str(path) for path, times in places.items() if times > 1]:
-        raise ValueError(f"input: given more than once: {', '.join(repeated)}")
-    tokenizer = Tokenizer.load(config.tokenizer)
-    end_id = tokenizer.document_end(config.document_end)
-    elsewhere = ("input", "tokenizer", "document_end", "output", "workers")
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "tokenizer": {
-            "path": os.path.abspath(config.tokenizer),
-            "sha256": tokenizer.sha256,
-            "vocab_size": tokenizer.vocab_size,
-            "bos_id": tokenizer.bos_id,
-            "document_end": next(text for text, id in tokenizer.special_tokens().items() if id == end_id),
-            "document_end_id": end_id,
-        },
-        "settings": {name: value for name, value in dataclasses.asdict(config).items() if name not in elsewhere},
-        "sources": [{"path": str(file.path), "bytes": file.num_bytes, "sha256": sha256(file.path)} for file in files],
-    }
-    manifest["fingerprint"] = hashlib.sha256(json.dumps(deciding(manifest)).encode()).hexdigest()
-    return json.loads(json.dumps(manifest))  # as it will be read back: tuples are lists
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def deciding(manifest: dict) -> dict:
-    """What the output depends on. Files count by name (it may be a domain) and content, not by where they lie."""
-    return {
-        "format_version": manifest["format_version"],
-        "input": [[Path(source["path"]).name, source["sha256"]] for source in manifest["sources"]],
-        "tokenizer": manifest["tokenizer"]["sha256"],
-        "bos_id": manifest["tokenizer"]["bos_id"],
-        "document_end": manifest["tokenizer"]["document_end"],
-        **manifest["settings"],
-    }
-
-
-def check_same(output: Path, manifest: dict) -> None:
-    """Raises ValueError if `output` was prepared from something else than `manifest` says, naming what."""
-    there = read_manifest(output)
-    if there["fingerprint"] == manifest["fingerprint"]:
-        return
-    was, now = deciding(there), deciding(manifest)
-    differing = []
-    for name in now:
-        if name == "input" and was[name] != now[name]:
-            changed = [file for file, digest in now[name] if [file, digest] not in was[name]]
-            differing.append(f"input ({', '.join(changed) or 'fewer files, or another order'})")
-        elif was.get(name) != now[name]:
-            differing.append(name if name == "tokenizer" else f"{name} ({was.get(name)} there, {now[name]} now)")
-    raise ValueError(f"{output}: was prepared with other {', '.join(differing)}; delete it, or give another --output")
-
-
-def describe(manifest: dict) -> None:
-    tokenizer, sources = manifest["tokenizer"], manifest["sources"]
-    files = "1 file" if len(sources) == 1 else f"{len(sources):,} files"
-    print(f"input: {files}, {sum(source['bytes'] for source in sources) / 1e6:,.1f} MB")
-    bos = "no token" if tokenizer["bos_id"] is None else f"id {tokenizer['bos_id']}"
-    print(
-        f"tokenizer: {tokenizer['path']}, {tokenizer['vocab_size']:,} ids; a document begins with {bos} "
-        f"and ends with {tokenizer['document_end']} (id {tokenizer['document_end_id']})"
-    )
-
-
 def prepare(config: PrepareConfig, files: list[InputFile], manifest: dict, folder: Path, pool: Pool) -> dict:
     """Writes the shards, report.json and, last, manifest.json. Returns the report."""
-    rows = RowCount([str(file.path) for file in files])
-    domains: dict[str, int] = {}
-    batches = read_batches(config, files, rows, domains)
-    framing = Framing(
-        bos_id=manifest["tokenizer"]["bos_id"],
-        document_end_id=manifest["tokenizer"]["document_end_id"],
-        hash_key=str(config.seed).encode(),
-    )
+    paths, domains = [str(file.path) for file in files], {}
+    if config.is_chat:
+        rows = ChatCount(paths)
+        batches = read_chats(config, files, domains)
+    else:
+        rows = RowCount(paths)
+        batches = read_batches(config, files, rows, domains)
+    framing = framing_of(config, manifest)
     valid_below = np.uint64(config.valid_fraction * 2**64)
     writers = {name: ShardWriter(folder, name, config.shard_tokens) for name in ("train", "valid")}
     hashes = {name: [np.empty(0, np.uint64)] for name in writers}
     with Progress(files) as progress:
         for records, encoded in pool.encode(batches, framing):
-            records["length"], records["targets"] = encoded.lengths_D, encoded.lengths_D - 1
+            if config.is_chat:
+                records, encoded = rows.add(*records, encoded)
+            records["length"], records["targets"] = encoded.lengths_D, encoded.targets_D
             valid_D = encoded.hashes_D < valid_below
             valid_N = np.repeat(valid_D, encoded.lengths_D)
             for name, chosen_D, chosen_N in (("train", ~valid_D, ~valid_N), ("valid", valid_D, valid_N)):
@@ -203,13 +179,27 @@ def prepare(config: PrepareConfig, files: list[InputFile], manifest: dict, folde
     return report
 
 
+def framing_of(config: PrepareConfig, manifest: dict) -> Framing | ChatFraming:
+    hash_key = str(config.seed).encode()
+    if config.is_chat:
+        template = manifest["chat"]["template"]
+        return ChatFraming(template, config.date, config.train_on, config.too_long, config.seq_len, hash_key)
+    return Framing(manifest["tokenizer"]["bos_id"], manifest["tokenizer"]["document_end_id"], hash_key)
+
+
+def items(config: PrepareConfig, file: InputFile) -> Iterator[Document | Conversation | BadRow]:
+    if config.is_chat:
+        return conversations(file, config.format, config.ignore_columns)
+    return documents(file, config.format, config.text_chars, config.ignore_columns)
+
+
 def read_batches(
     config: PrepareConfig, files: list[InputFile], rows: RowCount, domains: dict[str, int]
 ) -> Iterator[tuple[np.ndarray, list[str]]]:
     """Batches of (DOCUMENT records with row, source and domain filled in, texts). Numbers the domains as they come."""
     origins, texts, num_chars = [], [], 0
     for source, file in enumerate(files):
-        for document in documents(file, config.format, config.text_chars, config.ignore_columns):
+        for document in items(config, file):
             if isinstance(document, BadRow):
                 rows.bad(source, document)
                 continue
@@ -226,10 +216,47 @@ def read_batches(
         yield records_of(origins), texts
 
 
+def read_chats(
+    config: PrepareConfig, files: list[InputFile], domains: dict[str, int]
+) -> Iterator[tuple[tuple[np.ndarray, list[tuple[int, BadRow]]], list]]:
+    """Batches of ((records, bad rows among them with their source), conversations). A worker finds bad rows too, those
+    that the template refuses; so that the account is the same whatever comes first, all are counted as they come back.
+    """
+    origins, chats, bad, num_chars = [], [], [], 0
+    for source, file in enumerate(files):
+        for chat in items(config, file):
+            if isinstance(chat, BadRow):
+                bad.append((source, chat))
+            else:
+                origins.append((chat.row, source, domains.setdefault(chat.domain, len(domains))))
+                chats.append(chat.turns)
+                num_chars += sum(len(turn.content) for turn in chat.turns)
+            if num_chars >= BATCH_CHARS:
+                yield (records_of(origins), bad), chats
+                origins, chats, bad, num_chars = [], [], [], 0
+    yield (records_of(origins), bad), chats
+
+
 def records_of(origins: list[tuple[int, int, int]]) -> np.ndarray:
     records = np.zeros(len(origins), DOCUMENT)
-    records["row"], records["source"], records["domain"] = np.array(origins).T
+    records["row"], records["source"], records["domain"] = np.array(origins, np.int64).reshape(-1, 3).T
     return records
+
+
+def show(config: PrepareConfig, files: list[InputFile]) -> None:
+    """Prints the first documents of the input, and the bad rows among them."""
+    tokenizer, framing = Tokenizer.load(config.tokenizer), framing_of(config, begin_manifest(config, files))
+    left = config.show
+    for file in files:
+        for item in items(config, file):
+            where = f"{file.path} row {item.row}"
+            if isinstance(item, BadRow):
+                print_note(f"{where}: a bad row: {item}")
+                continue
+            print_sample(where, framing.encode([item.turns if config.is_chat else item.text], tokenizer), tokenizer)
+            left -= 1
+            if not left:
+                return
 
 
 def check_rows(rows: RowCount, max_bad_rows: int) -> None:

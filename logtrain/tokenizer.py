@@ -2,7 +2,8 @@
 
 Two kinds of files are read: `tokenizer.json` (the tokenizers library: Llama 3, SmolLM2, ...) and a sentencepiece
 `tokenizer.model` (Llama 2). Text is only ever text: a `<|eot_id|>` that stands in a log line becomes the pieces of its
-characters, never id 128009, because special tokens are put in by id, not by spelling.
+characters, never id 128009, because special tokens are put in by id, not by spelling. The one exception is asked for by
+name: a chat template spells its special tokens, so what it wrote is encoded with `spelled=True` (chat_template.py).
 """
 
 import difflib
@@ -36,7 +37,7 @@ class Tokenizer:
     """Use `Tokenizer.load`. Encoding adds no special token and cuts nothing, whatever the file was saved with.
 
     vocab_size: highest id + 1, added tokens included. bos_id: what opens a document, or None.
-    sha256: digest of the file that decides the ids. files: what an export copies beside the weights.
+    sha256: digest of the file that decides the ids. files: what an export copies beside the weights. folder: of theirs.
     """
 
     vocab_size: int
@@ -59,7 +60,7 @@ class Tokenizer:
         return (JsonTokenizer if file.suffix == ".json" else SentencePieceTokenizer)(file)
 
     def __init__(self, file: Path):
-        self._file = file
+        self._file, self.folder = file, file.parent
         self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         beside = (file.parent / name for name in TOKENIZER_FILES if name != file.name)
         self.files = (file, *(f for f in beside if f.is_file()))
@@ -71,11 +72,18 @@ class Tokenizer:
         """Equal to `[encode(t) for t in texts]`, faster (on all cores, unless TOKENIZERS_PARALLELISM=false)."""
         raise NotImplementedError
 
+    def encode_with_spans(self, text: str, spelled: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids, and the characters [start, end) that each stands for; `spelled`: a special token's text is its id.
+
+        The ids of one character of several share its span.
+        """
+        raise NotImplementedError
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         raise NotImplementedError
 
-    def special_tokens(self) -> dict[str, int]:
-        """Special and added tokens by their text."""
+    def special_tokens(self, added: bool = True) -> dict[str, int]:
+        """Special tokens by their text, with `added` also the others that were added: words, which `encode` knows."""
         raise NotImplementedError
 
     def token_id(self, text: str) -> int:
@@ -108,17 +116,29 @@ class Tokenizer:
 class JsonTokenizer(Tokenizer):
     def __init__(self, file: Path):
         super().__init__(file)
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"{file}: not a tokenizer.json ({error})") from None
-        # All three may be saved in the file, and each would silently change what a document becomes.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        if getattr(self._tokenizer.model, "dropout", None):
-            self._tokenizer.model.dropout = None
+        self._tokenizer = self._open()
         self._tokenizer.encode_special_tokens = True
         self.bos_id = self._find_bos(file.parent / "tokenizer_config.json")
+        self._tokenizer.post_processor = None  # it would leave the spaces before and after a word out of its span
+
+    def _open(self) -> tokenizers.Tokenizer:
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(self._file))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{self._file}: not a tokenizer.json ({error})") from None
+        # All three may be saved in the file, and each would silently change what a document becomes.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        if getattr(tokenizer.model, "dropout", None):
+            tokenizer.model.dropout = None
+        return tokenizer
+
+    @functools.cached_property  # the switch belongs to a tokenizer, and threads share ours: so a second one
+    def _spelled(self) -> tokenizers.Tokenizer:
+        tokenizer = self._open()
+        tokenizer.encode_special_tokens = False
+        tokenizer.post_processor = None
+        return tokenizer
 
     @functools.cached_property  # 0.1 s for Llama 3, which prepare's workers need not spend
     def vocab_size(self) -> int:
@@ -148,11 +168,16 @@ class JsonTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def encode_with_spans(self, text: str, spelled: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = (self._spelled if spelled else self._tokenizer).encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
 
-    def special_tokens(self) -> dict[str, int]:
-        return {token.content: id for id, token in self._tokenizer.get_added_tokens_decoder().items()}
+    def special_tokens(self, added: bool = True) -> dict[str, int]:
+        tokens = self._tokenizer.get_added_tokens_decoder().items()
+        return {token.content: id for id, token in tokens if added or token.special}
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -183,6 +208,12 @@ class SentencePieceTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._model.encode(list(texts), num_threads=1)
 
+    def encode_with_spans(self, text: str, spelled: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        raise ValueError(
+            f"{self._file}: a sentencepiece model, which knows no special token by its text, as a chat template needs; "
+            f"save the tokenizer as tokenizer.json (transformers does with save_pretrained)"
+        )
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         if skip_special:
             return self._model.decode([i for i in ids if i not in self._control])
@@ -194,5 +225,5 @@ class SentencePieceTokenizer(Tokenizer):
                 run.append(i)
         return text + self._model.decode(run)
 
-    def special_tokens(self) -> dict[str, int]:
+    def special_tokens(self, added: bool = True) -> dict[str, int]:
         return {self._model.id_to_piece(i): i for i in sorted(self._control)}

@@ -18,9 +18,9 @@ LAYERS = {
     6: "trace",  # a step of a job on pretended GPUs
     5: "job",  # assembles a run from its config
     4: "trainer publish",
-    3: "parallel checkpoint hf lora generate",
-    2: "model data.loader data.report",
-    1: "data.text data.encode data.pack optim metrics rundir cost",
+    3: "parallel checkpoint hf lora generate data.report data.show",
+    2: "model data.loader data.chat data.encode_chat data.manifest",
+    1: "chat_template data.text data.encode data.pack optim metrics rundir cost",
     0: "config tokenizer data.files data.shards scoring record",
 }
 LAYER_OF = {f"logtrain.{name}": layer for layer, names in LAYERS.items() for name in names.split()}

@@ -1,4 +1,5 @@
-"""Tokenises batches of text in worker processes, each with a few threads, and gives them back in order.
+"""Tokenises batches of text, or of conversations, in worker processes, each with a few threads, and gives them back
+in order.
 
 Threads of one process share the tokenizer and its cache of words: two threads are 20% faster on 2 cores than two
 processes. They also share Python's lock, which they need for about a tenth of the work, so a process has at most 8.
@@ -41,12 +42,17 @@ class Framing:
     document_end_id: int
     hash_key: bytes
 
+    def encode(self, texts: Sequence[str], tokenizer: Tokenizer) -> "Encoded":
+        return encode(texts, tokenizer, self)
+
 
 class Encoded(NamedTuple):
     tokens_N: np.ndarray
     """uint32: the documents end to end"""
     lengths_D: np.ndarray
     """int32"""
+    targets_D: np.ndarray
+    """int32: tokens that are predicted"""
     hashes_D: np.ndarray
     """uint64: keyed hash of each document's text"""
 
@@ -61,7 +67,8 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer, framing: Framing) -> Enco
         tokens.append(framing.document_end_id)
         lengths.append(len(tokens) - start)
         hashes += hashlib.blake2b(text.encode(), digest_size=8, key=framing.hash_key).digest()
-    return Encoded(np.frombuffer(tokens, np.uint32), np.array(lengths, np.int32), np.frombuffer(hashes, "<u8"))
+    lengths_D = np.array(lengths, np.int32)
+    return Encoded(np.frombuffer(tokens, np.uint32), lengths_D, lengths_D - 1, np.frombuffer(hashes, "<u8"))
 
 
 class Pool:
@@ -81,8 +88,9 @@ class Pool:
         for worker in self._workers:
             worker.stop()
 
-    def encode(self, batches: Iterable[tuple[Tag, list[str]]], framing: Framing) -> Iterator[tuple[Tag, Encoded]]:
-        """(tag, texts) in, (tag, encoded texts) out, in order."""
+    def encode(self, batches: Iterable[tuple[Tag, list]], framing: Framing) -> Iterator[tuple[Tag, Encoded]]:
+        """(tag, texts) in, (tag, encoded texts) out, in order. What a batch holds, and what becomes of it, is the
+        framing's: its `encode(batch, tokenizer)` is called, in a worker."""
         free = deque(self._workers * (IN_HAND * self._num_threads))  # a worker is here once for each batch it can take
         most = AHEAD * self._num_threads * self._num_workers
         tags: deque[Tag] = deque()  # of the batches sent and not yet given out; the first is number `given`
@@ -105,7 +113,7 @@ class Pool:
                 given += 1
 
 
-Work = tuple[int, list[str], Framing]
+Work = tuple[int, list, Framing]
 
 
 class _Worker:
@@ -173,7 +181,7 @@ def _encode_forever(
     try:
         while True:
             number, texts, framing = received.get()
-            encoded = encode(texts, tokenizer, framing)
+            encoded = framing.encode(texts, tokenizer)
             with sending:
                 connection.send((number, encoded))
     except (BrokenPipeError, ConnectionResetError):

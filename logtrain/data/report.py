@@ -10,6 +10,13 @@ and for whoever reads report.json:
 
 A duplicate is a document whose text stood in the input before. It is kept, and counted here.
 
+Of chat data some of it is otherwise, for a conversation is a document only as far as it fits in a row:
+
+    rows: read = bad + conversations; `conversations` in the report counts these by what became of them (CASES)
+    conversations: read_tokens as they were, whole; tokens as they are in the shards; a total is the sum of its cases
+    conversations total: documents, tokens and targets are the report's total, no document is split over rows
+    targets: of the answers, without a document's first token; only `dropped` has fewer than it had in read_targets
+
 Legend: D documents of a split.
 """
 
@@ -25,6 +32,8 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.table import Table
 from rich.text import Text
 
+from logtrain.data.encode import Encoded
+from logtrain.data.encode_chat import BAD, CASES, TOO_LONG, EncodedChats
 from logtrain.data.files import BadRow, InputFile
 from logtrain.data.pack import pack, pieces
 from logtrain.data.shards import Split
@@ -52,6 +61,67 @@ class RowCount:
         if len(self.bad_rows) < MAX_BAD_ROWS_LISTED:
             self.bad_rows.append({"path": self.paths[source], "row": bad.row, "reason": str(bad)})
 
+    def sources(self) -> list[dict]:
+        return [
+            {"path": path, "read": documents + bad, "bad": bad, "documents": documents}
+            for path, documents, bad in zip(self.paths, self.documents_of, self.bad_of, strict=True)
+        ]
+
+
+class ChatCount(RowCount):
+    """The account of chat data, kept as batches come back: only then it is known what became of a conversation."""
+
+    COUNTS = ("conversations", "read_tokens", "read_targets", "documents", "tokens", "targets")
+
+    def __init__(self, paths: list[str]):
+        super().__init__(paths)
+        self.chats_of, self.dropped_of = [0] * len(paths), [0] * len(paths)
+        self.cases = {case: dict.fromkeys(self.COUNTS, 0) for case in CASES[:BAD]}
+
+    def add(
+        self, records: np.ndarray, bad: list[tuple[int, BadRow]], encoded: EncodedChats
+    ) -> tuple[np.ndarray, Encoded]:
+        """`records`: DOCUMENT, of the batch's conversations; bad: rows between them, with their source.
+
+        Gives the records of the batch's documents, and the documents.
+        """
+        bad = list(bad)
+        for i, (case, tokens, targets) in enumerate(encoded.outcomes_C.tolist()):
+            source, row = int(records["source"][i]), int(records["row"][i])
+            if case == TOO_LONG:
+                raise ValueError(
+                    f"{self.paths[source]} row {row}: {tokens:,} tokens, more than seq_len; give a greater --seq_len, "
+                    f"or what to do with such rows: --too_long drop, split_turns or truncate_content"
+                )
+            if case == BAD:
+                bad.append((source, BadRow(encoded.problems[i], row)))
+                continue
+            self.chats_of[source] += 1
+            self.dropped_of[source] += CASES[case] == "dropped"
+            for count, number in (("conversations", 1), ("read_tokens", tokens), ("read_targets", targets)):
+                self.cases[CASES[case]][count] += number
+        for source, bad_row in sorted(bad, key=lambda found: (found[0], found[1].row)):
+            self.bad(source, bad_row)
+        documents, case_D = encoded.documents, encoded.outcomes_C["case"][encoded.chat_D]
+        for case, name in enumerate(CASES[:BAD]):
+            self.cases[name]["documents"] += int((case_D == case).sum())
+            self.cases[name]["tokens"] += int(documents.lengths_D[case_D == case].sum())
+            self.cases[name]["targets"] += int(documents.targets_D[case_D == case].sum())
+        records = records[encoded.chat_D]
+        for source, number in enumerate(np.bincount(records["source"], minlength=len(self.paths)).tolist()):
+            self.documents_of[source] += number
+        return records, documents
+
+    def sources(self) -> list[dict]:
+        columns = zip(self.paths, self.bad_of, self.chats_of, self.dropped_of, self.documents_of, strict=True)
+        return [
+            {"path": path, "read": chats + bad, "bad": bad, "conversations": chats, "dropped": out, "documents": kept}
+            for path, bad, chats, out, kept in columns
+        ]
+
+    def conversations(self) -> dict[str, dict[str, int]]:
+        return self.cases | {"total": {count: sum(of[count] for of in self.cases.values()) for count in self.COUNTS}}
+
 
 def make_report(folder: Path, manifest: dict, hashes: dict[str, np.ndarray], rows: RowCount) -> dict:
     """`manifest`: of the finished shards in `folder`. hashes: by split, uint64 [D], of the documents' texts."""
@@ -72,12 +142,9 @@ def make_report(folder: Path, manifest: dict, hashes: dict[str, np.ndarray], row
                 domains.setdefault(domain, {})[name] = {count: int(by_domain[count][i]) for count in COUNTS}
         splits[name] = {count: int(column_D.sum()) for count, column_D in zip(COUNTS, columns, strict=True)}
         splits[name]["packed"] = packing(split.lengths, seq_len, seed)
-    sources = [
-        {"path": path, "read": documents + bad, "bad": bad, "documents": documents}
-        for path, documents, bad in zip(rows.paths, rows.documents_of, rows.bad_of, strict=True)
-    ]
+    sources = rows.sources()
     report = {
-        "rows": {key: sum(source[key] for source in sources) for key in ("read", "bad", "documents")},
+        "rows": {key: sum(source[key] for source in sources) for key in sources[0] if key != "path"},
         "total": {count: sum(split[count] for split in splits.values()) for count in COUNTS},
         "splits": splits,
         "domains": domains,
@@ -85,6 +152,11 @@ def make_report(folder: Path, manifest: dict, hashes: dict[str, np.ndarray], row
         "bad_rows": rows.bad_rows,
     }
     assert report["rows"]["documents"] == report["total"]["documents"], "a document read was not written"
+    if isinstance(rows, ChatCount):
+        report["conversations"] = rows.conversations()
+        assert all(
+            report["conversations"]["total"][c] == report["total"][c] for c in ("documents", "tokens", "targets")
+        )
     return report
 
 
@@ -120,12 +192,26 @@ def print_report(report: dict) -> None:
     add("total", [report["total"]], style="bold")
     console.print(table)
     rows = report["rows"]
-    console.print(f"rows read: {rows['read']:,}, of them {rows['documents']:,} documents and {rows['bad']:,} bad rows")
+    what = "conversations" if "conversations" in report else "documents"
+    console.print(f"rows read: {rows['read']:,}, of them {rows[what]:,} {what} and {rows['bad']:,} bad rows")
+    if "conversations" in report:
+        print_conversations(report["conversations"], console)
     for bad in report["bad_rows"][:MAX_BAD_ROWS_SHOWN]:
         console.print(Text(f"  {bad['path']} row {bad['row']}: {bad['reason']}"))
     for name, split in report["splits"].items():
         packed = split["packed"]
         console.print(f"{name}: {packed['rows']:,} packed rows of {seq_len:,} tokens, {packed['fill']:.2%} full")
+
+
+def print_conversations(cases: dict[str, dict[str, int]], console: Console) -> None:
+    table = Table("conversations", box=box.ROUNDED if sys.stdout.isatty() else None)
+    for column in ("rows", "tokens read", "targets read", "documents", "tokens", "targets"):
+        table.add_column(column, justify="right")
+    for case, counts in cases.items():
+        if case == "total":
+            table.add_section()
+        table.add_row(case, *(f"{counts[count]:,}" for count in ChatCount.COUNTS))
+    console.print(table)
 
 
 class Progress:

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 from logtrain.data.files import BadRow, InputFile
 
 Format = Literal["auto", "nlplog", "corpus"]
+CHAT_COLUMNS = {"conversations": "sharegpt", "messages": "messages"}
 JSON_TYPES = {
     str: "a string",
     int: "a number",
@@ -82,7 +83,9 @@ def row_document(row: object, format: Format, ignore_columns: Collection[str] = 
             prompt = f"{prompt}\n{context}"
         text = f"Human: {prompt}\nAssistant: {string(row, 'output')}\n"
     else:
-        raise BadRow(f"neither text nor instruction and output among its columns ({', '.join(row)})")
+        found = next((format for column, format in CHAT_COLUMNS.items() if column in row), None)
+        hint = f"; a chat to fine-tune on is read with --format {found}" if found else ""
+        raise BadRow(f"neither text nor instruction and output among its columns ({', '.join(row)}){hint}")
     unread = [name for name in row if name not in reads and isinstance(row[name], str | list | dict) and row[name]]
     if unread:
         raise BadRow(f'no rule reads the text in "{unread[0]}"; to leave it out, --ignore_columns {" ".join(unread)}')
