@@ -1,7 +1,7 @@
 """Adapters in PEFT's file format: adapter_config.json beside adapter_model.safetensors."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -21,15 +21,11 @@ def peft_name(block: int, path: str, target: Target) -> str:
     return f"base_model.model.model.layers.{block}.{part}.{target}"
 
 
-def save(
-    folder: Path, tensors: Iterable[tuple[str, Tensor]], shape: LlamaConfig, config: LoraConfig, base: str
-) -> None:
-    """Write an adapter that PEFT loads. `tensors`: those of an adapted model, in any order; `base`: its plain model."""
+def save(folder: Path, tensors: Mapping[str, Tensor], shape: LlamaConfig, config: LoraConfig, base: str) -> None:
+    """Write an adapter that PEFT loads. `tensors`: As and Bs by our names; `base`: the plain model's folder."""
     layout, found = adapters(shape, config), {}
-    for name, tensor in tensors:
+    for name, tensor in tensors.items():
         _, block, *path, kind = name.split(".")
-        if kind not in ("lora_A", "lora_B"):
-            continue
         for target, _, rows, ranks in layout[".".join(path)]:
             part = tensor[ranks if kind == "lora_A" else rows]
             found[f"{peft_name(int(block), '.'.join(path), target)}.{kind}.weight"] = part.cpu().contiguous()

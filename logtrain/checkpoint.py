@@ -46,9 +46,9 @@ class Checkpoints:
     the folders.
     """
 
-    def __init__(self, folder: Path, keep: int = 0):
-        """`keep`: how many of the newest stay; 0 keeps all."""
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int = 0, keep_best: bool = False):
+        """`keep`: how many of the newest stay; 0 keeps all. `keep_best`: and that of state["best_step"]."""
+        self.folder, self.keep, self.keep_best = folder, keep, keep_best
         self.is_main = dist.get_rank() == 0
         # The writing thread's own: its messages must not meet the training's, and disks may be slow.
         self.group = dist.new_group(backend="gloo", timeout=timedelta(hours=4))
@@ -104,7 +104,8 @@ class Checkpoints:
         os.rename(aside, self.folder / name)
         sync_folder(self.folder)
         if self.keep:
-            for old in self.complete()[: -self.keep]:
+            best = state.get("best_step") if self.keep_best else None
+            for old in (path for path in self.complete()[: -self.keep] if step_of(path) != best):
                 doomed = self.folder / f".{old.name}.partial"
                 os.rename(old, doomed)  # a kill between the two leaves no half checkpoint under its name
                 shutil.rmtree(doomed, ignore_errors=True)  # what is still being read goes at the next start

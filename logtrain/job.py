@@ -2,6 +2,7 @@
 than their defaults.
 """
 
+import functools
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -11,14 +12,15 @@ from typing import Literal
 
 import torch
 
-from logtrain import hf
+from logtrain import adapter, hf
 from logtrain.checkpoint import Checkpoints
 from logtrain.data.loader import Loader, LoaderConfig
 from logtrain.data.shards import Split
+from logtrain.lora import LoraConfig, adapt, merged, new_rows, num_parameters
 from logtrain.metrics import Metrics
 from logtrain.model import AttentionBackend, Llama, RandomWeights, Recompute, use_attention
 from logtrain.optim import OptimConfig, adamw
-from logtrain.parallel import ParallelConfig, Rows, World, build
+from logtrain.parallel import ParallelConfig, Rows, World, build, full_tensors
 from logtrain.publish import publish
 from logtrain.rundir import claim
 from logtrain.tokenizer import Tokenizer
@@ -57,6 +59,7 @@ class JobConfig:
     """Compile every block with torch.compile: minutes at the start, fewer launches after."""
     attention_backend: AttentionBackend = "torch"
     """On GPUs. torch: its own FlashAttention-2; fa3: the package flash_attn_3 (Hopper); flash_attn: flash-attn."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -185,11 +188,24 @@ class Job:
             pin_memory=self.world.device.type == "cuda",
         )
 
+    def rows_per_step(self) -> int:
+        """As configured, or as many as hold documents_per_step on average, for every rank the same number."""
+        config = self.config.loader
+        if not config.documents_per_step:
+            return config.rows_per_step
+        at_once = self.world.size * config.rows_per_batch
+        documents_per_row = len(self.train_split.lengths) / self.loader(self.train_split).num_rows
+        return max(1, round(config.documents_per_step / documents_per_row / at_once)) * at_once
+
     # ---- model
 
-    def build(self, rows: Rows | None) -> Llama:
-        """The sharded model with weights from `rows`; None leaves them to be filled from a checkpoint."""
-        model = build(self.llama, self.mesh, self.config.parallel, self.dtype, rows)
+    def build(self, rows: Rows | None, plain: bool = False) -> Llama:
+        """The sharded model with weights from `rows`; None leaves them to be filled from a checkpoint. `plain`: without
+        the adapters.
+        """
+        lora = self.config.lora
+        adapted = functools.partial(adapt, config=lora, dtype=self.dtype) if lora.rank and not plain else None
+        model = build(self.llama, self.mesh, self.config.parallel, self.dtype, rows, adapted)
         for block in model.blocks:
             block.recompute = self.config.recompute
             if self.config.compile:  # the forward, within FSDP's hooks; attention on CPUs reads its lengths on the host
@@ -198,14 +214,17 @@ class Job:
 
     def initial_rows(self) -> Rows:
         if self.config.init == "random":
-            return RandomWeights(self.llama, self.config.seed).rows
-        return hf.Weights(self.source, self.llama).rows
+            rows = RandomWeights(self.llama, self.config.seed).rows
+        else:
+            rows = hf.Weights(self.source, self.llama).rows
+        lora = self.config.lora
+        return new_rows(rows, self.llama, lora, self.config.seed) if lora.rank else rows
 
     # ---- the run
 
     def run(self) -> int:
         """Train, or go on training, and export; -> exit status."""
-        self.train_loader = self.loader(self.train_split, self.config.loader.rows_per_step)
+        self.train_loader = self.loader(self.train_split, self.rows_per_step())
         config, rows = self.config, self.initial_rows()
         resume = config.resume == "auto"
         with claim(self.folder, config, resume, MAY_CHANGE) if self.world.is_main else nullcontext():
@@ -220,12 +239,12 @@ class Job:
 
     def train(self, rows: Rows) -> int:
         config, world = self.config, self.world
-        checkpoints = Checkpoints(self.folder / "checkpoints", config.trainer.keep)
+        checkpoints = Checkpoints(self.folder / "checkpoints", config.trainer.keep, config.trainer.keep_best)
         checkpoints.clean()
         if world.is_main:
             self.check_space(len(checkpoints.complete()))
         newest = world.from_main(next(reversed(checkpoints.complete()), None))
-        model = self.build(None if newest else rows)
+        model = self.build(None if newest and not config.lora.rank else rows)  # frozen weights are in no checkpoint
         torch.distributed.barrier(world.control)  # disks differ; NCCL's clock must not start before all have loaded
         optimizer = adamw(model, config.optim)
         state = checkpoints.load(newest, model, optimizer) if newest else self.first_state()
@@ -237,6 +256,10 @@ class Job:
         with Metrics(self.folder, enabled=world.is_main, total_steps=total, resume_step=state["step"]) as metrics:
             if newest:
                 metrics.info(f"resumed from {newest}")
+            if wanted := config.loader.documents_per_step:
+                rows = self.train_loader.config.rows_per_step
+                mean = len(self.train_split.lengths) * rows / self.train_loader.num_rows
+                metrics.info(f"{rows} rows a step hold {mean:.1f} documents on average, {wanted} were asked for")
             trainer = Trainer(
                 config.trainer,
                 model=model,
@@ -253,6 +276,11 @@ class Job:
                 metrics.info(f"stopped after step {state['step']} of {total}, saved; --resume auto goes on")
                 return INTERRUPTED
             optimizer.state.clear()
+            if config.trainer.keep_best and state["best_step"] != state["step"]:
+                checkpoints.load(checkpoints.at(state["best_step"]), model)
+                metrics.info(f"step {state['best_step']} is the best: loss {state['best_loss']:.4f}, and is exported")
+            if config.lora.rank:
+                self.save_adapter(model, self.folder / "adapter")
             result = self.publish(model, self.folder / "export")
             metrics.info(
                 f"exported to {self.folder / 'export'} ({result['dtype']}): loss {result['exported_loss']:.6f} "
@@ -264,13 +292,14 @@ class Job:
         return {"step": 0, "tokens": 0, "targets": 0, "data": self.fingerprint}
 
     def check_space(self, present: int) -> None:
-        """Refuse to start what cannot end. A checkpoint takes 12 bytes a parameter; beside those kept there is one more
-        while it is written. `present` of them are there already.
+        """Refuse to start what cannot end. A checkpoint takes 12 bytes a trained parameter; beside those kept there is
+        one more while it is written. `present` of them are there already.
         """
         config, steps_per_epoch = self.config.trainer, self.train_loader.steps_per_epoch
         saves = -(-config.total_steps(steps_per_epoch) // (config.save_every or steps_per_epoch))
-        more = max(0, min(saves, config.keep + 1 if config.keep else saves) - present)
-        need = self.llama.num_parameters * (12 * more + self.export_dtype(self.config.export_dtype).itemsize)
+        more = max(0, min(saves, config.keep + config.keep_best + 1 if config.keep else saves) - present)
+        trained = num_parameters(self.llama, self.config.lora) if self.config.lora.rank else self.llama.num_parameters
+        need = 12 * more * trained + self.llama.num_parameters * self.export_dtype(self.config.export_dtype).itemsize
         free = disk_usage(self.folder).free
         if free < need:
             raise ValueError(
@@ -281,14 +310,24 @@ class Job:
     def export_dtype(self, name: str) -> torch.dtype:
         return self.dtype if name == "auto" else getattr(torch, name)
 
+    def save_adapter(self, model: Llama, folder: Path) -> None:
+        """Every rank gathers, rank 0 writes."""
+        trained = {name: whole for name, whole in full_tensors(model) if "lora_" in name}
+        if self.world.is_main:
+            adapter.save(folder, trained, self.llama, self.config.lora, str(self.source))
+
     def publish(self, model: Llama, folder: Path, dtype: str | None = None) -> dict:
+        tensors = full_tensors(model)
+        if self.config.lora.rank:
+            tensors = merged(tensors, self.llama, self.config.lora)
         return publish(
             folder,
             model,
+            tensors,
             dtype=self.export_dtype(dtype or self.config.export_dtype),
             world=self.world,
             source=self.source,
             tokenizer_files=self.tokenizer.files,
-            read_back=lambda weights: self.build(weights.rows),
+            read_back=lambda weights: self.build(weights.rows, plain=True),
             check=next(iter(self.valid_loaders.values()), None) or self.loader(self.train_split),
         )

@@ -81,6 +81,14 @@ def adapters(shape: LlamaConfig, config: LoraConfig) -> dict[str, list[Adapter]]
     return found
 
 
+def num_parameters(shape: LlamaConfig, config: LoraConfig) -> int:
+    """Of all adapters."""
+    with torch.device("meta"):
+        model = Llama(shape)
+    adapt(model, config, torch.bfloat16)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
 # ---- the layer
 
 
@@ -189,7 +197,7 @@ def merged(
         if path not in layout:
             yield name, tensor
             continue
-        held[kind] = tensor.float()
+        held[kind] = tensor.to(torch.float32, copy=kind == "weight")  # the live model keeps its own
         if kind == "lora_B":  # the last of the three
             for _, columns, rows, ranks in layout[path]:
                 held["weight"][columns].addmm_(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from logtrain import hf
 from logtrain.data.loader import Loader
 from logtrain.model import Llama
-from logtrain.parallel import World, full_tensors, reshard
+from logtrain.parallel import World, reshard
 
 TOLERANCE = 1e-2  # relative; rounding to bf16 moves a loss by about 1e-4, a wrong tensor by more than this
 
@@ -20,6 +20,7 @@ TOLERANCE = 1e-2  # relative; rounding to bf16 moves a loss by about 1e-4, a wro
 def publish(
     folder: Path,
     model: Llama,
+    tensors: Iterable[tuple[str, Tensor]],
     *,
     dtype: torch.dtype,
     world: World,
@@ -28,20 +29,20 @@ def publish(
     read_back: Callable[[hf.Weights], Llama],
     check: Loader,
 ) -> dict:
-    """Write `model` aside, read it back, compare, and only then name it `folder`: -> {"live_loss", "exported_loss",
-    "difference", "dtype"}, also in `<folder>.json` beside it. An older `folder` gives way.
+    """Write `tensors` aside, read them back, compare the model they are with the live one, and only then name the
+    folder: -> {"live_loss", "exported_loss", "difference", "dtype"}, also in `<folder>.json` beside it. An older
+    `folder` gives way.
 
-    Every rank calls it. `source` is the folder of the model's config.json, `read_back` builds a model from the
-    written weights, `check` gives the fixed batch (its first step). Raises ValueError if the two losses differ by
-    more than TOLERANCE.
+    Every rank calls it. `tensors`: the model's own, whole, its adapters merged; `source`: the folder of its
+    config.json; `read_back` builds a model from the written weights; `check` gives the fixed batch (its first step).
+    Raises ValueError if the two losses differ by more than TOLERANCE.
     """
     aside = folder.with_name(f".{folder.name}.partial")
     if world.is_main:
         shutil.rmtree(aside, ignore_errors=True)
-        tensors = in_step(full_tensors(model), world)
-        hf.save(aside, model.config, tensors, dtype, source=source, tokenizer_files=tokenizer_files)
+        hf.save(aside, model.config, in_step(tensors, world), dtype, source=source, tokenizer_files=tokenizer_files)
     else:
-        for _ in in_step(full_tensors(model), world):  # gathering takes every rank
+        for _ in in_step(tensors, world):  # gathering takes every rank
             pass
     torch.distributed.barrier(world.control)
     live = loss_on(model, check, world)

@@ -40,6 +40,10 @@ class TrainerConfig:
     """Steps between checkpoints; there is one after the last step in any case. 0: each epoch."""
     keep: int = 2
     """Newest checkpoints that stay. 0: all."""
+    keep_best: bool = False
+    """Save whenever the first validation set's loss is the lowest so far, keep that checkpoint, and export it."""
+    patience: int = 0
+    """End after so many validations without a lower loss. 0: never."""
     stop_after: int = 0
     """Save and exit with 75 after this step, as SIGTERM would; the schedule does not change. 0: never."""
 
@@ -47,7 +51,7 @@ class TrainerConfig:
         for name in ("epochs", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} = {getattr(self, name)} must be at least 1")
-        for name in ("max_steps", "max_grad_norm", "valid_every", "save_every", "keep", "stop_after"):
+        for name in ("max_steps", "max_grad_norm", "valid_every", "save_every", "keep", "patience", "stop_after"):
             if getattr(self, name) < 0:
                 raise ValueError(f"trainer.{name} = {getattr(self, name)} must not be negative")
 
@@ -97,7 +101,7 @@ class Trainer:
             if self.state["step"] == 0:
                 self.validate()
             self.start_interval()
-            while self.state["step"] < self.total_steps:
+            while self.state["step"] < self.total_steps and not self.given_up():
                 waited = time.perf_counter()
                 step = next(steps)
                 self.data_seconds += time.perf_counter() - waited
@@ -144,8 +148,12 @@ class Trainer:
         self.warm = True
         if validating:
             self.validate()
+            saving |= self.given_up() or (self.config.keep_best and self.state.get("best_step") == number)
         if saving:
             self.save()
+
+    def given_up(self) -> bool:
+        return 0 < self.config.patience <= self.state.get("worse", 0)
 
     def start_interval(self) -> None:
         self.steps, self.tokens, self.pairs = 0, 0, 0
@@ -187,8 +195,8 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> None:
-        """Loss over the whole of each validation set, per target."""
-        began = time.perf_counter()
+        """Loss over the whole of each validation set, per target; the first one's tells which step is the best."""
+        began, losses = time.perf_counter(), []
         for name, loader in self.valid.items():
             summed, targets = torch.zeros((), device=self.world.device), 0
             for number in range(loader.steps_per_epoch):
@@ -196,15 +204,20 @@ class Trainer:
                 for batch in step.batches:
                     summed += self.model(*batch.model_inputs(self.world.device))
                 targets += step.targets
+            losses.append(self.world.sum(summed).item() / max(1, targets))
             self.metrics.valid(
                 {
                     "step": self.state["step"],
                     "epoch": self.state["step"] / self.train.steps_per_epoch,
                     "set": name,
-                    "valid_loss": self.world.sum(summed).item() / max(1, targets),
+                    "valid_loss": losses[-1],
                     "valid_targets": targets,
                 }
             )
+        if losses and self.state["step"] and losses[0] < self.state.get("best_loss", math.inf):
+            self.state |= {"best_loss": losses[0], "best_step": self.state["step"], "worse": 0}
+        elif losses and self.state["step"]:
+            self.state["worse"] += 1
         reshard(self.model)
         self.excluded_seconds += time.perf_counter() - began
 

@@ -11,7 +11,7 @@ from logtrain import hf
 from logtrain.data.loader import Loader, LoaderConfig
 from logtrain.data.shards import Split
 from logtrain.model import Llama
-from logtrain.parallel import ParallelConfig, World, build
+from logtrain.parallel import ParallelConfig, World, build, full_tensors
 from logtrain.publish import publish
 
 
@@ -30,6 +30,7 @@ class Case:
         return publish(
             self.there,
             self.model,
+            full_tensors(self.model),
             dtype=torch.float32,
             world=self.world,
             source=self.source,

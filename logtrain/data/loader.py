@@ -31,6 +31,8 @@ class LoaderConfig:
     """Tokens in a packed row; the data must have been prepared for it."""
     rows_per_step: int = 128
     """Packed rows an optimizer step takes, over all ranks and micro-batches."""
+    documents_per_step: int = 0
+    """Instead of rows_per_step: so many documents (conversations) a step on average. 0: rows_per_step counts."""
     rows_per_batch: int = 1
     """Packed rows a rank puts through the model at once (a micro-batch)."""
     attention: Literal["document", "row"] = "document"
@@ -42,6 +44,8 @@ class LoaderConfig:
         for name in ("seq_len", "rows_per_step", "rows_per_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"loader.{name} = {getattr(self, name)} must be at least 1")
+        if self.documents_per_step < 0:
+            raise ValueError(f"loader.documents_per_step = {self.documents_per_step} must not be negative")
 
     def accumulation(self, world_size: int) -> int:
         """Micro-batches a rank runs in a step."""
