@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("liger_kernel", reason="what the kernels are compared with")
 
@@ -103,6 +104,27 @@ def test_launches_are_recorded_as_the_kernel_gets_them():
         "wide": 8,  # 16 numbers a thread: two loads of x, in bf16, and a store in fp32
         "narrow": 0,  # the shared value is one a program
     }
+
+
+def test_plain_pytorch_and_the_references_compute_the_same():
+    """What --time holds the kernels against is the same operation: outputs or gradients agree to bf16's rounding."""
+    from benchmarks.kernels.head import head_and_loss
+    from benchmarks.kernels.operations import OPERATIONS
+    from benchmarks.kernels.time import SMALL, call_of, contenders
+
+    compared = []
+    for operation in (*OPERATIONS, head_and_loss):
+        results = {}
+        for contender in contenders(operation(SMALL, 1, "meta"), on_gpu=False):
+            torch.manual_seed(0)
+            result = call_of(contender, operation(SMALL, 24, "cpu"))()
+            results[contender] = result if isinstance(result, tuple) else (result,)
+        for contender in results:
+            for theirs, ours in zip(results[contender], results["reference"], strict=True):
+                difference = (theirs.float() - ours.float()).norm() / ours.float().norm()
+                assert difference < 0.02, (operation.__name__, contender)
+                compared.append(contender)
+    assert compared.count("eager") >= 12 and "F.linear_cross_entropy" in compared
 
 
 def test_occupancy_follows_the_calculator():
