@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = {
-    8: "prepare cpt export sft evaluate chat serve plan",  # entries: nothing imports them
+    8: "prepare cpt export sft merge evaluate chat serve plan",  # entries: nothing imports them
     7: "picture",
     6: "trace",  # a step of a job on pretended GPUs
     5: "job",  # assembles a run from its config

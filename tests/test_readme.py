@@ -12,6 +12,7 @@ import pytest
 from logtrain import config
 from logtrain.cpt import CptConfig
 from logtrain.prepare import PrepareConfig
+from logtrain.sft import SftConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,6 +36,9 @@ PARSED = {
     "python -m logtrain.prepare --input NLPLog.json": PrepareConfig,
     "launch/cpt.sh launch/cpt_8xh100.toml": CptConfig,
     "sbatch --nodes 2 launch/slurm.sbatch": CptConfig,
+    "python -m logtrain.prepare --format sharegpt": PrepareConfig,
+    "PET_NPROC_PER_NODE=4 launch/sft.sh": SftConfig,
+    "launch/sft.sh": SftConfig,
 }
 
 
@@ -72,7 +76,7 @@ def test_flags_of_what_needs_more_than_a_test_has(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = shlex.split(command)
     arguments = words[words.index("logtrain.prepare") + 1 :] if "logtrain.prepare" in words else words
-    arguments = arguments[next(i for i, word in enumerate(arguments) if word.endswith(".toml") or word == "--input") :]
+    arguments = arguments[next(i for i, word in enumerate(arguments) if word.endswith(".toml") or word in ("--input", "--format")) :]
     config.load(of(PARSED, command), arguments)
 
 
@@ -91,7 +95,7 @@ def test_every_launcher_and_entry_is_in_the_table():
     table = re.findall(r"^\| `([^`]+)` \|", README, re.M)
     files = [path for path in (ROOT / "launch").iterdir() if path.suffix in (".sh", ".sbatch")]
     entries = [path.stem for path in (ROOT / "logtrain").glob("*.py") if "if __name__ ==" in path.read_text()]
-    assert {f"launch/{path.name}" for path in files if path.name != "install.sh"} <= set(table)
+    assert {f"launch/{path.name}" for path in files if path.stem not in ("install", "ranks")} <= set(table)
     assert {f"python -m logtrain.{entry}" for entry in entries} <= set(table)
 
 

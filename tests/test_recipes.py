@@ -6,9 +6,10 @@ import pytest
 
 from logtrain import config
 from logtrain.cpt import CptConfig
+from logtrain.sft import SftConfig
 
 LAUNCH = Path(__file__).resolve().parents[1] / "launch"
-ENTRIES = {"cpt": CptConfig, "demo": CptConfig}  # by the first word of the file's name
+ENTRIES = {"cpt": CptConfig, "demo": CptConfig, "sft": SftConfig}  # by the first word of the file's name
 
 
 @pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.toml")), ids=lambda path: path.stem)
@@ -30,3 +31,16 @@ def test_the_published_recipe():
     assert (recipe.optim.beta1, recipe.optim.beta2, recipe.optim.eps) == (0.9, 0.999, 1e-8)
     assert (recipe.trainer.epochs, recipe.trainer.max_steps) == (1, 0)
     assert (recipe.trainer.max_grad_norm, recipe.trainer.log_every, recipe.trainer.save_every) == (1.0, 10, 0)
+
+
+def test_the_published_fine_tuning():
+    recipe = config.load(SftConfig, [str(LAUNCH / "sft_lora_4xh100.toml")])
+    lora = recipe.lora
+    assert (lora.rank, lora.alpha, lora.dropout, len(lora.targets)) == (16, 32.0, 0.05, 7)
+    assert (recipe.optim.lr, recipe.optim.schedule, recipe.optim.warmup_ratio) == (5e-5, "linear", 0.1)
+    assert (recipe.optim.weight_decay, recipe.trainer.max_grad_norm) == (0.01, 1.0)
+    assert (recipe.trainer.epochs, recipe.trainer.valid_every, recipe.seed) == (3, 0, 1309)
+    assert (recipe.loader.seq_len, recipe.loader.documents_per_step, recipe.dtype) == (8192, 64, "bfloat16")
+    assert recipe.parallel.shard_ranks == 1  # whole copies: DDP
+    full = config.load(SftConfig, [str(LAUNCH / "sft_full_8xh100.toml")])
+    assert (full.lora.rank, full.parallel.shard_ranks) == (0, 0)
