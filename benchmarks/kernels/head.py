@@ -15,7 +15,7 @@ def softmax(s: Shape, T: int, device: str, with_gradient: bool) -> Work:
     logits, labels = normal(T, s.V, device=device), torch.randint(s.V, (T,), device=device)
     logits.requires_grad_(with_gradient)  # by this Liger decides
     return Work(
-        logtrain=lambda: softmax_gradient_op(logits, labels, with_gradient),
+        logtrain=lambda: softmax_gradient_op(logits.detach(), labels, with_gradient),
         liger=lambda: liger_cross_entropy.cross_entropy_forward(
             logits, labels, None, IGNORE, 0.0, 0.0, "sum", None, False
         ),
