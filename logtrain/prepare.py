@@ -168,6 +168,8 @@ def prepare(config: PrepareConfig, files: list[InputFile], manifest: dict, folde
             progress.add(len(records), len(encoded.tokens_N))
     hashes = {name: np.concatenate(parts) for name, parts in hashes.items()}
     check_rows(rows, config.max_bad_rows)
+    if config.is_chat and sum(rows.dropped_of) == sum(rows.chats_of) > 0:
+        raise ValueError(f"no conversation fits in seq_len = {config.seq_len} tokens; give a greater --seq_len")
     check_splits(hashes, config.valid_fraction)
     if changed := [str(file.path) for file in files if file.has_changed()]:
         raise ValueError(f"{', '.join(changed)}: changed while it was read; run again")

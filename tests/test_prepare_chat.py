@@ -319,6 +319,8 @@ def test_too_long_error(tokenizer_folder, tmp_path, inline):
     ):
         prepare.main(arguments(tokenizer_folder, tmp_path / "out", path, too_long="error"))
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=r"no conversation fits in seq_len = 9 tokens; give a greater --seq_len"):
+        prepare.main(arguments(tokenizer_folder, tmp_path / "out", path, seq_len=9))
     prepare.main(arguments(tokenizer_folder, tmp_path / "out", path, too_long="error", seq_len=1000))
     assert len(read(tmp_path / "out")) == 30
 
