@@ -155,16 +155,18 @@ def test_an_ignored_token_moves_nothing(scale, chunk, way):
 
 
 class Allocations(TorchDispatchMode):
-    """Shapes of the tensors that operations give, outputs that view or change an input included, and how many matrix
-    products there were.
+    """Shapes of the tensors that operations give, outputs that view or change an input included, how many matrix
+    products there were, and whether the kernel turned logits into their gradient.
     """
 
     def __init__(self):
         super().__init__()
-        self.shapes, self.products = [], 0
+        self.shapes, self.products, self.turned = [], 0, set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.products += function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm)
+        if function is torch.ops.logtrain.softmax_gradient_.default:
+            self.turned.add(args[2])
         out = function(*args, **(kwargs or {}))
         self.shapes += [
             tuple(y.shape) for y in (out if isinstance(out, tuple | list) else (out,)) if torch.is_tensor(y)
@@ -194,6 +196,7 @@ def test_gradients_are_computed_only_where_they_are_wanted(wanted, chunk, way):
     assert ((TOKENS, WIDTH) in seen.shapes) == for_x
     assert ((VOCAB, WIDTH) in seen.shapes) == for_weight
     assert seen.products == math.ceil(TOKENS / 7) * (1 + for_x + for_weight)
+    assert seen.turned == ({for_x or for_weight} if way == "triton" else set())
     assert loss.requires_grad == (for_x or for_weight)
     torch.testing.assert_close(loss, whole_logits(x, weight, labels))
     assert all(torch.equal(now, then) for now, then in zip((x, weight, labels), before, strict=True))
