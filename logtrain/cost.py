@@ -23,7 +23,7 @@ NODE = 8  # GPUs that share NVLink
 COLLECTIVES = ("all_gather", "reduce_scatter", "all_reduce", "broadcast")
 PIPELINE = 4  # tiles of K that are loaded before the first product of a kernel
 SINGLE = ("memory", "reserved", "peak", "processors", "product", "bandwidth", "launch", "host", "links", "network")
-SINGLE += ("links_latency", "network_latency", "beside_collectives")
+SINGLE += ("compiled_bandwidth", "links_latency", "network_latency", "beside_collectives")
 
 
 class Gpu:
@@ -51,22 +51,23 @@ class Gpu:
             kernel: sorted((int(length), *rates) for length, rates in table.items() if length != "source")
             for kernel, table in facts["attention"].items()
         }
-        m, n, k = (8192,) * 3
-        self.wave_rate = self.product / (self.tile_share(m, n) * k / (k + PIPELINE * self.tile[2] / self.waves(m, n)))
+        self.wave_rate = self.product * self.padded_flops(8192, 8192, 8192) / (2 * 8192**3)  # no processor idle
 
-    def waves(self, m: int, n: int, batch: int = 1) -> int:
-        tiles = min(-(-m // a) * -(-n // b) for a, b in (self.tile[:2], self.tile[1::-1]))
-        return -(-tiles * batch // self.processors)
-
-    def tile_share(self, m: int, n: int, batch: int = 1) -> float:
-        """Useful work of the processors in all waves."""
-        return m * n * batch / (self.waves(m, n, batch) * self.processors * self.tile[0] * self.tile[1])
+    def padded_flops(self, m: int, n: int, k: int, batch: int = 1) -> float:
+        """FLOPs of a product with what idle processors could have done: tiles are whole, a last wave may be part empty,
+        and the first tiles of K are loaded before anything is multiplied. A narrow matrix gets narrower tiles, one of
+        few tiles is split along K.
+        """
+        shapes = [(narrowed(a, m), narrowed(b, n)) for a, b in (self.tile[:2], self.tile[1::-1])]
+        tile_m, tile_n = min(shapes, key=lambda shape: -(-m // shape[0]) * -(-n // shape[1]) * shape[0] * shape[1])
+        tiles = -(-m // tile_m) * -(-n // tile_n) * batch
+        splits = max(1, min(self.processors // tiles, k // (PIPELINE * self.tile[2])))
+        waves = -(-tiles * splits // self.processors)
+        depth = k / splits * waves + PIPELINE * self.tile[2]
+        return 2 * tile_m * tile_n * depth * self.processors
 
     def product_seconds(self, op: Op) -> float:
-        m, n, k, batch = op.shape
-        depth = k + PIPELINE * self.tile[2] / self.waves(m, n, batch)
-        compute = 2 * m * n * depth * batch / (self.wave_rate * self.tile_share(m, n, batch))
-        return max(compute, (op.read + op.written) / self.bandwidth)
+        return max(self.padded_flops(*op.shape) / self.wave_rate, (op.read + op.written) / self.bandwidth)
 
     def attention_rate(self, kernel: str, length: np.ndarray, backward: bool) -> np.ndarray:
         """FLOP/s at a document length: time a FLOP is a line in 1 / length, between and beyond the measured lengths."""
@@ -86,12 +87,18 @@ class Gpu:
         return latency + max(op.read, op.written) * (ranks - 1) / ranks * (1 + (op.kind == "all_reduce")) / bandwidth
 
 
+def narrowed(side: int, size: int) -> int:
+    """A tile's side for a matrix that may be smaller: a power of two, from 64 on."""
+    return min(side, max(64, 1 << (size - 1).bit_length()))
+
+
 @dataclass
 class Workload:
     """What the trace does not know: the documents of a row, and which kernel attends."""
 
     lengths: np.ndarray  # tokens of every document that is attended to as one
     kernel: str = "fa2"
+    quiet: tuple[str, ...] = ()  # kinds of collectives that copy engines run: kernels beside them are not slower
 
     @cached_property
     def histogram(self) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +141,8 @@ def seconds(op: Op, gpu: Gpu, workload: Workload) -> float:
         return gpu.launch + gpu.product_seconds(op)
     if op.kind == "attention":
         return op.launches * gpu.launch + workload.attention_seconds(op, gpu)
-    return op.launches * gpu.launch + (op.read + op.written) / gpu.bandwidth
+    bandwidth = gpu.compiled_bandwidth if op.name == "compiled" else gpu.bandwidth
+    return op.launches * gpu.launch + (op.read + op.written) / bandwidth
 
 
 # ---- the streams side by side
@@ -177,7 +185,8 @@ def simulate(ops: Sequence[Op], gpu: Gpu, workload: Workload) -> Timeline:
             start[number] = now
             running.add(number)
         kernels = [n for n in running if ops[n].kind not in COLLECTIVES]
-        slower = gpu.beside_collectives if len(kernels) < len(running) else 1.0
+        loud = any(ops[n].kind in COLLECTIVES and ops[n].kind not in workload.quiet for n in running)
+        slower = gpu.beside_collectives if loud else 1.0
         rate = 1 / (slower * max(1, len(kernels)))
         step = wake - now
         for number in running:

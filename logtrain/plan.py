@@ -135,12 +135,16 @@ def make_plan(config: PlanConfig, documents: Documents | None = None) -> Plan:
     gpu, llama, documents = Gpu(config.gpu), read_shape(config.model), documents or read_documents(config)
     if config.loader.seq_len > llama.max_positions:
         raise ValueError(f"loader.seq_len = {config.loader.seq_len}: the model knows {llama.max_positions} positions")
-    trace = trace_step(config, llama, config.gpus)
+    traced = replace(
+        config, parallel=replace(config.parallel, symmetric_memory=False)
+    )  # the same but for where it lies
+    trace = trace_step(traced, llama, config.gpus)
     by_document = config.loader.attention == "document"
     kernel = "fa3" if config.attention_backend == "fa3" else "fa2"
     if kernel not in gpu.attention:
         raise ValueError(f"attention_backend = {config.attention_backend}: {gpu.name} has {', '.join(gpu.attention)}")
-    workload = Workload(documents.lengths if by_document else np.array([config.loader.seq_len]), kernel)
+    quiet = ("all_gather",) if config.parallel.symmetric_memory else ()  # sums still need processors
+    workload = Workload(documents.lengths if by_document else np.array([config.loader.seq_len]), kernel, quiet)
     timeline = simulate(trace.ops, gpu, workload)
     step_seconds, parts = breakdown(trace.ops, trace.repeats, timeline)
 

@@ -27,6 +27,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 COMPUTE = "compute"
 ALLOCATION = 512  # bytes: what the caching allocator rounds up to
+SMALL = 2**20  # bytes: up to here it has pools of their own
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 OVERWRITE = {"copy_", "_foreach_copy_", "fill_", "zero_", "all_gather_copy_in"}  # their target is written, not read
 LOOKUPS = {"embedding", "index", "index_select", "gather"}  # read what they return, not the whole table
@@ -42,6 +43,15 @@ COLLECTIVES = {
     "all_reduce": "all_reduce",
     "broadcast_": "broadcast",
 }
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """A storage: how large it is now, and what for."""
+
+    category: str
+    stream: str  # whose memory pool it came from
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -64,14 +74,8 @@ class Op:
     sharding: bool = False  # FSDP2's own copies, before and after a collective
     vocabulary: bool = False  # a dimension is the vocabulary's
     live: int = 0  # bytes alive when it has run
-
-
-@dataclass(slots=True)
-class Piece:
-    """A storage: how large it is now, and what for."""
-
-    category: str
-    size: int = 0
+    inputs: tuple[tuple[Piece, int], ...] = ()  # storages that it reads, with the bytes of them
+    outputs: tuple[tuple[Piece, int], ...] = ()
 
 
 class RecordedStream:
@@ -171,7 +175,7 @@ class Recorder(TorchDispatchMode):
         storage = tensor.untyped_storage()
         piece = self.pieces.get(storage)
         if piece is None:
-            piece = self.pieces[storage] = Piece(category)
+            piece = self.pieces[storage] = Piece(category, self.stream.name)
             weakref.finalize(storage, self.account, piece, 0)
             self.account(piece, rounded(storage.nbytes()))
         return piece
@@ -257,6 +261,8 @@ class Recorder(TorchDispatchMode):
             describe_collective(op, args, kwargs)
         else:
             describe(op, args, outputs)
+        op.inputs = tuple((self.piece(x, "inputs"), size_of(x)) for x in read_from)
+        op.outputs = tuple((self.piece(x, category), size_of(x)) for x in new + written_to)
         op.waits, self.stream.pending = tuple(sorted(self.stream.pending)), set()
         self.stream.last = len(self.ops)
         op.live = self.live + op.workspace
@@ -384,6 +390,60 @@ NOTES = {
 }
 
 
+def reserved(recorder: Recorder, first_op: int = 0) -> int:
+    """Bytes that the caching allocator takes from the GPU from operation `first_op` on, with expandable segments: each
+    stream has an address range of its own; a tensor takes the smallest free piece of it that is large enough, or
+    extends it, and what was taken is not given back. What is alive at `first_op` lies end to end.
+    """
+    pools: dict[tuple[str, bool], Pool] = {}
+    at: dict[Piece, int] = {}
+    size: dict[Piece, int] = {}
+
+    def place(piece: Piece) -> None:
+        at[piece] = pools.setdefault((piece.stream, size[piece] <= SMALL), Pool()).allocate(size[piece])
+
+    before = [event for event in recorder.memory if event[0] < first_op]
+    for _, change, piece in before:
+        size[piece] = size.get(piece, 0) + change
+    for piece in [piece for piece, held in size.items() if held]:
+        place(piece)
+    for _, change, piece in recorder.memory[len(before) :]:
+        if piece in at:
+            pools[piece.stream, size[piece] <= SMALL].free(at.pop(piece), size[piece])
+        size[piece] = size.get(piece, 0) + change
+        if size[piece]:
+            place(piece)
+    return sum(pool.end for pool in pools.values())
+
+
+class Pool:
+    """Best fit in one growing address range."""
+
+    def __init__(self):
+        self.end, self.holes = 0, {}  # holes: start -> length
+
+    def allocate(self, size: int) -> int:
+        fitting = [(length, start) for start, length in self.holes.items() if length >= size]
+        if fitting:
+            length, start = min(fitting)
+            del self.holes[start]
+            if length > size:
+                self.holes[start + size] = length - size
+            return start
+        last = next((start for start, length in self.holes.items() if start + length == self.end), None)
+        start = self.end if last is None else last
+        self.holes.pop(last, None)
+        self.end = start + size
+        return start
+
+    def free(self, start: int, size: int) -> None:
+        after = self.holes.pop(start + size, 0)
+        before = next((hole for hole, length in self.holes.items() if hole + length == start), None)
+        if before is not None:
+            start, size = before, size + self.holes.pop(before)
+        self.holes[start] = size + after
+
+
 @dataclass
 class Peak:
     """The moment at which most memory is alive."""
@@ -391,6 +451,7 @@ class Peak:
     total: int
     by_category: dict[str, int] = field(default_factory=dict)
     op: int = 0
+    reserved: int = 0  # by the allocator, for all of them and the gaps between
 
 
 def peak(recorder: Recorder, first_op: int = 0) -> Peak:
@@ -409,5 +470,6 @@ def peak(recorder: Recorder, first_op: int = 0) -> Peak:
             workspace = recorder.ops[number].workspace
             if total + workspace > best.total:
                 best = Peak(total + workspace, {**alive, "kernel workspace": workspace}, number)
+    best.reserved = reserved(recorder, first_op)
     best.by_category = {name: size for name, size in best.by_category.items() if size}
     return best

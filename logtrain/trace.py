@@ -7,10 +7,12 @@ Micro-batches in the middle of a step are alike, so at most three run: the first
 """
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -18,11 +20,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from logtrain import parallel
 from logtrain.data.loader import Step
 from logtrain.job import JobConfig
+from logtrain.lora import adapt
 from logtrain.model import LlamaConfig
 from logtrain.optim import adamw
-from logtrain.parallel import build
 from logtrain.record import Op, Peak, Recorder, peak
 from logtrain.trainer import Trainer
 from logtrain_kernels import pretended_gpu
@@ -72,20 +75,23 @@ def trace_step(config: JobConfig, llama: LlamaConfig, gpus: int) -> Trace:
     recorder = Recorder(llama.vocab_size)
     shape, names = ((gpus,), ("shard",)) if shard == gpus else ((gpus // shard, shard), ("replica", "shard"))
     with pretended_world(gpus), contextlib.ExitStack() as stack:
+        adapted = functools.partial(adapt, config=config.lora, dtype=dtype) if config.lora.rank else None
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
+        with patch.object(parallel, "materialize", lambda *_: None):  # on fake tensors only
+            model = parallel.build(llama, mesh, config.parallel, dtype, None, adapted)
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(pretended_gpu())
-        model = build(llama, mesh, config.parallel, dtype, None)
+        parallel.materialize(model, torch.device("cpu"), None)
         for block in model.blocks:
             block.recompute = config.recompute
         optimizer = adamw(model, config.optim)
         trainer = make_trainer(config, model, optimizer, gpus)
         recorder.own(list(model.parameters()), "weights")
         with recorder:
-            trainer.train_step(pretended_step(1, tokens))  # creates the optimizer's state
+            trainer.train_step(pretended_step(1, tokens, loader.rows_per_batch))  # creates the optimizer's state
             recorder.own(optimizer.state, "optimizer")
             begin, recorder.phase, recorder.micro_batch = len(recorder.ops), "forward", 0
-            step = pretended_step(traced, tokens)
+            step = pretended_step(traced, tokens, loader.rows_per_batch)
             trainer.optimizer = GradientsSeen(optimizer, recorder, model)
             trainer.train_step(step)
         found = peak(recorder, begin)
@@ -122,22 +128,22 @@ def make_trainer(config: JobConfig, model, optimizer, gpus: int) -> Trainer:
     )
 
 
-def pretended_step(micro_batches: int, tokens: int) -> Step:
-    batches = [PretendedBatch(tokens) for _ in range(micro_batches)]
+def pretended_step(micro_batches: int, tokens: int, rows: int) -> Step:
+    batches = [PretendedBatch(tokens, rows) for _ in range(micro_batches)]
     return Step(batches, tokens=tokens, targets=tokens, attention_pairs=0)
 
 
 class PretendedBatch:
     """Batch.model_inputs without contents."""
 
-    def __init__(self, tokens: int):
-        self.tokens = tokens
+    def __init__(self, tokens: int, rows: int):
+        self.tokens, self.rows = tokens, rows
 
     def model_inputs(self, device: torch.device) -> tuple:
         ids = torch.empty(self.tokens, dtype=torch.long, device=device)
         labels, positions = torch.empty_like(ids), torch.empty(self.tokens, dtype=torch.int32, device=device)
         cu_seqlens = torch.empty(self.tokens // 64 + 2, dtype=torch.int32, device=device)
-        return ids, labels, positions, cu_seqlens, self.tokens
+        return ids, labels, positions, cu_seqlens, self.tokens, tuple(range(self.rows))
 
 
 def renumbered(ops: list[Op], begin: int) -> list[Op]:
