@@ -65,7 +65,8 @@ def softmax_gradient_kernel(
         for start in tl.range(0, V, BLOCK, num_stages=3):  # the reductions need not wait for the next loads
             z = tl.load(z_V + start + column, mask=start + column < V, other=float("-inf")).to(tl.float32)
             before, largest = largest, tl.maximum(largest, tl.max(z))
-            total = total * tl.exp(before - largest) + tl.sum(tl.exp(z - largest))
+            shift = tl.where(largest == float("-inf"), 0.0, largest)  # a block of -inf alone: -inf - -inf is NaN
+            total = total * tl.exp(before - shift) + tl.sum(tl.exp(z - shift))
         normalizer = largest + tl.log(total)
         tl.store(losses_C + token, normalizer - z_label)
         if GRADIENT:

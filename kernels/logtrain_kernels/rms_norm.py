@@ -106,7 +106,7 @@ def backward_launch(D: int, row_bytes: int) -> dict[str, int]:
 @torch.library.custom_op("logtrain::rms_norm", mutates_args=())
 def rms_norm_op(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """-> (y [T, D], scale fp32 [T])"""
-    x_TD = x_TD.contiguous()
+    x_TD, weight_D = x_TD.contiguous(), weight_D.contiguous()
     y_TD, scale_T = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), dtype=torch.float32)
     T, D = x_TD.shape
     if T:
@@ -122,7 +122,7 @@ def _(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("logtrain::add_rms_norm", mutates_args=())
 def add_rms_norm_op(x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """-> (residual + x [T, D], y [T, D], scale fp32 [T])"""
-    x_TD, residual_TD = x_TD.contiguous(), residual_TD.contiguous()
+    x_TD, residual_TD, weight_D = x_TD.contiguous(), residual_TD.contiguous(), weight_D.contiguous()
     sum_TD, y_TD = torch.empty_like(x_TD), torch.empty_like(x_TD)
     scale_T = x_TD.new_empty(len(x_TD), dtype=torch.float32)
     T, D = x_TD.shape
@@ -143,7 +143,7 @@ def rms_norm_backward_op(
     dy_TD: Tensor, dr_TD: Tensor | None, r_TD: Tensor, weight_D: Tensor, scale_T: Tensor
 ) -> tuple[Tensor, Tensor]:
     """-> (dx [T, D], dw [D]); `dr`: what else reaches r, None for nothing."""
-    dy_TD, r_TD = dy_TD.contiguous(), r_TD.contiguous()
+    dy_TD, r_TD, weight_D = dy_TD.contiguous(), r_TD.contiguous(), weight_D.contiguous()
     dr_TD = None if dr_TD is None else dr_TD.contiguous()
     T, D = dy_TD.shape
     programs = min(T, num_processors(dy_TD.device))

@@ -88,8 +88,9 @@ def save_gate_up(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
 
 
 def backward(ctx, dy_TF: Tensor) -> Tensor:
-    gate_up_T2F = ctx.saved_tensors[0].contiguous()  # a second backward finds it changed, and autograd refuses
-    swiglu_backward_op(dy_TF, gate_up_T2F)
+    # A second backward finds it changed, and autograd refuses; detached, it is not taken for what it was.
+    gate_up_T2F = ctx.saved_tensors[0].detach().contiguous()
+    swiglu_backward_op(dy_TF.detach(), gate_up_T2F)
     return gate_up_T2F
 
 
