@@ -1,7 +1,7 @@
 """Adapters in PEFT's file format: adapter_config.json beside adapter_model.safetensors."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from logtrain.lora import LoraConfig, Target, adapters
+from logtrain.lora import LoraConfig, Target, adapters, in_features
 from logtrain.model import LlamaConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -46,6 +46,14 @@ def save(folder: Path, tensors: Mapping[str, Tensor], shape: LlamaConfig, config
     (folder / CONFIG).write_text(json.dumps(facts, indent=2) + "\n")
 
 
+UNSUPPORTED = (  # by `LoraLinear`, if they are on
+    *("fan_in_fan_out", "use_rslora", "use_dora", "use_qalora", "use_bdlora", "lora_bias"),
+    *("rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replication"),
+    *("modules_to_save", "target_parameters", "trainable_token_indices", "alora_invocation_tokens"),
+)
+INITIAL = (True, False, None, "gaussian", "orthogonal", "eva")  # the others change the model's own weights too
+
+
 def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor]]:
     """An adapter in PEFT's format: its config, and our names -> tensors, for a model of this shape. What `LoraLinear`
     does not compute is refused by name.
@@ -59,28 +67,46 @@ def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor
         ) from None
     except (UnicodeDecodeError, json.JSONDecodeError, SafetensorError) as error:
         raise ValueError(f"{folder}: damaged adapter ({error})") from None
-    plain = {"peft_type": "LORA", "bias": "none", "use_rslora": False, "use_dora": False, "fan_in_fan_out": False}
-    plain |= dict.fromkeys(("rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform", "lora_bias"))
-    for key, wanted in plain.items():
-        if facts.get(key, wanted) != wanted and facts[key]:
-            raise ValueError(f"{folder / CONFIG}: {key} = {json.dumps(facts[key])} is not supported")
-    there = {name.split(".")[-3] for name in tensors}
-    if unknown := there - set(get_args(Target)):
-        raise ValueError(
-            f"{folder / WEIGHTS}: adapts {', '.join(sorted(unknown))}; supported: {', '.join(get_args(Target))}"
-        )
-    targets = tuple(target for target in get_args(Target) if target in there)
-    config = LoraConfig(
-        rank=facts["r"], alpha=facts["lora_alpha"], dropout=facts.get("lora_dropout", 0.0), targets=targets
-    )
+    config = read_config(folder / CONFIG, facts, folder / WEIGHTS, tensors)
     found: dict[str, Tensor] = {}
     for block in range(shape.num_layers):
         for path, of_matrix in adapters(shape, config).items():
             for kind in ("lora_A", "lora_B"):
-                names = [f"{peft_name(block, path, adapter.target)}.{kind}.weight" for adapter in of_matrix]
-                if absent := [name for name in names if name not in tensors]:
-                    raise ValueError(f"{folder / WEIGHTS}: no tensor {absent[0]}; an adapter of another model?")
-                found[f"blocks.{block}.{path}.{kind}"] = torch.cat([tensors.pop(name).float() for name in names])
+                pieces = []
+                for target, _, rows, _ in of_matrix:
+                    name, size = f"{peft_name(block, path, target)}.{kind}.weight", rows.stop - rows.start
+                    wanted = [config.rank, in_features(shape, path)] if kind == "lora_A" else [size, config.rank]
+                    if name not in tensors:
+                        raise ValueError(f"{folder / WEIGHTS}: no tensor {name}; an adapter of another model?")
+                    piece = tensors.pop(name)
+                    if list(piece.shape) != wanted:
+                        raise ValueError(
+                            f"{folder / WEIGHTS}: {name} has shape {list(piece.shape)}, model and rank ask for {wanted}"
+                        )
+                    pieces.append(piece.float())
+                found[f"blocks.{block}.{path}.{kind}"] = torch.cat(pieces)
     if tensors:
         raise ValueError(f"{folder / WEIGHTS}: unexpected tensor {next(iter(tensors))}; an adapter of another model?")
     return config, found
+
+
+def read_config(path: Path, facts: object, weights: Path, names: Iterable[str]) -> LoraConfig:
+    """Of the adapter whose tensors have these names."""
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(facts).__name__}")
+    used = [key for key in UNSUPPORTED if facts.get(key)]
+    used += [key for key, wanted in (("peft_type", "LORA"), ("bias", "none")) if facts.get(key, wanted) != wanted]
+    used += ["init_lora_weights"] if facts.get("init_lora_weights") not in INITIAL else []
+    if used:
+        raise ValueError(f"{path}: {used[0]} = {json.dumps(facts[used[0]])} is not supported")
+    rank, alpha, dropout = facts.get("r"), facts.get("lora_alpha"), facts.get("lora_dropout", 0.0)
+    if not (type(rank) is int and rank > 0 and all(type(x) in (int, float) for x in (alpha, dropout))):
+        raise ValueError(
+            f"{path}: r = {json.dumps(rank)}, lora_alpha = {json.dumps(alpha)}, lora_dropout = {json.dumps(dropout)}; "
+            f"expected a positive integer and numbers"
+        )
+    there = {name.split(".")[-3:][0] for name in names}  # ....q_proj.lora_A.weight
+    if unknown := there - set(get_args(Target)):
+        raise ValueError(f"{weights}: adapts {', '.join(sorted(unknown))}; supported: {', '.join(get_args(Target))}")
+    targets = tuple(target for target in get_args(Target) if target in there)
+    return LoraConfig(rank=rank, alpha=alpha, dropout=dropout, targets=targets)

@@ -81,6 +81,12 @@ def adapters(shape: LlamaConfig, config: LoraConfig) -> dict[str, list[Adapter]]
     return found
 
 
+def in_features(shape: LlamaConfig, path: str) -> int:
+    """Of one of our matrices of a block."""
+    sizes = {"attention.out": shape.num_heads * shape.head_dim, "feed_forward.down": shape.intermediate_size}
+    return sizes.get(path, shape.hidden_size)
+
+
 def num_parameters(shape: LlamaConfig, config: LoraConfig) -> int:
     """Of all adapters."""
     with torch.device("meta"):
@@ -138,9 +144,9 @@ class AdaptedProduct(torch.autograd.Function):
 class LoraLinear(nn.Module):
     """One of our matrices with its adapters. `row_seeds`: the model's, one for each packed row of its input."""
 
-    def __init__(self, base: nn.Linear, key: int, adapters: list[Adapter], config: LoraConfig, row_seeds: list[int]):
+    def __init__(self, base: nn.Linear, name: str, adapters: list[Adapter], config: LoraConfig, row_seeds: list[int]):
         super().__init__()
-        self.key, self.adapters, self.row_seeds = key, adapters, row_seeds
+        self.name, self.adapters, self.row_seeds = name, adapters, row_seeds
         self.scale, self.dropout = config.alpha / config.rank, config.dropout
         self.weight = base.weight
         self.lora_A = nn.Parameter(torch.empty(adapters[-1].ranks.stop, base.in_features, device="meta"))
@@ -148,7 +154,8 @@ class LoraLinear(nn.Module):
 
     def forward(self, x_TD: Tensor) -> Tensor:
         drops = self.dropout and torch.is_grad_enabled()
-        seeds = tuple((seed * 0x9E3779B1 + self.key) % (1 << 63) for seed in self.row_seeds) if drops else ()
+        # Hashed, for of a seed the generator of CPUs takes 32 bits only.
+        seeds = tuple(zlib.crc32(f"{seed} {self.name}".encode()) for seed in self.row_seeds) if drops else ()
         return AdaptedProduct.apply(x_TD, self.weight, self.lora_A, self.lora_B, self, seeds)
 
 
@@ -157,9 +164,8 @@ def adapt(model: Llama, config: LoraConfig, dtype: torch.dtype) -> None:
     model.to(dtype).requires_grad_(False)
     for i, block in enumerate(model.blocks):
         for path, of_matrix in adapters(model.config, config).items():
-            key = zlib.crc32(f"blocks.{i}.{path}".encode())
-            layer = LoraLinear(block.get_submodule(path), key, of_matrix, config, model.row_seeds)
-            block.set_submodule(path, layer)
+            base = block.get_submodule(path)
+            block.set_submodule(path, LoraLinear(base, f"blocks.{i}.{path}", of_matrix, config, model.row_seeds))
 
 
 # ---- where its weights come from and go to
@@ -169,18 +175,16 @@ def new_rows(base: Rows, shape: LlamaConfig, config: LoraConfig, seed: int) -> R
     """The model's own weights from `base` and new adapters: B zero, A uniform within 1 / sqrt(D), as PEFT draws it,
     from (seed, its name) alone.
     """
-    heads = shape.num_heads * shape.head_dim
-    widths = {"attention.out": heads, "feed_forward.down": shape.intermediate_size}
 
     def rows(name: str, start: int, stop: int) -> Iterable[Tensor]:
         if name.endswith("lora_B"):
             return (torch.zeros(stop - start, config.rank),)
         if name.endswith("lora_A"):
             path = ".".join(name.split(".")[2:4])
-            width, bound = widths.get(path, shape.hidden_size), widths.get(path, shape.hidden_size) ** -0.5
+            width = in_features(shape, path)
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
             whole = torch.empty(adapters(shape, config)[path][-1].ranks.stop, width)
-            return (whole.uniform_(-bound, bound, generator=generator)[start:stop],)
+            return (whole.uniform_(-(width**-0.5), width**-0.5, generator=generator)[start:stop],)
         return base(name, start, stop)
 
     return rows
