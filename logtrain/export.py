@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     job = Job(replace(load(JobConfig, [str(folder / "config.toml")]), parallel=ParallelConfig()))  # on any ranks
     checkpoints = Checkpoints(folder / "checkpoints")
     path = checkpoints.at(config.step)
-    model = job.build(None)
+    model = job.build(job.initial_rows() if job.config.lora.rank else None)  # frozen weights are in no checkpoint
     checkpoints.load(path, model)
     result = job.publish(model, output, None if config.dtype == "auto" else config.dtype)
     if job.world.is_main:

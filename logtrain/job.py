@@ -65,6 +65,13 @@ class JobConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
+    def __post_init__(self):
+        if self.compile and self.lora.rank and self.lora.dropout:
+            raise ValueError(
+                f"compile = true, lora.dropout = {self.lora.dropout}: torch.compile knows no generator of each row's "
+                f"own; switch one of them off"
+            )
+
 
 MAY_CHANGE = (  # by a resumed run: the losses do not depend on them beyond rounding
     *(
@@ -101,6 +108,12 @@ class Job:
         self.fingerprint = split.manifest["fingerprint"]
         self.train_split = split
         self.valid_loaders = {name: self.loader(split) for name, split in self.valid_splits(split).items()}
+        for key in ("keep_best", "patience"):
+            if getattr(config.trainer, key) and not self.valid_loaders:
+                raise ValueError(
+                    f"trainer.{key} goes by the validation loss, but {config.data} has no validation split; prepare it "
+                    f"with one, name one with --valid, or switch trainer.{key} off"
+                )
 
     def resolve_dtype(self, name: str) -> torch.dtype:
         if name == "auto":
@@ -252,14 +265,22 @@ class Job:
             raise ValueError(
                 f"{config.data}: has been prepared anew since {newest} was saved; the run would not be one"
             )
+        rows_per_step = self.train_loader.config.rows_per_step
+        # documents_per_step is rounded to what the ranks take at once
+        if state.setdefault("rows_per_step", rows_per_step) != rows_per_step:
+            raise ValueError(
+                f"{newest}: its steps have {state['rows_per_step']} rows, here they would have {rows_per_step}; go on "
+                f"with the same ranks and loader.rows_per_batch"
+            )
         total = config.trainer.total_steps(self.train_loader.steps_per_epoch)
         with Metrics(self.folder, enabled=world.is_main, total_steps=total, resume_step=state["step"]) as metrics:
             if newest:
                 metrics.info(f"resumed from {newest}")
             if wanted := config.loader.documents_per_step:
-                rows = self.train_loader.config.rows_per_step
-                mean = len(self.train_split.lengths) * rows / self.train_loader.num_rows
-                metrics.info(f"{rows} rows a step hold {mean:.1f} documents on average, {wanted} were asked for")
+                mean = len(self.train_split.lengths) * rows_per_step / self.train_loader.num_rows
+                metrics.info(
+                    f"{rows_per_step} rows a step hold {mean:.1f} documents on average, {wanted} were asked for"
+                )
             trainer = Trainer(
                 config.trainer,
                 model=model,

@@ -52,17 +52,19 @@ class ModelShape(Protocol):
     head_dim: int
 
 
-def model_flops(shape: ModelShape, tokens: int, attention_pairs: int) -> float:
+def model_flops(shape: ModelShape, tokens: int, attention_pairs: int, adapters: int = 0) -> float:
     """FLOPs that training on `tokens` takes: forward and backward, nothing counted twice for activation recomputation.
 
     For each token, 6 for each weight of a matrix product (2 forward, 4 backward): the head is one, the embedding not.
+    With LoRA, of so many parameters in `adapters`, 6 for each of these and 4 for each frozen weight: no gradient of it.
     For each pair of query and key, 12 * layers * heads * head_dim. It is PaLM's count (Chowdhery et al. 2022,
     arXiv:2204.02311, appendix B), but only of pairs that the mask lets through: a document has length (length + 1) / 2.
     """
     heads = 2 * shape.num_heads + 2 * shape.num_kv_heads  # q and out; k and v
     block = shape.hidden_size * (heads * shape.head_dim + 3 * shape.intermediate_size)
     weights = shape.num_layers * block + shape.hidden_size * shape.vocab_size
-    return 6 * tokens * weights + 12 * attention_pairs * shape.num_layers * shape.num_heads * shape.head_dim
+    products = 4 * weights + 6 * adapters if adapters else 6 * weights
+    return tokens * products + 12 * attention_pairs * shape.num_layers * shape.num_heads * shape.head_dim
 
 
 def peak_flops(device: torch.device) -> float | None:

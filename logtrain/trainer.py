@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
@@ -89,6 +90,9 @@ class Trainer:
         self.train.step = self.state["step"]
         self.total_steps = config.total_steps(train.steps_per_epoch)
         self.peak_flops = peak_flops(world.device)
+        parameters = list(model.parameters())
+        trained = [p for p in parameters if p.requires_grad]
+        self.adapters = sum(p.numel() for p in trained) if len(trained) < len(parameters) else 0
         self.grad_norm = torch.zeros((), device=world.device)
         self.warm = False
         self.start_interval()
@@ -165,7 +169,7 @@ class Trainer:
         loss = self.world.sum(self.loss).item() / max(1, targets)
         grad_norm = self.grad_norm.item()
         seconds = time.perf_counter() - self.began - self.excluded_seconds
-        flops = model_flops(self.model.config, self.tokens, self.pairs)
+        flops = model_flops(self.model.config, self.tokens, self.pairs, self.adapters)
         number = self.state["step"]
         self.metrics.train(
             {
@@ -186,12 +190,15 @@ class Trainer:
             }
         )
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise ValueError(
-                f"step {number}: loss {loss}, gradient norm {grad_norm}: training has diverged; "
-                f"the checkpoints before it stay; lower optim.lr or lengthen optim.warmup_ratio"
-            )
+            self.refuse(f"loss {loss}, gradient norm {grad_norm}")
         gc.collect(1)
         self.start_interval()
+
+    def refuse(self, what: str) -> NoReturn:
+        raise ValueError(
+            f"step {self.state['step']}: {what}: training has diverged; the checkpoints before it stay; "
+            f"lower optim.lr or lengthen optim.warmup_ratio"
+        )
 
     @torch.no_grad()
     def validate(self) -> None:
@@ -214,6 +221,8 @@ class Trainer:
                     "valid_targets": targets,
                 }
             )
+            if self.state["step"] and not math.isfinite(losses[-1]):
+                self.refuse(f"loss {losses[-1]} on {name}")
         if losses and self.state["step"] and losses[0] < self.state.get("best_loss", math.inf):
             self.state |= {"best_loss": losses[0], "best_step": self.state["step"], "worse": 0}
         elif losses and self.state["step"]:
