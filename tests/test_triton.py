@@ -68,7 +68,7 @@ def registered(dtype=torch.float32):
     scale, tables = torch.rand(5), (torch.rand(5, 12), torch.rand(5, 12))
     gate_up, dy, logits = (torch.randn(5, size).to(dtype) for size in (4200, 2100, 8200))
     qkv, dq, dk, dv = (torch.randn(5, heads, 24).to(dtype) for heads in (15, 9, 3, 3))
-    labels = torch.tensor([IGNORE, 0, 8199, 8192, IGNORE])
+    labels = torch.tensor([IGNORE, 0, 8199, IGNORE, 8192])
     return {
         "rms_norm": (rows[0], weight, 1e-5),
         "add_rms_norm": (rows[0], rows[1], weight, 1e-5),
@@ -79,6 +79,7 @@ def registered(dtype=torch.float32):
         "rope_": (qkv, *tables, 9, 3),
         "rope_backward": (dq, dk, dv, *tables),
         "softmax_gradient_": (logits, labels, True),
+        "softmax_gradient_, ignored last": (logits, labels.flip(0), True),
         "softmax_gradient_, loss only": (logits, labels, False),
     }
 
