@@ -37,6 +37,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=["logtrain", "logtrain.data", "logtrain_kernels"],
+    package_data={"logtrain": ["gpus/*.toml"]},  # descriptions of GPUs, for logtrain.plan
     package_dir={"logtrain_kernels": "kernels/logtrain_kernels"},
     ext_modules=[
         Extension(

@@ -8,7 +8,8 @@ has: so does the min-cut partitioner of AOTAutograd with what the forward leaves
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from logtrain.record import COMPUTE, Op, Piece, Recorder
+from logtrain.operation import COMPUTE, Op, Piece
+from logtrain.record import Recorder
 
 SMALL = 16  # a result this many times smaller than what it is computed from (a norm's scale) is kept
 

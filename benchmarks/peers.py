@@ -20,9 +20,11 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.fusion import fuse
+from logtrain.memory import peak
 from logtrain.model import Llama
-from logtrain.plan import read_shape
-from logtrain.record import Op, Recorder, peak
+from logtrain.operation import Op
+from logtrain.predict import read_shape
+from logtrain.record import Recorder
 from logtrain.trace import Trace, pretended_world, renumbered
 from logtrain_kernels import linear_cross_entropy, pretended_gpu
 
@@ -189,7 +191,6 @@ def trace_peer(setting: Setting) -> Trace:
             patch.object(HEAD, "CHUNK_BYTES", setting.head_chunk),
         ):
             stack.enter_context(context)
-        dtype = torch.float32 if setting.sharded else torch.bfloat16
         torch.set_default_dtype(torch.float32 if setting.sharded else torch.bfloat16)
         stack.callback(torch.set_default_dtype, torch.float32)
         with torch.device("meta" if setting.sharded else "cpu"):
@@ -222,9 +223,9 @@ def trace_peer(setting: Setting) -> Trace:
             fuse(recorder, "compiled")
         if setting.fusion == "liger":
             fuse(recorder, "liger", residual_addition)
-        found = peak(recorder, begin)
+        found = peak(recorder.ops, recorder.memory, begin)
     repeats = [1, setting.accumulation - 2, 1] if traced == 3 else [1] * traced
-    return Trace(renumbered(recorder.ops, begin), repeats, tokens, setting.accumulation, found, recorder.syncs)
+    return Trace(renumbered(recorder.ops, begin), repeats, tokens, setting.accumulation, found, 0, recorder.syncs)
 
 
 def sharded_masters(parameters: list[Tensor], gpus: int) -> list[nn.Parameter]:

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from logtrain.record import COMPUTE, Op
+from logtrain.operation import COLLECTIVES, COMPUTE, Op
 
 GPUS = Path(__file__).parent / "gpus"
 NODE = 8  # GPUs that share NVLink
-COLLECTIVES = ("all_gather", "reduce_scatter", "all_reduce", "broadcast")
 PIPELINE = 4  # tiles of K that are loaded before the first product of a kernel
 SINGLE = ("memory", "reserved", "peak", "processors", "product", "bandwidth", "launch", "host", "links", "network")
 SINGLE += ("compiled_bandwidth", "links_latency", "network_latency", "beside_collectives")

@@ -5,8 +5,8 @@ rectangle a kernel, a line for the memory.
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from logtrain.cost import COLLECTIVES, Timeline, part
-from logtrain.record import COMPUTE, Op
+from logtrain.cost import Timeline, part
+from logtrain.operation import COLLECTIVES, COMPUTE, Op
 from logtrain.trace import Trace
 
 WIDTH, LANE, LEFT, TOP = 1200, 34, 130, 60

@@ -24,9 +24,11 @@ from logtrain import parallel
 from logtrain.data.loader import Step
 from logtrain.job import JobConfig
 from logtrain.lora import adapt
+from logtrain.memory import Peak, peak
 from logtrain.model import LlamaConfig
+from logtrain.operation import Op
 from logtrain.optim import adamw
-from logtrain.record import Op, Peak, Recorder, peak
+from logtrain.record import Recorder
 from logtrain.trainer import Trainer
 from logtrain_kernels import pretended_gpu
 
@@ -40,6 +42,7 @@ class Trace:
     tokens: int  # of a micro-batch
     accumulation: int
     peak: Peak
+    held: int  # bytes alive between steps: weights and optimizer state
     syncs: list[str]
 
     def count(self, op: Op) -> int:
@@ -64,8 +67,10 @@ def pretended_world(size: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def trace_step(config: JobConfig, llama: LlamaConfig, gpus: int) -> Trace:
-    """Run a step of the recipe on `gpus` pretended GPUs; -> everything rank 0 executes. Takes seconds for 8B."""
+def trace_step(config: JobConfig, llama: LlamaConfig, gpus: int, on_gpu: bool = True) -> Trace:
+    """Run a step of the recipe on `gpus` pretended GPUs; -> everything rank 0 executes. Takes seconds for 8B.
+    `on_gpu = False`: with the operations that a CPU would run.
+    """
     loader, accumulation = config.loader, config.loader.accumulation(gpus)
     shard = config.parallel.shard_ranks or gpus
     if gpus % shard:
@@ -80,7 +85,8 @@ def trace_step(config: JobConfig, llama: LlamaConfig, gpus: int) -> Trace:
         with patch.object(parallel, "materialize", lambda *_: None):  # on fake tensors only
             model = parallel.build(llama, mesh, config.parallel, dtype, None, adapted)
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(pretended_gpu())
+        if on_gpu:
+            stack.enter_context(pretended_gpu())
         parallel.materialize(model, torch.device("cpu"), None)
         for block in model.blocks:
             block.recompute = config.recompute
@@ -91,13 +97,14 @@ def trace_step(config: JobConfig, llama: LlamaConfig, gpus: int) -> Trace:
             trainer.train_step(pretended_step(1, tokens, loader.rows_per_batch))  # creates the optimizer's state
             recorder.own(optimizer.state, "optimizer")
             begin, recorder.phase, recorder.micro_batch = len(recorder.ops), "forward", 0
+            held = recorder.live
             step = pretended_step(traced, tokens, loader.rows_per_batch)
             trainer.optimizer = GradientsSeen(optimizer, recorder, model)
             trainer.train_step(step)
-        found = peak(recorder, begin)
+        found = peak(recorder.ops, recorder.memory, begin)
     repeats = [1, accumulation - 2, 1] if traced == 3 else [1] * traced
     ops = renumbered(recorder.ops, begin)
-    return Trace(ops, repeats, tokens, accumulation, found, recorder.syncs)
+    return Trace(ops, repeats, tokens, accumulation, found, held, recorder.syncs)
 
 
 class GradientsSeen:

@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = {
     8: "prepare cpt export sft merge evaluate chat serve plan",  # entries: nothing imports them
-    7: "picture",
+    7: "predict picture",  # a plan, and it drawn
     6: "trace",  # a step of a job on pretended GPUs
     5: "job",  # assembles a run from its config
     4: "trainer publish adapter",
     3: "parallel checkpoint hf lora generate data.report data.show",
     2: "model data.loader data.chat data.encode_chat data.manifest",
-    1: "chat_template data.text data.encode data.pack optim metrics rundir cost",
-    0: "config tokenizer data.files data.shards scoring record",
+    1: "chat_template data.text data.encode data.pack optim metrics rundir cost record memory",
+    0: "config tokenizer data.files data.shards scoring operation",
 }
 LAYER_OF = {f"logtrain.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
 LAYER_OF |= {"logtrain": -1, "logtrain.data": -1}  # run before any of their modules, so they can import none

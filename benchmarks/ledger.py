@@ -1,0 +1,85 @@
+"""What a step of every recipe costs, on record: `python -m benchmarks.ledger` compares, `--accept` writes anew.
+
+The counts are exact, for the real step runs on pretended GPUs; tokens/s/GPU is a prediction. A change that makes one of
+them worse by more than 1% fails tests/test_ledger.py until it is accepted on purpose.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from logtrain.config import load
+from logtrain.predict import PlanConfig, make_plan
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+TOLERANCE = 0.01
+CHATS = [
+    "--documents",
+    "8971",
+    "--document_tokens",
+    "4000",
+]  # the published chats: their number, and about their length
+LLAMA = ["--model", "Llama-3.1-8B"]
+SMALL = ["--model", "Llama-3.2-1B"]  # where the recipe takes any model
+RECIPES = {
+    "cpt_8xh100": [],
+    "sft_full_8xh100": [*LLAMA, *CHATS],
+    "sft_lora_4xh100": [*LLAMA, *CHATS, "--gpus", "4"],
+    "demo": [*SMALL, "--gpus", "1"],
+    "demo_own": [*SMALL, "--gpus", "1"],
+}
+HIGHER_IS_BETTER = {"tokens_per_second_per_gpu"}
+
+
+def figures(recipe: str) -> dict[str, float]:
+    """One step of the recipe on one GPU of the job."""
+    flags = [str(ROOT / "launch" / f"{recipe}.toml"), *RECIPES[recipe], "--data", "none"]
+    result = make_plan(load(PlanConfig, flags)).result
+    counted = {
+        "flops_per_token_executed": result["flops_per_token_executed"],
+        "elementwise_bytes": result["elementwise_bytes"],
+        "launches": result["launches"],
+        "host_syncs": result["host_syncs"],
+        "peak_memory_gib": result["peak_memory_gib"],
+        "reserved_memory_gib": result["reserved_memory_gib"],
+        "tokens_per_second_per_gpu": result["tokens_per_second_per_gpu"],
+    }
+    for kind, entry in sorted(result["collectives"].items()):
+        counted |= {f"{kind}_count": entry["count"], f"{kind}_bytes": entry["bytes"]}
+    return counted
+
+
+def path_of(recipe: str) -> Path:
+    return RESULTS / f"ledger_{recipe}.json"
+
+
+def worse(now: dict[str, float], recorded: dict[str, float]) -> list[str]:
+    """A line for each figure that is worse than the recorded one by more than 1%, or that is new."""
+    found = []
+    for name in sorted(now.keys() | recorded.keys()):
+        before, after = recorded.get(name, 0), now.get(name, 0)
+        change = (before - after) if name in HIGHER_IS_BETTER else (after - before)
+        if change > TOLERANCE * abs(before):
+            found.append(f"{name}: {after:,.6g}, recorded {before:,.6g}")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--accept", action="store_true", help="write the figures of now into benchmarks/results")
+    accept, failed = parser.parse_args().accept, False
+    for recipe in RECIPES:
+        now, path = figures(recipe), path_of(recipe)
+        recorded = json.loads(path.read_text()) if path.exists() else {}
+        for line in worse(now, recorded):
+            failed = failed or not accept
+            print(f"{recipe}: {line}")
+        if accept:
+            RESULTS.mkdir(exist_ok=True)
+            path.write_text(json.dumps(now, indent=1) + "\n")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
