@@ -25,7 +25,7 @@ def test_the_published_recipe():
     recipe = config.load(CptConfig, [str(LAUNCH / "cpt_8xh100.toml")])
     assert (recipe.init, recipe.seed, recipe.dtype) == ("pretrained", 1309, "bfloat16")
     assert (recipe.loader.seq_len, recipe.loader.rows_per_step) == (8192, 128)
-    assert recipe.loader.accumulation(world_size=8) == 16
+    assert recipe.loader.accumulation(world_size=8) == 8
     assert (recipe.optim.lr, recipe.optim.schedule) == (1e-5, "cosine")
     assert (recipe.optim.warmup_ratio, recipe.optim.weight_decay) == (0.1, 0.01)
     assert (recipe.optim.beta1, recipe.optim.beta2, recipe.optim.eps) == (0.9, 0.999, 1e-8)

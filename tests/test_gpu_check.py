@@ -1,0 +1,41 @@
+"""The check for GPU machines, as far as a CPU goes: every step of it runs and leaves what it says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECK = ["bash", str(ROOT / "launch" / "gpu_check.sh")]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here the check itself is what to run: launch/gpu_check.sh")
+def test_every_step_runs_and_leaves_its_result(tmp_path):
+    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
+    environment.pop("TRITON_INTERPRET", None)  # set for this process's tests
+    result = subprocess.run(
+        [*CHECK, "--output", tmp_path / "out"], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    out = tmp_path / "out"
+    assert "passed" in (out / "tests.txt").read_text()
+    lines = [json.loads(line) for line in (out / "kernels.jsonl").read_text().splitlines() if line.startswith("{")]
+    assert {"rms_norm", "rope", "swiglu_backward", "head_and_loss"} <= {line["op"] for line in lines}
+    speed, plan = (json.loads((out / name).read_text()) for name in ("speed.json", "plan.json"))
+    assert speed["loss_finite"]
+    assert speed["tokens_per_second_per_gpu"] > 0
+    assert plan["host_syncs"] == 0
+    assert json.loads((out / "trace.json").read_text())["traceEvents"]
+    assert "peak_memory_gib" in (out / "measured.txt").read_text()
+
+
+def test_an_output_that_exists_is_refused(tmp_path):
+    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
+    result = subprocess.run([*CHECK, "--output", tmp_path], env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert f"{tmp_path} exists already" in result.stderr
