@@ -2,7 +2,10 @@
 
 import os
 
-os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: within `interpreted()` its kernels run on the CPU
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: within `interpreted()` its kernels run on the CPU
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -10,10 +13,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-import torch
+from precision import triton_kernels
 from ranks import Ranks
-
-from logtrain_kernels import interpreted
 
 # A machine may be busy with other things: how long one example takes says nothing about the code.
 hypothesis.settings.register_profile("logtrain", deadline=None)
@@ -24,8 +25,8 @@ torch.set_num_threads(1)  # the tensors of tests are small: on busy cores a seco
 
 @pytest.fixture(params=["reference", "triton"])
 def way(request) -> Iterator[str]:
-    """How the operations run: as their references, and as the Triton kernels, interpreted."""
-    with interpreted() if request.param == "triton" else nullcontext():
+    """How the operations run: as their references, and as the Triton kernels."""
+    with triton_kernels() if request.param == "triton" else nullcontext():
         yield request.param
 
 

@@ -2,13 +2,26 @@
 own in the same dtype (and a few roundings of fp32, where PyTorch's happens to be none).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 
+from logtrain_kernels import interpreted
+
+ON_GPU = torch.cuda.is_available()
 FEW_ROUNDINGS = 4 * torch.finfo(torch.float32).eps
 # Triton's interpreter cuts fp32 down to bf16 where a GPU rounds: an error of up to one unit instead of half of one.
 TRUNCATION = torch.finfo(torch.bfloat16).eps
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+
+
+@contextmanager
+def triton_kernels() -> Iterator[None]:
+    """The Triton kernels run: on a GPU, which new tensors are then on, or interpreted where there is none."""
+    with torch.device("cuda") if ON_GPU else interpreted():
+        yield
 
 
 def slack_of(way, dtype, truncations=1):
@@ -25,8 +38,10 @@ def values_and_gradients(function, inputs, dtype):
     leaves = [x.detach().clone().to(dtype).requires_grad_() for x in inputs]
     outputs = function(*leaves)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(y.shape, generator=generator).bfloat16().to(y.dtype) for y in outputs]  # exact in all
+    generator = torch.Generator(inputs[0].device).manual_seed(0)
+    weights = [
+        torch.randn(y.shape, generator=generator, device=y.device).bfloat16().to(y.dtype) for y in outputs
+    ]  # exact in all
     torch.autograd.backward(outputs, weights)
     return [*(y.detach() for y in outputs), *(x.grad for x in leaves)]
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from precision import DTYPES, assert_right, slack_of
+from precision import DTYPES, ON_GPU, assert_right, slack_of
 
 import logtrain_kernels as kernels
 from logtrain_kernels import Llama3Scaling, rope_tables
@@ -217,6 +217,22 @@ def test_attention(attention, num_kv_heads, dtype):
     # PyTorch beside PyTorch: its two ways differ by a rounding or two of their own.
     inputs = [torch.randn(shape) * 2 for shape in shapes]
     assert_right(attention, pytorch, exact, inputs, dtype, slack=4 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.skipif(not ON_GPU, reason="FlashAttention needs a GPU")
+@pytest.mark.parametrize("num_kv_heads", [1, 8])
+def test_attention_on_a_gpu_is_that_of_the_reference(num_kv_heads):
+    with torch.device("cuda"):
+        cu_seqlens = torch.tensor([0, 1, 300, 812, 1024, 1024], dtype=torch.int32)
+        inputs = [torch.randn(1024, heads, 128) for heads in (8, num_kv_heads, num_kv_heads)]
+        assert_right(
+            lambda q, k, v: kernels.attention(q, k, v, cu_seqlens, 512),
+            lambda q, k, v: kernels.attention_reference(q, k, v, cu_seqlens),
+            lambda q, k, v: kernels.attention_reference(q, k, v, cu_seqlens),
+            inputs,
+            torch.bfloat16,
+            slack=4 * torch.finfo(torch.bfloat16).eps,
+        )
 
 
 def test_a_document_neither_sees_nor_moves_another():

@@ -7,6 +7,7 @@ a program, so where a shape has many tokens, fewer are taken: a token's arithmet
 import pytest
 import torch
 import torch.nn.functional as F
+from precision import triton_kernels
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 import logtrain_kernels as kernels
@@ -16,7 +17,7 @@ from logtrain_kernels import IGNORE, rope_tables
 @pytest.fixture(autouse=True)
 def interpreted_kernels():
     torch.manual_seed(42)
-    with kernels.interpreted():
+    with triton_kernels():
         yield
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from precision import DTYPES, assert_right, values_and_gradients
+from precision import DTYPES, ON_GPU, assert_right, values_and_gradients
 from torch.library import opcheck
 from torch.utils.checkpoint import checkpoint
 from triton.runtime import interpreter
@@ -20,6 +20,9 @@ import logtrain_kernels as kernels
 from logtrain_kernels import IGNORE, rope_tables
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # PyTorch's compiler's
+
+if ON_GPU:
+    pytest.skip("for the interpreter; kernels on a GPU: test_kernels.py and others", allow_module_level=True)
 
 
 @pytest.fixture(autouse=True)
@@ -264,10 +267,7 @@ def test_a_second_backward_of_what_works_in_place_is_refused_rather_than_wrong(n
         loss.backward()
 
 
-NOT_REFUSED = pytest.mark.xfail(strict=True, reason="swiglu's gradient passes for a constant beside other terms")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=NOT_REFUSED) if n == "swiglu" else n for n in FUNCTIONS])
+@EACH_FUNCTION
 def test_a_second_derivative_is_refused_rather_than_wrong(name):
     """By the function alone and by what came before it: without a refusal the function's part would be missing."""
     function, inputs = function_and_inputs(name)

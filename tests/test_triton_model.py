@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from precision import values_and_gradients
+from precision import ON_GPU, values_and_gradients
 from synthetic import write_data, write_model
 from test_model import build, gradients, packed, random_documents
 from training import records, train
@@ -15,6 +15,9 @@ from logtrain_kernels import rope_tables
 from logtrain_kernels.device import uses_triton
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # PyTorch's compiler's
+
+if ON_GPU:
+    pytest.skip("for the interpreter; kernels on a GPU: test_kernels.py and others", allow_module_level=True)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from logtrain_kernels.device import uses_triton
 
@@ -73,6 +74,7 @@ def _(gate_up_T2F: Tensor) -> Tensor:
 @torch.library.custom_op("logtrain::swiglu_backward_", mutates_args={"gate_up_T2F"})
 def swiglu_backward_op(dy_TF: Tensor, gate_up_T2F: Tensor) -> None:
     """Turns gate_up into its gradient."""
+    assert gate_up_T2F.is_contiguous(), "in place, so it cannot make a copy"
     T, F = dy_TF.shape
     if T:
         backward_kernel[(T, triton.cdiv(F, LAUNCH["BLOCK"]))](dy_TF.contiguous(), gate_up_T2F, F, **LAUNCH)
@@ -87,10 +89,10 @@ def save_gate_up(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
     ctx.save_for_backward(inputs[0])
 
 
+@once_differentiable
 def backward(ctx, dy_TF: Tensor) -> Tensor:
-    # A second backward finds it changed, and autograd refuses; detached, it is not taken for what it was.
-    gate_up_T2F = ctx.saved_tensors[0].detach().contiguous()
-    swiglu_backward_op(dy_TF.detach(), gate_up_T2F)
+    gate_up_T2F = ctx.saved_tensors[0].contiguous()  # a second backward finds it changed, and autograd refuses
+    swiglu_backward_op(dy_TF, gate_up_T2F)
     return gate_up_T2F
 
 
