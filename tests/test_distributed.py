@@ -103,9 +103,11 @@ SPREADS = {  # ranks, flags
     "2 ranks, all gathered ahead": (2, ["--loader.rows_per_batch", "2", "--parallel.prefetch", "9"]),
     "2 ranks, compiled": (2, ["--loader.rows_per_batch", "4", "--compile", "--recompute", "selective"]),
     "2 x 2 ranks, 2 micro-batches": (4, ["--loader.rows_per_batch", "1", "--parallel.shard_ranks", "2"]),
+    "2 whole copies, 4 micro-batches": (2, ["--loader.rows_per_batch", "1", "--parallel.shard_ranks", "1"]),
 }
 RUNS = [("untied", spread) for spread in SPREADS]
 RUNS += [("tied", "4 ranks, 1 micro-batch"), ("tied", "2 x 2 ranks, 2 micro-batches")]
+RUNS += [("tied", "2 whole copies, 4 micro-batches")]
 
 
 @pytest.mark.parametrize(("model", "spread"), RUNS)

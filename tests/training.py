@@ -1,5 +1,6 @@
 """Runs of the training program in this process, for tests: the whole of it, from flags to exit status, or one step."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from logtrain.parallel import full_tensors
 from logtrain.trainer import Trainer
 
 
-def train(flags: list[str]) -> int:
-    """`python -m logtrain.cpt FLAGS` without the process; -> exit status."""
+def train(flags: list[str], entry: str = "logtrain.cpt") -> int:
+    """`python -m logtrain.cpt FLAGS`, or another entry, without the process; -> exit status."""
     try:
-        return cpt.main(flags)
+        return importlib.import_module(entry).main(flags)
     finally:
         if torch.distributed.is_initialized():  # an error leaves it to the end of the process
             torch.distributed.destroy_process_group()
