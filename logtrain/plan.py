@@ -80,7 +80,7 @@ def search(config: PlanConfig) -> list[tuple[dict, Plan | None, str]]:
                         "reduce_dtype": reduce_dtype, "reshard_after_forward": reshard,
                     }  # fmt: skip
                     if any(rows >= n and recompute == name for name, n in too_large):
-                        found.append((settings, None, "does not fit: fewer rows do not"))
+                        found.append((settings, None, "does not fit, nor does a smaller variant"))
                         continue
                     plan = make_plan(varied(config, **settings), documents)
                     need, have = plan.result["reserved_memory_gib"], plan.result["available_memory_gib"] * (1 - MARGIN)
