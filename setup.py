@@ -25,8 +25,8 @@ RUN_TIME = [
 EXTRAS = {
     "flash": ["flash-attn>=2.7"],  # attention_backend = "flash_attn"; registered with torch since 2.7
     "bench": ["transformers>=5.0", "accelerate>=1.1", "liger-kernel>=0.8"],  # what we compare ourselves with
-    # transformers is the oracle; our kernels must not move more bytes than Liger's.
-    "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "transformers>=5.0", "liger-kernel>=0.8"],
+    # transformers and peft are the oracles; our kernels must not move more bytes than Liger's.
+    "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "transformers>=5.0", "peft>=0.18", "liger-kernel>=0.8"],
 }
 
 
