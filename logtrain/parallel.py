@@ -168,6 +168,7 @@ def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype:
         place(block, reshard_after_forward=reshard and not last)
     if not model.config.tied:
         place(model.embedding, reshard_after_forward=reshard)
+        model.embedding.set_unshard_in_backward(False)  # its backward reads only which rows were looked up
         place(model.head, reshard_after_forward=False)  # its backward comes next
     place(model, reshard_after_forward=False)
     for i, block in enumerate(model.blocks):

@@ -11,6 +11,7 @@ import pytest
 
 from logtrain import config
 from logtrain.cpt import CptConfig
+from logtrain.predict import PlanConfig
 from logtrain.prepare import PrepareConfig
 from logtrain.sft import SftConfig
 
@@ -37,6 +38,7 @@ PARSED = {
     "launch/cpt.sh launch/cpt_8xh100.toml": CptConfig,
     "sbatch --nodes 2 launch/slurm.sbatch": CptConfig,
     "python -m logtrain.prepare --format sharegpt": PrepareConfig,
+    "python -m logtrain.plan": PlanConfig,
     "PET_NPROC_PER_NODE=4 launch/sft.sh": SftConfig,
     "launch/sft.sh": SftConfig,
 }

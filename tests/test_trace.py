@@ -1,4 +1,4 @@
-"""The recorded step is the step: memory and collectives of real runs on two ranks; whole traces for small models."""
+"""The recorded step is the step: its memory and collectives are those of real runs on two and on four ranks."""
 
 import json
 import tempfile
@@ -43,6 +43,7 @@ VARIANTS = {
     "selective": {"recompute": "selective"},
     "full, two rows": {"recompute": "full", "loader": LoaderConfig(seq_len=1024, rows_per_step=4, rows_per_batch=2)},
     "no resharding": {"parallel": ParallelConfig(reshard_after_forward=False)},
+    "four ranks": {"loader": LoaderConfig(seq_len=1024, rows_per_step=8)},
     "bfloat16": {"dtype": "bfloat16", "parallel": ParallelConfig(reduce_dtype="bfloat16")},
 }
 
@@ -142,12 +143,12 @@ def most_held(events: list[dict]) -> int:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_two_real_ranks(ranks: Ranks, monkeypatch, variant: str):
+def test_real_ranks(ranks: Ranks, monkeypatch, variant: str):
     """Peak memory within 3%, collectives exactly."""
-    config = config_of(variant)
-    (held, calls), _ = ranks.run(2, real_step, config)
+    config, size = config_of(variant), 4 if variant == "four ranks" else 2
+    (held, calls), *_ = ranks.run(size, real_step, config)
     monkeypatch.setattr(llama, "attention", whole_rows)
-    trace = trace_step(config, SHAPE, 2, on_gpu=False)
+    trace = trace_step(config, SHAPE, size, on_gpu=False)
     found = Counter()
     for op in trace.ops:
         if op.kind in ("all_gather", "reduce_scatter", "all_reduce"):
