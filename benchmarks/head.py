@@ -44,6 +44,7 @@ def traced(T: int, D: int, V: int) -> dict[str, float]:
         "inputs_gib": inputs / 2**30,
         "gradients_gib": gradients / 2**30,  # dx in bf16, dW in fp32, as it is summed
         "extra_gib": (peak["Total"] - inputs - gradients) / 2**30,
+        "extra_with_dw_in_bf16_gib": (peak["Total"] - inputs - gradients + BF16 * V * D) / 2**30,
     }
 
 
@@ -77,7 +78,8 @@ def main() -> None:
     )
     print(
         f"memory (traced): {memory['peak_gib']:.2f} GiB at the peak, inputs {memory['inputs_gib']:.2f}, "
-        f"gradients {memory['gradients_gib']:.2f} (dW in fp32), extra {memory['extra_gib']:.2f}"
+        f"gradients {memory['gradients_gib']:.2f} (dW in fp32), extra {memory['extra_gib']:.2f}; "
+        f"counting only dW in bf16 as a gradient, extra {memory['extra_with_dw_in_bf16_gib']:.2f}"
     )
     print(f"time (predicted, one H100): {total:.2f} us a token; Liger's best at V = 131,072: {LIGERS_BEST:.2f}")
     flops = f"3 products: 6 V H = {6 * V * D / 1e9:.2f} GFLOP at {GEMM_FLOPS / 1e12:.0f} TFLOP/s"

@@ -56,7 +56,9 @@ class JobConfig:
     block.
     """
     compile: bool = False
-    """Compile every block with torch.compile: minutes at the start, fewer launches after."""
+    """Compile every block with torch.compile: minutes at the start, fewer launches after; but a copy of the gate-up
+    projection in every backward, as what the kernels do in place must look functional to it.
+    """
     attention_backend: AttentionBackend = "torch"
     """On GPUs. torch: its own FlashAttention-2; fa3: the package flash_attn_3 (Hopper); flash_attn: flash-attn."""
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -14,7 +14,7 @@ from torch.distributed.distributed_c10d import _resolve_process_group, _world
 from torch.utils._pytree import tree_leaves
 
 COMPUTE = "compute"  # the stream of the model's own kernels
-PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}
 COLLECTIVE_OPS = {
     "_allgather_base_": "all_gather",
     "all_gather_into_tensor": "all_gather",
@@ -100,7 +100,7 @@ def describe_collective(op: Op, args: tuple, kwargs: dict) -> None:
 def describe(op: Op, args: tuple, outputs: list[Tensor]) -> None:
     """The kind of operation, its shape and FLOPs."""
     if op.name in PRODUCTS:
-        a, b = args[1:3] if op.name in ("addmm", "baddbmm") else args[:2]
+        a, b = args[1:3] if op.name in ("addmm", "addmm_", "baddbmm") else args[:2]
         batch = a.shape[0] if a.ndim == 3 else 1
         op.kind, op.shape = "product", (a.shape[-2], b.shape[-1], a.shape[-1], batch)
         op.flops = 2 * prod(op.shape)

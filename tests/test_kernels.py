@@ -161,27 +161,34 @@ def test_rope_turns_each_pair_as_a_complex_number(num_tokens, num_heads, num_kv_
 # SwiGLU
 
 
+def swiglu_by_pytorch(gate_up):
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def swiglu_exact(gate_up):
+    gate, up = gate_up.chunk(2, dim=-1)
+    return gate * torch.sigmoid(gate) * up
+
+
 @DTYPES
 @pytest.mark.parametrize("shape", [(0, 90), (1, 4), (5, 4097), (123, 90)], ids=str)
-@pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")  # of the interpreter, at -200
 def test_swiglu(shape, dtype, way):
-    gate_up = torch.cat((torch.randn(shape) * 4, torch.randn(shape)), dim=1)
-    gate_up[:1, :4] = torch.tensor([-200.0, 200.0, 0.0, -20.0])  # e^200 overflows fp32
+    gate_up = torch.randn(shape[0], 2 * shape[1])
+    assert_right(kernels.swiglu, swiglu_by_pytorch, swiglu_exact, [gate_up], dtype, slack_of(way, dtype))
 
-    def pytorch(gate_up):
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate) * up
 
-    def exact(gate_up):
-        gate, up = gate_up.chunk(2, dim=-1)
-        return gate * torch.sigmoid(gate) * up
-
-    assert_right(kernels.swiglu, pytorch, exact, [gate_up], dtype, slack_of(way, dtype))
+@DTYPES
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")  # of the interpreter, at -200
+def test_swiglu_of_gates_whose_exponential_overflows(dtype, way):
+    gate_up = torch.tensor([[-200.0, 200.0, 0.0, -20.0, 0.5, -1.0, 2.0, 1.0]])
+    assert_right(kernels.swiglu, swiglu_by_pytorch, swiglu_exact, [gate_up], dtype, slack_of(way, dtype))
 
 
 # Attention
 
 CU_SEQLENS = (0, 1, 20, 37, 64, 64, 64)  # padded with T, documents of length 1 and up
+BOUNDS = {"several": CU_SEQLENS, "one": (0, 50), "200": tuple(i * 3 // 2 for i in range(201))}  # of 1 or 2 tokens
 
 
 def mask_of(cu_seqlens):
@@ -190,17 +197,19 @@ def mask_of(cu_seqlens):
     return (document[:, None] == document) & torch.ones(len(document), len(document), dtype=torch.bool).tril()
 
 
-def attention_ops():
-    cu_seqlens = torch.tensor(CU_SEQLENS, dtype=torch.int32)
-    yield "public", lambda q, k, v: kernels.attention(q, k, v, cu_seqlens, 40)  # 40: more than the longest
-    yield "reference", lambda q, k, v: kernels.attention_reference(q, k, v, cu_seqlens)
+ATTENTIONS = {
+    "public": lambda q, k, v, cu_seqlens: kernels.attention(q, k, v, cu_seqlens, 60),  # 60: more than the longest
+    "reference": kernels.attention_reference,
+}
 
 
 @DTYPES
+@pytest.mark.parametrize("documents", BOUNDS)
 @pytest.mark.parametrize("num_kv_heads", [1, 4, 8])
-@pytest.mark.parametrize("attention", [op for _, op in attention_ops()], ids=[name for name, _ in attention_ops()])
-def test_attention(attention, num_kv_heads, dtype):
-    num_heads, head_dim, mask = 8, 16, mask_of(CU_SEQLENS)
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_attention(attention, num_kv_heads, documents, dtype):
+    num_heads, head_dim, mask = 8, 16, mask_of(BOUNDS[documents])
+    cu_seqlens = torch.tensor(BOUNDS[documents], dtype=torch.int32)
 
     def repeated(x):
         return x.repeat_interleave(num_heads // num_kv_heads, dim=1).transpose(0, 1)
@@ -213,20 +222,22 @@ def test_attention(attention, num_kv_heads, dtype):
         scores = torch.einsum("tnh,nsh->nts", q, repeated(k)) / math.sqrt(head_dim)
         return torch.einsum("nts,nsh->tnh", scores.masked_fill(~mask, -math.inf).softmax(-1), repeated(v))
 
-    shapes = [(64, heads, head_dim) for heads in (num_heads, num_kv_heads, num_kv_heads)]
+    shapes = [(len(mask), heads, head_dim) for heads in (num_heads, num_kv_heads, num_kv_heads)]
     # PyTorch beside PyTorch: its two ways differ by a rounding or two of their own.
-    inputs = [torch.randn(shape) * 2 for shape in shapes]
-    assert_right(attention, pytorch, exact, inputs, dtype, slack=4 * torch.finfo(dtype).eps)
+    inputs, slack = [torch.randn(shape) * 2 for shape in shapes], 4 * torch.finfo(dtype).eps
+    assert_right(lambda q, k, v: ATTENTIONS[attention](q, k, v, cu_seqlens), pytorch, exact, inputs, dtype, slack)
 
 
 @pytest.mark.skipif(not ON_GPU, reason="FlashAttention needs a GPU")
+@pytest.mark.parametrize("documents", [(0, 1024), (0, 1, 300, 812, 1024, 1024), tuple(range(0, 1025, 4))], ids=len)
+@pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("num_kv_heads", [1, 8])
-def test_attention_on_a_gpu_is_that_of_the_reference(num_kv_heads):
+def test_attention_on_a_gpu_is_that_of_the_reference(num_kv_heads, head_dim, documents):
     with torch.device("cuda"):
-        cu_seqlens = torch.tensor([0, 1, 300, 812, 1024, 1024], dtype=torch.int32)
-        inputs = [torch.randn(1024, heads, 128) for heads in (8, num_kv_heads, num_kv_heads)]
+        cu_seqlens = torch.tensor(documents, dtype=torch.int32)
+        inputs = [torch.randn(1024, heads, head_dim) for heads in (8, num_kv_heads, num_kv_heads)]
         assert_right(
-            lambda q, k, v: kernels.attention(q, k, v, cu_seqlens, 512),
+            lambda q, k, v: kernels.attention(q, k, v, cu_seqlens, 1024),
             lambda q, k, v: kernels.attention_reference(q, k, v, cu_seqlens),
             lambda q, k, v: kernels.attention_reference(q, k, v, cu_seqlens),
             inputs,

@@ -6,10 +6,18 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from precision import DTYPES, assert_right, slack_of, values_and_gradients
+from precision import DTYPES, ON_GPU, assert_right, slack_of, values_and_gradients
+from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from logtrain_kernels import IGNORE, linear_cross_entropy, linear_cross_entropy_reference, token_losses
+from logtrain_kernels import (
+    IGNORE,
+    linear_cross_entropy,
+    linear_cross_entropy_reference,
+    pretended_gpu,
+    token_losses,
+)
 
 # The module; the package gives the function of the same name.
 LCE = sys.modules["logtrain_kernels.linear_cross_entropy"]
@@ -101,11 +109,53 @@ def test_the_reference_of_the_loss(dtype):
     assert_right(*(loss_by(function, labels) for function in functions), inputs, dtype)
 
 
-def test_the_heads_gradient_is_summed_over_chunks_in_fp32(chunk):
+def test_the_heads_gradient_is_summed_over_chunks_in_fp32(chunk, way):
+    chunk(1, torch.bfloat16)
+    inputs, labels = [torch.randn(400, WIDTH), torch.randn(VOCAB, WIDTH)], torch.randint(3, (400,))
+    functions = (linear_cross_entropy, whole_logits, from_the_definition)
+    assert_right(
+        *(loss_by(function, labels) for function in functions), inputs, torch.bfloat16, slack_of(way, torch.bfloat16)
+    )
+
+
+@pytest.mark.skipif(ON_GPU, reason="there the products themselves are run")
+def test_the_products_of_a_gpu_sum_the_heads_gradient_in_fp32(chunk, monkeypatch):
+    """The branch for GPUs, with their products of bf16 that give fp32 made up from CPU's."""
+    products, mm = [], torch.mm
+
+    def product(a, b, *, out_dtype=None, out=None):
+        products.append("mm")
+        return mm(a, b, out=out) if out_dtype is None else mm(a.to(out_dtype), b.to(out_dtype))
+
+    def add(total, a, b, *, out_dtype, out):
+        products.append("addmm")
+        assert out is total
+        return total.add_(mm(a.to(out_dtype), b.to(out_dtype)))
+
+    monkeypatch.setattr(LCE, "on_gpu", lambda x: True)
+    monkeypatch.setattr(torch, "mm", product)
+    monkeypatch.setattr(torch, "addmm", add)
     chunk(1, torch.bfloat16)
     inputs, labels = [torch.randn(400, WIDTH), torch.randn(VOCAB, WIDTH)], torch.randint(3, (400,))
     functions = (linear_cross_entropy, whole_logits, from_the_definition)
     assert_right(*(loss_by(function, labels) for function in functions), inputs, torch.bfloat16)
+    assert products.count("addmm") == 399
+
+
+@pytest.mark.parametrize("bad", [VOCAB, VOCAB + 5, -1, -99])
+def test_a_label_that_is_no_token_makes_the_loss_nan(bad, way):
+    x, weight, labels = loss_inputs()
+    assert linear_cross_entropy(x, weight, labels).isfinite()
+    labels[1] = bad
+    assert linear_cross_entropy(x, weight, labels).isnan()
+
+
+def test_flops_on_a_gpu_are_counted():
+    T, D, V = 8192, 64, 128_256
+    with FakeTensorMode(), pretended_gpu(), FlopCounterMode(display=False) as counter:
+        x, weight = (torch.empty(n, D, dtype=torch.bfloat16, requires_grad=True) for n in (T, V))
+        linear_cross_entropy(x, weight, torch.zeros(T, dtype=torch.int64)).backward()
+    assert counter.get_total_flops() == 6 * T * D * V
 
 
 def test_a_chunk_smaller_than_one_row_of_logits_is_one_token(monkeypatch, way):

@@ -23,6 +23,7 @@ from benchmarks.kernels.record import Launch
 RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)")
 ACCESS = re.compile(r"\b(?:LDG|LDGSTS|STG|ATOMG|REDG)\.E((?:\.\w+)*)")  # LDGSTS: to shared memory, asynchronously
 LOADS_AND_STORES = r"(?:tt\.load|tt\.store|ttg\.async_copy_global_to_local)"
+OFFSET_64 = re.compile(r"tt\.addptr .*\bi64|tt\.addptr .*xi64>")
 OF_A_SCALAR = re.compile(LOADS_AND_STORES + r" .*: (?:tensor<1x)?!tt\.ptr<")  # one value a program, however narrow
 
 
@@ -35,6 +36,7 @@ class Binary:
     occupancy: float
     accesses_16: int  # instructions of 16 bytes or more a thread
     accesses_narrow: int  # narrower ones, those of single values left out
+    offsets_64: int  # address computations with offsets of 64 bits: tensors may have 2^31 elements
 
 
 def compiled(launch: Launch, arch: int) -> Binary:
@@ -59,6 +61,7 @@ def compiled(launch: Launch, arch: int) -> Binary:
         occupancy=occupancy(arch, registers, shared, warps, prod(launch.grid)),
         accesses_16=widths.total() - narrow,
         accesses_narrow=max(0, narrow - len(OF_A_SCALAR.findall(result.asm["ttgir"]))),
+        offsets_64=len(OFFSET_64.findall(result.asm["ttir"])),
     )
 
 

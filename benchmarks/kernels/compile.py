@@ -14,6 +14,7 @@ ARCHITECTURES = (90, 80, 100)  # H100 is what counts; A100 and B200 to know
 COLUMNS = {
     "library": 8, "op": 21, "kernel": 35, "shape": 5, "arch": 6, "num_warps": 9, "registers": 9, "spill_bytes": 11,
     "shared_bytes": 12, "occupancy": 9, "accesses_16": 11, "accesses_narrow": 15,
+    "offsets_64": 10,
 }  # fmt: skip
 
 

@@ -112,13 +112,13 @@ def rope_backward(s: Shape, T: int, device: str) -> Work:
     joined = size(dq, dk, dv)
     return Work(
         logtrain=lambda: rope_backward_op(dq, dk, dv, cos, sin),
-        liger=lambda: liger_rope.rope_backward(dq_, dk_, cos, sin, rotary_dim=s.H),
+        liger=lambda: (liger_rope.rope_backward(dq_, dk_, cos, sin, rotary_dim=s.H), torch.cat((dq, dk, dv), dim=1))[1],
         reference=lambda: rope_reference(qkv, cos, sin, s.N, s.K),
         eager=lambda: rope_reference(qkv, cos, sin, s.N, s.K),
         leaves=(qkv,),
         gradients=(dq, dk, dv),
-        bytes_minimum={"logtrain": size(cos, sin) + 2 * joined, "liger": size(cos, sin) + 2 * size(dq, dk)},
-        note="logtrain: dv too, joined with dq and dk for the fused projection; liger leaves them apart, in place",
+        bytes_minimum=both(size(cos, sin) + 2 * joined),
+        note="with dv joined for the fused projection; liger turns dq and dk in place, and torch.cat joins the three",
     )
 
 

@@ -29,6 +29,7 @@ def uses_triton(x: Tensor) -> bool:
 
 @contextlib.contextmanager
 def interpreted() -> Iterator[None]:
+    """ValueError if the kernels were defined for compilation."""
     if not CAN_INTERPRET:
         raise ValueError("Triton kernels were compiled, not interpreted: set TRITON_INTERPRET=1 before Python starts")
     with _set_mode("interpreter"):
@@ -37,6 +38,7 @@ def interpreted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def pretended_gpu() -> Iterator[None]:
+    """For fake tensors alone: on real CPU tensors the kernels fail."""
     with _set_mode("gpu"):
         yield
 

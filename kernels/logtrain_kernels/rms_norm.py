@@ -89,9 +89,9 @@ def forward_launch(D: int) -> dict[str, int]:
 
 
 def backward_launch(D: int, row_bytes: int) -> dict[str, int]:
-    """8 elements a thread: the sum of dw takes registers too (48 to 62 on sm_90). One program a processor keeps the
-    partial sums at 2% of the traffic at T = 8,192; so that it never waits, the loop copies rows ahead of their use into
-    shared memory, 32 KiB of them: 3.35 TB/s for the microsecond that a load takes are 25 KB a processor.
+    """8 elements a thread: the sum of dw takes registers too (48 to 64 on sm_90). One program a processor keeps the
+    partial sums at 2% of the traffic at T = 8,192. The loop copies 32 KiB of rows into shared memory ahead of their
+    use, so that it should not have to wait: 3.35 TB/s for the microsecond that a load takes are 25 KB a processor.
 
     `row_bytes`: of all inputs together.
     """
@@ -203,8 +203,9 @@ def add_rms_norm(x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps
 
     `residual_TD = None` starts the stream: x becomes the residual.
     """
-    if residual_TD is None:
+    if residual_TD is None:  # the backward of this one, of all norms of a model, adds in a pass of its own
         return x_TD, rms_norm(x_TD, weight_D, eps)
+    assert x_TD.dtype == residual_TD.dtype, (x_TD.dtype, residual_TD.dtype)
     if uses_triton(x_TD):
         return add_rms_norm_op(x_TD, residual_TD, weight_D, eps)[:2]
     return add_rms_norm_reference(x_TD, residual_TD, weight_D, eps)
