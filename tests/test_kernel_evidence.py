@@ -112,14 +112,15 @@ def test_launches_are_recorded_as_the_kernel_gets_them():
 
 def test_plain_pytorch_and_the_references_compute_the_same():
     """What --time holds the kernels against is the same operation: outputs or gradients agree to bf16's rounding."""
+    from benchmarks.kernels.attention import ATTENTION
     from benchmarks.kernels.head import head_and_loss
     from benchmarks.kernels.operations import OPERATIONS
     from benchmarks.kernels.time import SMALL, call_of, contenders
 
     compared = []
-    for operation in (*OPERATIONS, head_and_loss):
+    for operation in (*OPERATIONS, *ATTENTION, head_and_loss):
         results = {}
-        for contender in contenders(operation(SMALL, 1, "meta"), on_gpu=False):
+        for contender in contenders(operation(SMALL, 1, "cpu"), on_gpu=False):
             torch.manual_seed(0)
             result = call_of(contender, operation(SMALL, 24, "cpu"))()
             results[contender] = result if isinstance(result, tuple) else (result,)

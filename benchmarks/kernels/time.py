@@ -13,6 +13,7 @@ import torch._functorch.config as compile_config
 import triton
 from torch.utils.benchmark import Timer
 
+from benchmarks.kernels.attention import ATTENTION
 from benchmarks.kernels.head import head_and_loss
 from benchmarks.kernels.operations import OPERATIONS
 from benchmarks.kernels.shapes import MODELS, TOKENS, Shape
@@ -20,12 +21,12 @@ from benchmarks.kernels.table import show
 from benchmarks.kernels.work import LIBRARIES, Call, Work, by_autograd
 
 SMALL, SMALL_TOKENS = Shape(D=256, F=704, N=8, K=2, H=32, V=8192), 256
-COLUMNS = {"library": 21, "op": 21, "shape": 5, "microseconds": 12, "gb_per_s": 9, "tflop_per_s": 11}
+COLUMNS = {"library": 22, "op": 29, "shape": 5, "microseconds": 12, "gb_per_s": 9, "tflop_per_s": 11}
 
 
 def contenders(work: Work, on_gpu: bool) -> tuple[str, ...]:
     if on_gpu:
-        return (*LIBRARIES, "eager", "compile", *work.others)
+        return (*(name for name in LIBRARIES if getattr(work, name)), "eager", "compile", *work.others)
     return ("reference", "eager", *work.others) if work.reference else ()
 
 
@@ -46,9 +47,9 @@ def microseconds(call: Call, on_gpu: bool) -> float:
 
 def rows(shapes: dict[str, Shape], tokens: int, device: str) -> Iterator[dict]:
     on_gpu = device == "cuda"
-    for operation in (*OPERATIONS, head_and_loss):
+    for operation in (*OPERATIONS, *ATTENTION, head_and_loss):
         for name, shape in shapes.items():
-            for contender in contenders(operation(shape, 1, "meta"), on_gpu):
+            for contender in contenders(operation(shape, 1, device), on_gpu):
                 work = operation(shape, tokens, device)  # anew: some overwrite it
                 with compile_config.patch(donated_buffer=False):  # a compiled backward is run again and again
                     elapsed = microseconds(call_of(contender, work), on_gpu)

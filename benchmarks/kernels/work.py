@@ -19,7 +19,7 @@ class Work:
     """
 
     logtrain: Call
-    liger: Call
+    liger: Call | None = None  # where Liger has one
     eager: Call  # as one would write it in PyTorch
     reference: Call | None = None  # logtrain's on a CPU
     others: dict[str, Call] = field(default_factory=dict)
