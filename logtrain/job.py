@@ -16,14 +16,14 @@ from logtrain import adapter, hf
 from logtrain.checkpoint import Checkpoints
 from logtrain.data.loader import Loader, LoaderConfig
 from logtrain.data.shards import Split
+from logtrain.inputs import check_device, matching_tokenizer, valid_splits
 from logtrain.lora import LoraConfig, adapt, merged, new_rows, num_parameters
 from logtrain.metrics import Metrics
-from logtrain.model import AttentionBackend, Llama, RandomWeights, Recompute, use_attention
+from logtrain.model import AttentionBackend, Llama, RandomWeights, Recompute
 from logtrain.optim import OptimConfig, adamw
 from logtrain.parallel import ParallelConfig, Rows, World, build, full_tensors
 from logtrain.publish import publish
 from logtrain.rundir import claim
-from logtrain.tokenizer import Tokenizer
 from logtrain.trainer import Trainer, TrainerConfig
 
 INTERRUPTED = 75  # exit status: stopped on request, everything saved (EX_TEMPFAIL: try again)
@@ -103,13 +103,15 @@ class Job:
         self.llama = hf.read_config(self.source)
         self.folder = Path(config.runs) / config.name
         self.dtype = self.resolve_dtype(config.dtype)
-        self.check_device()
+        check_device(self.world.device, self.dtype, config.model, self.llama, config.attention_backend)
         self.mesh = self.world.mesh(config.parallel)
-        split = Split.open(config.data, "train", verify=self.world.local_rank == 0)
-        self.tokenizer = self.check_data(split)
+        verify = self.world.local_rank == 0  # once a node
+        split = Split.open(config.data, "train", verify)
+        self.tokenizer = matching_tokenizer(split, config.data, config.model, self.llama, config.loader.seq_len)
         self.fingerprint = split.manifest["fingerprint"]
         self.train_split = split
-        self.valid_loaders = {name: self.loader(split) for name, split in self.valid_splits(split).items()}
+        valid = valid_splits(split, config.data, config.valid, verify)
+        self.valid_loaders = {name: self.loader(split) for name, split in valid.items()}
         for key in ("keep_best", "patience"):
             if getattr(config.trainer, key) and not self.valid_loaders:
                 raise ValueError(
@@ -122,67 +124,7 @@ class Job:
             return torch.bfloat16 if self.world.device.type == "cuda" else torch.float32
         return getattr(torch, name)
 
-    def check_device(self) -> None:
-        """What attention on a GPU asks for, before anything large is loaded."""
-        backend = self.config.attention_backend
-        if self.world.device.type != "cuda":
-            if backend != "torch":
-                raise ValueError(f"attention_backend = {backend}: only for GPUs, and none was found; leave it at torch")
-            return
-        if self.dtype == torch.float32:
-            raise ValueError("dtype = float32: attention on GPUs computes in bfloat16; set dtype to bfloat16 or auto")
-        if self.llama.head_dim % 8 or self.llama.head_dim > 256:
-            raise ValueError(f"{self.source}: heads of size {self.llama.head_dim}; on GPUs a multiple of 8 up to 256")
-        if torch.cuda.get_device_capability(self.world.device) < (8, 0):
-            name = torch.cuda.get_device_name(self.world.device)
-            raise ValueError(f"{name}: attention needs an Ampere GPU (A100) or a newer one")
-        use_attention(backend)
-
     # ---- data
-
-    def check_data(self, split: Split) -> Tokenizer:
-        """The tokenizer of the prepared data, after making sure that data, tokenizer and model belong together."""
-        data, model, facts = self.config.data, self.config.model, split.manifest["tokenizer"]
-        if facts["vocab_size"] > self.llama.vocab_size:
-            raise ValueError(
-                f"{data}: its tokenizer has {facts['vocab_size']} ids, the model {model} only {self.llama.vocab_size}; "
-                f"prepare the data with the model's own tokenizer"
-            )
-        seq_len, prepared = self.config.loader.seq_len, split.manifest["settings"]["seq_len"]
-        if seq_len > self.llama.max_positions:
-            raise ValueError(
-                f"loader.seq_len = {seq_len}: the model {model} knows {self.llama.max_positions} positions"
-            )
-        if seq_len != prepared:
-            raise ValueError(
-                f"loader.seq_len = {seq_len}, but {data} was prepared for {prepared}; set one to the other"
-            )
-        has_own = any((self.source / name).exists() for name in ("tokenizer.json", "tokenizer.model"))
-        own = str(self.source) if has_own else facts["path"]
-        tokenizer = Tokenizer.load(own)
-        if tokenizer.sha256 != facts["sha256"] and own == facts["path"]:
-            raise ValueError(f"{own}: the tokenizer has changed since {data} was prepared; prepare it again")
-        if tokenizer.sha256 != facts["sha256"]:
-            raise ValueError(
-                f"{data}: was prepared with another tokenizer than that of {own}; prepare it with --tokenizer {own}"
-            )
-        return tokenizer
-
-    def valid_splits(self, train: Split) -> dict[str, Split]:
-        """The data's own validation split as "valid" (if it has one), then the named ones."""
-        splits = {}
-        if "valid" in train.manifest["splits"]:
-            splits["valid"] = Split.open(self.config.data, "valid", verify=self.world.local_rank == 0)
-        for text in self.config.valid:
-            name, equals, folder = text.partition("=")
-            if not equals or not name or name in splits:
-                raise ValueError(
-                    f"valid = {text!r}: expected NAME=FOLDER, each name once" + ' and not "valid"' * (name == "valid")
-                )
-            splits[name] = Split.open(folder, "valid", verify=self.world.local_rank == 0)
-            if splits[name].manifest["tokenizer"]["sha256"] != train.manifest["tokenizer"]["sha256"]:
-                raise ValueError(f"{folder}: was prepared with another tokenizer than {self.config.data}")
-        return splits
 
     def loader(self, split: Split, rows_per_step: int = 0) -> Loader:
         """`rows_per_step = 0`: one micro-batch a rank, for validation."""

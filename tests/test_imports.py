@@ -17,7 +17,7 @@ LAYERS = {
     7: "predict picture",  # a plan, and it drawn
     6: "trace",  # a step of a job on pretended GPUs
     5: "job",  # assembles a run from its config
-    4: "trainer publish adapter",
+    4: "trainer publish adapter inputs",
     3: "parallel checkpoint hf lora generate data.report data.show",
     2: "model data.loader data.chat data.encode_chat data.manifest",
     1: "chat_template data.text data.encode data.pack optim metrics rundir cost record memory",
