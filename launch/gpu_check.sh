@@ -82,4 +82,4 @@ python launch/torchrun.py -m benchmarks.speed "$recipe" "${flags[@]}" --trace "$
 
 say "Plan beside measurement"
 python -m logtrain.plan "$recipe" "${flags[@]}" --gpus "$PET_NPROC_PER_NODE" --json >"$output/plan.json"
-python -m benchmarks.measured "$output" | tee "$output/measured.txt"
+python -m benchmarks.measured "$output" "$recipe" | tee "$output/measured.txt"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import measured as measured_beside
+
 ROOT = Path(__file__).resolve().parents[1]
 CHECK = ["bash", str(ROOT / "launch" / "gpu_check.sh")]
 
@@ -39,3 +41,18 @@ def test_an_output_that_exists_is_refused(tmp_path):
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert f"{tmp_path} exists already" in result.stderr
+
+
+def test_a_step_a_tenth_slower_than_the_ledger_is_told():
+    recorded = {"tokens_per_second_per_gpu": 10_000.0}
+    for measured, kept in ((12_000.0, True), (9_001.0, True), (8_999.0, False)):
+        line, answer = measured_beside.against_ledger(recorded, {"tokens_per_second_per_gpu": measured})
+        assert answer is kept
+        assert ("NOT KEPT" in line) is not kept
+
+
+def test_predicted_and_measured_stand_beside_each_other():
+    plan = dict.fromkeys(measured_beside.FIGURES, 2.0)
+    speed = {**dict.fromkeys(measured_beside.FIGURES, 1.0), "gpus": 8, "device": "NVIDIA H100 80GB HBM3"}
+    _, _, *rows = measured_beside.lines(plan, speed)
+    assert [row.split() for row in rows] == [[name, "2.000", "1.000", "0.500"] for name in measured_beside.FIGURES]
