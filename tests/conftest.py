@@ -1,6 +1,7 @@
 """What tests share: real inputs from outside the repository. A test whose input is absent is skipped and says why."""
 
 import os
+import signal
 
 import torch
 
@@ -19,6 +20,9 @@ from ranks import Ranks
 # A machine may be busy with other things: how long one example takes says nothing about the code.
 hypothesis.settings.register_profile("logtrain", deadline=None)
 hypothesis.settings.load_profile("logtrain")
+
+# A shell starts what is in the background with Ctrl-C ignored, and the programs that tests stop would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # the tensors of tests are small: on busy cores a second thread made them 17 times slower
 
