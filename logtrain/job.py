@@ -76,19 +76,8 @@ class JobConfig:
 
 
 MAY_CHANGE = (  # by a resumed run: the losses do not depend on them beyond rounding
-    *(
-        "resume",
-        "runs",
-        "data",
-        "valid",
-        "recompute",
-        "dtype",
-        "export_dtype",
-        "attention_backend",
-        "compile",
-        "parallel",
-    ),
-    "loader.rows_per_batch",
+    *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
+    *("compile", "parallel", "loader.rows_per_batch"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
 )
 

@@ -39,7 +39,9 @@ class ParallelConfig:
     reshard_after_forward: bool = True
     """Free a block's gathered weights after its forward and gather them again in the backward."""
     prefetch: int = 1
-    """Blocks whose weights are gathered ahead of the one that computes, in the forward and in the backward."""
+    """Blocks whose weights are gathered ahead of the one that computes, in the forward and in the backward. 0: as FSDP2
+    does by itself, which is one, asked for later by the host.
+    """
     symmetric_memory: bool = False
     """Gather weights through NCCL's symmetric memory: within a node by the copy engines of the GPUs, which leaves their
     processors to the matrix products.
