@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from logtrain.hf import read_json
 from logtrain.lora import LoraConfig, Target, adapters, in_features
 from logtrain.model import LlamaConfig
 
@@ -52,6 +53,17 @@ UNSUPPORTED = (  # by `LoraLinear`, if they are on
     *("modules_to_save", "target_parameters", "trainable_token_indices", "alora_invocation_tokens"),
 )
 INITIAL = (True, False, None, "gaussian", "orthogonal", "eva")  # the others change the model's own weights too
+
+
+def base_folder(folder: Path) -> Path:
+    """The model that an adapter names as its own."""
+    path = folder / CONFIG
+    name = read_json(path).get("base_model_name_or_path")
+    if not isinstance(name, str) or not Path(name).is_dir():
+        raise ValueError(
+            f"{path}: base_model_name_or_path = {json.dumps(name)} is no folder here; set it to the model's folder"
+        )
+    return Path(name)
 
 
 def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor]]:

@@ -11,8 +11,9 @@ Dropout is a pure function of (seed, row, layer), so that a resumed run and any 
 Shapes in names: T tokens, D in features, O out features, P adapters of a matrix, R = P * r.
 """
 
+import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -208,3 +209,19 @@ def merged(
                     held["lora_B"][rows], held["lora_A"][ranks], alpha=config.alpha / config.rank
                 )
             yield f"{stem}.weight", held["weight"]
+
+
+def merged_rows(
+    base: Rows, tensors: Mapping[str, Tensor], shape: LlamaConfig, config: LoraConfig, name: str, start: int, stop: int
+) -> Iterable[Tensor]:
+    """Rows of a plain model with an adapter's As and Bs (`tensors`, by our names) merged into it, in fp32."""
+    stem = name.removesuffix(".weight")
+    layout = adapters(shape, config).get(".".join(stem.split(".")[2:]))
+    if not layout:
+        yield from base(name, start, stop)
+        return
+    whole = torch.cat([piece.float() for piece in base(name, 0, sys.maxsize)])
+    a_RD, b_Or = tensors[f"{stem}.lora_A"], tensors[f"{stem}.lora_B"]
+    for _, columns, rows, ranks in layout:
+        whole[columns].addmm_(b_Or[rows], a_RD[ranks], alpha=config.alpha / config.rank)
+    yield whole[start:stop]

@@ -22,11 +22,13 @@ from logtrain_kernels import (
     Llama3Scaling,
     add_rms_norm,
     attention,
+    cached_attention,
     linear_cross_entropy,
     rope,
     rope_tables,
     swiglu,
 )
+from logtrain_kernels import Places as Places  # generate.py fills them
 from logtrain_kernels import use_attention as use_attention
 
 Recompute = Literal["none", "selective", "full"]
@@ -75,10 +77,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, heads * self.head_dim, bias=False)
         self.out = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=False)
 
-    def forward(self, x_TD: Tensor, tables: tuple[Tensor, Tensor], cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+    def forward(
+        self, x_TD: Tensor, tables: tuple[Tensor, Tensor], cu_seqlens: Tensor, max_seqlen: int, *cache
+    ) -> Tensor:
+        """`cache`: nothing, or this layer's keys and values and the places of the tokens in them."""
         qkv_TNH = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim))
         q_TNH, k_TKH, v_TKH = rope(qkv_TNH, *tables, self.num_heads, self.num_kv_heads)
-        return self.out(attention(q_TNH, k_TKH, v_TKH, cu_seqlens, max_seqlen).flatten(1))
+        attend = cached_attention if cache else attention
+        return self.out(attend(q_TNH, k_TKH, v_TKH, cu_seqlens, max_seqlen, *cache).flatten(1))
 
 
 class FeedForward(nn.Module):
@@ -102,7 +108,7 @@ class Block(nn.Module):
 
     def forward(self, x_TD: Tensor, residual_TD: Tensor | None, *row) -> tuple[Tensor, Tensor]:
         """(last sublayer's output, residual stream before it) -> the same two, one block later; `row`: tables,
-        cu_seqlens, max_seqlen.
+        cu_seqlens, max_seqlen, and what Attention takes of a cache.
         """
         if self.recompute == "none" or not torch.is_grad_enabled():
             return self.compute(x_TD, residual_TD, *row)
@@ -181,11 +187,37 @@ class Llama(nn.Module):
         int32. `row_seeds`: a number for each packed row, for dropout.
         """
         self.row_seeds[:] = row_seeds
-        tables = rope_tables(positions_T, self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
+        tables = self.angles(positions_T)
         x_TD, residual_TD = self.embedding(tokens_T), None
         for block in self.blocks:
             x_TD, residual_TD = block(x_TD, residual_TD, tables, cu_seqlens, max_seqlen)
         return self.head(x_TD, residual_TD, labels_T)
+
+    def next_logits(
+        self,
+        tokens_T: Tensor,
+        positions_T: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        cache: Sequence[tuple[Tensor, Tensor]],
+        places: Places,
+    ) -> Tensor:
+        """What follows the last token of each of S sequences that go on in a cache: logits [S, V]. Without gradients.
+
+        The tokens are the new ones of all sequences, end to end as in `forward`; `cache`: every layer's keys and values
+        [C, K, H], to which theirs are added at `places`.
+        """
+        tables = self.angles(positions_T)
+        x_TD, residual_TD = self.embedding(tokens_T), None
+        for block, (keys_CKH, values_CKH) in zip(self.blocks, cache, strict=True):
+            x_TD, residual_TD = block(
+                x_TD, residual_TD, tables, cu_seqlens, max_seqlen, keys_CKH, values_CKH, places
+            )
+        last_S = cu_seqlens[1:] - 1
+        return self.head(x_TD[last_S], residual_TD[last_S], None)
+
+    def angles(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+        return rope_tables(positions_T, self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
 
 
 class RandomWeights:

@@ -16,12 +16,12 @@ LAYERS = {
     8: "prepare cpt export sft merge evaluate chat serve plan",  # entries: nothing imports them
     7: "predict picture",  # a plan, and it drawn
     6: "trace",  # a step of a job on pretended GPUs
-    5: "job",  # assembles a run from its config
-    4: "trainer publish adapter inputs",
-    3: "parallel checkpoint hf lora generate data.report data.show",
+    5: "job pretrained",  # assembles a run from its config; a model from its folder
+    4: "trainer publish adapter inputs generate",
+    3: "parallel checkpoint hf lora cached_model data.report data.show",
     2: "model data.loader data.chat data.encode_chat data.manifest",
-    1: "chat_template data.text data.encode data.pack optim metrics rundir cost record memory",
-    0: "config tokenizer data.files data.shards scoring operation",
+    1: "chat_template stream data.text data.encode data.pack optim metrics rundir cost record memory",
+    0: "config tokenizer sampling data.files data.shards scoring operation",
 }
 LAYER_OF = {f"logtrain.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
 LAYER_OF |= {"logtrain": -1, "logtrain.data": -1}  # run before any of their modules, so they can import none

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from precision import DTYPES, ON_GPU, assert_right, slack_of
+from precision import DTYPES, ON_GPU, assert_right, largest, slack_of
 
 import logtrain_kernels as kernels
 from logtrain_kernels import Llama3Scaling, rope_tables
@@ -263,3 +263,65 @@ def test_a_document_neither_sees_nor_moves_another():
         after = kernels.attention(q, k, v, cu_seqlens, 27)
     assert torch.equal(before[own], after[own])
     assert not torch.equal(before[:20], after[:20])
+
+
+# Attention over a cache
+
+CHUNKS = {  # places of a cache of 200, and the chunks in which each sequence comes; 0: nothing in that step
+    "whole": [(3, [40])],
+    "token by token": [(3, [1] * 9), (60, [1] * 9)],
+    "unequal": [(150, [7, 0, 20, 1]), (3, [30, 1, 1, 0]), (90, [0, 0, 5, 2])],
+}
+
+
+def steps_over_a_cache(chunks: str, num_kv_heads: int, dtype: torch.dtype, head_dim: int = 16):
+    """Yields, for each step, its arguments and what attention over each whole sequence gives for the new tokens."""
+    starts, takes = zip(*CHUNKS[chunks], strict=True)
+    whole = [
+        [torch.randn(sum(take), heads, head_dim, dtype=dtype) for heads in (8, num_kv_heads, num_kv_heads)]
+        for take in takes
+    ]
+    keys, values = (torch.full((200, num_kv_heads, head_dim), 1e4, dtype=dtype) for _ in range(2))
+    known = [0] * len(takes)
+    for counts in zip(*takes, strict=True):
+        new = [[x[a : a + n] for x in qkv] for qkv, a, n in zip(whole, known, counts, strict=True)]
+        at = [range(start + a, start + a + n) for start, a, n in zip(starts, known, counts, strict=True)]
+        known = [a + n for a, n in zip(known, counts, strict=True)]
+        expected = [
+            kernels.attention_reference(*(x[:length] for x in qkv), torch.tensor([0, length]))[length - n :]
+            for qkv, length, n in zip(whole, known, counts, strict=True)
+            if n
+        ]
+        places = kernels.Places(
+            torch.tensor([place for run in at for place in run]),
+            torch.tensor([*starts, 0], dtype=torch.int32),
+            torch.tensor(known, dtype=torch.int32),
+            max(known),
+        )
+        cu_seqlens = torch.tensor([0, *counts]).cumsum(0).int()
+        q, k, v = (torch.cat(parts) for parts in zip(*new, strict=True))
+        yield (q, k, v, cu_seqlens, max(counts), keys, values, places), torch.cat(expected)
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 8])
+def test_attention_over_a_cache_is_that_over_the_whole_sequence(num_kv_heads, chunks):
+    for arguments, expected in steps_over_a_cache(chunks, num_kv_heads, torch.float64):
+        assert largest(kernels.cached_attention(*arguments) - expected) < 1e-12
+    keys, _, places = arguments[-3:]
+    lengths, starts = places.lengths_S.tolist(), places.starts_S1.tolist()
+    nobodys = torch.ones(200, dtype=torch.bool)
+    for start, length in zip(starts, lengths, strict=False):
+        nobodys[start : start + length] = False
+    assert (keys[nobodys] == 1e4).all()
+    assert (keys[~nobodys] != 1e4).all()
+
+
+@pytest.mark.skipif(not ON_GPU, reason="FlashAttention needs a GPU")
+@pytest.mark.parametrize("chunks", CHUNKS)
+@pytest.mark.parametrize("num_kv_heads", [1, 8])
+def test_attention_over_a_cache_on_a_gpu_is_that_of_the_reference(num_kv_heads, chunks):
+    with torch.device("cuda"):
+        for arguments, expected in steps_over_a_cache(chunks, num_kv_heads, torch.bfloat16, head_dim=64):
+            error = largest(kernels.cached_attention(*arguments).double() - expected.double())
+            assert error < 8 * torch.finfo(torch.bfloat16).eps * largest(expected)

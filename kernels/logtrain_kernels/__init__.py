@@ -5,7 +5,15 @@ Needs torch and triton only; knows nothing of logtrain. Shapes in names: T token
 feed-forward width, N query heads, K key-value heads, H head width, V vocabulary.
 """
 
-from logtrain_kernels.attention import AttentionBackend, attention, attention_reference, use_attention
+from logtrain_kernels.attention import (
+    AttentionBackend,
+    Places,
+    attention,
+    attention_reference,
+    cached_attention,
+    cached_attention_reference,
+    use_attention,
+)
 from logtrain_kernels.device import interpreted, pretended_gpu
 from logtrain_kernels.linear_cross_entropy import (
     IGNORE,
@@ -21,10 +29,13 @@ __all__ = [
     "IGNORE",
     "AttentionBackend",
     "Llama3Scaling",
+    "Places",
     "add_rms_norm",
     "add_rms_norm_reference",
     "attention",
     "attention_reference",
+    "cached_attention",
+    "cached_attention_reference",
     "interpreted",
     "linear_cross_entropy",
     "linear_cross_entropy_reference",

@@ -5,11 +5,14 @@
 Query head n reads key-value head n // (N / K). `cu_seqlens` holds the first token of every document and then T; it
 may repeat T, so that its length stays constant from batch to batch. One document over a whole row is plain causal
 attention.
+
+`cached_attention` is the same for sequences whose earlier tokens are in a cache: C places for a key and a value, of
+which each sequence has a run, from its start on. New tokens are the last of their sequence.
 """
 
 import importlib
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -65,3 +68,66 @@ def attention(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, cu_seqlens: Tensor, m
         return _flash_attn(q_TNH, k_TKH, v_TKH, *lengths, causal=True)
     gqa = q_TNH.shape[1] != k_TKH.shape[1]
     return varlen_attn(q_TNH, k_TKH, v_TKH, *lengths, window_size=(-1, 0), enable_gqa=gqa)
+
+
+# ---- over a cache
+
+
+class Places(NamedTuple):
+    """Where in a cache the tokens of a step lie."""
+
+    at_T: Tensor
+    """int64: the place of each new token, none twice"""
+    starts_S1: Tensor
+    """int32: the place of each sequence's first token; one more entry than sequences, which counts for nothing"""
+    lengths_S: Tensor
+    """int32: tokens of each sequence, the new ones included"""
+    max_length: int
+    """at least the longest"""
+
+
+def cached_attention_reference(
+    q_TNH: Tensor, keys_CKH: Tensor, values_CKH: Tensor, cu_seqlens: Tensor, places: Places
+) -> Tensor:
+    (_, N, H), K = q_TNH.shape, keys_CKH.shape[1]
+    out = []
+    new = cu_seqlens.diff().tolist()
+    for q, start, length in zip(q_TNH.split(new), places.starts_S1.tolist(), places.lengths_S.tolist(), strict=False):
+        if not len(q):
+            continue
+        k, v = (x[start : start + length].transpose(0, 1)[None] for x in (keys_CKH, values_CKH))
+        if len(q) == 1:  # the heads that share keys and values as one head's queries: these are read once
+            out.append(F.scaled_dot_product_attention(q.view(1, K, N // K, H), k, v).view(1, N, H))
+            continue
+        seen = None if len(q) == length else torch.ones(len(q), length, dtype=torch.bool).tril(length - len(q))
+        heads = F.scaled_dot_product_attention(
+            q.transpose(0, 1)[None], k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=N != K
+        )
+        out.append(heads[0].transpose(0, 1))
+    return torch.cat(out)
+
+
+def cached_attention(
+    q_TNH: Tensor,
+    k_TKH: Tensor,
+    v_TKH: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    keys_CKH: Tensor,
+    values_CKH: Tensor,
+    places: Places,
+) -> Tensor:
+    """Put the new tokens' keys and values into the cache, in place, and let each new token attend to all of its
+    sequence up to itself: -> [T, N, H]. Without gradients.
+
+    `cu_seqlens` (int32 [S + 1]) and `max_seqlen` are of the new tokens, at least one in all; a sequence may have none.
+    On a GPU: PyTorch's FlashAttention. Elsewhere: the reference.
+    """
+    keys_CKH[places.at_T], values_CKH[places.at_T] = k_TKH, v_TKH
+    if not on_gpu(q_TNH):
+        return cached_attention_reference(q_TNH, keys_CKH, values_CKH, cu_seqlens, places)
+    gqa = q_TNH.shape[1] != k_TKH.shape[1]
+    return varlen_attn(
+        q_TNH, keys_CKH, values_CKH, cu_seqlens, places.starts_S1, max_seqlen, places.max_length,
+        window_size=(-1, 0), enable_gqa=gqa, seqused_k=places.lengths_S,
+    )  # fmt: skip

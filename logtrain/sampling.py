@@ -1,0 +1,80 @@
+"""Logits -> the next token of each sequence.
+
+In this order, as transformers has it: the repetition penalty (Keskar et al. 2019, arXiv:1909.05858), the temperature,
+top-k (Fan et al. 2018, arXiv:1805.04833), top-p (Holtzman et al. 2019, arXiv:1904.09751), then a draw.
+
+A draw inverts the cumulative distribution at a number that depends on (seed, position) alone, so that an answer does
+not change with the other sequences of its batch.
+
+Shapes in names: S sequences, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    temperature: float = 0.0
+    """Logits are divided by it before a token is drawn. 0: no draw, always the likeliest token (greedy)."""
+    top_k: int = 0
+    """Draw among so many of the likeliest tokens. 0: all."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that have this much probability together."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens that are there already, the prompt's too, are divided by it, or multiplied if they are below
+    0."""
+    seed: int = 1309
+    """Of the draws."""
+
+    def __post_init__(self):
+        for name in ("temperature", "top_k", "seed"):
+            if not 0 <= getattr(self, name) < 2**63:
+                raise ValueError(f"{name} = {getattr(self, name)} must be a finite number >= 0")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p = {self.top_p} is outside (0, 1]")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ValueError(f"repetition_penalty = {self.repetition_penalty} must be a finite number above 0")
+
+
+def uniform(seed: int, number: int, position: int) -> float:
+    """A number in [0, 1) for the token at `position` of sequence `number`."""
+    counter = np.array([position, number, 0, 0], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=np.uint64(seed), counter=counter)).random()
+
+
+def penalised(logits_V: Tensor, seen_V: Tensor, penalty: float) -> Tensor:
+    """`seen`: whether a token is in the sequence already."""
+    lowered_V = torch.where(logits_V < 0, logits_V * penalty, logits_V / penalty)
+    return torch.where(seen_V, lowered_V, logits_V)
+
+
+def distribution(logits_SV: Tensor, configs: Sequence[SamplingConfig]) -> Tensor:
+    """What a draw is from, fp32 [S, V]; every config's temperature is above 0."""
+
+    def column(name: str) -> Tensor:
+        return torch.tensor([getattr(config, name) for config in configs], device=logits_SV.device)[:, None]
+
+    z_SV = logits_SV.float() / column("temperature")
+    if most := max(config.top_k for config in configs):
+        k_S1 = column("top_k")
+        best_Sk = z_SV.topk(min(most, z_SV.shape[1])).values
+        least_S1 = best_Sk.gather(1, (k_S1 - 1).clamp(0, best_Sk.shape[1] - 1))
+        z_SV = z_SV.masked_fill((k_S1 > 0) & (z_SV < least_S1), float("-inf"))
+    if min(config.top_p for config in configs) < 1:
+        ordered_SV, token_SV = z_SV.sort(dim=-1)
+        beyond_SV = ordered_SV.softmax(-1).cumsum(-1) <= 1 - column("top_p")  # from the least likely on
+        beyond_SV[:, -1] = False
+        z_SV = z_SV.masked_fill(torch.zeros_like(beyond_SV).scatter(1, token_SV, beyond_SV), float("-inf"))
+    return z_SV.softmax(-1)
+
+
+def draw(p_SV: Tensor, uniform_S: Sequence[float]) -> Tensor:
+    """Token ids, int64 [S]: the first at which the cumulative probability exceeds its sequence's number."""
+    cumulative_SV = p_SV.double().cumsum(-1)
+    at_S1 = torch.tensor(uniform_S, dtype=torch.float64, device=p_SV.device)[:, None] * cumulative_SV[:, -1:]
+    return torch.searchsorted(cumulative_SV, at_S1, right=True).squeeze(1)
