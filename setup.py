@@ -20,13 +20,24 @@ RUN_TIME = [
     "orjson>=3.10",  # metrics and manifests: fast, and never the NaN that JSON does not have
     "zstandard>=0.22",  # .zst inputs
     "jinja2>=3.1.6",  # chat templates, in a sandbox that until 3.1.6 had holes
+    "rapidfuzz>=3.9",  # fuzzy scores and the longest common subsequence of tokens, in C++
+    "sacrebleu>=2.4",  # BLEU and chrF; downloads only the test sets of WMT, on request
 ]
 
 EXTRAS = {
     "flash": ["flash-attn>=2.7"],  # attention_backend = "flash_attn"; registered with torch since 2.7
     "bench": ["transformers>=5.0", "accelerate>=1.1", "liger-kernel>=0.8"],  # what we compare ourselves with
-    # transformers and peft are the oracles; our kernels must not move more bytes than Liger's.
-    "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "transformers>=5.0", "peft>=0.18", "liger-kernel>=0.8"],
+    # transformers, peft and rouge-score are the oracles; our kernels must not move more bytes than Liger's. rouge-score
+    # is not at run time: all that scoring.py could use of it is a regular expression, and it brings nltk with it.
+    "test": [
+        "pytest>=8",
+        "hypothesis>=6.100",
+        "ruff>=0.9",
+        "transformers>=5.0",
+        "peft>=0.18",
+        "liger-kernel>=0.8",
+        "rouge-score>=0.1.2",  # its last, of 2022
+    ],
 }
 
 
