@@ -21,7 +21,7 @@ LAYERS = {
     3: "parallel checkpoint hf lora cached_model data.report data.show",
     2: "model data.loader data.chat data.encode_chat data.manifest",
     1: "chat_template stream data.text data.encode data.pack optim metrics rundir cost record memory",
-    0: "config tokenizer sampling data.files data.shards scoring operation",
+    0: "config tokenizer sampling data.files data.shards scoring intervals operation",
 }
 LAYER_OF = {f"logtrain.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
 LAYER_OF |= {"logtrain": -1, "logtrain.data": -1}  # run before any of their modules, so they can import none

@@ -1,0 +1,174 @@
+"""How far the mean of a test set's scores can be trusted, and the difference of two models on the same samples.
+
+    bootstrap(values_N)    the mean of one model's scores, with its 95% interval
+    paired(a_N, b_N)       the mean difference of two models' scores, with its 95% interval and a p-value
+
+Of 10,000 resampled means an interval takes not the 2.5% and 97.5% quantiles but, at each end, the one further out of
+
+    Phi(t)                                     the percentile interval, expanded for small N (Hesterberg 2015)
+    Phi(a + (a + t) / (1 - a * (a + t)))       the same corrected for skewness: BCa (Efron 1987)
+
+with t = -+ sqrt(N / (N - 1)) * the 97.5% quantile of Student's t with N - 1 degrees of freedom, a = skewness /
+(6 * sqrt(N)): of a mean, BCa's acceleration and, up to terms of 1 / N, its bias correction. The plain quantiles are too
+narrow, and too low for scores with a long upper tail: 20 scores of beta(0.3, 3) get 88% for 95%, these 94%. The one
+further out, because the skewness of a small sample is too uncertain to shorten an interval by.
+
+What holds and what does not, both simulated in tests/test_intervals.py: 93% to 97% of intervals hold the true mean, for
+N from 20 to 500, of skewed scores in 0..1, of ones with a spike at 0 as unsmoothed BLEU has, of differences of two
+models, and of real answers' scores; 98% of 20 scores that are only 0 or 1. But no sample tells of what is not in it:
+where the mean hangs on a few, the interval ends too soon on the side of the rare ones. With 2 scores expected that are
+not 0, of 20 or of 76, it is 83%, with 5 of 50 96%; for a model that fails in 1 of 10 answers 90% at N = 20, 94% at 50.
+Scores without an upper bound (length_ratio: one answer that never ends outweighs the others) get 91% at 20. At N = 5 it
+is 90% to 93%, far less with a spike. Equal scores have an interval without width: after 0 in N, the truth may be 3 / N.
+
+Efron 1987, "Better bootstrap confidence intervals"; Hesterberg 2015, "What teachers should know about the bootstrap".
+
+Legend: N samples, R resamples, C resamples of a chunk, D sets of N samples.
+"""
+
+from collections.abc import Iterator, Sequence
+from math import sqrt
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+CONFIDENCE = 0.95
+RESAMPLES = 10_000
+CHUNK_ELEMENTS = 1 << 22  # of [C, N]: 32 MB for each array of 8-byte elements, whatever N is
+NORMAL = NormalDist()
+
+
+class Mean(NamedTuple):
+    mean: float | None
+    """None without a value."""
+    low: float | None
+    """The 95% interval's ends; None below two values."""
+    high: float | None
+    num_used: int
+    """Values that were neither None nor NaN."""
+
+
+class Difference(NamedTuple):
+    difference: float | None
+    """Mean of a - b: above 0 where a scores higher. None without a pair."""
+    low: float | None
+    """The 95% interval's ends; None below two pairs."""
+    high: float | None
+    num_used: int
+    """Pairs of which neither value was None or NaN."""
+    excludes_zero: bool
+    """Whether there is an interval and 0 is outside it."""
+    p_value: float | None
+    """How often, of 10,000 times, the difference is at least as far from 0 when a and b are swapped at random in every
+    pair (the sign-flip test, two-sided). It asks whether the models can be told apart at all, the interval how large
+    the mean difference is: where a few samples decide, one can say yes and the other no. None below two pairs."""
+
+
+def bootstrap(values_N: Sequence[float | None], seed: int = 0) -> Mean:
+    """The mean and its interval. The same values and seed give the same interval, whatever else has been drawn.
+
+    Takes 0.1 s for N = 500, 10 to 30 s for 100,000, and 150 MB at most.
+    """
+    x_N = _numbers(values_N)
+    x_N = x_N[~np.isnan(x_N)]
+    if len(x_N) < 2:
+        return Mean(float(x_N[0]) if len(x_N) else None, None, None, len(x_N))
+    mean_1, low_1, high_1 = _intervals(x_N[:, None], seed)
+    return Mean(float(mean_1[0]), float(low_1[0]), float(high_1[0]), len(x_N))
+
+
+def paired(a_N: Sequence[float | None], b_N: Sequence[float | None], seed: int = 0) -> Difference:
+    """The mean of a - b over the same N samples, and its interval. Raises ValueError for unequal numbers of samples."""
+    a_N, b_N = _numbers(a_N), _numbers(b_N)
+    if len(a_N) != len(b_N):
+        raise ValueError(f"{len(a_N)} scores of one model and {len(b_N)} of the other; give both of the same samples")
+    mean, low, high, num_used = bootstrap(a_N - b_N, seed)
+    if low is None:
+        return Difference(mean, None, None, num_used, False, None)
+    difference_N = a_N - b_N
+    p_value = _sign_flip(difference_N[~np.isnan(difference_N), None], seed)[0]
+    return Difference(mean, low, high, num_used, low > 0 or high < 0, float(p_value))
+
+
+def _numbers(values_N: Sequence[float | None]) -> np.ndarray:
+    x_N = np.array(values_N, np.float64)  # None becomes NaN
+    assert x_N.ndim == 1 and not np.isinf(x_N).any(), "scores are a flat list of finite numbers"
+    return x_N
+
+
+def _intervals(x_ND: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and the interval's ends, each [D], of D sets of N >= 2 values, from the same resamples."""
+    n = len(x_ND)
+    mean_D = x_ND.mean(0)
+    centered_ND = x_ND - mean_D
+    variance_D = (centered_ND**2).mean(0)
+    third_D = (centered_ND**3).mean(0)
+    skewness_D = np.divide(third_D, variance_D**1.5, out=np.zeros_like(mean_D), where=variance_D > 0)
+    acceleration_D = skewness_D / (6 * sqrt(n))
+
+    resampled_RD = np.concatenate([count_CN @ centered_ND for count_CN in _resamples(n, seed)]) / n
+    resampled_RD.sort(0)
+    widened = sqrt(n / (n - 1)) * _student_t(n - 1)
+    ends = []
+    for t, outer in ((-widened, np.minimum), (widened, np.maximum)):
+        # The divisor is at least 0.6: the skewness of n numbers is at most (n - 2) / sqrt(n - 1).
+        shifted_D = acceleration_D + t
+        bca_D = [NORMAL.cdf(z) for z in acceleration_D + shifted_D / (1 - acceleration_D * shifted_D)]
+        ends.append(mean_D + _quantiles(resampled_RD, outer(bca_D, NORMAL.cdf(t))))
+    # Rounding takes a mean out of the range of its values; of equal ones the interval has no width.
+    low_D, mean_D, high_D = np.clip([ends[0], mean_D, ends[1]], x_ND.min(0), x_ND.max(0))
+    return mean_D, low_D, high_D
+
+
+def _resamples(n: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of n samples is in each resample: float64 [C, n] by [C, n], RESAMPLES in all."""
+    random = np.random.default_rng(seed)
+    for size in _chunks(n):
+        index_CN = random.integers(0, n, (size, n))
+        index_CN += n * np.arange(size)[:, None]
+        yield np.bincount(index_CN.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+
+
+def _sign_flip(difference_ND: np.ndarray, seed: int) -> np.ndarray:
+    """Two-sided p-values [D] of D sets of N differences. The set as it is counts as one of the draws, so none is 0."""
+    random = np.random.default_rng(seed)
+    n, d = difference_ND.shape
+    sum_D = difference_ND.sum(0)
+    least_D = np.abs(sum_D) - 1e-12 * np.abs(difference_ND).sum(0)  # equal but for the order of summation
+    reached_D = np.zeros(d, np.int64)
+    for size in _chunks(n):
+        bits = np.unpackbits(np.frombuffer(random.bytes(-(-size * n // 8)), np.uint8), count=size * n)
+        swapped_CN = bits.reshape(size, n).astype(np.float64)
+        reached_D += (np.abs(sum_D - 2 * (swapped_CN @ difference_ND)) >= least_D).sum(0)
+    return (1 + reached_D) / (1 + RESAMPLES)
+
+
+def _chunks(n: int) -> Iterator[int]:
+    size = max(1, CHUNK_ELEMENTS // n)
+    for start in range(0, RESAMPLES, size):
+        yield min(size, RESAMPLES - start)
+
+
+def _quantiles(sorted_RD: np.ndarray, level_D: np.ndarray) -> np.ndarray:
+    """Of each column at its own level, interpolated as numpy.quantile does."""
+    place_D = level_D * (len(sorted_RD) - 1)
+    below_D = place_D.astype(np.int64)
+    above_D = np.minimum(below_D + 1, len(sorted_RD) - 1)
+    low_D, high_D = (np.take_along_axis(sorted_RD, place_D[None], 0)[0] for place_D in (below_D, above_D))
+    return low_D + (place_D - below_D) * (high_D - low_D)
+
+
+def _student_t(degrees: int) -> float:
+    """The upper quantile of Student's t for a two-sided CONFIDENCE: Abramowitz and Stegun 26.7.5, an expansion around
+    the normal quantile. Off by 11% at 1 degree of freedom, where all resampled means are inside either way, 0.8% at 2
+    and 0.001% at 8."""
+    z = NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return sum(term / degrees**power for power, term in enumerate(terms))
