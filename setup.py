@@ -19,7 +19,9 @@ RUN_TIME = [
     "rich>=13.7",  # live progress bar and tables
     "orjson>=3.10",  # metrics and manifests: fast, and never the NaN that JSON does not have
     "zstandard>=0.22",  # .zst inputs
-    "jinja2>=3.1.6",  # chat templates, in a sandbox that until 3.1.6 had holes
+    "jinja2>=3.1.6",  # chat templates, in a sandbox that until 3.1.6 had holes; the page of an evaluation
+    "matplotlib>=3.9",  # its chart, the first release built for numpy 2
+    "urllib3>=2.0",  # evaluate's requests to a server: connections that are kept, and tries with pauses
     "rapidfuzz>=3.9",  # fuzzy scores and the longest common subsequence of tokens, in C++
     "sacrebleu>=2.4",  # BLEU and chrF; downloads only the test sets of WMT, on request
 ]
@@ -48,7 +50,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=["logtrain", "logtrain.data", "logtrain_kernels"],
-    package_data={"logtrain": ["gpus/*.toml"]},  # descriptions of GPUs, for logtrain.plan
+    package_data={"logtrain": ["gpus/*.toml", "compare.html.jinja"]},  # descriptions of GPUs, for logtrain.plan; a page
     package_dir={"logtrain_kernels": "kernels/logtrain_kernels"},
     ext_modules=[
         Extension(

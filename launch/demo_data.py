@@ -1,12 +1,13 @@
 """Everything the demo needs without a download: log questions and answers, a tokenizer trained on them, a tiny model.
 
-    python launch/demo_data.py OUTPUT [--rows 6000] [--vocab_size 2048] [--seed 1309]
+    python launch/demo_data.py OUTPUT [--rows 6000] [--chats 600] [--questions 60] [--vocab_size 2048] [--seed 1309]
 
-writes OUTPUT/nlplog.json, a JSON array of `{instruction, log, output, domain}` rows in the shape of NLPLog, and
-OUTPUT/model/, a Hugging Face model folder without weights: the config.json of a tiny Llama (grouped-query attention,
-llama3 RoPE scaling) and its byte-level BPE tokenizer, laid out like Llama 3's. The rows ask for the five tasks of
-NLPLog: parsing, anomaly detection, interpretation, root cause and solution. An answer repeats the values of its log, so
-that a model has to read them. The same arguments write the same bytes.
+writes OUTPUT/nlplog.json, a JSON array of `{instruction, log, output, domain}` rows in the shape of NLPLog; chats.json,
+ShareGPT conversations to fine-tune on, and questions.json, more of them to evaluate with, whose domain is their task;
+and OUTPUT/model/, a Hugging Face model folder: a tiny Llama (grouped-query attention, llama3 RoPE scaling) with random
+weights and its byte-level BPE tokenizer, laid out like Llama 3's. Rows and chats ask for the five tasks of NLPLog:
+parsing, anomaly detection, interpretation, root cause and solution. An answer repeats the values of its log, so that a
+model has to read them. The same arguments write the same bytes.
 """
 
 import argparse
@@ -19,7 +20,11 @@ from random import Random
 from typing import NamedTuple
 
 from demo_events import EVENTS, Event
+from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from logtrain import hf
+from logtrain.model import RandomWeights
 
 
 class Kind(NamedTuple):
@@ -201,19 +206,27 @@ def answer_solution(event: Event, values: dict[str, str], system: str, rng: Rand
 
 
 TASKS = (
-    (TEMPLATE_QUESTIONS, answer_template),
-    (GROK_QUESTIONS, answer_grok),
-    (ANOMALY_QUESTIONS, answer_anomaly),
-    (MEANING_QUESTIONS, answer_meaning),
-    (CAUSE_QUESTIONS, answer_cause),
-    (SOLUTION_QUESTIONS, answer_solution),
+    ("template", TEMPLATE_QUESTIONS, answer_template),
+    ("grok pattern", GROK_QUESTIONS, answer_grok),
+    ("anomaly", ANOMALY_QUESTIONS, answer_anomaly),
+    ("meaning", MEANING_QUESTIONS, answer_meaning),
+    ("root cause", CAUSE_QUESTIONS, answer_cause),
+    ("solution", SOLUTION_QUESTIONS, answer_solution),
 )
 
 
-def rows(num_rows: int, seed: int) -> Iterator[dict[str, str]]:
-    """Random rows: a system, one of its events, values for it, and one question about the line."""
+class Sample(NamedTuple):
+    system: str
+    task: str
+    instruction: str
+    log: str
+    answer: str
+
+
+def samples(count: int, seed: int) -> Iterator[Sample]:
+    """Random ones: a system, one of its events, values for it, and one question about the line."""
     rng = Random(seed)
-    for _ in range(num_rows):
+    for _ in range(count):
         system = rng.choice(list(EVENTS))
         event = rng.choice(EVENTS[system])
         fields = [name for _, name, _, _ in string.Formatter().parse(event.log) if name]
@@ -224,9 +237,21 @@ def rows(num_rows: int, seed: int) -> Iterator[dict[str, str]]:
             why=event.why.format(**values),
             do=tuple(step.format(**values) for step in event.do),
         )
-        questions, answer = rng.choice(TASKS)
+        task, questions, answer = rng.choice(TASKS)
         instruction = rng.choice(LEADS).format(system=system) + rng.choice(questions).format(log=log)
-        yield {"instruction": instruction, "log": log, "output": answer(said, values, system, rng), "domain": system}
+        yield Sample(system, task, instruction, log, answer(said, values, system, rng))
+
+
+def row(sample: Sample) -> dict[str, str]:
+    """As NLPLog has it."""
+    system, _, instruction, log, answer = sample
+    return {"instruction": instruction, "log": log, "output": answer, "domain": system}
+
+
+def chat(sample: Sample) -> dict[str, object]:
+    """As ShareGPT has it."""
+    turns = [{"from": "human", "value": sample.instruction}, {"from": "gpt", "value": sample.answer}]
+    return {"conversations": turns, "domain": sample.task}
 
 
 # Llama 3's: words with a leading space, numbers in groups of up to three digits, punctuation, line ends.
@@ -297,7 +322,15 @@ def model_config(tokenizer: Tokenizer) -> dict[str, object]:
     }
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, str]]) -> None:
+def write_weights(folder: Path, seed: int) -> None:
+    config = hf.read_config(folder)
+    weights = RandomWeights(config, seed)
+    whole = ((name, weights.rows(name, 0, shape[0])[0]) for name, shape in weights.shapes.items())
+    tensors = {part: rows.contiguous() for part, rows in hf.split_parts(config, whole)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, object]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         separator = "[\n"
         for row in rows:
@@ -310,15 +343,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write log questions and answers, a tokenizer and a tiny model.")
     parser.add_argument("output", type=Path, help="folder to write; files of the same names in it are replaced")
     parser.add_argument("--rows", type=int, default=6000)
+    parser.add_argument("--chats", type=int, default=600)
+    parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--vocab_size", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=1309)
     options = parser.parse_args()
 
     model = options.output / "model"
     model.mkdir(parents=True, exist_ok=True)
-    write_rows(options.output / "nlplog.json", rows(options.rows, options.seed))
+    write_rows(options.output / "nlplog.json", map(row, samples(options.rows, options.seed)))
+    write_rows(options.output / "chats.json", map(chat, samples(options.chats, options.seed + 1)))
+    write_rows(options.output / "questions.json", map(chat, samples(options.questions, options.seed + 2)))
 
-    texts = (f"Human: {row['instruction']}\nAssistant: {row['output']}\n" for row in rows(options.rows, options.seed))
+    texts = (f"Human: {s.instruction}\nAssistant: {s.answer}\n" for s in samples(options.rows, options.seed))
     tokenizer = train_tokenizer(texts, options.vocab_size)
     tokenizer.save(str(model / "tokenizer.json"))
     tokenizer_config = {
@@ -332,6 +369,7 @@ def main() -> None:
     }
     for name, content in (("config.json", model_config(tokenizer)), ("tokenizer_config.json", tokenizer_config)):
         (model / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_weights(model, options.seed)
 
 
 if __name__ == "__main__":

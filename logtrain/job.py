@@ -270,6 +270,11 @@ class Job:
         if self.world.is_main:
             adapter.save(folder, trained, self.llama, self.config.lora, str(self.source))
 
+    def chat(self) -> tuple[str, int] | None:
+        """Of chat data: the template that wrote them, and the token that ends an answer."""
+        manifest = self.train_split.manifest
+        return (manifest["chat"]["template"], manifest["tokenizer"]["document_end_id"]) if "chat" in manifest else None
+
     def publish(self, model: Llama, folder: Path, dtype: str | None = None) -> dict:
         tensors = full_tensors(model)
         if self.config.lora.rank:
@@ -284,4 +289,5 @@ class Job:
             tokenizer_files=self.tokenizer.files,
             read_back=lambda weights: self.build(weights.rows, plain=True),
             check=next(iter(self.valid_loaders.values()), None) or self.loader(self.train_split),
+            chat=self.chat(),
         )

@@ -28,19 +28,23 @@ def publish(
     tokenizer_files: tuple[Path, ...],
     read_back: Callable[[hf.Weights], Llama],
     check: Loader,
+    chat: tuple[str, int] | None = None,
 ) -> dict:
     """Write `tensors` aside, read them back, compare the model they are with the live one, and only then name the
     folder: -> {"live_loss", "exported_loss", "difference", "dtype"}, also in `<folder>.json` beside it. An older
     `folder` gives way.
 
     Every rank calls it. `tensors`: the model's own, whole, its adapters merged; `source`: the folder of its
-    config.json; `read_back` builds a model from the written weights; `check` gives the fixed batch (its first step).
+    config.json; `read_back` builds a model from the written weights; `check` gives the fixed batch (its first step);
+    `chat`: the template and the token that ends an answer, of a model that was trained on chats.
     Raises ValueError if the two losses differ by more than TOLERANCE.
     """
     aside = folder.with_name(f".{folder.name}.partial")
     if world.is_main:
         shutil.rmtree(aside, ignore_errors=True)
         hf.save(aside, model.config, in_step(tensors, world), dtype, source=source, tokenizer_files=tokenizer_files)
+        if chat:
+            answer_as_trained(aside, *chat)
     else:
         for _ in in_step(tensors, world):  # gathering takes every rank
             pass
@@ -60,6 +64,19 @@ def publish(
         os.replace(aside, folder)
         folder.with_name(f"{folder.name}.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
     return result
+
+
+def answer_as_trained(folder: Path, template: str, end_id: int) -> None:
+    """Let whoever loads the folder write prompts with the template of the training data, whatever the tokenizer's own
+    is, and stop where an answer ends: chats may have taught an end that the model did not know before.
+    """
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    file = folder / "generation_config.json"
+    config = hf.read_json(file)
+    ends = config.get("eos_token_id", [])
+    ends = ends if isinstance(ends, list) else [ends]
+    if end_id not in ends:
+        file.write_bytes(orjson.dumps(config | {"eos_token_id": [*ends, end_id]}, option=orjson.OPT_INDENT_2))
 
 
 def in_step(tensors: Iterable[tuple[str, Tensor]], world: World) -> Iterator[tuple[str, Tensor]]:

@@ -19,41 +19,49 @@ from typing import Any, TextIO
 from logtrain import config as configs
 
 
-def claim(folder: Path, config: Any, resume: bool, may_change: Collection[str]) -> TextIO:
+def claim(
+    folder: Path,
+    config: Any,
+    resume: bool,
+    may_change: Collection[str],
+    record: str = "metrics.jsonl",
+    flag: str = "--name",
+) -> TextIO:
     """Make `folder` this run's: create it, or with `resume` enter it if `config` is the one it was started with.
 
-    `may_change`: keys or tables that a resumed run may set anew. -> the lock; it holds until it is closed or
-    the process ends, however it ends. Raises ValueError when the folder holds another run, or another process is in it.
+    `may_change`: keys or tables that a resumed run may set anew; `record`: what is in the folder of a run that has
+    begun; `flag`: what names the folder. -> the lock; it holds until it is closed or the process ends, however it ends.
+    Raises ValueError when the folder holds another run, or another process is in it.
     """
     file = folder / "config.toml"
-    begun = (folder / "metrics.jsonl").exists()  # a start that was refused leaves its config alone
+    begun = (folder / record).exists()  # a start that was refused leaves its config alone
     if begun and not resume:
         raise ValueError(
-            f"{folder}: holds a run already; --resume auto goes on with it, another --name starts a new one"
+            f"{folder}: holds a run already; --resume auto goes on with it, another {flag} starts a new one"
         )
     if folder.exists() and not file.exists() and any(path.name != ".lock" for path in folder.iterdir()):
-        raise ValueError(f"{folder}: exists and is not a run (no config.toml); choose another --name")
+        raise ValueError(f"{folder}: exists and is not a run (no config.toml); choose another {flag}")
     folder.mkdir(parents=True, exist_ok=True)
     lock = open(folder / ".lock", "w")  # noqa: SIM115 (open for the life of the process)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ValueError(f"{folder}: in use by another process; wait for it or choose another --name") from None
+        raise ValueError(f"{folder}: in use by another process; wait for it or choose another {flag}") from None
     if begun:
-        refuse_changes(file, config, may_change)
+        refuse_changes(file, config, may_change, flag)
     aside = file.with_suffix(".partial")
     aside.write_text(configs.dump(config))
     os.replace(aside, file)
     return lock
 
 
-def refuse_changes(file: Path, config: Any, may_change: Collection[str]) -> None:
+def refuse_changes(file: Path, config: Any, may_change: Collection[str], flag: str) -> None:
     before, now = flatten(configs.load(type(config), [str(file)])), flatten(config)
     for key, value in now.items():
         if before[key] != value and not any(key == free or key.startswith(f"{free}.") for free in may_change):
             raise ValueError(
                 f"{file.parent}: was started with {key} = {before[key]!r}, now it is {value!r}; the run would not "
-                f"be one: set it back or choose another --name"
+                f"be one: set it back or choose another {flag}"
             )
 
 

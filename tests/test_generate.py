@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from precision import ON_GPU
 from synthetic import edit_json, write_model, write_tokenizer
 from test_model import load_transformers, random_documents
 
@@ -148,6 +149,16 @@ def test_answers_do_not_depend_on_batch_chunks_or_room(loaded, prompts, sampling
         assert ids_of(generator, prompts[::-1], sampling=sampling, number=0)[-1] == alone[0], options
 
 
+def test_a_long_prompt_is_read_in_chunks_as_at_once(tmp_path):
+    folder = write_model(tmp_path, max_position_embeddings=8192, num_hidden_layers=1, initializer_range=0.3)
+    loaded = load_pretrained(folder, CPU)
+    (prompt,) = random_documents([5000], 320)
+    expected = transformers_answer(load_transformers(folder), prompt.tolist(), 4, eos_token_id=None)
+    for step_tokens in (4999, 700):
+        generator = Generator(loaded.model, loaded.tokenizer, max_sequences=1, step_tokens=step_tokens)
+        assert ids_of(generator, [prompt.tolist()], max_new_tokens=4) == [expected]
+
+
 def test_a_request_joins_the_running_batch_and_changes_nothing(loaded, prompts):
     generator = Generator(loaded.model, loaded.tokenizer)
     expected = ids_of(generator, prompts[:2], max_new_tokens=12)
@@ -195,6 +206,23 @@ def test_a_captured_step_gives_the_same_answers(loaded, prompts, monkeypatch):
     assert ids_of(generator, prompts) == expected
     assert set(replays) <= {1, 2, 4, 8}
     assert len(replays) >= NEW - 1
+
+
+@pytest.mark.skipif(not ON_GPU, reason="CUDA graphs need a GPU")
+def test_on_a_gpu_a_captured_step_gives_the_logits_of_a_plain_one(folder, prompts):
+    model = load_pretrained(folder, torch.device("cuda")).model
+    plain, captured = (CachedModel(model, 10**7, 10**4, cuda_graphs=graphs) for graphs in (False, True))
+    starts = range(1, 8 * 600, 600)
+    for cached in (plain, captured):
+        cached.next_logits([Chunk(prompt, 0, start) for prompt, start in zip(prompts, starts, strict=True)])
+    for step in range(5):  # of 5 sequences, which are filled up to 8
+        chunks = [
+            Chunk([7 * step + i], len(prompt) + step, start)
+            for i, (prompt, start) in enumerate(zip(prompts[:5], starts, strict=False))
+        ]
+        expected, found = plain.next_logits(chunks).float(), captured.next_logits(chunks).float()
+        assert (found - expected).abs().max() < 0.03 * expected.abs().max()
+    assert captured.captured.cache_info().misses == 1
 
 
 # Ends

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from synthetic import write_data, write_model
+from synthetic import edit_json, write_data, write_model
 
 from logtrain import hf
 from logtrain.data.loader import Loader, LoaderConfig
@@ -26,7 +26,7 @@ class Case:
     def read(self, weights: hf.Weights) -> Llama:
         return build(self.config, self.world.mesh(ParallelConfig()), ParallelConfig(), torch.float32, weights.rows)
 
-    def publish(self, read_back) -> dict:
+    def publish(self, read_back, chat=None) -> dict:
         return publish(
             self.there,
             self.model,
@@ -37,6 +37,7 @@ class Case:
             tokenizer_files=(self.source / "tokenizer.json",),
             read_back=read_back,
             check=self.loader,
+            chat=chat,
         )
 
 
@@ -77,3 +78,20 @@ def test_an_export_is_recorded_and_an_older_one_gives_way_whole(case):
     assert not (case.there / "stale").exists()
     names = {path.name for path in case.there.parent.iterdir()}
     assert names == {"model", "data", "v1.0", "v1.0.json"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(None, [1, 9]), (9, 9), ([3, 9], [3, 9]), ([3], [3, 9])],
+    ids=["config", "same", "among", "new"],
+)
+def test_a_model_trained_on_chats_carries_their_template_and_their_end(case, before, after):
+    """As others load it: transformers takes the file before what tokenizer_config.json says."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    file = case.source / "generation_config.json"
+    file.unlink() if before is None else edit_json(file, eos_token_id=before)
+    case.publish(case.read, chat=("{{ messages[0]['content'] }} w9", 9))
+    assert GenerationConfig.from_pretrained(case.there).eos_token_id == after
+    tokenizer = AutoTokenizer.from_pretrained(case.there)
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "w3"}], tokenize=False) == "w3 w9"

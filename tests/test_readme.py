@@ -11,6 +11,7 @@ import pytest
 
 from logtrain import config
 from logtrain.cpt import CptConfig
+from logtrain.evaluate import EvaluateConfig
 from logtrain.predict import PlanConfig
 from logtrain.prepare import PrepareConfig
 from logtrain.sft import SftConfig
@@ -41,6 +42,7 @@ PARSED = {
     "python -m logtrain.plan": PlanConfig,
     "PET_NPROC_PER_NODE=4 launch/sft.sh": SftConfig,
     "launch/sft.sh": SftConfig,
+    "torchrun --nproc_per_node 8 -m logtrain.evaluate": EvaluateConfig,
 }
 
 
@@ -78,7 +80,7 @@ def test_flags_of_what_needs_more_than_a_test_has(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = shlex.split(command)
     arguments = words[words.index("logtrain.prepare") + 1 :] if "logtrain.prepare" in words else words
-    first = next(i for i, word in enumerate(arguments) if word.endswith(".toml") or word in ("--input", "--format"))
+    first = next(i for i, word in enumerate(arguments) if word.endswith(".toml") or word in ("--input", "--format", "--models"))
     config.load(of(PARSED, command), arguments[first:])
 
 

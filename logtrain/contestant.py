@@ -1,0 +1,97 @@
+"""A model in an evaluation: the questions as it sees them, and how it comes to answer.
+
+Its tokenizer and chat template are read at once, the model itself only when it is its turn.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from logtrain import adapter, hf
+from logtrain.answers import Answered, fingerprint
+from logtrain.chat_template import ChatTemplate
+from logtrain.data.questions import Question
+from logtrain.generate import Generator, Request
+from logtrain.remote import RemoteRequest, Server
+from logtrain.sampling import SamplingConfig
+from logtrain.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How all contestants are asked."""
+
+    max_new_tokens: int = 1024
+    """An answer is cut after so many tokens; the report says how many were."""
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer, beside the model's own stop tokens."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+class Contestant:
+    """prompts: token ids of each question. fingerprints: of each question and its reference."""
+
+    def __init__(self, name: str, path: str, template: str, date: str):
+        self.name, self.path = name, Path(path)
+        self.folder = adapter.base_folder(self.path) if (self.path / adapter.CONFIG).exists() else self.path
+        self.shape = hf.read_config(self.folder)
+        self.tokenizer = Tokenizer.load(self.folder)
+        self.template = ChatTemplate.load(self.tokenizer, template, date)
+
+    def read(self, questions: Sequence[Question], data: str) -> None:
+        """`data`: where the questions are from, for errors."""
+        self.questions, self.data, self.prompts = questions, data, []
+        for question in questions:
+            try:
+                self.prompts.append(self.template.prompt(question.turns))
+            except ValueError as error:
+                raise ValueError(f"{data} row {question.row}: {error}") from None
+        self.fingerprints = [
+            fingerprint(prompt, question.reference) for prompt, question in zip(self.prompts, questions, strict=True)
+        ]
+
+    def too_long(self, max_new_tokens: int) -> dict[int, str]:
+        """Questions that the model has not enough positions for -> what is wrong."""
+        most = self.shape.max_positions
+        return {
+            i: f"{self.data} row {self.questions[i].row}: a prompt of {len(prompt):,} tokens and an answer of up to "
+            f"{max_new_tokens:,}, but {self.name} knows {most:,} positions"
+            for i, prompt in enumerate(self.prompts)
+            if len(prompt) + max_new_tokens > most
+        }
+
+    def answers(self, numbers: Sequence[int], generator: Generator, asking: Asking) -> Iterator[Answered]:
+        """Answers to questions by number, as they come. `generator`: of this model."""
+
+        def requests() -> Iterator[Request]:
+            for number in numbers:
+                request = Request(
+                    prompt=self.prompts[number],
+                    max_new_tokens=asking.max_new_tokens,
+                    sampling=asking.sampling,
+                    number=number,
+                    stop=asking.stop,
+                )
+                try:
+                    generator.check(request)
+                except ValueError as error:
+                    raise ValueError(f"{self.data} row {self.questions[number].row}: {error}") from None
+                yield request
+
+        for i, answer in generator.run(requests()):
+            yield self.answered(numbers[i], answer.text, len(answer.ids), answer.finish_reason)
+
+    def remote_answers(self, numbers: Sequence[int], server: Server, asking: Asking) -> Iterator[Answered]:
+        """The same by a server, which knows the model by its name here."""
+        requests = (
+            RemoteRequest(
+                self.prompts[n], self.questions[n].turns, asking.max_new_tokens, asking.sampling, n, asking.stop
+            )
+            for n in numbers
+        )
+        for i, answer in server.answers(self.name, requests):
+            yield self.answered(numbers[i], answer.text, answer.tokens, answer.finish_reason)
+
+    def answered(self, number: int, output: str, tokens: int | None, finish_reason: str) -> Answered:
+        prompt = self.prompts[number]
+        return Answered(number, self.fingerprints[number], len(prompt), output, tokens, finish_reason)
