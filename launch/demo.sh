@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# From nothing to a trained and exported model. Needs Linux and Python >= 3.11, and downloads only Python packages.
+# From nothing to a model that answers. Needs Linux and Python >= 3.11, and downloads only Python packages.
 #
-#     launch/demo.sh                            a tiny Llama on generated logs: 4 minutes on 2 cores, then see the loss
-#     launch/demo.sh --input FILE --model DIR   your own text on your own Llama (a Hugging Face folder)
+#     launch/demo.sh                            a tiny Llama on generated logs: pretrained, fine-tuned on chats, asked, and
+#                                               compared with one that was not pretrained; 6 minutes on 2 cores
+#     launch/demo.sh --input FILE --model DIR   your own text on your own Llama (a Hugging Face folder): pretrained
 #
 # --output DIR   where to (must not exist; by default a new folder runs/demo, runs/demo-2, ... of this checkout)
 # --rows N       how many rows to generate (6000)
 # --seq_len N    tokens in a packed row: 512, or 1024 with --model
-# All other flags go to the training, e.g. --optim.lr 1e-5 (python -m logtrain.cpt --help lists them).
+# All other flags go to the pretraining, e.g. --optim.lr 1e-5 (python -m logtrain.cpt --help lists them).
 #
 # Takes GPUs if there are any, one rank each, up to 8; without, 2 ranks on the CPU, 1 if it has a single core.
 set -euo pipefail
@@ -45,10 +46,11 @@ new_folder() {  # mkdir decides, so that two demos at once do not share one
     done
 }
 
-step=0
+steps=9 step=0
+[ -z "$input" ] || steps=5
 say() {
     step=$((step + 1))
-    printf '\n== %d/5 %s\n' "$step" "$*"
+    printf '\n== %d/%d %s\n' "$step" "$steps" "$*"
 }
 
 say "Install"
@@ -76,29 +78,54 @@ if [ -n "$input" ]; then
     echo "data: $input"
     echo "model: $model"
 else
-    say "Generate $rows log questions and answers, train a tokenizer on them"
+    say "Generate $rows log questions and answers, chats, a tokenizer, a tiny model"
     per_rank=$((ranks < 4 ? 4 / ranks : 1))
-    recipe=("$here/demo.toml" --loader.rows_per_step $((ranks * per_rank)) --loader.rows_per_batch "$per_rank")
-    seq_len="${seq_len:-512}" result=(--must_halve)
+    spread=(--loader.rows_per_step $((ranks * per_rank)) --loader.rows_per_batch "$per_rank")
+    recipe=("$here/demo.toml" "${spread[@]}")
+    seq_len="${seq_len:-512}" result=(--must_halve) generated=yes
     input="$output/nlplog.json" model="$output/model"
     python "$here/demo_data.py" "$output" --rows "$rows"
     echo "data: $input, $(du -h "$input" | cut -f1)"
     echo "model: $model, from random weights"
 fi
 
+export PET_NPROC_PER_NODE="$ranks"
 say "Prepare: text to token shards"
 python -m logtrain.prepare --input "$input" --tokenizer "$model" --output "$output/prepared" \
     --seq_len "$seq_len" --valid_fraction 0.03
 
-say "Train on $ranks rank(s), $gpus GPU(s), and export"
-PET_NPROC_PER_NODE="$ranks" "$here/cpt.sh" "${recipe[@]}" --model "$model" --data "$output/prepared" \
+say "Continue the pretraining on $ranks rank(s), $gpus GPU(s), and export"
+"$here/cpt.sh" "${recipe[@]}" --model "$model" --data "$output/prepared" \
     --runs "$output" --loader.seq_len "$seq_len" ${flags[@]+"${flags[@]}"}
 
-say "Result"
+say "What it has learned"
 python "$here/demo_result.py" "$output/cpt" "${result[@]}"
+best=cpt
+
+if [ -n "${generated:-}" ]; then
+    best=cpt_sft
+    say "Prepare: chats to token shards, of which only the answers are targets"
+    python -m logtrain.prepare --format sharegpt --input "$output/chats.json" --tokenizer "$model" \
+        --output "$output/prepared_chats" --seq_len "$seq_len" --valid_fraction 0.05
+    say "Fine-tune on chats: the pretrained model, and beside it the one from random weights"
+    for start in cpt none; do
+        [ "$start" = cpt ] && from="$output/cpt/export" name=cpt_sft || from="$model" name=sft
+        "$here/sft.sh" "$here/demo_sft.toml" --model "$from" --data "$output/prepared_chats" --runs "$output" \
+            --name "$name" --loader.seq_len "$seq_len" "${spread[@]}"
+    done
+    say "Ask it"
+    question="What does the log 'Failed password for root from 10.0.77.5 port 51022 ssh2' mean?"
+    echo "$question"
+    echo "$question" | python -m logtrain.chat --model "$output/cpt_sft/export" --sampling.temperature 0
+    say "Compare: random weights, fine-tuned alone, pretrained and fine-tuned"
+    python -m logtrain.evaluate --models "base=$model" "sft=$output/sft/export" "cpt_sft=$output/cpt_sft/export" \
+        --data "$output/questions.json" --format sharegpt --max_new_tokens 192 --run "$output/evaluation"
+fi
+
 cat <<END
 
-The model:    $output/cpt/export (Hugging Face layout)
-Its run:      $output/cpt (config.toml, metrics.jsonl, log.txt, checkpoints/)
+The model:    $output/$best/export (Hugging Face layout)
+Its run:      $output/$best (config.toml, metrics.jsonl, log.txt, checkpoints/)
 Its data:     $output/prepared (report.json accounts for every row and token)
 END
+[ -z "${generated:-}" ] || echo "The picture:  $output/evaluation/compare.html, compare.png"

@@ -1,7 +1,6 @@
 """What a run came to: python launch/demo_result.py RUN [--must_halve] [--tokens 160]
 
-Prints the held-out loss before and after training, then lets the exported model continue a held-out document. Each new
-token runs the whole text again: simple, and fast enough for a short answer of a small model.
+Prints the held-out loss before and after training, then lets the exported model continue a held-out document.
 """
 
 import argparse
@@ -13,11 +12,10 @@ from pathlib import Path
 
 import torch
 
-from logtrain import hf
 from logtrain.config import run
 from logtrain.data.shards import CONTEXT, Split
-from logtrain.model import Llama
-from logtrain.parallel import materialize
+from logtrain.generate import Generator, Request
+from logtrain.pretrained import load_pretrained
 from logtrain.tokenizer import Tokenizer
 
 ANSWER = "\nAssistant:"
@@ -37,29 +35,6 @@ def held_out_document(split: Split, tokenizer: Tokenizer) -> tuple[str, str]:
         return question + answer, follows
     prompt = tokenizer.decode(ids[: min(64, len(ids) // 2)])
     return prompt, text[len(prompt) :]
-
-
-def load(folder: Path, device: torch.device) -> Llama:
-    config = hf.read_config(folder)
-    with torch.device("meta"):
-        model = Llama(config).to(torch.bfloat16 if device.type == "cuda" else torch.float32)
-    materialize(model, device, hf.Weights(folder, config).rows)
-    return model
-
-
-@torch.inference_mode()
-def continued(model: Llama, ids: list[int], end_id: int, limit: int, device: torch.device) -> list[int]:
-    """The most likely next token, over and over, until the document ends or `limit` tokens are there."""
-    said: list[int] = []
-    while len(said) < limit and len(ids) + len(said) < model.config.max_positions:
-        tokens_T = torch.tensor(ids + said, device=device)
-        positions_T = torch.arange(len(tokens_T), dtype=torch.int32, device=device)
-        cu_seqlens = torch.tensor([0, len(tokens_T)], dtype=torch.int32, device=device)
-        logits_TV = model(tokens_T, None, positions_T, cu_seqlens, len(tokens_T))
-        said.append(int(logits_TV[-1].argmax()))
-        if said[-1] == end_id:
-            break
-    return said
 
 
 def show(title: str, text: str) -> None:
@@ -84,14 +59,14 @@ def main(argv: list[str]) -> int:
     prepared = Path(tomllib.loads((options.run / "config.toml").read_text(encoding="utf-8"))["data"])
     split = Split.open(prepared, "valid")
     tokenizer = Tokenizer.load(options.run / "export")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load(options.run / "export", device)
+    loaded = load_pretrained(options.run / "export", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     prompt, follows = held_out_document(split, tokenizer)
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    end_id = split.manifest["tokenizer"]["document_end_id"]
-    said = continued(model, begin + tokenizer.encode(prompt), end_id, options.tokens, device)
+    generator = Generator(loaded.model, tokenizer, [split.manifest["tokenizer"]["document_end_id"]], max_sequences=1)
+    request = Request(prompt=[*begin, *tokenizer.encode(prompt)], max_new_tokens=options.tokens)
+    ((_, answer),) = generator.run([request])
     show("A document that was held out, up to the answer:", prompt)
-    show("The exported model goes on:", tokenizer.decode(said))
+    show("The exported model goes on:", answer.text)
     show("The document goes on:", follows)
 
     if options.must_halve and last > first / 2:

@@ -18,6 +18,7 @@ from logtrain.scoring import CORPUS_METRICS, Pair, Scores
 
 TEMPLATE = Path(__file__).with_name("compare.html.jinja")
 COLORS = ("#8a96a3", "#2f6fb0", "#d9822b", "#3f9c6b", "#8e5ea2", "#b9423f")  # told apart by the colour-blind, too
+INK = "#1d2733"
 SHOWN = 10  # answers at each end
 SHOWN_CHARS = 1200  # of a text; the rest is behind a click
 RANKED_BY = "rougeL"  # which answers are best and worst
@@ -84,54 +85,54 @@ def extremes(
 def draw(result: dict) -> Figure:
     """Bars of the published metrics by model, with 95% intervals; below, the differences between models."""
     models, differences = result["models"], result["differences"]
+    heights = (4.0, 1.2 * len(differences)) if differences else (4.0,)
     with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 10, "svg.hashsalt": "logtrain"}):
-        figure = Figure(figsize=(10, 4.2 + (1.0 + 0.9 * len(differences) if differences else 0)), layout="constrained")
+        figure = Figure(figsize=(10, sum(heights) + 0.4), layout="constrained")
         FigureCanvasAgg(figure)
-        rows = figure.subplots(2, 1, height_ratios=(4.2, 1.0 + 0.9 * len(differences))) if differences else None
-        axes = rows[0] if differences else figure.subplots()
-        width = 0.8 / len(models)
-        for i, (name, model) in enumerate(models.items()):
-            cells = [model["metrics"][metric] for metric in PUBLISHED]
-            at = [x + (i - (len(models) - 1) / 2) * width for x in range(len(PUBLISHED))]
-            means = [cell["mean"] for cell in cells]
-            errors = [[abs(cell["mean"] - (cell[end] if cell[end] is not None else cell["mean"])) for cell in cells]
-                      for end in ("low", "high")]  # fmt: skip
-            bars = axes.bar(at, means, width * 0.92, yerr=errors, color=color(i), label=name,
-                            error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#1d2733"})  # fmt: skip
-            axes.bar_label(bars, [f"{mean:.3f}" for mean in means], padding=2, fontsize=8 if len(models) < 4 else 6)
-        axes.set_xticks(range(len(PUBLISHED)), [TITLES[metric] for metric in PUBLISHED])
-        axes.set_ylabel("mean score, 95% interval")
-        axes.set_ylim(bottom=0)
-        axes.margins(y=0.12)
-        axes.legend(frameon=False, ncols=len(models), loc="upper right")
-        plain(axes)
+        rows = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        draw_scores(rows[0], models)
         if differences:
             draw_differences(rows[1], differences)
+        for axes in rows:
+            axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
+def draw_scores(axes: Axes, models: dict[str, dict]) -> None:
+    width = 0.8 / len(models)
+    for i, (name, model) in enumerate(models.items()):
+        cells = [model["metrics"][metric] for metric in PUBLISHED]
+        means = [cell["mean"] for cell in cells]
+        reach = [
+            [0.0 if cell[end] is None else abs(cell["mean"] - cell[end]) for cell in cells] for end in ("low", "high")
+        ]
+        at = [x + (i - (len(models) - 1) / 2) * width for x in range(len(PUBLISHED))]
+        bars = axes.bar(at, means, width * 0.92, yerr=reach, color=COLORS[i % len(COLORS)], label=name,
+                        error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2})  # fmt: skip
+        axes.bar_label(bars, [f"{mean:.3f}" for mean in means], padding=2, fontsize=8 if len(models) < 4 else 6)
+    axes.set_xticks(range(len(PUBLISHED)), [TITLES[metric] for metric in PUBLISHED])
+    axes.set_ylabel("mean score, 95% interval")
+    axes.margins(y=0.1)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, ncols=len(models), loc="lower right", bbox_to_anchor=(1, 1))
+
+
 def draw_differences(axes: Axes, differences: list[dict]) -> None:
-    axes.axvline(0, color="#1d2733", linewidth=1)
-    labels, ticks = [], []
+    """A line a metric, in groups of a pair of models."""
+    labels, places = [], []
     for i, difference in enumerate(differences):
+        top = i * (len(PUBLISHED) + 1.5)
+        axes.text(0.01, top - 0.9, "{1} less {0}".format(*difference["models"]), weight="bold", va="center",
+                  backgroundcolor="white", transform=axes.get_yaxis_transform())  # fmt: skip
         for j, metric in enumerate(PUBLISHED):
-            cell, y = difference["metrics"][metric], -(i * (len(PUBLISHED) + 1) + j)
+            cell = difference["metrics"][metric]
             if cell["low"] is not None:
-                axes.plot([cell["low"], cell["high"]], [y, y], color=color(j), linewidth=1.5)
-            axes.plot(cell["difference"], y, "o", color=color(j), markersize=4,
-                      markerfacecolor=color(j) if cell["significant"] else "white",
-                      label=TITLES[metric] if i == 0 else None)  # fmt: skip
-        labels.append("{1} less {0}".format(*difference["models"]))
-        ticks.append(-(i * (len(PUBLISHED) + 1) + (len(PUBLISHED) - 1) / 2))
-    axes.set_yticks(ticks, labels)
-    axes.set_xlabel("paired difference, 95% interval; filled: without 0")
-    axes.legend(frameon=False, ncols=len(PUBLISHED), loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
-    plain(axes)
-
-
-def plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def color(i: int) -> str:
-    return COLORS[i % len(COLORS)]
+                axes.plot([cell["low"], cell["high"]], [top + j] * 2, color=INK, linewidth=1.5)
+            fill = INK if cell["significant"] else "white"
+            axes.plot(cell["difference"], top + j, "o", color=INK, markersize=5, markerfacecolor=fill)
+            labels.append(TITLES[metric])
+            places.append(top + j)
+    axes.axvline(0, color=INK, linewidth=1, linestyle=":")
+    axes.set_yticks(places, labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("paired difference, 95% interval; filled: 0 is outside it")

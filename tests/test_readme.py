@@ -80,7 +80,11 @@ def test_flags_of_what_needs_more_than_a_test_has(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = shlex.split(command)
     arguments = words[words.index("logtrain.prepare") + 1 :] if "logtrain.prepare" in words else words
-    first = next(i for i, word in enumerate(arguments) if word.endswith(".toml") or word in ("--input", "--format", "--models"))
+    first = next(
+        i
+        for i, word in enumerate(arguments)
+        if word.endswith(".toml") or word in ("--input", "--format", "--models")
+    )
     config.load(of(PARSED, command), arguments[first:])
 
 
