@@ -6,7 +6,7 @@
 #     launch/demo.sh --input FILE --model DIR   your own text on your own Llama (a Hugging Face folder): pretrained
 #
 # --output DIR   where to (must not exist; by default a new folder runs/demo, runs/demo-2, ... of this checkout)
-# --rows N       how many rows to generate (6000)
+# --rows N       how many rows to generate (6000), a tenth as many chats, a hundredth as many questions
 # --seq_len N    tokens in a packed row: 512, or 1024 with --model
 # All other flags go to the pretraining, e.g. --optim.lr 1e-5 (python -m logtrain.cpt --help lists them).
 #
@@ -84,7 +84,8 @@ else
     recipe=("$here/demo.toml" "${spread[@]}")
     seq_len="${seq_len:-512}" result=(--must_halve) generated=yes
     input="$output/nlplog.json" model="$output/model"
-    python "$here/demo_data.py" "$output" --rows "$rows"
+    python "$here/demo_data.py" "$output" --rows "$rows" --chats $((rows / 10 + 1)) \
+        --questions $((rows / 100 + 1))
     echo "data: $input, $(du -h "$input" | cut -f1)"
     echo "model: $model, from random weights"
 fi
@@ -116,7 +117,7 @@ if [ -n "${generated:-}" ]; then
     say "Ask it"
     question="What does the log 'Failed password for root from 10.0.77.5 port 51022 ssh2' mean?"
     echo "$question"
-    echo "$question" | python -m logtrain.chat --model "$output/cpt_sft/export" --sampling.temperature 0
+    echo "$question" | python -m logtrain.chat --model "$output/cpt_sft/export" --temperature 0
     say "Compare: random weights, fine-tuned alone, pretrained and fine-tuned"
     python -m logtrain.evaluate --models "base=$model" "sft=$output/sft/export" "cpt_sft=$output/cpt_sft/export" \
         --data "$output/questions.json" --format sharegpt --max_new_tokens 192 --run "$output/evaluation"

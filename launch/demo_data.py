@@ -332,10 +332,9 @@ def write_weights(folder: Path, seed: int) -> None:
 
 def write_rows(path: Path, rows: Iterable[dict[str, object]]) -> None:
     with path.open("w", encoding="utf-8") as file:
-        separator = "[\n"
-        for row in rows:
-            file.write(separator + json.dumps(row, ensure_ascii=False))
-            separator = ",\n"
+        file.write("[\n")
+        for i, row in enumerate(rows):
+            file.write((",\n" if i else "") + json.dumps(row, ensure_ascii=False))
         file.write("\n]\n")
 
 

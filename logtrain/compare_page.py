@@ -123,7 +123,7 @@ def draw_differences(axes: Axes, differences: list[dict]) -> None:
     for i, difference in enumerate(differences):
         top = i * (len(PUBLISHED) + 1.5)
         axes.text(0.01, top - 0.9, "{1} less {0}".format(*difference["models"]), weight="bold", va="center",
-                  backgroundcolor="white", transform=axes.get_yaxis_transform())  # fmt: skip
+                  bbox={"color": "white", "pad": 0.5}, transform=axes.get_yaxis_transform())  # fmt: skip
         for j, metric in enumerate(PUBLISHED):
             cell = difference["metrics"][metric]
             if cell["low"] is not None:

@@ -31,16 +31,46 @@ def shown(tmp_path_factory) -> tuple[str, Path]:
 
 def test_it_says_where_it_is_and_what_came_out(shown):
     text, folder = shown
-    assert re.findall(r"^== (\d)/5 ", text, re.M) == list("12345")
+    assert re.findall(r"^== (\d)/9 ", text, re.M) == list("123456789")
     first, last = map(float, re.search(LOSSES, text).groups())
     records = [json.loads(line) for line in (folder / "cpt" / "metrics.jsonl").read_text().splitlines()]
     losses = [record["valid_loss"] for record in records if "set" in record]
     assert (first, last) == (pytest.approx(losses[0], abs=1e-3), pytest.approx(losses[-1], abs=1e-3))
     assert last < first / 2
     assert re.search(r"The exported model goes on:\n +\S", text)
-    for line in ("cpt/export", "cpt", "prepared"):
+    for line in ("cpt_sft/export", "cpt_sft", "prepared"):
         assert f"{folder}/{line} (" in text
         assert (folder / line).is_dir()
+    question, answer = re.search(r"Ask it\n(.+\?)\n(.*?)\n== 9/9", text, re.S).groups()
+    assert "Failed password" in question
+    assert answer.strip()
+
+
+def test_the_comparison_is_of_three_models_and_says_that_pretraining_helped(shown):
+    text, folder = shown
+    assert f"{folder}/evaluation/compare.html" in text
+    assert (folder / "evaluation" / "compare.png").stat().st_size > 10_000
+    scores = json.loads((folder / "evaluation" / "scores.json").read_text())
+    fuzzy = {name: model["metrics"]["fuzzy"]["mean"] for name, model in scores["models"].items()}
+    assert list(fuzzy) == ["base", "sft", "cpt_sft"]
+    assert fuzzy["cpt_sft"] > fuzzy["base"]
+    assert scores["data"]["questions"] == 9
+
+
+def test_transformers_and_the_fine_tuned_export_give_the_same_answers_and_stop_where_they_end(shown):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _, folder = shown
+    export = folder / "cpt_sft" / "export"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(export), AutoTokenizer.from_pretrained(export)
+    questions = json.loads((folder / "questions.json").read_text())
+    samples = map(json.loads, (folder / "evaluation" / "samples.jsonl").read_text().splitlines())
+    ours = [sample["output"] for sample in samples if sample["model"] == "cpt_sft"]
+    for row, answer in zip(questions, ours, strict=True):
+        chat = [{"role": "user", "content": row["conversations"][0]["value"]}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        out = model.generate(**ids, max_new_tokens=192, do_sample=False)[0, ids["input_ids"].shape[1] :]
+        assert tokenizer.decode(out, skip_special_tokens=True) == answer
 
 
 def test_transformers_gives_the_exported_model_the_loss_that_was_shown(shown):

@@ -133,9 +133,9 @@ def test_a_fault_is_called_one(demo_data):
 def test_the_same_arguments_write_the_same_bytes(tmp_path):
     for name, flags in (("a", ()), ("b", ()), ("c", ("--seed", "7"))):
         generate(tmp_path / name, "--rows", "400", "--vocab_size", "600", *flags)
-    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.json"))
-    model = [f"model/{name}.json" for name in ("config", "tokenizer", "tokenizer_config")]
-    assert [str(file) for file in files] == [*model, "nlplog.json"]
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
+    model = [f"model/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")]
+    assert [str(file) for file in files] == ["chats.json", *model, "nlplog.json", "questions.json"]
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert (tmp_path / "a" / "nlplog.json").read_bytes() != (tmp_path / "c" / "nlplog.json").read_bytes()
@@ -162,3 +162,34 @@ def test_transformers_reads_the_model_folder(demo, rows):
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n"
     )
+
+
+def test_chats_and_questions_are_of_the_tasks_and_not_the_rows(demo, rows):
+    asked = {row["instruction"] for row in rows}
+    for name, count in (("chats", 600), ("questions", 60)):
+        found = json.loads((demo / f"{name}.json").read_text(encoding="utf-8"))
+        assert len(found) == count
+        assert {row["domain"] for row in found} == {
+            "template",
+            "grok pattern",
+            "anomaly",
+            "meaning",
+            "root cause",
+            "solution",
+        }
+        for row in found:
+            question, answer = row["conversations"]
+            assert (question["from"], answer["from"]) == ("human", "gpt")
+            task = row["domain"].split()[-1].replace("pattern", "grok")
+            assert re.search(TASKS[task], answer["value"])
+        new = [row for row in found if row["conversations"][0]["value"] not in asked]
+        assert len(new) > 0.95 * count, "few of them are among the rows by chance"
+
+
+def test_the_weights_are_random_and_of_the_config(demo):
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(demo / "model", output_loading_info=True)
+    assert not any(info.values()), info
+    assert model.lm_head.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(1.3e6, rel=0.05)
