@@ -10,7 +10,6 @@ GPU.
 Shapes in names: T new tokens, S sequences, C places, K key-value heads, H head size, V vocabulary.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,9 +53,9 @@ class CachedModel:
         size = (self.shape.num_layers, 2, 1 + self.places, self.shape.num_kv_heads, self.shape.head_dim)
         # Zeros: what nobody has written may be NaN, and a masked NaN is one still.
         self.cache = [tuple(layer) for layer in torch.zeros(size, device=self.device, dtype=self.dtype)]
-        self.graphs = cuda_graphs and self.device.type == "cuda"
-        self.pool = torch.cuda.graph_pool_handle() if self.graphs else None
-        self.captured = functools.cache(self.capture)
+        self.captures = cuda_graphs and self.device.type == "cuda"
+        self.pool = torch.cuda.graph_pool_handle() if self.captures else None
+        self.captured: dict[tuple[int, int], tuple] = {}  # (sequences, tokens of the longest) -> what `capture` gives
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Keys and values of a sequence's first tokens, to where another begins."""
@@ -67,10 +66,13 @@ class CachedModel:
     @torch.inference_mode()
     def next_logits(self, chunks: Sequence[Chunk]) -> Tensor:
         """What follows the last token of each chunk: [S, V], in the model's dtype; valid until the next call."""
-        if not self.graphs or any(len(chunk.tokens) > 1 for chunk in chunks):
+        if not self.captures or any(len(chunk.tokens) > 1 for chunk in chunks):
             return self.model.next_logits(*self.inputs(chunks))
         longest = max(chunk.known + 1 for chunk in chunks)
-        graph, inputs, logits_SV = self.captured(power_of_two(len(chunks)), max(LEAST_LENGTH, power_of_two(longest)))
+        key = power_of_two(len(chunks)), max(LEAST_LENGTH, power_of_two(longest))
+        if key not in self.captured:
+            self.captured[key] = self.capture(*key)
+        graph, inputs, logits_SV = self.captured[key]
         for static, new in zip(inputs, self.inputs(filled_up(chunks)), strict=True):
             for into, value in zip(tree_leaves(static), tree_leaves(new), strict=True):
                 if isinstance(into, Tensor) and into is not value:  # the cache is the same

@@ -134,7 +134,8 @@ def test_the_same_arguments_write_the_same_bytes(tmp_path):
     for name, flags in (("a", ()), ("b", ()), ("c", ("--seed", "7"))):
         generate(tmp_path / name, "--rows", "400", "--vocab_size", "600", *flags)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
-    model = [f"model/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")]
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    model = [f"model/{name}" for name in names]
     assert [str(file) for file in files] == ["chats.json", *model, "nlplog.json", "questions.json"]
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()

@@ -1,8 +1,10 @@
 """Answers beside transformers' `generate`; the same whatever the batch, the chunks and the room; and no place twice."""
 
 import dataclasses
+import gc
 import itertools
 import json
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -202,7 +204,7 @@ def test_a_captured_step_gives_the_same_answers(loaded, prompts, monkeypatch):
     expected = ids_of(Generator(loaded.model, loaded.tokenizer, loaded.stop_ids), prompts)
     monkeypatch.setattr(CachedModel, "capture", capture)
     generator = Generator(loaded.model, loaded.tokenizer, loaded.stop_ids)
-    generator.cached.graphs = True
+    generator.cached.captures = True
     assert ids_of(generator, prompts) == expected
     assert set(replays) <= {1, 2, 4, 8}
     assert len(replays) >= NEW - 1
@@ -222,7 +224,19 @@ def test_on_a_gpu_a_captured_step_gives_the_logits_of_a_plain_one(folder, prompt
         ]
         expected, found = plain.next_logits(chunks).float(), captured.next_logits(chunks).float()
         assert (found - expected).abs().max() < 0.03 * expected.abs().max()
-    assert captured.captured.cache_info().misses == 1
+    assert list(captured.captured) == [(8, 1024)]
+
+
+def test_memory_is_given_back_with_the_last_reference(loaded):
+    """Not when garbage is next collected: an evaluation loads one model after the other."""
+    generator = Generator(loaded.model, loaded.tokenizer)
+    cache = weakref.ref(generator.cached.cache[0][0])
+    gc.disable()
+    try:
+        del generator
+        assert cache() is None
+    finally:
+        gc.enable()
 
 
 # Ends
