@@ -58,10 +58,10 @@ class CachedModel:
         self.captured: dict[tuple[int, int], tuple] = {}  # (sequences, tokens of the longest) -> what `capture` gives
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Keys and values of a sequence's first tokens, to where another begins."""
+        """Keys and values of a sequence's first tokens, to where another begins; the two may overlap."""
         for keys_and_values in self.cache:
             for x_CKH in keys_and_values:
-                x_CKH[target : target + length] = x_CKH[source : source + length]
+                x_CKH[target : target + length] = x_CKH[source : source + length].clone()
 
     @torch.inference_mode()
     def next_logits(self, chunks: Sequence[Chunk]) -> Tensor:

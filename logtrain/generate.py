@@ -111,8 +111,8 @@ class Generator:
         cuda_graphs: bool = True,
     ):
         """`memory`: bytes for keys and values. `step_tokens`: most tokens of a step, which bounds its activations.
-        `keep_prefixes`: keys and values of answered requests stay until their room is needed, and a prompt that begins
-        as one of these does is read from there on: for a chat.
+        `keep_prefixes`: keys and values of requests that were answered or cancelled stay until their room is needed,
+        and a prompt that begins as one of these does is read from there on: for a chat.
         """
         self.cached = CachedModel(model, memory, max_sequences * model.config.max_positions, cuda_graphs)
         self.shape, self.device = model.config, self.cached.device
@@ -125,7 +125,7 @@ class Generator:
             )
         self.waiting: deque[Active] = deque()
         self.running: list[Active] = []
-        self.kept: list[Active] = []  # answered, oldest first
+        self.kept: list[Active] = []  # the longest unused first
         self.keys = 0
 
     # ---- requests
@@ -155,9 +155,10 @@ class Generator:
         return self.keys
 
     def cancel(self, key: int) -> None:
-        """Forget a request, whether it waits or runs."""
+        """Answer a request no further, whether it waits or runs."""
         self.waiting = deque(active for active in self.waiting if active.key != key)
-        self.running = [active for active in self.running if active.key != key]
+        for active in [active for active in self.running if active.key == key]:
+            self.leave(active)
 
     def run(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
         """(number in the order of `requests`, answer) as they are completed; requests are taken as they are needed."""
@@ -190,14 +191,15 @@ class Generator:
         """Begin waiting requests, in order, as long as there is room for them."""
         while self.waiting and len(self.running) < self.max_sequences:
             active = self.waiting[0]
+            prefix, length = self.longest_prefix(active)
             while (start := self.room(active.last)) is None and self.kept:
                 self.kept.pop(0)
             if start is None:
                 return
             self.waiting.popleft()
-            active.start = start
-            if self.keep_prefixes:
-                self.copy_prefix(active)
+            active.start, active.known = start, length
+            if prefix and prefix.start != start:
+                self.cached.copy(prefix.start, start, length)
             if active.request.sampling.repetition_penalty != 1:
                 active.seen_V = torch.zeros(self.shape.vocab_size, dtype=torch.bool, device=self.device)
                 active.seen_V[active.ids] = True
@@ -212,17 +214,30 @@ class Generator:
             start = active.start + active.last
         return start if self.cached.places + 1 - start >= size else None
 
-    def copy_prefix(self, active: Active) -> None:
-        """Keys and values of the longest beginning that the prompt shares with an answered request."""
+    def leave(self, active: Active) -> None:
+        """A running request makes room, but for what is kept of it."""
+        self.running.remove(active)
+        if self.keep_prefixes and active.known:
+            active.last = active.known
+            self.kept.append(active)
+
+    def longest_prefix(self, active: Active) -> tuple[Active | None, int]:
+        """The kept request with which a prompt shares the longest beginning, and its length in tokens.
+
+        It becomes the last to make room. If it must, it still is where it was until the prompt has taken that over: a
+        chat that grows needs no second place.
+        """
 
         def shared(kept: Active) -> int:
             most = min(kept.known, len(active.ids) - 1)  # the last token is read in any case, for what follows it
             return next((i for i in range(most) if kept.ids[i] != active.ids[i]), most)
 
         best = max(self.kept, key=shared, default=None)
-        if best is not None and (length := shared(best)):
-            self.cached.copy(best.start, active.start, length)
-            active.known = length
+        if best is None or not (length := shared(best)):
+            return None, 0
+        self.kept.remove(best)
+        self.kept.append(best)
+        return best, length
 
     # ---- a step
 
@@ -278,7 +293,5 @@ class Generator:
         if not reason:
             return Event(active.key, text, None)
         text += active.stream.end()
-        self.running.remove(active)
-        if self.keep_prefixes:
-            self.kept.append(active)
+        self.leave(active)
         return Event(active.key, text, Answer(active.answer, active.stream.text, reason))

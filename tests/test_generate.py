@@ -360,6 +360,44 @@ def test_a_chat_reads_only_what_is_new(loaded, prompts, monkeypatch):
     assert lengths[0] == len(question) + 1, "all but the first answer's last token, which was never put in"
 
 
+def test_a_chat_grows_where_it_is_when_the_cache_has_no_second_place(loaded, prompts, monkeypatch):
+    """Its beginning moves up or down, or stays; what is kept of other requests makes room first."""
+    plain = Generator(loaded.model, loaded.tokenizer)
+    places = place_bytes(loaded.model.config, torch.float32) * 200
+    chat = Generator(loaded.model, loaded.tokenizer, memory=places, max_sequences=1, keep_prefixes=True)
+    ids_of(chat, [prompts[0]], max_new_tokens=8)
+    said, read, starts = list(prompts[1]), [], []
+    next_logits = chat.cached.next_logits
+    monkeypatch.setattr(chat.cached, "next_logits", lambda c: read.append(c[0]) or next_logits(c))
+    for new in (8, 60, 60, 8):
+        read.clear()
+        (answer,) = ids_of(chat, [said], max_new_tokens=new)
+        assert answer == ids_of(plain, [said], max_new_tokens=new)[0]
+        starts.append((read[0].start, read[0].known))
+        said += [*answer, 7, 8, 9]
+    known = [0, 5 + 7, 5 + 8 + 3 + 59, 5 + 8 + 3 + 60 + 3 + 59]
+    assert starts == list(zip([45, 57, 1, 1], known, strict=True))
+    assert len(chat.kept) == 1
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20])
+def test_what_was_read_of_a_cancelled_request_is_not_read_again(loaded, prompts, steps):
+    """Cancelled in its prompt, which takes 9 steps, or in its answer."""
+    prompt = prompts[3] + prompts[0][:6]
+    (expected,) = ids_of(Generator(loaded.model, loaded.tokenizer), [prompt])
+    chat = Generator(loaded.model, loaded.tokenizer, max_sequences=1, step_tokens=8, keep_prefixes=True)
+    key = chat.submit(Request(prompt=prompt))
+    for _ in range(steps):
+        chat.step()
+    chat.cancel(key)
+    assert not chat.running
+    chat.submit(Request(prompt=prompt, max_new_tokens=NEW))
+    chat.admit()
+    assert chat.running[0].known == min(8 * steps, len(prompt) - 1)
+    answer = next(event.answer for _ in range(100) for event in chat.step() if event.answer)
+    assert answer.ids == expected
+
+
 # What is loaded
 
 
