@@ -80,23 +80,27 @@ class InputFile:
         return (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns)
 
     def _blocks(self) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         with open(self.path, "rb") as stream:
-            data = iter(lambda: self._read(stream), b"")
-            if self._packed:
-                data = unpack(data, UNPACKERS[self._packed])
-            blocks = (decoder.decode(block) for block in data)
-            head = next((block for block in blocks if block), "")
-            if head[:2] in ("\udcff\udcfe", "\udcfe\udcff"):
-                raise ValueError("UTF-16, not UTF-8; convert the file with iconv -f UTF-16 -t UTF-8")
-            yield head.removeprefix("\ufeff")
-            yield from blocks
-            yield decoder.decode(b"", final=True)
+            yield from decoded(iter(lambda: self._read(stream), b""), self._packed)
 
     def _read(self, stream) -> bytes:
         data = stream.read(PACKED_BLOCK_BYTES if self._packed else BLOCK_BYTES)
         self.bytes_read += len(data)
         return data
+
+
+def decoded(data: Iterable[bytes], packed: str | None) -> Iterator[str]:
+    """Text of a file's blocks, without a byte order mark; `packed`: gz or zst. A byte that is not UTF-8 is a lone
+    surrogate (PEP 383).
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    blocks = (decoder.decode(block) for block in (unpack(data, UNPACKERS[packed]) if packed else data))
+    head = next((block for block in blocks if block), "")
+    if head[:2] in ("\udcff\udcfe", "\udcfe\udcff"):
+        raise ValueError("UTF-16, not UTF-8; convert the file with iconv -f UTF-16 -t UTF-8")
+    yield head.removeprefix("\ufeff")
+    yield from blocks
+    yield decoder.decode(b"", final=True)
 
 
 def unpack(data: Iterable[bytes], unpacker: Callable) -> Iterator[bytes]:
