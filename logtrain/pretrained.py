@@ -14,7 +14,11 @@ from logtrain import adapter, hf
 from logtrain.lora import merged_rows
 from logtrain.model import Llama
 from logtrain.parallel import Rows, materialize
+from logtrain.sampling import SamplingConfig
 from logtrain.tokenizer import Tokenizer
+
+DRAWN_BY = ("temperature", "top_k", "top_p", "repetition_penalty")
+LLAMA_SAMPLING = {"temperature": 0.6, "top_p": 0.9}  # generation_config.json of Llama-3.1-8B-Instruct
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ def load_pretrained(path: str | Path, device: torch.device) -> Pretrained:
     Raises ValueError for files that are missing, damaged, or do not belong together.
     """
     path = Path(path)
-    folder = adapter.base_folder(path) if (path / adapter.CONFIG).exists() else path
+    folder = model_folder(path)
     shape = hf.read_config(folder)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > shape.vocab_size:
@@ -51,6 +55,11 @@ def load_pretrained(path: str | Path, device: torch.device) -> Pretrained:
     if device.type == "cpu":
         lay_out_for_few_tokens(model)
     return Pretrained(folder, model, tokenizer, stop_ids(folder))
+
+
+def model_folder(path: Path) -> Path:
+    """The folder itself, or the one of the model that its adapter names."""
+    return adapter.base_folder(path) if (path / adapter.CONFIG).exists() else path
 
 
 def lay_out_for_few_tokens(model: Llama) -> None:
@@ -73,3 +82,23 @@ def stop_ids(folder: Path) -> frozenset[int]:
         if found is not None:
             return frozenset(ids)
     return frozenset()
+
+
+def published_sampling(folder: Path) -> SamplingConfig:
+    """How generation_config.json has answers drawn; what it leaves out is neutral (temperature 1, all tokens). One that
+    says nothing of it: as Llama-3.1-Instruct's.
+    """
+    file = folder / "generation_config.json"
+    facts = hf.read_json(file) if file.exists() else {}
+    found = {name: facts[name] for name in DRAWN_BY if facts.get(name) is not None}
+    for name, value in found.items():
+        if type(value) is not int and (type(value) is not float or name == "top_k"):
+            raise ValueError(f"{file}: {name} = {json.dumps(value)}; expected a number")
+    if facts.get("do_sample") is False:
+        found["temperature"] = 0.0
+    elif facts.get("do_sample") is None and not found.keys() - {"repetition_penalty"}:
+        found |= LLAMA_SAMPLING
+    try:
+        return SamplingConfig(**{"temperature": 1.0, **found})
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
