@@ -24,6 +24,7 @@ RUN_TIME = [
     "urllib3>=2.0",  # evaluate's requests to a server: connections that are kept, and tries with pauses
     "rapidfuzz>=3.9",  # fuzzy scores and the longest common subsequence of tokens, in C++
     "sacrebleu>=2.4",  # BLEU and chrF; downloads only the test sets of WMT, on request
+    "prompt_toolkit>=3.0.36",  # the line editor of logtrain.chat: history, pasted blocks
 ]
 
 EXTRAS = {
@@ -50,7 +51,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=["logtrain", "logtrain.data", "logtrain_kernels"],
-    package_data={"logtrain": ["gpus/*.toml", "compare.html.jinja"]},  # descriptions of GPUs, for logtrain.plan; a page
+    # descriptions of GPUs; the page of an evaluation; what a chat's tasks ask
+    package_data={"logtrain": ["gpus/*.toml", "compare.html.jinja", "tasks.toml"]},
     package_dir={"logtrain_kernels": "kernels/logtrain_kernels"},
     ext_modules=[
         Extension(

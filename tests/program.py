@@ -19,7 +19,7 @@ import torch
 from logtrain import config
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["logtrain.cpt", "logtrain.export"])
+SERVER.set_forkserver_preload(["logtrain.cpt", "logtrain.export", "logtrain.chat"])
 
 
 class Program:

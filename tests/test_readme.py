@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from logtrain import config
+from logtrain.chat import ChatConfig
 from logtrain.cpt import CptConfig
 from logtrain.evaluate import EvaluateConfig
 from logtrain.predict import PlanConfig
@@ -43,7 +44,11 @@ PARSED = {
     "PET_NPROC_PER_NODE=4 launch/sft.sh": SftConfig,
     "launch/sft.sh": SftConfig,
     "torchrun --nproc_per_node 8 -m logtrain.evaluate": EvaluateConfig,
+    "python -m logtrain.chat": ChatConfig,
+    "echo /cause | python -m logtrain.chat": ChatConfig,
 }
+
+FIRST_FLAGS = ("--input", "--format", "--model", "--models")  # what comes before is the program
 
 
 def of(table: dict, command: str):
@@ -80,11 +85,7 @@ def test_flags_of_what_needs_more_than_a_test_has(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = shlex.split(command)
     arguments = words[words.index("logtrain.prepare") + 1 :] if "logtrain.prepare" in words else words
-    first = next(
-        i
-        for i, word in enumerate(arguments)
-        if word.endswith(".toml") or word in ("--input", "--format", "--models")
-    )
+    first = next(i for i, word in enumerate(arguments) if word.endswith(".toml") or word in FIRST_FLAGS)
     config.load(of(PARSED, command), arguments[first:])
 
 

@@ -1,0 +1,98 @@
+"""A log file, or some of its lines, as text for a question.
+
+Any name will do; .gz and .zst are unpacked. Lines are `100-200`, `100-` to the end, or `-50`, the last 50. Two things
+are changed, and told in `note`: a line end \\r\\n becomes \\n, and a byte that is not UTF-8 its escape, as \\xe9.
+UTF-16 and zero bytes are refused.
+"""
+
+import itertools
+import re
+import zlib
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import zstandard
+
+from logtrain.data.files import BLOCK_BYTES, decoded, lines
+
+MAX_CHARS = 1 << 22  # a million tokens and more, which takes seconds to find out
+NOT_UTF8 = re.compile("[\udc80-\udcff]")  # as `decoded` has it
+
+
+class Log(NamedTuple):
+    path: str
+    """as it was given"""
+    lines: list[str]
+    """without their ends"""
+    first: int
+    """number of the first of them"""
+    note: str
+    """how they differ from the file's; "" if they do not"""
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+def read_log(path: str, which: str = "") -> Log:
+    """`which`: lines, "" for all. Raises ValueError."""
+    first, last, count = line_range(which)
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise ValueError(f"{path}: a directory; name a file in it")
+    packed = {".gz": "gz", ".zst": "zst"}.get(file.suffix.lower())
+    try:
+        with open(file, "rb") as stream:
+            every = lines(decoded(iter(lambda: stream.read(BLOCK_BYTES), b""), packed))
+            found, before = bounded(itertools.islice(every, first - 1, last), count)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (ValueError, OSError, zlib.error, zstandard.ZstdError) as error:
+        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if not any(line.strip() for line in found):
+        what = "nothing but blanks" if found else "no line"
+        raise ValueError(f"{path}: {what} in it" + (f" at {which}" if which else ""))
+    return as_text(path, found, first + before)
+
+
+def line_range(which: str) -> tuple[int, int | None, int | None]:
+    """First line, last one, and how many of them from the end; None: all."""
+    parts = re.fullmatch(r"(\d*)-(\d*)", which or "1-")
+    if not parts or which == "-":
+        raise ValueError(f"lines {which}: expected as 100-200, 100- to the end, or -50 for the last 50")
+    numbers = [int(part) if part else None for part in parts.groups()]
+    first, last, count = (1, None, numbers[1]) if numbers[0] is None else (*numbers, None)
+    if first < 1 or count == 0 or (last is not None and last < first):
+        raise ValueError(f"lines {which}: no lines; they count from 1, and the first comes first")
+    return first, last, count
+
+
+def bounded(some: Iterable[str], count: int | None) -> tuple[list[str], int]:
+    """The last `count` lines, or all, and how many come before."""
+    kept, size, before = deque(), 0, 0
+    for line in some:
+        kept.append(line)
+        size += len(line)
+        while (count and len(kept) > count) or size > MAX_CHARS:
+            size -= len(kept.popleft())
+            before += 1
+        if before and not count:
+            break
+    if any("\0" in line for line in kept):
+        raise ValueError("zero bytes, so no text, or not all of it; choose lines without, as 100-200")
+    if before and len(kept) != count:
+        raise ValueError(f"more than {MAX_CHARS:,} characters; choose lines, as 100-200, or -50 for the last 50")
+    return list(kept), before
+
+
+def as_text(path: str, found: list[str], first: int) -> Log:
+    pairs = sum(line.endswith("\r\n") for line in found)
+    bad = sum(len(NOT_UTF8.findall(line)) for line in found)
+    clean = [line[:-2] if line.endswith("\r\n") else line.removesuffix("\n") for line in found]
+    notes = [f"{pairs:,} line ends \\r\\n are read as \\n"] if pairs else []
+    if bad:
+        clean = [NOT_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", line) for line in clean]
+        notes.append(f"{bad:,} bytes that are not UTF-8 are written as \\xNN")
+    return Log(path, clean, first, "; ".join(notes))
