@@ -27,7 +27,7 @@ from logtrain.commands import COMMANDS, Leave, attach, question_in
 from logtrain.config import load, run
 from logtrain.conversation import Conversation, Exchange
 from logtrain.data.log import read_log
-from logtrain.generate import Generator
+from logtrain.generate import Generator, cache_bytes
 from logtrain.model import Llama
 from logtrain.pretrained import DRAWN_BY, load_pretrained, model_folder, published_sampling
 from logtrain.terminal import Interrupt, Keyboard, Screen
@@ -133,7 +133,7 @@ def build(config: ChatConfig, screen: Screen) -> Conversation:
     loaded = load_pretrained(config.model, device)
     assert loaded.model.head.weight.dtype == dtype
     most = shape.max_positions * place_bytes(shape, dtype)
-    memory = int(config.memory * GIB) or (CPU_CACHE if device.type == "cpu" else int(GPU_CACHE * free_bytes(device)))
+    memory = cache_bytes(config.memory, device)
     check_memory("the cache (--memory)", min(memory, most), device)
     generator = Generator(
         loaded.model,

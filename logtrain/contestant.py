@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from logtrain import adapter, hf
+from logtrain import hf
 from logtrain.answers import Answered, fingerprint
 from logtrain.chat_template import ChatTemplate
 from logtrain.data.questions import Question
 from logtrain.generate import Generator, Request
+from logtrain.pretrained import model_folder
 from logtrain.remote import RemoteRequest, Server
 from logtrain.sampling import SamplingConfig
 from logtrain.tokenizer import Tokenizer
@@ -33,9 +34,8 @@ class Contestant:
 
     def __init__(self, name: str, path: str, template: str, date: str):
         self.name, self.path = name, Path(path)
-        self.folder = adapter.base_folder(self.path) if (self.path / adapter.CONFIG).exists() else self.path
-        self.shape = hf.read_config(self.folder)
-        self.tokenizer = Tokenizer.load(self.folder)
+        folder = model_folder(self.path)
+        self.shape, self.tokenizer = hf.read_config(folder), Tokenizer.load(folder)
         self.template = ChatTemplate.load(self.tokenizer, template, date)
 
     def read(self, questions: Sequence[Question], data: str) -> None:

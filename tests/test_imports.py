@@ -15,12 +15,13 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     8: "prepare cpt export sft merge evaluate chat serve plan",  # entries: nothing imports them
     7: "predict picture",  # a plan, and it drawn
-    6: "trace contestant commands",  # a step of a job on pretended GPUs; a model in an evaluation; lines that begin with /
+    6: "trace contestant commands",  # a step of a job on pretended GPUs; a model in an evaluation; what / does in a chat
     5: "job pretrained conversation",  # assembles a run from its config; a model from its folder; a chat
     4: "trainer publish adapter inputs generate perplexity compare_page answers terminal",
     3: "parallel checkpoint hf lora cached_model scoreboard data.report data.show data.questions",
     2: "remote model data.loader data.chat data.encode_chat data.manifest",
-    1: "chat_template stream comparison data.log data.text data.encode data.pack optim metrics rundir cost record memory",
+    1: "chat_template stream comparison data.log data.text data.encode data.pack optim metrics rundir cost record "
+    "memory",
     0: "config tokenizer sampling data.files data.shards scoring intervals operation",
 }
 LAYER_OF = {f"logtrain.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
