@@ -35,8 +35,6 @@ from logtrain.tokenizer import Tokenizer
 
 GIB = 2**30
 STEP_TOKENS = {"cpu": 256, "cuda": 2048}  # Ctrl-C waits for a step: 0.6 s for 135 M parameters on one core
-CPU_CACHE = 2 * GIB
-GPU_CACHE = 0.8  # of what the model leaves free: a step of Llama-3.1-8B should take 0.3 GiB, by its shapes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,9 @@ class Active:
 
 
 def cache_bytes(gib: float, device: torch.device) -> int:
-    """Memory for keys and values: as stated, or, for 0, four fifths of what is free on a GPU and 2 GiB on a CPU."""
+    """Memory for keys and values: as stated, or, for 0, four fifths of what is free on a GPU and 2 GiB on a CPU. What is
+    left is for activations: a step of 4,096 tokens of Llama-3.1-8B should take 0.5 GiB, by its shapes.
+    """
     if gib:
         return int(gib * 2**30)
     return torch.cuda.mem_get_info(device)[0] * 4 // 5 if device.type == "cuda" else 2 * 2**30

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     8: "prepare cpt export sft merge evaluate chat serve plan",  # entries: nothing imports them
     7: "predict picture",  # a plan, and it drawn
-    6: "trace contestant commands",  # a step of a job on pretended GPUs; a model in an evaluation; what / does in a chat
+    6: "trace contestant commands",  # a step of a job on pretended GPUs; a model in an evaluation; what / does
     5: "job pretrained conversation",  # assembles a run from its config; a model from its folder; a chat
     4: "trainer publish adapter inputs generate perplexity compare_page answers terminal",
     3: "parallel checkpoint hf lora cached_model scoreboard data.report data.show data.questions",
