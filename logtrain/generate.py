@@ -91,7 +91,7 @@ class Active:
 
 
 def cache_bytes(gib: float, device: torch.device) -> int:
-    """Memory for keys and values: as stated, or, for 0, four fifths of what is free on a GPU and 2 GiB on a CPU. What is
+    """Memory for keys and values: as stated, or, for 0, four fifths of what is free on a GPU, 2 GiB on a CPU. What is
     left is for activations: a step of 4,096 tokens of Llama-3.1-8B should take 0.5 GiB, by its shapes.
     """
     if gib:
