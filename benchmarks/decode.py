@@ -45,7 +45,7 @@ def write_model(folder: Path) -> Path:
 
 class Ours:
     def __init__(self, folder: Path):
-        loaded = load_pretrained(folder, torch.device("cpu"))
+        loaded = load_pretrained(folder, torch.device("cpu"), len(LENGTHS))
         self.generator = Generator(loaded.model, loaded.tokenizer, max_sequences=len(LENGTHS))
 
     def answers(self, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:

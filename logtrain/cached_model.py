@@ -47,7 +47,7 @@ class CachedModel:
     def __init__(self, model: Llama, memory: int, most: int, cuda_graphs: bool = True):
         """`memory`: bytes for the cache at most; `most`: places that could ever be used."""
         self.model, self.shape = model, model.config
-        weight = model.blocks[0].attention.out.weight
+        weight = model.embedding.weight
         self.device, self.dtype = weight.device, weight.dtype
         self.places = min(memory // place_bytes(self.shape, self.dtype), most)
         size = (self.shape.num_layers, 2, 1 + self.places, self.shape.num_kv_heads, self.shape.head_dim)

@@ -199,7 +199,7 @@ def answer(
         server = Server(config.base_url, config.prompts, config.concurrency)
         write_answers(config, name, contestant.remote_answers(missing, server, config), missing, world)
         return losses
-    loaded = load_pretrained(contestant.path, world.device)
+    loaded = load_pretrained(contestant.path, world.device, config.max_sequences)
     for text in to_measure:
         window = min(contestant.shape.max_positions, perplexity.WINDOW)
         read = perplexity.read_text(texts[text], loaded.tokenizer, contestant.template, window)

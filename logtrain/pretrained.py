@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from logtrain import adapter, hf
+from logtrain.blocked import block
 from logtrain.lora import merged_rows
 from logtrain.model import Llama
 from logtrain.parallel import Rows, materialize
 from logtrain.sampling import SamplingConfig
 from logtrain.tokenizer import Tokenizer
 
+BLOCKED_FROM = 4  # sequences
 DRAWN_BY = ("temperature", "top_k", "top_p", "repetition_penalty")
 LLAMA_SAMPLING = {"temperature": 0.6, "top_p": 0.9}  # generation_config.json of Llama-3.1-8B-Instruct
 
@@ -31,8 +32,9 @@ class Pretrained:
     """the ends of a sequence that the folder's files name"""
 
 
-def load_pretrained(path: str | Path, device: torch.device) -> Pretrained:
-    """The whole model on one device, in bf16 on GPUs, fp32 on CPUs. `path`: a model's folder or an adapter's.
+def load_pretrained(path: str | Path, device: torch.device, at_once: int = 1) -> Pretrained:
+    """The whole model on one device, in bf16 on GPUs, fp32 on CPUs. `path`: a model's folder or an adapter's;
+    `at_once`: sequences that it will go on with at once, by which a CPU's matrices are laid out.
 
     Raises ValueError for files that are missing, damaged, or do not belong together.
     """
@@ -52,23 +54,14 @@ def load_pretrained(path: str | Path, device: torch.device) -> Pretrained:
     with torch.device("meta"):
         model = Llama(shape).to(torch.bfloat16 if device.type == "cuda" else torch.float32).requires_grad_(False)
     materialize(model, device, rows)
-    if device.type == "cpu":
-        lay_out_for_few_tokens(model)
+    if device.type == "cpu" and at_once >= BLOCKED_FROM:
+        block(model)
     return Pretrained(folder, model, tokenizer, stop_ids(folder))
 
 
 def model_folder(path: Path) -> Path:
     """The folder itself, or the one of the model that its adapter names."""
     return adapter.base_folder(path) if (path / adapter.CONFIG).exists() else path
-
-
-def lay_out_for_few_tokens(model: Llama) -> None:
-    """Each projection's matrix with its columns end to end: for the product of a few tokens with it, MKL is twice as
-    fast (8 tokens, [3072, 576]: 213 us instead of 498 on 2 cores).
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.weight.data = module.weight.data.T.contiguous().T
 
 
 def stop_ids(folder: Path) -> frozenset[int]:

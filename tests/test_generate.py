@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from precision import ON_GPU
 from synthetic import edit_json, write_model, write_tokenizer
-from test_model import load_transformers, random_documents
+from test_model import load_transformers, packed, random_documents
 
 from logtrain import adapter
+from logtrain.blocked import BlockedHead, BlockedLinear
 from logtrain.cached_model import CachedModel, Chunk, place_bytes
 from logtrain.chat_template import ChatTemplate, Turn
 from logtrain.generate import Answer, Generator, Request
@@ -106,7 +107,7 @@ def test_a_trained_model_tells_the_story_that_it_tells_in_transformers(shared):
 def test_smollm2_answers_fifty_real_questions_as_in_transformers(smollm2, shared):
     """In ragged batches of 8, 200 new tokens each: the prompts of log instructions."""
     rows = json.loads((shared / "data" / "loglm" / "loglm_instruction_2632.json").read_text(encoding="utf-8"))[::53]
-    ours, theirs = load_pretrained(smollm2, CPU), load_transformers(smollm2)
+    ours, theirs = load_pretrained(smollm2, CPU, at_once=8), load_transformers(smollm2)
     template = ChatTemplate.load(ours.tokenizer)
     prompts = [template.prompt([Turn("user", f"{row['instruction']}\n{row['input']}")]) for row in rows]
     assert len(prompts) == 50
@@ -149,6 +150,24 @@ def test_answers_do_not_depend_on_batch_chunks_or_room(loaded, prompts, sampling
         generator = Generator(loaded.model, loaded.tokenizer, loaded.stop_ids, **options)
         assert ids_of(generator, prompts, sampling=sampling) == alone, options
         assert ids_of(generator, prompts[::-1], sampling=sampling, number=0)[-1] == alone[0], options
+
+
+def test_matrices_laid_out_for_several_sequences_give_the_same_answers_and_losses(folder, loaded, prompts):
+    blocked = load_pretrained(folder, CPU, at_once=8)
+    assert isinstance(blocked.model.head, BlockedHead)
+    expected = ids_of(Generator(loaded.model, loaded.tokenizer, loaded.stop_ids), prompts)
+    assert ids_of(Generator(blocked.model, blocked.tokenizer, blocked.stop_ids), prompts) == expected
+    row = packed([torch.tensor(prompt) for prompt in prompts])
+    assert blocked.model(*row).item() == pytest.approx(loaded.model(*row).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 64, 65])
+@pytest.mark.parametrize("rows", [1, 47, 48, 97])
+def test_a_product_in_blocks_is_the_product(tokens, rows):
+    weight, x = torch.nn.Parameter(torch.randn(rows, 20, dtype=torch.float64)), torch.randn(tokens, 20).double()
+    found = BlockedLinear(weight)(x)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, x @ weight.T, rtol=1e-12, atol=1e-12)
 
 
 def test_a_long_prompt_is_read_in_chunks_as_at_once(tmp_path):

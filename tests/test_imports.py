@@ -18,7 +18,7 @@ LAYERS = {
     6: "trace contestant commands",  # a step of a job on pretended GPUs; a model in an evaluation; what / does
     5: "job pretrained conversation",  # assembles a run from its config; a model from its folder; a chat
     4: "trainer publish adapter inputs generate perplexity compare_page answers terminal",
-    3: "parallel checkpoint hf lora cached_model scoreboard data.report data.show data.questions",
+    3: "parallel checkpoint hf lora cached_model blocked scoreboard data.report data.show data.questions",
     2: "remote model data.loader data.chat data.encode_chat data.manifest",
     1: "chat_template stream comparison data.log data.text data.encode data.pack optim metrics rundir cost record "
     "memory",
