@@ -44,8 +44,8 @@ nvidia-smi topo -m >>"$output/machine.txt" 2>/dev/null || true
 echo "$gpus GPUs ($name), results in $output"
 
 say "Tests of the kernels"
-tests=(tests/test_kernels.py tests/test_linear_cross_entropy.py tests/test_liger.py tests/test_attention_backend.py
-    tests/test_generate.py)
+tests=(tests/test_kernels.py tests/test_dropout.py tests/test_linear_cross_entropy.py tests/test_liger.py
+    tests/test_attention_backend.py tests/test_generate.py)
 [ "$gpus" -gt 0 ] || tests=(tests/test_attention_backend.py)  # the others have run, interpreted, in launch/test.sh
 python -m pytest -q "${tests[@]}" | tee "$output/tests.txt"
 

@@ -1,4 +1,4 @@
-"""RMSNorm, rotary embedding, SwiGLU and attention against PyTorch's own and against fp64."""
+"""RMSNorm, rotary embedding, SwiGLU, attention and adapters against PyTorch's own and against fp64."""
 
 import math
 from itertools import pairwise
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from precision import DTYPES, ON_GPU, assert_right, largest, slack_of
 
 import logtrain_kernels as kernels
-from logtrain_kernels import Llama3Scaling, rope_tables
+from logtrain_kernels import Llama3Scaling, dropped_linear, rope_tables
+from logtrain_kernels.dropout import kept_reference, kept_scale
 
 LLAMA31 = Llama3Scaling(
     factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192
@@ -73,6 +74,17 @@ def test_either_result_of_add_rms_norm_may_go_nowhere(wanted, way):
         [torch.randn(5, 24), torch.randn(5, 24), torch.rand(24)],
         torch.float32,
     )
+
+
+def test_a_frozen_weight_gets_no_gradient_and_changes_no_one_elses(way):
+    x, residual, weight = torch.randn(7, 24, requires_grad=True), torch.randn(7, 24), torch.rand(24)
+    gradients = []
+    for trained in (True, False):
+        weight.grad = None
+        loss = sum(y.square().sum() for y in kernels.add_rms_norm(x, residual, weight.requires_grad_(trained), 1e-5))
+        gradients.append(torch.autograd.grad(loss, [x])[0])
+    assert torch.equal(*gradients)
+    assert gradients[0].count_nonzero() > 0
 
 
 def test_the_residual_stream_starts_with_the_first_input(way):
@@ -183,6 +195,74 @@ def test_swiglu(shape, dtype, way):
 def test_swiglu_of_gates_whose_exponential_overflows(dtype, way):
     gate_up = torch.tensor([[-200.0, 200.0, 0.0, -20.0, 0.5, -1.0, 2.0, 1.0]])
     assert_right(kernels.swiglu, swiglu_by_pytorch, swiglu_exact, [gate_up], dtype, slack_of(way, dtype))
+
+
+# Adapters
+
+
+def places(rank, adapted, out):
+    """Of layers (first column, last one's next) below each other, with columns between them that have no adapter."""
+    found, row = [], 0
+    for i, (start, stop) in enumerate(adapted):
+        assert start < stop <= out
+        found.append((slice(start, stop), slice(row, row + stop - start), slice(i * rank, (i + 1) * rank)))
+        row += stop - start
+    return found, row
+
+
+@pytest.fixture(params=[1, 3], ids=["one part", "three parts"])
+def parts(request, monkeypatch):
+    """In how many parts the gradient of A is summed."""
+    monkeypatch.setattr(dropped_linear, "parts", lambda *_: request.param)
+
+
+@DTYPES
+@pytest.mark.parametrize("drop", [0, 3277, 40_000])
+@pytest.mark.parametrize(
+    ("num_tokens", "width", "out", "rank", "adapted"),
+    [
+        (0, 24, 10, 3, [(0, 10)]),
+        (1, 1, 1, 1, [(0, 1)]),
+        (150, 129, 50, 3, [(5, 20), (20, 21), (30, 50)]),  # with columns that have none
+        (64, 200, 48, 16, [(0, 48)]),
+        (130, 96, 64, 16, [(0, 32), (32, 48), (48, 64)]),
+        (200, 48, 40, 33, [(0, 20), (20, 40)]),
+        (70, 40, 24, 130, [(0, 12), (12, 24)]),  # more ranks than the kernels take
+    ],
+    ids=str,
+)
+def test_adapted_linear(num_tokens, width, out, rank, adapted, drop, dtype, way, parts):
+    where, rows = places(rank, adapted, out)
+    weight, scale = (torch.randn(out, width) / width**0.5).bfloat16(), 0.75
+    keys = torch.randint(-(2**62), 2**62, (num_tokens,)) if drop else None
+    dropout = keys, torch.tensor(-(2**61) + 5, device="cpu"), drop
+    mask = kept_reference(*dropout, width) * kept_scale(drop) if drop else 1.0
+
+    def pytorch(x, a, b):
+        y, dropped = F.linear(x, weight.to(x.dtype)), x * torch.as_tensor(mask, dtype=x.dtype)
+        added = torch.zeros_like(y)
+        for columns, rows, ranks in where:
+            added[:, columns] = dropped @ a[ranks].T @ b[rows].T * scale
+        return y + added
+
+    assert_right(
+        lambda x, a, b: kernels.adapted_linear(x, weight.to(x.dtype), a, b, where, scale, *dropout),
+        pytorch,
+        pytorch,
+        [torch.randn(num_tokens, width), torch.randn(rank * len(where), width) / width**0.5, torch.randn(rows, rank)],
+        dtype,
+        slack_of(way, dtype, truncations=2),  # h, and what is made of it
+    )
+
+
+def test_adapters_in_fp32_beside_a_matrix_in_bf16_have_gradients_in_fp32(way):
+    where, _ = places(4, [(0, 12)], 12)
+    x, weight = torch.randn(9, 16).bfloat16().requires_grad_(), torch.randn(12, 16).bfloat16()
+    a, b = torch.randn(4, 16, requires_grad=True), torch.randn(12, 4, requires_grad=True)
+    y = kernels.adapted_linear(x, weight, a, b, where, 0.5, torch.arange(9), torch.tensor(1), 3277)
+    y.sum().backward()
+    assert (y.dtype, x.grad.dtype, a.grad.dtype, b.grad.dtype) == (*[torch.bfloat16] * 2, *[torch.float32] * 2)
+    assert min(a.grad.count_nonzero(), b.grad.count_nonzero()) > 0
 
 
 # Attention

@@ -40,9 +40,16 @@ def few_programs(monkeypatch):
 
 # The functions a model calls, with the shapes of their inputs
 
+MATRIX = torch.randn(31, 24, generator=torch.Generator().manual_seed(1)) / 5
+PLACES = (slice(3, 13), slice(0, 10), slice(0, 3)), (slice(13, 29), slice(10, 26), slice(3, 6))
+DROPOUT = torch.arange(5) * 2**60 + 1309, torch.tensor(77 - 2**62), 20_000  # keys, salt, share: 20,000 of 65,536
 TABLES = rope_tables(torch.tensor([0, 3, 1, 40, 2]), 8, 100.0, None)
 LABELS = torch.tensor([IGNORE, 1, 30, IGNORE, 0])
 FUNCTIONS = {
+    "adapted_linear": (
+        lambda x, a, b: kernels.adapted_linear(x, MATRIX, a, b, PLACES, 0.1, *DROPOUT),
+        *((5, 24), (6, 24), (26, 3)),
+    ),
     "rms_norm": (lambda x, w: kernels.rms_norm(x, w, 1e-5), (5, 24), (24,)),
     "add_rms_norm": (lambda x, r, w: kernels.add_rms_norm(x, r, w, 1e-5), (5, 24), (5, 24), (24,)),
     "rope": (lambda qkv: kernels.rope(qkv, *TABLES, 3, 1), (5, 5, 8)),
@@ -72,11 +79,22 @@ def registered(dtype=torch.float32):
     gate_up, dy, logits = (torch.randn(5, size).to(dtype) for size in (4200, 2100, 8200))
     qkv, dq, dk, dv = (torch.randn(5, heads, 24).to(dtype) for heads in (15, 9, 3, 3))
     labels = torch.tensor([IGNORE, 0, 8199, IGNORE, 8192])
+    h, a, b, y = (torch.randn(*shape).to(dtype) for shape in ((5, 6), (6, 100), (26, 3), (5, 31)))
+    places, many = [3, 13, 0, 10, 0, 3, 13, 29, 10, 26, 3, 6], torch.randn(67, 100).to(dtype)  # PLACES
     return {
+        "dropped_linear": (rows[0], a, *DROPOUT, 1.7),
+        "dropped_linear, nothing dropped": (rows[0], a, None, None, 0, 1.7),
+        "dropped_linear, more ranks than a program takes": (rows[0], many, *DROPOUT, 1.7),
+        "dropped_linear_backward": (h, rows[0], a, *DROPOUT, True),
+        "dropped_linear_backward, dA alone": (h, rows[0], a, *DROPOUT, False),
+        "dropped_linear_backward, nothing dropped": (h, rows[0], a, None, None, 0, True),
+        "adapter_outputs": (h, b, places, 31),
+        "adapter_outputs_backward": (y, h, b, places, 1.7),
         "rms_norm": (rows[0], weight, 1e-5),
         "add_rms_norm": (rows[0], rows[1], weight, 1e-5),
-        "rms_norm_backward": (rows[0], None, rows[2], weight, scale),
-        "rms_norm_backward, add": (*rows, weight, scale),
+        "rms_norm_backward": (rows[0], None, rows[2], weight, scale, True),
+        "rms_norm_backward, add": (*rows, weight, scale, True),
+        "rms_norm_backward, frozen weight": (*rows, weight, scale, False),
         "swiglu": (gate_up,),
         "swiglu_backward_": (dy, gate_up),
         "rope_": (qkv, *tables, 9, 3),

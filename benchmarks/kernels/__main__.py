@@ -1,6 +1,6 @@
 """Evidence about the kernels, beside Liger-Kernel's (extra "bench"). Only --time wants a GPU:
 
-    python -m benchmarks.kernels --compile    machine code: registers, spills, shared memory, occupancy, access widths
+    python -m benchmarks.kernels --compile    machine code: registers, spills, shared memory, occupancy, accesses, loops
     python -m benchmarks.kernels --traffic    bytes loaded and stored, against the least possible
     python -m benchmarks.kernels --time       microseconds, GB/s, TFLOP/s, beside PyTorch eager and compiled as well
 

@@ -25,6 +25,8 @@ ACCESS = re.compile(r"\b(?:LDG|LDGSTS|STG|ATOMG|REDG)\.E((?:\.\w+)*)")  # LDGSTS
 LOADS_AND_STORES = r"(?:tt\.load|tt\.store|ttg\.async_copy_global_to_local)"
 OFFSET_64 = re.compile(r"tt\.addptr .*\bi64|tt\.addptr .*xi64>")
 OF_A_SCALAR = re.compile(LOADS_AND_STORES + r" .*: (?:tensor<1x)?!tt\.ptr<")  # one value a program, however narrow
+LINE = re.compile(r"^(?:(?P<label>\w+):|\S+\s+(?:@\S+\s+)?(?P<name>[A-Z][A-Z0-9]*)[\w.]*\s*(?P<operands>[^;]*);)", re.M)
+LOGIC = {"LOP3", "SHF", "ISETP", "SEL", "PRMT", "IADD3", "VIADD", "LEA", "PLOP3", "VIMNMX", "VIADDMNMX", "P2R"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Binary:
     accesses_16: int  # instructions of 16 bytes or more a thread
     accesses_narrow: int  # narrower ones, those of single values left out
     offsets_64: int  # address computations with offsets of 64 bits: tensors may have 2^31 elements
+    programs: int
+    loop: int  # instructions of the longest loop, and those of them for the units of logic and comparisons
+    loop_logic: int
 
 
 def compiled(launch: Launch, arch: int) -> Binary:
@@ -53,6 +58,7 @@ def compiled(launch: Launch, arch: int) -> Binary:
     widths = access_widths(result.asm["sass"])
     narrow = sum(count for width, count in widths.items() if width < 16)
     shared, warps = result.metadata.shared, result.metadata.num_warps
+    loop = longest_loop(result.asm["sass"])
     return Binary(
         registers=registers,
         spill_bytes=stack + local,
@@ -62,6 +68,9 @@ def compiled(launch: Launch, arch: int) -> Binary:
         accesses_16=widths.total() - narrow,
         accesses_narrow=max(0, narrow - len(OF_A_SCALAR.findall(result.asm["ttgir"]))),
         offsets_64=len(OFFSET_64.findall(result.asm["ttir"])),
+        programs=prod(launch.grid),
+        loop=len(loop),
+        loop_logic=sum(name in LOGIC for name in loop),
     )
 
 
@@ -83,3 +92,18 @@ def access_widths(sass: str) -> Counter[int]:
         bits = [int(m.lstrip("US")) for m in modifiers.split(".") if m.lstrip("US") in ("8", "16", "64", "128", "256")]
         widths[bits[0] // 8 if bits else 4] += 1
     return widths
+
+
+def longest_loop(sass: str) -> list[str]:
+    """The instructions from a label to the last jump back to it, by name."""
+    names: list[str] = []
+    labels: dict[str, int] = {}
+    loops: list[list[str]] = [[]]
+    for line in LINE.finditer(sass):
+        if line["label"]:
+            labels[line["label"]] = len(names)
+            continue
+        names.append(line["name"])
+        if line["name"] == "BRA" and line["operands"].split()[-1] in labels:
+            loops.append(names[labels[line["operands"].split()[-1]] :])
+    return max(loops, key=len)

@@ -12,9 +12,9 @@ from benchmarks.kernels.table import show
 
 ARCHITECTURES = (90, 80, 100)  # H100 is what counts; A100 and B200 to know
 COLUMNS = {
-    "library": 8, "op": 21, "kernel": 35, "shape": 5, "arch": 6, "num_warps": 9, "registers": 9, "spill_bytes": 11,
+    "library": 8, "op": 28, "kernel": 35, "shape": 5, "arch": 6, "num_warps": 9, "registers": 9, "spill_bytes": 11,
     "shared_bytes": 12, "occupancy": 9, "accesses_16": 11, "accesses_narrow": 15,
-    "offsets_64": 10,
+    "offsets_64": 10, "programs": 8, "loop": 6, "loop_logic": 10,
 }  # fmt: skip
 
 
@@ -22,7 +22,7 @@ def rows(models: list[str], libraries: list[str], architectures: list[int]) -> I
     for operation in OPERATIONS:
         for model in models:
             work = operation(MODELS[model], TOKENS, "meta")
-            for library in libraries:
+            for library in (name for name in libraries if getattr(work, name)):
                 for launch in launches_of(getattr(work, library)):
                     for arch in architectures:
                         yield {

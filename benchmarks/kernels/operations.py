@@ -14,6 +14,7 @@ from liger_kernel.ops import rope as liger_rope
 from liger_kernel.ops import swiglu as liger_swiglu
 from torch import Tensor
 
+from benchmarks.kernels.adapters import ADAPTERS
 from benchmarks.kernels.head import softmax_gradient, softmax_loss
 from benchmarks.kernels.shapes import Shape
 from benchmarks.kernels.work import Work, both, normal, size
@@ -46,7 +47,7 @@ def rms_norm_backward(s: Shape, T: int, device: str) -> Work:
     dy, x, w = normal(T, s.D, device=device), normal(T, s.D, device=device), normal(s.D, device=device)
     scale, (block, warps) = torch.ones(T, device=device), liger_rms_norm.calculate_settings(s.D)
     return Work(
-        logtrain=lambda: rms_norm_backward_op(dy, None, x, w, scale),
+        logtrain=lambda: rms_norm_backward_op(dy, None, x, w, scale, True),
         liger=lambda: liger_rms_norm.rms_norm_backward(
             dy, x, w, scale, 0.0, LIGER_CASTING_CODE, block, warps, True, None
         ),
@@ -78,7 +79,7 @@ def add_rms_norm_backward(s: Shape, T: int, device: str) -> Work:
     dy, dr, x, r, w = *(normal(T, s.D, device=device) for _ in range(4)), normal(s.D, device=device)
     scale, (block, warps) = torch.ones(T, device=device), liger_rms_norm.calculate_settings(s.D)
     return Work(
-        logtrain=lambda: rms_norm_backward_op(dy, dr, r, w, scale),
+        logtrain=lambda: rms_norm_backward_op(dy, dr, r, w, scale, True),
         liger=lambda: liger_add_rms_norm.fused_add_rms_norm_backward(
             dy, dr, r, w, scale, 0.0, LIGER_CASTING_CODE, block, warps, 2, True
         ),
@@ -162,4 +163,5 @@ OPERATIONS = (
     swiglu_backward,
     softmax_gradient,
     softmax_loss,
+    *ADAPTERS,
 )

@@ -24,7 +24,7 @@ class OneForItem(TorchDispatchMode):
     """Tensors on meta have no values; Liger asks for one (how many targets there are) and gets 1."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten._local_scalar_dense.default:
+        if function is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return 1
         return function(*args, **(kwargs or {}))
 

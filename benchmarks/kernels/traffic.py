@@ -1,7 +1,7 @@
 """Bytes every operation of both libraries moves, counted in Triton's interpreter and held against the least possible.
 
-Counts are linear in T as soon as each of the H100's programs has a row. So a count at two small T gives the one at T =
-8,192, and a third small T must lie on the line.
+Counts are linear in T as soon as each of the H100's programs has its rows. So a count at two small T gives the one at
+T = 8,192, and a third small T must lie on the line.
 """
 
 from argparse import Namespace
@@ -12,17 +12,22 @@ import triton.language as tl
 from liger_kernel.ops import fused_add_rms_norm as liger_add_rms_norm
 from liger_kernel.ops import rms_norm as liger_rms_norm
 
+from benchmarks.kernels.adapters import ADAPTERS
 from benchmarks.kernels.counter import Count, count_of
 from benchmarks.kernels.operations import OPERATIONS, add_rms_norm_backward, rms_norm_backward
 from benchmarks.kernels.pretend import pretended_h100
 from benchmarks.kernels.shapes import MODELS, TOKENS, Shape
 from benchmarks.kernels.table import show
 from benchmarks.kernels.work import Operation
+from logtrain_kernels import dropped_linear
 
+PARTS = dropped_linear.parts
 FEW = (1, 2, 3)
-A_ROW_A_PROGRAM = dict.fromkeys((rms_norm_backward, add_rms_norm_backward), (264, 265, 266))  # 132 or 264 start
+COUNTED = dict.fromkeys((rms_norm_backward, add_rms_norm_backward), (264, 265, 266))  # 132 or 264 programs, a row each
+COUNTED |= dict.fromkeys(ADAPTERS, (64, 128, 192))  # programs of 64 rows
+LEFT_OUT = ADAPTERS[2:]  # the same kernels at another width, which take the interpreter minutes
 COLUMNS = {
-    "library": 8, "op": 21, "shape": 5, "counted_tokens": 14, "counted_bytes": 13, "bytes_moved": 13,
+    "library": 8, "op": 28, "shape": 5, "counted_tokens": 14, "counted_bytes": 13, "bytes_moved": 13,
     "bytes_minimum": 13, "ratio": 6, "bytes_around": 12, "bytes_cached": 12,
 }  # fmt: skip
 
@@ -32,12 +37,18 @@ def rsqrt(x: tl.tensor) -> tl.tensor:
     return tl.math.rsqrt(x)
 
 
+def parts(_T: int, *others: int) -> int:
+    """In how many sums the gradient of A is made where there are all tokens."""
+    return PARTS(TOKENS, *others)
+
+
 def figures(operation: Operation, shape: Shape, T: int, library: str) -> dict[str, int]:
     work = operation(shape, T, "cpu")
     with (
         pretended_h100("cpu"),
         mock.patch.object(liger_rms_norm, "rsqrt", rsqrt),
         mock.patch.object(liger_add_rms_norm, "rsqrt", rsqrt),
+        mock.patch.object(dropped_linear, "parts", parts),
     ):
         count: Count = count_of(getattr(work, library))
     return {
@@ -49,10 +60,11 @@ def figures(operation: Operation, shape: Shape, T: int, library: str) -> dict[st
 
 
 def rows(models: list[str], libraries: list[str]) -> Iterator[dict]:
-    for operation in OPERATIONS:
-        first, second, third = A_ROW_A_PROGRAM.get(operation, FEW)
+    for operation in (each for each in OPERATIONS if each not in LEFT_OUT):
+        first, second, third = COUNTED.get(operation, FEW)
         for model in models:
-            for library in libraries:
+            work = operation(MODELS[model], 1, "meta")
+            for library in (name for name in libraries if getattr(work, name)):
                 a, b, c = (figures(operation, MODELS[model], T, library) for T in (first, second, third))
                 assert all(c[key] - b[key] == b[key] - a[key] for key in a), "not linear in T: cannot be continued"
                 full = {key: a[key] + (b[key] - a[key]) * (TOKENS - first) // (second - first) for key in a}
@@ -64,7 +76,7 @@ def rows(models: list[str], libraries: list[str]) -> Iterator[dict]:
                     "counted_bytes": c["bytes_moved"],
                     **full,
                     "ratio": round(full["bytes_moved"] / full["bytes_minimum"], 4),
-                    "note": operation(MODELS[model], 1, "meta").note,
+                    "note": work.note,
                 }
 
 

@@ -5,6 +5,7 @@ Needs torch and triton only; knows nothing of logtrain. Shapes in names: T token
 feed-forward width, N query heads, K key-value heads, H head width, V vocabulary.
 """
 
+from logtrain_kernels.adapted_linear import adapted_linear
 from logtrain_kernels.attention import (
     AttentionBackend,
     Places,
@@ -15,6 +16,7 @@ from logtrain_kernels.attention import (
     use_attention,
 )
 from logtrain_kernels.device import interpreted, pretended_gpu
+from logtrain_kernels.dropout import dropout_steps
 from logtrain_kernels.linear_cross_entropy import (
     IGNORE,
     linear_cross_entropy,
@@ -30,12 +32,14 @@ __all__ = [
     "AttentionBackend",
     "Llama3Scaling",
     "Places",
+    "adapted_linear",
     "add_rms_norm",
     "add_rms_norm_reference",
     "attention",
     "attention_reference",
     "cached_attention",
     "cached_attention_reference",
+    "dropout_steps",
     "interpreted",
     "linear_cross_entropy",
     "linear_cross_entropy_reference",

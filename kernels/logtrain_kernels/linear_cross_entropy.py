@@ -133,11 +133,11 @@ def add_product(total_VD: Tensor | None, dlogits_CV: Tensor, x_CD: Tensor) -> Te
 
 @shape_wrapper
 def addmm_flop(_total, a_shape, b_shape, *_, out_shape=None, **__) -> int:
-    """In the place of torch 2.13's, which fails where `out_dtype` is given."""
+    """In the place of torch 2.13's, which fails where `out_dtype` is given and does not know addmm_."""
     return 2 * a_shape[0] * a_shape[1] * b_shape[1]
 
 
-flop_registry[torch.ops.aten.addmm] = addmm_flop
+flop_registry[torch.ops.aten.addmm] = flop_registry[torch.ops.aten.addmm_] = addmm_flop
 
 
 class LinearCrossEntropy(torch.autograd.Function):

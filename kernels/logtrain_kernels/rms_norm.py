@@ -59,7 +59,7 @@ def forward_kernel(
 @triton.jit
 def backward_kernel(
     dy_TD, dr_TD, r_TD, weight_D, scale_T, dx_TD, dw_PD, T,
-    D: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    D: tl.constexpr, ADD: tl.constexpr, FOR_WEIGHT: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, BLOCK)
     inside = column < D
@@ -71,13 +71,15 @@ def backward_kernel(
         dy = tl.load(dy_TD + at, mask=inside, other=0.0).to(tl.float32)
         scale = tl.load(scale_T + row)
         n = tl.load(r_TD + at, mask=inside, other=0.0).to(tl.float32) * scale
-        dw += n * dy
+        if FOR_WEIGHT:
+            dw += n * dy
         dn = dy * weight
         dx = scale * (dn - n * (tl.sum(n * dn) / D))
         if ADD:
             dx += tl.load(dr_TD + at, mask=inside, other=0.0).to(tl.float32)
         tl.store(dx_TD + at, dx.to(dx_TD.dtype.element_ty), mask=inside)
-    tl.store(dw_PD + tl.program_id(0) * D + column, dw, mask=inside)
+    if FOR_WEIGHT:
+        tl.store(dw_PD + tl.program_id(0) * D + column, dw, mask=inside)
 
 
 def forward_launch(D: int) -> dict[str, int]:
@@ -140,24 +142,26 @@ def _(x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[
 
 @torch.library.custom_op("logtrain::rms_norm_backward", mutates_args=())
 def rms_norm_backward_op(
-    dy_TD: Tensor, dr_TD: Tensor | None, r_TD: Tensor, weight_D: Tensor, scale_T: Tensor
+    dy_TD: Tensor, dr_TD: Tensor | None, r_TD: Tensor, weight_D: Tensor, scale_T: Tensor, for_weight: bool
 ) -> tuple[Tensor, Tensor]:
-    """-> (dx [T, D], dw [D]); `dr`: what else reaches r, None for nothing."""
+    """-> (dx [T, D], dw [D], or nothing where it is not wanted); `dr`: what else reaches r, None for nothing."""
     dy_TD, r_TD, weight_D = dy_TD.contiguous(), r_TD.contiguous(), weight_D.contiguous()
     dr_TD = None if dr_TD is None else dr_TD.contiguous()
     T, D = dy_TD.shape
     programs = min(T, num_processors(dy_TD.device))
-    dx_TD, dw_PD = torch.empty_like(dy_TD), dy_TD.new_empty(programs, D, dtype=torch.float32)
+    dx_TD = torch.empty_like(dy_TD)
+    dw_PD = dy_TD.new_empty(programs, D, dtype=torch.float32) if for_weight else dy_TD.new_empty(0)
     if T:
         tensors = (dy_TD, dr_TD, r_TD, weight_D, scale_T, dx_TD, dw_PD)
         row_bytes = (2 + (dr_TD is not None)) * D * dy_TD.element_size()
-        backward_kernel[(programs,)](*tensors, T, D=D, ADD=dr_TD is not None, **backward_launch(D, row_bytes))
-    return dx_TD, dw_PD.sum(0).to(weight_D.dtype)
+        flags = {"ADD": dr_TD is not None, "FOR_WEIGHT": for_weight}
+        backward_kernel[(programs,)](*tensors, T, D=D, **flags, **backward_launch(D, row_bytes))
+    return dx_TD, dw_PD.sum(0).to(weight_D.dtype) if for_weight else dw_PD
 
 
 @rms_norm_backward_op.register_fake
-def _(dy_TD, dr_TD, r_TD, weight_D, scale_T) -> tuple[Tensor, Tensor]:
-    return dy_TD.new_empty(dy_TD.shape), weight_D.new_empty(weight_D.shape)
+def _(dy_TD, dr_TD, r_TD, weight_D, scale_T, for_weight) -> tuple[Tensor, Tensor]:
+    return dy_TD.new_empty(dy_TD.shape), weight_D.new_empty(weight_D.shape) if for_weight else dy_TD.new_empty(0)
 
 
 def save_sum(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -180,7 +184,9 @@ def gradients(ctx, dy_TD: Tensor | None, dr_TD: Tensor | None) -> tuple[Tensor |
     if dy_TD is None:
         return dr_TD, None
     r_TD, weight_D, scale_T = ctx.saved_tensors
-    return rms_norm_backward_op(dy_TD, dr_TD, r_TD, weight_D, scale_T)
+    for_weight = ctx.needs_input_grad[-2]  # a frozen one's is not computed
+    dx_TD, dw_D = rms_norm_backward_op(dy_TD, dr_TD, r_TD, weight_D, scale_T, for_weight)
+    return dx_TD, dw_D if for_weight else None
 
 
 rms_norm_op.register_autograd(rms_norm_backward, setup_context=save_sum)
