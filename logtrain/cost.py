@@ -137,7 +137,7 @@ def seconds(op: Op, gpu: Gpu, workload: Workload) -> float:
     if op.kind in COLLECTIVES:
         return gpu.collective_seconds(op)
     if op.kind == "product":
-        return gpu.launch + gpu.product_seconds(op)
+        return op.launches * gpu.launch + gpu.product_seconds(op)
     if op.kind == "attention":
         return op.launches * gpu.launch + workload.attention_seconds(op, gpu)
     bandwidth = gpu.compiled_bandwidth if op.name == "compiled" else gpu.bandwidth

@@ -46,7 +46,7 @@ class JobConfig:
     resume: Literal["none", "auto"] = "none"
     """auto: go on from the newest complete checkpoint of this run, or start it."""
     seed: int = 1309
-    """Decides packing, row order and random weights."""
+    """Decides packing, row order, random weights and what dropout drops."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute precision; master weights are fp32 in any case. auto: bfloat16 on GPUs, float32 on CPUs."""
     export_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -66,13 +66,6 @@ class JobConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-
-    def __post_init__(self):
-        if self.compile and self.lora.rank and self.lora.dropout:
-            raise ValueError(
-                f"compile = true, lora.dropout = {self.lora.dropout}: torch.compile knows no generator of each row's "
-                f"own; switch one of them off"
-            )
 
 
 MAY_CHANGE = (  # by a resumed run: the losses do not depend on them beyond rounding

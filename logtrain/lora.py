@@ -3,25 +3,24 @@
     y = x W^T + s * drop(x) A^T B^T        A [r, D], B [out, r], s = alpha / r; B starts at zero
 
 Adapters belong to the published layers (q_proj, ..., down_proj). Several of those are one matrix here, so their As lie
-below each other, and one product gives all their drop(x) A^T; each B then adds its part to its own columns of y, within
-the matrix product. No gradient of W is computed.
+below each other, and so do their Bs (`adapted_linear` of logtrain_kernels). No gradient of W is computed.
 
-Dropout is a pure function of (seed, row, layer), so that a resumed run and any number of ranks drop the same elements.
-
-Shapes in names: T tokens, D in features, O out features, P adapters of a matrix, R = P * r.
+What is dropped is a pure function of (seed, epoch, row, position in it, layer, feature): a resumed run, a recomputed
+block and any number of ranks drop the same elements.
 """
 
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from logtrain.model import Llama, LlamaConfig
+from logtrain_kernels import adapted_linear, dropout_steps
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Rows = Callable[[str, int, int], Iterable[Tensor]]
@@ -34,7 +33,7 @@ class LoraConfig:
     alpha: float = 32.0
     """What an adapter adds counts alpha / rank times."""
     dropout: float = 0.0
-    """Share of an adapter's inputs that are dropped in training."""
+    """Share of an adapter's inputs that are dropped in training, to the nearest of 65,536 steps."""
     targets: tuple[Target, ...] = get_args(Target)
     """Layers with adapters, by their Hugging Face names."""
 
@@ -96,68 +95,25 @@ def num_parameters(shape: LlamaConfig, config: LoraConfig) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-# ---- the layer
-
-
-def dropped(x_TD: Tensor, share: float, seeds: tuple[int, ...]) -> Tensor:
-    """x with a share of its elements set to 0 and the others scaled up; `seeds`: one for each packed row of x."""
-    if not seeds:
-        return x_TD
-    mask_TD = torch.empty_like(x_TD)
-    for seed, row in zip(seeds, mask_TD.chunk(len(seeds)), strict=True):
-        row.bernoulli_(1 - share, generator=torch.Generator(x_TD.device).manual_seed(seed))
-    return mask_TD.mul_(x_TD).mul_(1 / (1 - share))
-
-
-class AdaptedProduct(torch.autograd.Function):
-    """y = x W^T plus what each adapter adds to its columns; only the adapters' gradients and x's."""
-
-    @staticmethod
-    def forward(ctx, x_TD: Tensor, weight_OD: Tensor, a_RD: Tensor, b_Or: Tensor, layer: "LoraLinear", seeds):
-        y_TO, h_TR = x_TD @ weight_OD.T, dropped(x_TD, layer.dropout, seeds) @ a_RD.to(x_TD.dtype).T
-        for _, columns, rows, ranks in layer.adapters:
-            y_TO[:, columns].addmm_(h_TR[:, ranks], b_Or[rows].to(x_TD.dtype).T, alpha=layer.scale)
-        ctx.save_for_backward(x_TD, weight_OD, a_RD, b_Or, h_TR)
-        ctx.layer, ctx.seeds = layer, seeds
-        return y_TO
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy_TO: Tensor):
-        x_TD, weight_OD, a_RD, b_Or, h_TR = ctx.saved_tensors
-        layer, dtype = ctx.layer, x_TD.dtype
-        dh_TR, db_Or = torch.empty_like(h_TR), torch.empty_like(b_Or)
-        for _, columns, rows, ranks in layer.adapters:
-            dy = dy_TO[:, columns]
-            dh_TR[:, ranks] = dy @ b_Or[rows].to(dtype) * layer.scale
-            db_Or[rows] = dy.T @ h_TR[:, ranks] * layer.scale
-        da_RD = dh_TR.T @ dropped(x_TD, layer.dropout, ctx.seeds)
-        dx_TD = None
-        if ctx.needs_input_grad[0]:
-            dx_TD = dy_TO @ weight_OD
-            if ctx.seeds:
-                dx_TD += dropped(dh_TR @ a_RD.to(dtype), layer.dropout, ctx.seeds)
-            else:
-                dx_TD.addmm_(dh_TR, a_RD.to(dtype))
-        return dx_TD, None, da_RD.to(a_RD.dtype), db_Or, None, None
-
-
 class LoraLinear(nn.Module):
-    """One of our matrices with its adapters. `row_seeds`: the model's, one for each packed row of its input."""
+    """One of our matrices with its adapters. `keys`: the model's, of the tokens under way."""
 
-    def __init__(self, base: nn.Linear, name: str, adapters: list[Adapter], config: LoraConfig, row_seeds: list[int]):
+    def __init__(self, base: nn.Linear, name: str, adapters: list[Adapter], config: LoraConfig, keys: list[Tensor]):
         super().__init__()
-        self.name, self.adapters, self.row_seeds = name, adapters, row_seeds
-        self.scale, self.dropout = config.alpha / config.rank, config.dropout
+        self.places, self.keys = [adapter[1:] for adapter in adapters], keys
+        self.scale, self.drop = config.alpha / config.rank, dropout_steps(config.dropout)
+        salt = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True)
+        self.salt = torch.tensor(salt, device="cpu")
         self.weight = base.weight
         self.lora_A = nn.Parameter(torch.empty(adapters[-1].ranks.stop, base.in_features, device="meta"))
         self.lora_B = nn.Parameter(torch.empty(adapters[-1].rows.stop, config.rank, device="meta"))
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        drops = self.dropout and torch.is_grad_enabled()
-        # Hashed, for of a seed the generator of CPUs takes 32 bits only.
-        seeds = tuple(zlib.crc32(f"{seed} {self.name}".encode()) for seed in self.row_seeds) if drops else ()
-        return AdaptedProduct.apply(x_TD, self.weight, self.lora_A, self.lora_B, self, seeds)
+        tensors = x_TD, self.weight, self.lora_A, self.lora_B
+        if not (self.drop and torch.is_grad_enabled()):
+            return adapted_linear(*tensors, self.places, self.scale)
+        assert len(self.keys) == 1, "the batch has no keys to draw dropout from"
+        return adapted_linear(*tensors, self.places, self.scale, self.keys[0], self.salt, self.drop)
 
 
 def adapt(model: Llama, config: LoraConfig, dtype: torch.dtype) -> None:
@@ -166,7 +122,7 @@ def adapt(model: Llama, config: LoraConfig, dtype: torch.dtype) -> None:
     for i, block in enumerate(model.blocks):
         for path, of_matrix in adapters(model.config, config).items():
             base = block.get_submodule(path)
-            block.set_submodule(path, LoraLinear(base, f"blocks.{i}.{path}", of_matrix, config, model.row_seeds))
+            block.set_submodule(path, LoraLinear(base, f"blocks.{i}.{path}", of_matrix, config, model.keys))
 
 
 # ---- where its weights come from and go to

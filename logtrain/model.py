@@ -9,7 +9,6 @@ The query, key and value projections are one matrix, gate and up another, so tha
 """
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from logtrain_kernels import AttentionBackend as AttentionBackend  # job.py chooses; only this file knows the kernels
+from logtrain_kernels import AttentionBackend as AttentionBackend  # job.py chooses, but does not know the kernels
 from logtrain_kernels import (
     Llama3Scaling,
     add_rms_norm,
@@ -125,7 +124,10 @@ class Block(nn.Module):
 
 KEPT = {  # the matrix products, and attention as CPUs and GPUs run it
     "aten.mm.default",
+    "aten.addmm.default",  # what a compiler makes of the next
     "aten.addmm_.default",  # adds to a kept product: a second time would add twice
+    "logtrain.dropped_linear.default",
+    "logtrain.adapter_outputs.default",
     "aten._scaled_dot_product_flash_attention_for_cpu.default",
     "torch_attn._varlen_attn.default",
     "flash_attn._flash_attn_varlen_forward.default",
@@ -169,7 +171,7 @@ class Llama(nn.Module):
         self.head = LossHead(config)
         if config.tied:
             self.head.weight = self.embedding.weight
-        self.row_seeds: list[int] = []  # of the rows under way: what adapters drop is drawn from them
+        self.keys: list[Tensor] = []  # of the tokens under way, for the adapters' dropout
 
     def forward(
         self,
@@ -178,15 +180,15 @@ class Llama(nn.Module):
         positions_T: Tensor,
         cu_seqlens: Tensor,
         max_seqlen: int,
-        row_seeds: Sequence[int] = (),
+        keys_T: Tensor | None = None,
     ) -> Tensor:
         """Cross-entropy summed over this batch's targets, fp32 scalar, in nats. With `labels_T = None`: the logits
         [T, V].
 
         tokens int64 [T], labels int64 [T] (-100: no target), positions int32 [T] within each document, cu_seqlens
-        int32. `row_seeds`: a number for each packed row, for dropout.
+        int32. keys int64 [T]: 64 random bits a token, for dropout.
         """
-        self.row_seeds[:] = row_seeds
+        self.keys[:] = [] if keys_T is None else [keys_T]
         tables = self.angles(positions_T)
         x_TD, residual_TD = self.embedding(tokens_T), None
         for block in self.blocks:

@@ -131,6 +131,36 @@ def attention_op(op: Op, tensors: list[Tensor]) -> None:
         op.launches = 3 + 2 * bool(grouped)  # dO . O, the kernel, dq's conversion; two sums
 
 
+def dropped_linear(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
+    """A product as long as reading x takes."""
+    (T, D), R = args[0].shape, len(args[1])
+    op.kind, op.shape, op.flops = "product", (T, R, D, 1), 2 * T * R * D
+
+
+def dropped_linear_backward(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
+    """The masked product for dx, unless nobody wants it, and dA, which is summed in fp32 in parts of the tokens
+    (`parts` in dropped_linear.py, on 132 processors).
+    """
+    (T, R), D, products = args[0].shape, args[1].shape[1], 1 + args[6]
+    programs = -(-D // 64)
+    partial = 4 * R * D * max(1, 264 // programs, min(T // (40 * R), -(-1056 // programs)))
+    op.read, op.written, op.launches = op.read + partial, op.written + partial, 2
+    op.kind, op.shape, op.flops = "product", (R, D, T, products), products * 2 * T * R * D
+
+
+def adapter_outputs(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
+    """A product for each adapter: its part of h with its B, written to its columns."""
+    T, (columns, r), adapters = len(args[0]), args[1].shape, len(args[2]) // 6
+    op.kind, op.shape, op.flops, op.launches = "product", (T, columns, r, 1), 2 * T * columns * r, adapters
+
+
+def adapter_outputs_backward(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
+    """Two products for each adapter: both read its columns of dy."""
+    T, (columns, r), adapters = len(args[1]), args[2].shape, len(args[3]) // 6
+    op.kind, op.shape, op.flops, op.launches = "product", (T, r, columns, 2), 4 * T * columns * r, 2 * adapters
+    op.read += T * columns * args[0].element_size()
+
+
 def rope_in_place(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
     qkv, num_heads, num_kv_heads = args[0], args[3], args[4]
     turned = size_of(qkv) * (num_heads + num_kv_heads) // qkv.shape[1]  # values stay as they are
@@ -142,10 +172,10 @@ def softmax_gradient(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
     op.read += size_of(args[0]) if args[2] else 0
 
 
-def norm_backward(op: Op, _args: tuple, outputs: list[Tensor]) -> None:
-    """The weight's gradient is summed per program in fp32, then over programs."""
+def norm_backward(op: Op, args: tuple, outputs: list[Tensor]) -> None:
+    """The weight's gradient, if it is wanted, is summed per program in fp32, then over programs."""
     partial = 4 * 264 * outputs[1].numel()
-    op.read, op.written, op.launches = op.read + partial, op.written + partial, 3
+    op.read, op.written, op.launches = op.read + partial, op.written + partial, 3 if args[5] else 1
 
 
 def dense_embedding_gradient(op: Op, args: tuple, outputs: list[Tensor]) -> None:
@@ -173,6 +203,10 @@ NOTES = {
     "logsumexp": logsumexp,
     "all_gather_copy_in": gather_copy_in,
     "_fused_adamw_": fused_adamw,
+    "adapter_outputs": adapter_outputs,
+    "adapter_outputs_backward": adapter_outputs_backward,
+    "dropped_linear": dropped_linear,
+    "dropped_linear_backward": dropped_linear_backward,
     "rope_": rope_in_place,
     "softmax_gradient_": softmax_gradient,
     "rms_norm_backward": norm_backward,

@@ -163,7 +163,7 @@ def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype:
         reduce_dtype=getattr(torch, config.reduce_dtype),
         cast_forward_inputs=False,  # the rotary tables stay fp32
     )
-    reshard = config.reshard_after_forward
+    reshard = config.reshard_after_forward and not kept_out  # adapters alone are small, and cast again each time
     place = functools.partial(fully_shard, mesh=mesh, mp_policy=policy, ignored_params=kept_out)
     for block in model.blocks:
         last = block is model.blocks[-1]  # its backward comes next: freed, it would be gathered again at once

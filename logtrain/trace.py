@@ -94,11 +94,11 @@ def trace_step(config: JobConfig, llama: LlamaConfig, gpus: int, on_gpu: bool = 
         trainer = make_trainer(config, model, optimizer, gpus)
         recorder.own(list(model.parameters()), "weights")
         with recorder:
-            trainer.train_step(pretended_step(1, tokens, loader.rows_per_batch))  # creates the optimizer's state
+            trainer.train_step(pretended_step(1, tokens))  # creates the optimizer's state
             recorder.own(optimizer.state, "optimizer")
             begin, recorder.phase, recorder.micro_batch = len(recorder.ops), "forward", 0
             held = recorder.live
-            step = pretended_step(traced, tokens, loader.rows_per_batch)
+            step = pretended_step(traced, tokens)
             trainer.optimizer = GradientsSeen(optimizer, recorder, model)
             trainer.train_step(step)
         found = peak(recorder.ops, recorder.memory, begin)
@@ -135,22 +135,22 @@ def make_trainer(config: JobConfig, model, optimizer, gpus: int) -> Trainer:
     )
 
 
-def pretended_step(micro_batches: int, tokens: int, rows: int) -> Step:
-    batches = [PretendedBatch(tokens, rows) for _ in range(micro_batches)]
+def pretended_step(micro_batches: int, tokens: int) -> Step:
+    batches = [PretendedBatch(tokens) for _ in range(micro_batches)]
     return Step(batches, tokens=tokens, targets=tokens, attention_pairs=0)
 
 
 class PretendedBatch:
     """Batch.model_inputs without contents."""
 
-    def __init__(self, tokens: int, rows: int):
-        self.tokens, self.rows = tokens, rows
+    def __init__(self, tokens: int):
+        self.tokens = tokens
 
     def model_inputs(self, device: torch.device) -> tuple:
         ids = torch.empty(self.tokens, dtype=torch.long, device=device)
         labels, positions = torch.empty_like(ids), torch.empty(self.tokens, dtype=torch.int32, device=device)
         cu_seqlens = torch.empty(self.tokens // 64 + 2, dtype=torch.int32, device=device)
-        return ids, labels, positions, cu_seqlens, self.tokens, tuple(range(self.rows))
+        return ids, labels, positions, cu_seqlens, self.tokens, torch.empty_like(ids)
 
 
 def renumbered(ops: list[Op], begin: int) -> list[Op]:

@@ -27,7 +27,7 @@ LAYERS = {
 LAYER_OF = {f"logtrain.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
 LAYER_OF |= {"logtrain": -1, "logtrain.data": -1}  # run before any of their modules, so they can import none
 NATIVE = "logtrain._pack"  # compiled from csrc/
-ONLY_IN = {NATIVE: ("logtrain.data.pack",), "logtrain_kernels": ("logtrain.model", "logtrain.trace")}
+ONLY_IN = {NATIVE: ("logtrain.data.pack",), "logtrain_kernels": ("logtrain.model", "logtrain.lora", "logtrain.trace")}
 NEVER = {("logtrain.trainer", "logtrain.tokenizer"), ("logtrain.trainer", "logtrain.hf")}  # it takes built objects
 KERNELS_MAY_IMPORT = {"torch", "triton", "logtrain_kernels"} | sys.stdlib_module_names
 

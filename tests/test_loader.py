@@ -58,12 +58,13 @@ def targets_of(split: Split) -> list[int]:
 
 
 def rows_of(batch: Batch) -> list[tuple]:
-    """Each row of a batch: tokens, labels, positions and where documents start in it."""
+    """Each row of a batch: tokens, labels, positions, where documents start in it, and its tokens' keys."""
     starts = sorted(set(batch.cu_seqlens.tolist()))
     rows = []
     for at in range(0, len(batch.tokens_T), SEQ_LEN):
-        parts = [part[at : at + SEQ_LEN].tolist() for part in (batch.tokens_T, batch.labels_T, batch.positions_T)]
-        rows.append((*map(tuple, parts), tuple(start - at for start in starts if at <= start < at + SEQ_LEN)))
+        of_tokens = batch.tokens_T, batch.labels_T, batch.positions_T, batch.keys_T
+        *parts, keys = (tuple(part[at : at + SEQ_LEN].tolist()) for part in of_tokens)
+        rows.append((*parts, tuple(start - at for start in starts if at <= start < at + SEQ_LEN), keys))
     return rows
 
 
@@ -77,11 +78,7 @@ def same(step: Step, other: Step) -> bool:
     """The same batches in the same order, and the same counts."""
     counts = [(s.tokens, s.targets, s.attention_pairs, len(s.batches)) for s in (step, other)]
     return counts[0] == counts[1] and all(
-        (mine.max_seqlen, mine.row_seeds) == (theirs.max_seqlen, theirs.row_seeds)
-        and all(
-            torch.equal(*pair)
-            for pair in zip(mine.model_inputs("cpu")[:-2], theirs.model_inputs("cpu")[:-2], strict=True)
-        )
+        mine.max_seqlen == theirs.max_seqlen and all(map(torch.equal, mine.tensors(), theirs.tensors()))
         for mine, theirs in zip(step.batches, other.batches, strict=True)
     )
 
@@ -120,14 +117,32 @@ def test_epochs_and_seeds_differ_in_order_and_in_company(tmp_path):
         assert len(beginning[0] & beginning[1]) < len(beginning[0]) / 2
 
 
+def test_no_two_tokens_of_a_run_have_the_same_key_nor_have_those_of_another_seed(split):
+    """Over two epochs; which keys a row has does not depend on what is in it."""
+    found = []
+    for seed in (0, 7, 8):
+        steps = loader(split, seed=seed, rows_per_batch=4)
+        batches = [batch for step in range(2 * steps.steps_per_epoch) for batch in steps.at(step).batches]
+        found.append(torch.cat([batch.keys_T for batch in batches]))
+        assert len(found[-1]) == 2 * steps.steps_per_epoch * 8 * SEQ_LEN
+    keys = torch.cat(found)
+    assert len(keys.unique()) == len(keys)
+    for bits in (keys & 0xFF, (keys >> 56) & 0xFF):  # 256 values, each as often as chance would have it
+        expected = len(keys) / 256
+        chi_square = ((bits.bincount(minlength=256) - expected) ** 2 / expected).sum().item()
+        assert abs(chi_square - 255) < 4.5 * (2 * 255) ** 0.5
+
+
 def test_the_last_step_of_an_epoch_is_filled_with_empty_rows(split, attention):
     steps = loader(split, attention=attention)
     missing = steps.steps_per_epoch * 8 - steps.num_rows
     assert 0 < missing < 8  # else this test says nothing
-    rows = rows_of_step(split, steps.steps_per_epoch - 1, attention=attention)
+    last, before = (
+        [row[:-1] for row in rows_of_step(split, steps.steps_per_epoch - back, attention=attention)] for back in (1, 2)
+    )
     empty = (PAD,) * SEQ_LEN, (IGNORE,) * SEQ_LEN, tuple(range(SEQ_LEN)), (0,)
-    assert rows.count(empty) == missing
-    assert empty not in rows_of_step(split, steps.steps_per_epoch - 2, attention=attention)
+    assert last.count(empty) == missing
+    assert empty not in before
 
 
 # A pure function of (seed, step)

@@ -2,7 +2,9 @@
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -13,15 +15,19 @@ from safetensors.torch import load_file, save_file
 from synthetic import edit_json, read_model, write_data, write_model
 from test_model import load_transformers, packed, random_documents, relative_difference
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-from logtrain import adapter, hf, lora
-from logtrain.data.loader import Loader, LoaderConfig
+from logtrain import adapter, hf
+from logtrain import model as llama
+from logtrain.data.loader import Loader, LoaderConfig, token_keys
 from logtrain.data.shards import Split
-from logtrain.lora import AdaptedProduct, LoraConfig, LoraLinear, adapt, adapters, dropped, new_rows, num_parameters
+from logtrain.lora import LoraConfig, LoraLinear, adapt, adapters, new_rows, num_parameters
 from logtrain.metrics import model_flops
-from logtrain.model import Llama
+from logtrain.model import Llama, LlamaConfig, RandomWeights
 from logtrain.parallel import materialize
+from logtrain_kernels.dropout import kept_reference, kept_scale
 
 CPU = torch.device("cpu")
 TARGETS = {
@@ -288,7 +294,7 @@ def test_what_peft_writes_of_features_not_in_use_is_accepted(folder_of, tmp_path
 
 
 class Products(TorchDispatchMode):
-    """Shapes of the results of all matrix products, and what they cost."""
+    """What all matrix products cost, and the shapes of their results."""
 
     def __init__(self):
         super().__init__()
@@ -297,10 +303,14 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         out = operation(*args, **(kwargs or {}))
-        if operation._schema.name.split("::")[1] in ("mm", "addmm", "addmm_"):
-            self.shapes.append(tuple(out.shape))
-            self.flops += 2 * out.numel() * args[-1].shape[0]
+        if operation.overloadpacket in flop_registry:
+            self.shapes += [tuple(x.shape) for x in (out if isinstance(out, tuple) else (out,))]
+            self.flops += flop_registry[operation.overloadpacket](*args, **kwargs or {}, out_val=out)
         return out
+
+
+def keys(num_tokens: int, first: int = 0) -> Tensor:
+    return torch.from_numpy(token_keys(1309, 0, range(first, first + num_tokens), 1))
 
 
 def matrix_shapes(model: Llama) -> set[tuple[int, ...]]:
@@ -320,7 +330,7 @@ def test_no_gradient_of_a_frozen_matrix_is_computed(folder_of, kind, recompute):
         for block in model.blocks:
             block.recompute = recompute
         with Products() as products:
-            model(*row, [7]).backward()
+            model(*row, keys(147)).backward()
         seen[name] = matrix_shapes(model) & set(products.shapes)
     assert seen["adapted"] == set()
     assert len(seen["plain"]) >= 5  # qkv, out, gate_up, down and the head: it would be seen
@@ -369,6 +379,54 @@ def test_in_bf16_the_loss_is_near_that_of_fp32(folder_of):
             assert relative_difference(other.grad, ours.grad) < 0.1  # 8 bits through 8 products
 
 
+# ---- compiled
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective"])
+def test_compiled_blocks_with_dropout_are_the_eager_ones_and_all_but_the_first_share_a_program(recompute, monkeypatch):
+    """Without a break, and with no product recomputed. Attention over the whole row: the reference for CPUs splits it
+    on the host.
+    """
+
+    def over_the_whole_row(q, k, v, *_):
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
+
+    monkeypatch.setattr(llama, "attention", over_the_whole_row)
+    shape, config = replace(SHAPE, vocab_size=131, intermediate_size=20, num_layers=4), LoraConfig(rank=3, dropout=0.3)
+    with torch.device("meta"):
+        model = Llama(shape)
+    adapt(model, config, torch.float32)
+    random = RandomWeights(shape, 1).rows
+    materialize(model, CPU, new_rows(random, shape, config, 1))
+    for parameter in trained(model).values():
+        torch.nn.init.normal_(parameter, std=0.3)
+    row = packed(random_documents([24], 131))
+
+    def step() -> list[Tensor]:
+        model.zero_grad()
+        loss = model(*row, keys(24))
+        loss.backward()
+        return [loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
+
+    expected = step()
+    torch._dynamo.reset()
+    counters.clear()
+    for block in model.blocks:
+        block.recompute = recompute
+        block.forward = torch.compile(block.forward, backend="aot_eager", fullgraph=True)
+    found = step()
+    assert counters["stats"]["unique_graphs"] == 2  # the first block's input is no residual stream
+    for mine, other in zip(found, expected, strict=True):
+        assert relative_difference(mine, other) < 1e-6
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    done = Counter(event.name for event in profile.events())
+    assert done["logtrain::adapter_outputs"] == done["logtrain::adapter_outputs_backward"] == 4 * 4  # matrices x blocks
+    assert done["aten::addmm"] == 2 * 4 * 4 - 1  # with W; the first block's input wants no gradient
+    assert done["aten::addmm_"] == 7 * 4  # within the last: dh of each adapter
+
+
 # ---- new adapters
 
 
@@ -394,110 +452,106 @@ def test_new_adapters_add_nothing_and_are_drawn_as_pefts(folder_of):
 # ---- dropout
 
 
-def test_dropout_drops_its_share_and_keeps_the_expectation():
-    x = torch.full((200, 500), 2.0)
-    for share in (0.05, 0.5):
-        y = dropped(x, share, (1309, 17))
-        assert (y == 0).float().mean().item() == pytest.approx(share, abs=4 * (share * (1 - share) / x.numel()) ** 0.5)
-        assert y.mean().item() == pytest.approx(2.0, rel=4 * (share / (1 - share) / x.numel()) ** 0.5)
-        assert y.unique().tolist() == pytest.approx([0, 2 / (1 - share)])
-    assert dropped(x, 0.5, ()) is x
-
-
-def test_what_a_row_drops_depends_on_its_seed_alone():
-    x = torch.randn(96, 10)
-    together = dropped(x, 0.3, (5, 6, 7))
-    alone = [dropped(row, 0.3, (seed,)) for seed, row in zip((5, 6, 7), x.split(32), strict=True)]
-    assert torch.equal(together, torch.cat(alone))
-    torch.manual_seed(0)
-    assert torch.equal(together, dropped(x, 0.3, (5, 6, 7)))
-    assert not torch.equal(dropped(x[:32], 0.3, (5,)), dropped(x[:32], 0.3, (6,)))
-
-
-def test_the_product_with_its_gradients_is_the_plain_expression():
-    """Of three adapters, of which the middle layer has none; what is dropped in the forward is so in the backward."""
+def test_the_layer_with_its_gradients_is_the_plain_expression():
+    """Of three adapters, of which the middle one is left out; what is dropped in the forward is so in the backward."""
     config = LoraConfig(rank=3, alpha=5.0, dropout=0.4, targets=("q_proj", "v_proj"))
-    shape = [adapters(hf_shape(), config)["attention.qkv"], torch.randn(24, 16), torch.randn(6, 16), torch.randn(20, 3)]
-    layout, weight, a, b = shape
-    assert [(target, c.start, c.stop) for target, c, _, _ in layout] == [("q_proj", 0, 16), ("v_proj", 20, 24)]
-    with torch.device("meta"):
-        layer = LoraLinear(nn.Linear(16, 24, bias=False), "x", layout, config, [])
-    x, dy, seeds = torch.randn(30, 16), torch.randn(30, 24), (11, 12)
-    inputs = [t.double().requires_grad_() for t in (x, a, b)]
-    x64, a64, b64 = inputs
-    mask = dropped(torch.ones(30, 16), 0.4, seeds).double()
+    layout, width = adapters(SHAPE, config)["attention.qkv"], 16
+    columns = {adapter.target: adapter.columns for adapter in layout}
+    assert columns == {"q_proj": slice(0, 16), "v_proj": slice(20, 24)}
+    layer = LoraLinear(nn.Linear(width, 24, bias=False), "x", layout, config, [keys(30)])
+    x, dy, weight, a, b = (torch.randn(n, m) for n, m in ((30, 16), (30, 24), (24, 16), (6, 16), (20, 3)))
+    for name, tensor in (("weight", weight), ("lora_A", a), ("lora_B", b)):
+        setattr(layer, name, nn.Parameter(tensor, requires_grad=name != "weight"))
+    x64, a64, b64 = (t.double().requires_grad_() for t in (x, a, b))
+    dropped = x64 * kept_reference(keys(30), layer.salt, layer.drop, width) * kept_scale(layer.drop)
     added = torch.zeros(30, 24, dtype=torch.float64)
-    added[:, :16] += (x64 * mask) @ a64[:3].T @ b64[:16].T
-    added[:, 20:] += (x64 * mask) @ a64[3:].T @ b64[16:].T
+    added[:, :16] += dropped @ a64[:3].T @ b64[:16].T
+    added[:, 20:] += dropped @ a64[3:].T @ b64[16:].T
     expected = x64 @ weight.double().T + 5 / 3 * added
     expected.backward(dy.double())
-    ours = [t.clone().requires_grad_() for t in (x, a, b[:20])]
-    y = AdaptedProduct.apply(ours[0], weight, ours[1], ours[2], layer, seeds)
+    y = layer(x.requires_grad_())
     y.backward(dy)
     assert relative_difference(y, expected) < 1e-6
-    for mine, theirs in zip(ours, inputs, strict=True):
+    for mine, theirs in ((x, x64), (layer.lora_A, a64), (layer.lora_B, b64)):
         assert relative_difference(mine.grad, theirs.grad) < 1e-6
+    assert layer.weight.grad is None
+    assert (dropped == 0).double().mean() == pytest.approx(0.4, abs=0.1)
 
 
-def hf_shape():
-    from logtrain.model import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=1, hidden_size=16, intermediate_size=1, num_layers=1, num_heads=4, num_kv_heads=1, head_dim=4,
-        norm_eps=1e-5, rope_theta=1e4, rope_scaling=None, max_positions=1, tied=False,
-    )  # fmt: skip
+SHAPE = LlamaConfig(
+    vocab_size=1, hidden_size=16, intermediate_size=1, num_layers=1, num_heads=4, num_kv_heads=1, head_dim=4,
+    norm_eps=1e-5, rope_theta=1e4, rope_scaling=None, max_positions=1, tied=False,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_recomputation_changes_neither_loss_nor_gradients(folder_of, dropout):
-    config, row = LoraConfig(rank=3, dropout=dropout), packed(random_documents([64, 64], 320))
-    found = {}
+@pytest.mark.parametrize("targets", TARGETS)
+def test_recomputation_changes_neither_loss_nor_gradients_nor_costs_a_product(folder_of, dropout, targets):
+    config, row = LoraConfig(rank=3, dropout=dropout, targets=TARGETS[targets]), packed(random_documents([64, 64], 320))
+    found, products = {}, {}
     for recompute in ("none", "selective", "full"):
         model = adapted(folder_of("untied"), config)
         for block in model.blocks:
             block.recompute = recompute
-        loss = model(*row, (5, 6))
-        loss.backward()
+        with Products() as products[recompute]:
+            loss = model(*row, keys(128))
+            loss.backward()
         found[recompute] = loss.item(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     for recompute in ("selective", "full"):
         assert found[recompute][0] == found["none"][0]
         assert all(torch.equal(found[recompute][1][name], grad) for name, grad in found["none"][1].items())
+    assert products["selective"].flops == products["none"].flops < products["full"].flops
 
 
 def test_nothing_is_dropped_without_gradients(folder_of):
     row = packed(random_documents([64, 64], 320))
     plain, dropping = (adapted(folder_of("untied"), LoraConfig(rank=3, dropout=share)) for share in (0.0, 0.3))
     with torch.no_grad():
-        assert torch.equal(dropping(*row, (5, 6)), plain(*row))
-    assert not torch.equal(dropping(*row, (5, 6)), plain(*row))
+        assert torch.equal(dropping(*row, keys(128)), plain(*row))
+        assert torch.equal(dropping(*row), plain(*row))  # no keys are wanted
+    assert not torch.equal(dropping(*row, keys(128)), plain(*row))
+    with pytest.raises(AssertionError, match="no keys to draw dropout from"):
+        dropping(*row)
 
 
-def test_every_row_layer_and_epoch_drops_its_own(folder_of, tmp_path, monkeypatch):
-    """Masks over two epochs of a run; over more ranks the rows drop the same."""
+def test_every_row_layer_and_epoch_drops_its_own(folder_of, tmp_path):
+    """Masks over two epochs of a run; over more ranks and other batches the rows drop the same."""
     model = adapted(folder_of("untied"), LoraConfig(rank=3, dropout=0.3, targets=("q_proj", "o_proj", "up_proj")))
+    salts = [layer.salt for layer in model.modules() if isinstance(layer, LoraLinear)]
     data = write_data(tmp_path / "d", folder_of("untied"), seq_len=32, lengths={"train": [32] * 8})
-    drawn = []
 
-    def recorded(x: Tensor, share: float, seeds: tuple[int, ...]) -> Tensor:
-        for seed in seeds:
-            drawn.append(dropped(torch.ones(16, 16), share, (seed,)).flatten())
-        return dropped(x, share, seeds)
-
-    monkeypatch.setattr(lora, "dropped", recorded)
-
-    def masks(world_size: int, rank: int, seed: int = 1309) -> Tensor:
-        config = LoaderConfig(seq_len=32, rows_per_step=4, rows_per_batch=2)
+    def masks(world_size: int, rank: int, seed: int = 1309, rows_per_batch: int = 2) -> Tensor:
+        """Of 16 tokens and features of each row and layer."""
+        config = LoaderConfig(seq_len=32, rows_per_step=4, rows_per_batch=rows_per_batch)
         loader = Loader(Split.open(data), config, seed=seed, pad_id=1, rank=rank, world_size=world_size)
-        drawn.clear()
+        found = []
         for step in range(2 * loader.steps_per_epoch):
             for batch in loader.at(step).batches:
-                model(*batch.model_inputs(CPU))
-        return torch.stack(drawn)
+                for row_keys in batch.keys_T.split(32):
+                    found += [kept_reference(row_keys[:16], salt, 19661, 16).flatten() for salt in salts]
+        return torch.stack(found)
 
     whole = masks(1, 0)
     assert len(whole) == 2 * 8 * 2 * 3  # epochs x rows x blocks x matrices
     assert len(whole.unique(dim=0)) == len(whole)
-    parts = torch.cat([masks(2, rank) for rank in (0, 1)])
-    assert torch.equal(parts.unique(dim=0), whole.unique(dim=0))
+    for others in ([masks(2, rank) for rank in (0, 1)], [masks(1, 0, rows_per_batch=4)]):
+        assert torch.equal(torch.cat(others).unique(dim=0), whole.unique(dim=0))
     other = masks(1, 0, seed=1310)
     assert len(torch.cat((whole, other)).unique(dim=0)) == 2 * len(whole)
+
+
+def test_a_row_drops_the_same_whatever_is_beside_it(folder_of):
+    """The gradients of two rows at once are the sum of theirs alone."""
+    model = adapted(folder_of("untied"), LoraConfig(rank=3, dropout=0.3))
+    documents = random_documents([40, 40], 320)
+
+    def gradients(which: list[int]) -> dict[str, Tensor]:
+        model.zero_grad()
+        row_keys = torch.cat([keys(40, first=40 * i) for i in which])
+        model(*packed([documents[i] for i in which]), row_keys).backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    first, second, both, turned = (gradients(which) for which in ([0], [1], [0, 1], [1, 0]))
+    for name in both:
+        assert relative_difference(both[name], first[name] + second[name]) < 1e-5
+        assert relative_difference(both[name], turned[name]) < 1e-5

@@ -113,7 +113,8 @@ def real_step(config: CptConfig) -> tuple[int, Counter]:
     )
     tokens = config.loader.seq_len * config.loader.rows_per_batch
     ids = torch.randint(SHAPE.vocab_size, (tokens,))
-    batch = Batch(ids, ids, torch.arange(tokens, dtype=torch.int32), torch.tensor([0, tokens]), config.loader.seq_len)
+    positions, cu_seqlens = torch.arange(tokens, dtype=torch.int32), torch.tensor([0, tokens])
+    batch = Batch(ids, ids, positions, cu_seqlens, config.loader.seq_len, keys_T=ids)
     step = Step([batch] * config.loader.accumulation(world.size), tokens=tokens, targets=tokens, attention_pairs=0)
     trainer.train_step(step)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:

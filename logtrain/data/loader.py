@@ -72,17 +72,20 @@ class Batch:
     cu_seqlens: Tensor
     """int32: where each document starts, then T, repeated to a length that is constant over the epoch"""
     max_seqlen: int
-    row_seeds: tuple[int, ...] = ()
-    """for each row a number that no other row of the run has"""
+    keys_T: Tensor
+    """int64: 64 random bits that no other token of the run has, for dropout"""
 
-    def model_inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, int, tuple[int, ...]]:
+    def model_inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, int, Tensor]:
         """The arguments of `Llama.forward` on the device; from pinned memory the copy does not wait."""
-        tensors = (self.tokens_T, self.labels_T, self.positions_T, self.cu_seqlens)
-        return *(t.to(device, non_blocking=True) for t in tensors), self.max_seqlen, self.row_seeds
+        *tensors, keys_T = (t.to(device, non_blocking=True) for t in self.tensors())
+        return *tensors, self.max_seqlen, keys_T
 
     def pin(self) -> "Batch":
-        tensors = (self.tokens_T, self.labels_T, self.positions_T, self.cu_seqlens)
-        return Batch(*(t.pin_memory() for t in tensors), self.max_seqlen, self.row_seeds)
+        *tensors, keys_T = (t.pin_memory() for t in self.tensors())
+        return Batch(*tensors, self.max_seqlen, keys_T)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.tokens_T, self.labels_T, self.positions_T, self.cu_seqlens, self.keys_T
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,20 @@ class Epoch:
     targets_R: np.ndarray
     pairs_R: np.ndarray
     max_pieces: int
+
+
+def token_keys(seed: int, epoch: int, rows: range, seq_len: int) -> np.ndarray:
+    """int64 [T]: the tokens' numbers in the run by splitmix64 (Steele et al. 2014), which maps one to one."""
+    row_R = np.array(rows, dtype=np.uint64) + np.uint64(epoch << 32)
+    number_T = (row_R[:, None] * np.uint64(seq_len) + np.arange(seq_len, dtype=np.uint64)).ravel()
+    start = mixed(np.array([seed % 2**64], dtype=np.uint64))
+    return mixed(start + number_T * np.uint64(0x9E3779B97F4A7C15)).view(np.int64)
+
+
+def mixed(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 class Loader:
@@ -212,8 +229,7 @@ class Loader:
         cu_seqlens = np.full(longest, size, dtype=np.int32)
         cu_seqlens[: len(starts)] = starts
         arrays = (torch.from_numpy(a) for a in (tokens, labels, positions, cu_seqlens))
-        row_seeds = tuple(((self.seed * 1_000_003 + epoch.number) << 32) + row for row in rows)
-        batch = Batch(*arrays, max(lengths), row_seeds)
+        batch = Batch(*arrays, max(lengths), torch.from_numpy(token_keys(self.seed, epoch.number, rows, seq_len)))
         return batch.pin() if self.pin_memory else batch
 
     def __iter__(self) -> Iterator[Step]:
