@@ -7,6 +7,7 @@ What is exact and what is a prediction stands in predict.py. Exit status 2: impo
 """
 
 import json
+import re
 from pathlib import Path
 
 from logtrain.config import load, run
@@ -41,6 +42,7 @@ def table(plan: Plan) -> str:
             for name, entry in r["collectives"].items()
         ),
         f"launches         {r['launches']:,} a step; host syncs {r['host_syncs']}",
+        f"model            {r['model']}",
         f"documents        {plan.documents.source}",
         f"training         {r['steps']} steps, {r['train_minutes']:.1f} minutes, {r['gpu_hours']:.2f} GPU-hours, "
         f"${r['cost_usd']:.2f}",
@@ -116,8 +118,14 @@ def search_table(found: list) -> str:
     return "\n".join(lines)
 
 
+def gpus_of(argv: list[str]) -> list[str]:
+    """As a flag, for which number of GPUs the recipe is by its name: launch/sft_lora_4xh100.toml."""
+    found = re.search(r"_(\d+)x[^/]*\.toml$", argv[0]) if argv else None
+    return ["--gpus", found[1]] if found else []
+
+
 def main(argv: list[str]) -> int:
-    config = load(PlanConfig, argv)
+    config = load(PlanConfig, [*gpus_of(argv), *argv])
     if config.search:
         found = search(config)
         if config.json:

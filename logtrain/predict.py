@@ -37,7 +37,7 @@ class PlanConfig(JobConfig):
 
     name: str = "plan"
     gpus: int = 8
-    """GPUs of the job, eight in a node."""
+    """GPUs of the job, eight in a node. logtrain.plan takes the number in the recipe's file name: ..._4xh100.toml"""
     gpu: str = "h100-sxm"
     """h100-sxm, h200, a100-80g, or a TOML file like those in logtrain/gpus."""
     price: float = 2.31
@@ -76,15 +76,9 @@ class Documents:
 
 
 def read_shape(model: str) -> LlamaConfig:
-    if (Path(model) / "config.json").is_file():
+    if has_config(model):
         return hf.read_config(model)
-    known = [name for name in PUBLISHED if re.search(rf"{re.escape(name)}(?![0-9A-Za-z])", model, re.I)]
-    if not known:
-        raise ValueError(
-            f"model = {model}: no config.json there, and no shape known by that name ({', '.join(PUBLISHED)}); "
-            f"set --model to a folder with the model's config.json"
-        )
-    hidden, feed_forward, layers, heads, kv_heads, head, tied = PUBLISHED[known[0]]
+    hidden, feed_forward, layers, heads, kv_heads, head, tied = PUBLISHED[named(model)]
     return LlamaConfig(
         vocab_size=128_256,
         hidden_size=hidden,
@@ -98,6 +92,22 @@ def read_shape(model: str) -> LlamaConfig:
         rope_scaling=None,
         max_positions=131_072,
         tied=tied,
+    )
+
+
+def has_config(model: str) -> bool:
+    return (Path(model) / "config.json").is_file()
+
+
+def named(model: str) -> str:
+    """The published model that a path has its name from, or at least its size: runs/nlplog-8b/export."""
+    for words in ({name: name for name in PUBLISHED}, {name.split("-")[-1]: name for name in PUBLISHED}):
+        for word, name in words.items():
+            if re.search(rf"(?<![0-9A-Za-z.]){re.escape(word)}(?![0-9A-Za-z])", model, re.I):
+                return name
+    raise ValueError(
+        f"model = {model}: no config.json there, and no shape known by that name or its size ({', '.join(PUBLISHED)}); "
+        f"set --model to a folder with the model's config.json"
     )
 
 
@@ -189,6 +199,9 @@ def make_plan(config: PlanConfig, documents: Documents | None = None) -> Plan:
         "cost_usd": hours * config.price,
         "gpu": gpu.name,
         "gpus": config.gpus,
+        "model": config.model
+        if has_config(config.model)
+        else f"{named(config.model)} (no config.json at {config.model})",
         "documents": documents.source,
         "prediction": True,
     }
