@@ -9,6 +9,7 @@ The query, key and value projections are one matrix, gate and up another, so tha
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
