@@ -27,8 +27,8 @@ class BlockedLinear(nn.Module):
     def forward(self, x_TD: Tensor) -> Tensor:
         if len(x_TD) not in FEW:
             return F.linear(x_TD, self.weight)
-        y_BTn = x_TD @ self.blocks_BDn
-        return y_BTn.transpose(0, 1).flatten(1)[:, : len(self.weight)].contiguous()
+        y_TO = (x_TD @ self.blocks_BDn).transpose(0, 1).flatten(1)
+        return y_TO if y_TO.shape[1] == len(self.weight) else y_TO[:, : len(self.weight)].contiguous()
 
 
 class BlockedHead(nn.Module):

@@ -90,20 +90,19 @@ def cached_attention_reference(
     q_TNH: Tensor, keys_CKH: Tensor, values_CKH: Tensor, cu_seqlens: Tensor, places: Places
 ) -> Tensor:
     (_, N, H), K = q_TNH.shape, keys_CKH.shape[1]
+    keys_1KCH, values_1KCH = (x.transpose(0, 1)[None] for x in (keys_CKH, values_CKH))
+    new, starts, lengths = (x.tolist() for x in (cu_seqlens.diff(), places.starts_S1, places.lengths_S))
     out = []
-    new = cu_seqlens.diff().tolist()
-    for q, start, length in zip(q_TNH.split(new), places.starts_S1.tolist(), places.lengths_S.tolist(), strict=False):
-        if not len(q):
-            continue
-        k, v = (x[start : start + length].transpose(0, 1)[None] for x in (keys_CKH, values_CKH))
+    for q, start, length in zip(q_TNH.split(new), starts, lengths, strict=False):
+        k, v = (x.narrow(2, start, length) for x in (keys_1KCH, values_1KCH))
         if len(q) == 1:  # the heads that share keys and values as one head's queries: these are read once
             out.append(F.scaled_dot_product_attention(q.view(1, K, N // K, H), k, v).view(1, N, H))
-            continue
-        seen = None if len(q) == length else torch.ones(len(q), length, dtype=torch.bool).tril(length - len(q))
-        heads = F.scaled_dot_product_attention(
-            q.transpose(0, 1)[None], k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=N != K
-        )
-        out.append(heads[0].transpose(0, 1))
+        elif len(q):
+            seen = None if len(q) == length else torch.ones(len(q), length, dtype=torch.bool).tril(length - len(q))
+            heads = F.scaled_dot_product_attention(
+                q.transpose(0, 1)[None], k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=N != K
+            )
+            out.append(heads[0].transpose(0, 1))
     return torch.cat(out)
 
 
