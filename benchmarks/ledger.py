@@ -14,12 +14,7 @@ from logtrain.predict import PlanConfig, make_plan
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 TOLERANCE = 0.01
-CHATS = [
-    "--documents",
-    "8971",
-    "--document_tokens",
-    "4000",
-]  # the published chats: their number, and about their length
+CHATS = ["--documents", "8971", "--document_tokens", "4000"]  # the published chats: their number and about their length
 LLAMA = ["--model", "Llama-3.1-8B"]
 SMALL = ["--model", "Llama-3.2-1B"]  # where the recipe takes any model
 RECIPES = {
@@ -27,6 +22,7 @@ RECIPES = {
     "sft_full_8xh100": [*LLAMA, *CHATS],
     "sft_lora_4xh100": [*LLAMA, *CHATS, "--gpus", "4"],
     "demo": [*SMALL, "--gpus", "1"],
+    "demo_sft": [*SMALL, "--gpus", "1"],
     "demo_own": [*SMALL, "--gpus", "1"],
 }
 HIGHER_IS_BETTER = {"tokens_per_second_per_gpu"}

@@ -47,7 +47,7 @@ class AnswerProgress:
         rate = self.tokens / (now - self.began)
         if self.bar:
             self.bar.update(self.task, completed=self.answers, rate=f"{rate:,.0f}")
-        elif self.enabled and (now - self.said >= SECONDS_BETWEEN_LINES or self.answers == self.total):
+        elif self.enabled and now - self.said >= SECONDS_BETWEEN_LINES:
             self.said = now
             eta = (self.total - self.answers) * (now - self.began) / self.answers
             print(

@@ -25,7 +25,9 @@ def shown(tmp_path_factory) -> tuple[str, Path]:
     """What the demo printed, and its folder."""
     folder = tmp_path_factory.mktemp("demo") / "out"
     result = demo("--output", folder, "--rows", 800, "--loader.rows_per_step", 2, "--loader.rows_per_batch", 1)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 0, result.stderr
+    told = ("prepare percent=", "evaluate model=", "cut at max_new_tokens")  # it is slow, or the model says too much
+    assert all(line.startswith(told) for line in result.stderr.splitlines()), result.stderr
     return result.stdout, folder
 
 
