@@ -45,9 +45,10 @@ class TextStream:
         if self.stopped:
             return ""
         text = self._held + text
-        found = [at for at in (text.find(stop) for stop in self.stop) if at >= 0]
-        self.stopped = bool(found)
-        ready = min(found) if found else len(text) if final else len(text) - self._may_be_stop(text)
+        # The one complete first, as when the text is read character by character: whatever a token brings at once.
+        found = min(((at + len(stop), at) for stop in self.stop if (at := text.find(stop)) >= 0), default=None)
+        self.stopped = found is not None
+        ready = found[1] if found else len(text) if final else len(text) - self._may_be_stop(text)
         given, self._held = text[:ready], text[ready:]
         self.text += given
         return given
