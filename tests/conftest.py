@@ -17,8 +17,10 @@ import pytest
 from precision import triton_kernels
 from ranks import Ranks
 
-# A machine may be busy with other things: how long one example takes says nothing about the code.
-hypothesis.settings.register_profile("logtrain", deadline=None)
+# A machine may be busy with other things: how long one example takes says nothing about the code. The same code gets
+# the same examples, so that a commit passes or fails for what it is; `--hypothesis-profile search` looks for new ones.
+hypothesis.settings.register_profile("search", deadline=None)
+hypothesis.settings.register_profile("logtrain", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("logtrain")
 
 # A shell starts what is in the background with Ctrl-C ignored, and the programs that tests stop would inherit that.

@@ -228,7 +228,7 @@ configs = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=configs)
 def test_dump_loads_back_equal(tmp_path, config):
     path = tmp_path / "config.toml"

@@ -54,7 +54,7 @@ def prepared(tmp_path) -> Path:
     shard_tokens=st.integers(1, 100),
     cuts=st.lists(st.integers(0, 20), max_size=4),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_written_is_read(tmp_path_factory, lengths, shard_tokens, cuts):
     tokens_N, records = make_documents(lengths)
     folder = write(tmp_path_factory.mktemp("shards") / "data", tokens_N, records, shard_tokens, cuts)

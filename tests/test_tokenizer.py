@@ -80,7 +80,7 @@ texts = st.lists(
 
 
 @given(text=texts)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_text_survives_and_special_strings_stay_text(bpe, llama2, text):
     for folder in (bpe, llama2):
         tokenizer = Tokenizer.load(folder)
@@ -90,7 +90,7 @@ def test_text_survives_and_special_strings_stay_text(bpe, llama2, text):
 
 
 @given(batch=st.lists(texts, max_size=4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_batch_equals_one_by_one(bpe, llama2, batch):
     for folder in (bpe, llama2):
         tokenizer = Tokenizer.load(folder)
