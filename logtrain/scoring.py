@@ -1,7 +1,7 @@
 """Scores of answers against references: what each measures, and over a whole test set in worker processes.
 
     score(prediction, reference)     every metric of METRICS, of one answer
-    score_all(pairs, workers)        the same of many, in their order
+    score_all(pairs, num_workers)    the same of many, in their order
     corpus_scores(pairs)             the metrics that exist only of a whole set
 
 Of one answer, from 0 to 1 but for length_ratio; the published table is the mean over the test set of the first six:
@@ -24,21 +24,17 @@ Popovic 2015 (chrF), Hyyro 2004, "Bit-parallel LCS-length computation revisited"
 
 import os
 import re
-import signal
-import subprocess
-import sys
-import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, pairwise
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 
 import orjson
 from rapidfuzz import fuzz
 from rapidfuzz.distance import LCSseq
 from sacrebleu.metrics import BLEU, CHRF
+
+from logtrain.worker import Worker
 
 METRICS = {
     "fuzzy": "Fuzzy",
@@ -182,85 +178,37 @@ def _union_lcs(prediction_lines: list[list[str]], reference_lines: list[list[str
 # Worker processes
 
 
-def score_all(pairs: Sequence[Pair], workers: int = 0) -> list[Scores]:
+def score_all(pairs: Sequence[Pair], num_workers: int = 0) -> list[Scores]:
     """`score` of every pair, in their order; the number of workers changes nothing but the time.
 
-    workers: processes, 0 for one a core. No more are started than have work for as long as a start takes, and none
-    for a single one. A worker imports this file and what it needs, not the program that calls (multiprocessing's spawn
-    and forkserver import that again, with torch); it is in a process group of its own, which Ctrl-C does not reach, and
-    ends with its parent. Raises ValueError where a worker dies.
+    num_workers: processes, 0 for one a core. No more are started than have work for as long as a start takes, and none
+    for a single one. Raises ValueError where a worker dies.
     """
     num_characters = sum(map(len, (text for pair in pairs for text in pair)))
-    num_workers = min(workers or len(os.sched_getaffinity(0)), num_characters // CHARACTERS_PER_WORKER)
+    num_workers = min(num_workers or len(os.sched_getaffinity(0)), num_characters // CHARACTERS_PER_WORKER)
     if num_workers < 2:
         return [score(*pair) for pair in pairs]
+    starts = range(0, len(pairs), CHUNK)
     scores: dict[int, list[Scores]] = {}
-    starts = iter(range(0, len(pairs), CHUNK))
-    started: list[_Worker] = []
+    workers: list[Worker] = []
     try:
-        started.extend(_Worker() for _ in range(num_workers))
-        busy = [worker for worker in started if worker.send_next(pairs, starts)]
-        while busy:
-            for worker in wait(busy):
-                scores[worker.start] = worker.receive()
-                if not worker.send_next(pairs, starts):
-                    busy.remove(worker)
+        workers.extend(Worker("logtrain.scoring") for _ in range(num_workers))
+        free, unsent = list(workers), iter(starts)
+        while len(scores) < len(starts):
+            while free and (start := next(unsent, None)) is not None:
+                free.pop().send((start, pairs[start : start + CHUNK]))
+            for worker in wait(workers):
+                start, scored = worker.receive()
+                scores[start] = scored
+                free.append(worker)
     finally:
-        for worker in started:
+        for worker in workers:
             worker.stop()
-    return [of_pair for start in sorted(scores) for of_pair in scores[start]]
+    return [of_pair for start in starts for of_pair in scores[start]]
 
 
-class _Worker:
-    """The parent's side of a process, which has one chunk of pairs at a time."""
-
-    def __init__(self):
-        self._connection, theirs = Pipe()
-        program = "import sys; sys.path.insert(0, sys.argv[2]); from logtrain import scoring; scoring._work()"
-        command = [sys.executable, "-P", "-c", program, str(theirs.fileno()), str(Path(__file__).parents[1])]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0)
-        theirs.close()
-
-    def fileno(self) -> int:
-        """What `wait` waits on: scores, or the end of file of a dead worker."""
-        return self._connection.fileno()
-
-    def send_next(self, pairs: Sequence[Pair], starts: Iterator[int]) -> bool:
-        """Sends the chunk at the next of `starts`, if there is one."""
-        self.start = next(starts, None)
-        if self.start is None:
-            return False
-        try:
-            self._connection.send(pairs[self.start : self.start + CHUNK])
-        except OSError:
-            raise self._death() from None
-        return True
-
-    def receive(self) -> list[Scores]:
-        try:
-            return self._connection.recv()
-        except (EOFError, OSError):  # OSError: it died in the middle of a message
-            raise self._death() from None
-
-    def stop(self) -> None:
-        self._connection.close()
-        self._process.kill()
-        self._process.wait()
-
-    def _death(self) -> ValueError:
-        code = self._process.wait()
-        if code == -signal.SIGKILL:
-            return ValueError("a scoring worker was killed, most likely for want of memory; try fewer workers")
-        return ValueError(f"a scoring worker died with exit code {code}; what it said stands above")
-
-
-def _work() -> None:
-    connection = Connection(int(sys.argv[1]))
-    try:
-        while True:
-            connection.send([score(*pair) for pair in connection.recv()])
-    except (EOFError, OSError):
-        os._exit(0)  # the parent has gone, and nobody wants the rest
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
+def work(connection: Connection) -> None:
+    """A worker's: chunks in, their scores out."""
+    while True:
+        start, pairs = connection.recv()
+        connection.send((start, [score(*pair) for pair in pairs]))

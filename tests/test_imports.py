@@ -19,10 +19,9 @@ LAYERS = {
     5: "job pretrained conversation",  # assembles a run from its config; a model from its folder; a chat
     4: "trainer publish adapter inputs generate perplexity compare_page answers terminal",
     3: "parallel checkpoint hf lora cached_model blocked scoreboard data.report data.show data.questions",
-    2: "remote model data.loader data.chat data.encode_chat data.manifest",
-    1: "chat_template stream comparison data.log data.text data.encode data.pack optim metrics rundir cost record "
-    "memory",
-    0: "config tokenizer sampling data.files data.shards scoring intervals operation",
+    2: "remote model comparison data.loader data.chat data.encode_chat data.manifest",
+    1: "chat_template stream scoring data.log data.text data.encode data.pack optim metrics rundir cost record memory",
+    0: "config tokenizer sampling worker data.files data.shards intervals operation",
 }
 LAYER_OF = {f"logtrain.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
 LAYER_OF |= {"logtrain": -1, "logtrain.data": -1}  # run before any of their modules, so they can import none

@@ -436,14 +436,14 @@ def start(argv: list[str], **options) -> subprocess.Popen:
 
 
 def workers_of(process: subprocess.Popen, at_least: int = 1) -> list[int]:
-    """The tokenising processes, once there are so many (multiprocessing's resource tracker is not one)."""
+    """The tokenising processes, once there are so many."""
     for _ in range(6000):
         try:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
         except FileNotFoundError:
             continue
-        found = [child for child, command in commands.items() if b"spawn_main" in command]
+        found = [child for child, command in commands.items() if b"logtrain.data.encode" in command]
         if len(found) >= at_least:
             return found
         time.sleep(0.005)
@@ -492,7 +492,7 @@ def test_killed_at_any_time(bytes_tokenizer, tmp_path, large, inline):
             "worker",
             signal.SIGKILL,
             2,
-            "error: a worker was killed, most likely for want of memory; try fewer --workers\n",
+            "error: a worker was killed, most likely for want of memory; try fewer workers\n",
         ),
         ("group", signal.SIGINT, 130, ""),
     ],

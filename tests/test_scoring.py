@@ -266,7 +266,7 @@ def watched(monkeypatch):
 def test_workers_change_nothing(workers_pay, watched):
     pairs = [*many(131), *itertools.product(SPECIAL[:25], repeat=2)]
     expected = [score(*pair) for pair in pairs]
-    assert score_all(pairs, workers=1) == expected
+    assert score_all(pairs, num_workers=1) == expected
     assert watched == []
     for workers in (2, 3):
         assert score_all(pairs, workers) == expected
@@ -276,7 +276,7 @@ def test_workers_change_nothing(workers_pay, watched):
 
 def test_workers_are_light(workers_pay, watched):
     """They hold what scores need, and nothing of the program that calls: here pytest, torch and numpy."""
-    score_all(many(40), workers=2)
+    score_all(many(40), num_workers=2)
     assert len(watched) == 5
     for _, maps in watched:
         assert "rapidfuzz" in maps
@@ -290,7 +290,7 @@ def test_the_calling_program_is_not_run_again(tmp_path):
         "from logtrain import scoring\n"
         "print('once')\n"
         "scoring.CHARACTERS_PER_WORKER = 1\n"
-        "print(len(scoring.score_all([('a b c', 'a b')] * 50, workers=2)))\n"
+        "print(len(scoring.score_all([('a b c', 'a b')] * 50, num_workers=2)))\n"
     )
     result = subprocess.run([sys.executable, program], capture_output=True, text=True, cwd=tmp_path)
     assert (result.stdout, result.stderr) == ("once\n50\n", "")
@@ -298,8 +298,8 @@ def test_the_calling_program_is_not_run_again(tmp_path):
 
 def test_few_pairs_need_no_process(watched):
     pairs = many(100)
-    assert score_all(pairs, workers=8) == [score(*pair) for pair in pairs]
-    assert score_all([], workers=8) == []
+    assert score_all(pairs, num_workers=8) == [score(*pair) for pair in pairs]
+    assert score_all([], num_workers=8) == []
     assert watched == []
 
 
@@ -314,14 +314,14 @@ def test_a_worker_that_is_killed(workers_pay, monkeypatch):
     real = scoring.wait
     monkeypatch.setattr(scoring, "wait", wait)
     with pytest.raises(ValueError, match="killed, most likely for want of memory; try fewer workers"):
-        score_all(many(2000), workers=2)
+        score_all(many(2000), num_workers=2)
     assert all(process.returncode == -signal.SIGKILL for process in started)  # the other has been stopped
 
 
 def test_a_worker_that_fails(workers_pay, capfd):
     """A mistake of ours: the worker's traceback, and one line."""
-    with pytest.raises(ValueError, match="a scoring worker died with exit code 1; what it said stands above"):
-        score_all([*many(20), (b"bytes", "text")], workers=2)
+    with pytest.raises(ValueError, match="a worker died with exit code 1; what it said stands above"):
+        score_all([*many(20), (b"bytes", "text")], num_workers=2)
     assert "TypeError" in capfd.readouterr().err
 
 
@@ -329,7 +329,7 @@ def test_ctrl_c(tmp_path):
     """Sent to the group, it reaches the parent alone, which ends the workers. One that is killed they miss too."""
     program = (
         "import sys; from logtrain import scoring; pairs = [('a b c ' * 400, 'a b ' * 400)] * 20_000; "
-        "print('begins', flush=True); scoring.score_all(pairs, workers=2)"
+        "print('begins', flush=True); scoring.score_all(pairs, num_workers=2)"
     )
     for number in (signal.SIGINT, signal.SIGKILL):
         command = [sys.executable, "-c", program]
@@ -337,7 +337,7 @@ def test_ctrl_c(tmp_path):
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         assert process.stdout.readline() == "begins\n"
-        workers = until(lambda: children(process.pid, b"scoring._work"), lambda found: len(found) == 2)  # noqa: B023
+        workers = until(lambda: children(process.pid, b"logtrain.scoring"), lambda found: len(found) == 2)  # noqa: B023
         os.killpg(process.pid, number)
         errors = process.communicate(timeout=60)[1]
         assert process.returncode == -number
@@ -371,7 +371,7 @@ def test_speed():
     seconds = []
     for _ in range(3):  # what else the machine is doing may be in the way
         begin = time.perf_counter()
-        score_all(pairs, workers=2)
+        score_all(pairs, num_workers=2)
         seconds.append(time.perf_counter() - begin)
         if seconds[-1] < 10:
             return

@@ -5,17 +5,14 @@ Threads of one process share the tokenizer and its cache of words: two threads a
 processes. They also share Python's lock, which they need for about a tenth of the work, so a process has at most 8.
 
 A batch goes to the worker that is free first, for cores are never equally fast: dealt out in turn, the slowest would
-set the pace. Each worker has a pipe of its own, and nobody else holds its ends: to the parent a dead worker (out of
-memory) is an end of file, and so is a dead parent to the workers. Neither waits for the other in vain.
+set the pace.
 
 Legend: N tokens and D documents of a batch.
 """
 
 import hashlib
-import multiprocessing
 import os
 import queue
-import signal
 import threading
 import traceback
 from array import array
@@ -28,6 +25,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from logtrain.tokenizer import Tokenizer
+from logtrain.worker import Worker
 
 IN_HAND = 2  # batches a thread has at most: the one it works on and the next, so that it never waits for the parent
 AHEAD = 6  # batches a thread, sent or done, that may wait for a slow one before them; bounds the memory
@@ -77,11 +75,11 @@ class Pool:
     def __init__(self, tokenizer: str, num_workers: int, num_threads: int):
         """`num_threads`: in each worker."""
         self._tokenizer, self._num_workers, self._num_threads = tokenizer, num_workers, num_threads
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
 
     def __enter__(self) -> "Pool":
         for _ in range(self._num_workers):
-            self._workers.append(_Worker(self._tokenizer, self._num_threads))
+            self._workers.append(Worker("logtrain.data.encode", self._tokenizer, self._num_threads))
         return self
 
     def __exit__(self, *_) -> None:
@@ -116,49 +114,9 @@ class Pool:
 Work = tuple[int, list, Framing]
 
 
-class _Worker:
-    """The parent's side of a process."""
-
-    def __init__(self, tokenizer: str, num_threads: int):
-        # Not forked: a child would inherit locks that some thread holds, but not the thread that is to release them.
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, tokenizer, num_threads), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def fileno(self) -> int:
-        """What `wait` waits on: a result, or the end of file of a dead worker."""
-        return self._connection.fileno()
-
-    def send(self, work: Work) -> None:
-        try:
-            self._connection.send(work)
-        except OSError:
-            raise self._death() from None
-
-    def receive(self) -> tuple[int, Encoded]:
-        try:
-            return self._connection.recv()
-        except (EOFError, OSError):  # OSError: it died in the middle of a message
-            raise self._death() from None
-
-    def stop(self) -> None:
-        self._connection.close()
-        self._process.terminate()
-        self._process.join()
-
-    def _death(self) -> ValueError:
-        self._process.join()
-        if self._process.exitcode == -signal.SIGKILL:
-            return ValueError("a worker was killed, most likely for want of memory; try fewer --workers")
-        return ValueError(f"a worker died with exit code {self._process.exitcode}; what it said stands above")
-
-
-def _work(connection: Connection, tokenizer_folder: str, num_threads: int) -> None:
+def work(connection: Connection, tokenizer_folder: str, num_threads: str) -> None:
     """A worker's main thread reads, the others encode and send, so that neither side of the pipe ever waits in a send
     for the other to read."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent will end us
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the library's own threads: ours do without
     try:
         tokenizer = Tokenizer.load(tokenizer_folder)
@@ -166,13 +124,10 @@ def _work(connection: Connection, tokenizer_folder: str, num_threads: int) -> No
         return  # the parent loads it too, and says what is wrong
     received: queue.SimpleQueue[Work] = queue.SimpleQueue()
     sending = threading.Lock()
-    for _ in range(num_threads):
+    for _ in range(int(num_threads)):
         threading.Thread(target=_encode_forever, args=(received, tokenizer, connection, sending), daemon=True).start()
-    try:
-        while True:
-            received.put(connection.recv())
-    except (EOFError, OSError):
-        os._exit(0)  # the parent has gone, and nobody wants the rest
+    while True:
+        received.put(connection.recv())
 
 
 def _encode_forever(
