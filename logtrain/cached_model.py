@@ -3,8 +3,9 @@
 The cache has C places, allocated once, of a key and a value in every layer. A sequence lies in a run of them; which one
 is the caller's to decide. The new tokens of all sequences are put through the model end to end, without padding.
 
-A call with one token a sequence always has the same shapes, up to the next power of two of sequences and of tokens in
-the longest. On a GPU it is captured as a CUDA graph: for its hundreds of small kernels the host takes longer than the
+A call with one token a sequence always has the same shapes, up to the next power of two of sequences, and the same
+kernels, up to the next power of two of tokens in the longest: by it attention splits long sequences over the
+processors. On a GPU it is captured as a CUDA graph: for its hundreds of small kernels the host takes longer than the
 GPU.
 
 Shapes in names: T new tokens, S sequences, C places, K key-value heads, H head size, V vocabulary.

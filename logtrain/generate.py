@@ -50,7 +50,7 @@ class Request:
 
 class Answer(NamedTuple):
     ids: list[int]
-    """without the one that ended it"""
+    """without a stop id that ended it; the tokens of a stop string are among them"""
     text: str
     finish_reason: Literal["stop", "length"]
     """stop: by a stop id or a stop string; length: max_new_tokens, or no position left"""
@@ -82,10 +82,6 @@ class Active:
     seen_V: Tensor | None = None
     """bool: ids that the repetition penalty counts for"""
 
-    @property
-    def answer(self) -> list[int]:
-        return self.ids[len(self.request.prompt) :]
-
     def chunk(self, count: int) -> Chunk:
         return Chunk(self.ids[self.known : self.known + count], self.known, self.start)
 
@@ -96,7 +92,10 @@ def cache_bytes(gib: float, device: torch.device) -> int:
     """
     if gib:
         return int(gib * 2**30)
-    return torch.cuda.mem_get_info(device)[0] * 4 // 5 if device.type == "cuda" else 2 * 2**30
+    if device.type == "cpu":
+        return 2 * 2**30
+    torch.cuda.empty_cache()  # what a model before this one has left with PyTorch is free, too
+    return torch.cuda.mem_get_info(device)[0] * 4 // 5
 
 
 class Generator:
@@ -163,29 +162,22 @@ class Generator:
             self.leave(active)
 
     def run(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-        """(number in the order of `requests`, answer) as they are completed; requests are taken as they are needed."""
+        """(number in the order of `requests`, answer) as they are completed; requests are taken as they are needed.
+        Nobody else may submit meanwhile. Ended early, it cancels what it has begun.
+        """
         numbers, upcoming = {}, enumerate(requests)
-        while True:
-            while len(self.waiting) < self.max_sequences and (item := next(upcoming, None)):
-                numbers[self.submit(item[1])] = item[0]
-            if not self.waiting and not self.running:
-                return
-            for event in self.step():
-                if event.answer:
-                    yield numbers.pop(event.key), event.answer
-
-    def stream(self, request: Request) -> Iterator[Event]:
-        """The events of one request; closing the iterator cancels it."""
-        key = self.submit(request)
         try:
-            done = False
-            while not done:
+            while True:
+                while len(self.waiting) < self.max_sequences and (item := next(upcoming, None)):
+                    numbers[self.submit(item[1])] = item[0]
+                if not self.waiting and not self.running:
+                    return
                 for event in self.step():
-                    if event.key == key:
-                        yield event
-                        done = event.answer is not None
+                    if event.answer:
+                        yield numbers.pop(event.key), event.answer
         finally:
-            self.cancel(key)
+            for key in numbers:
+                self.cancel(key)
 
     # ---- room in the cache
 
@@ -271,14 +263,17 @@ class Generator:
         for logits_V, active, config in zip(logits_SV, batch, configs, strict=True):
             if active.seen_V is not None:
                 logits_V.copy_(penalised(logits_V, active.seen_V, config.repetition_penalty))
-        ids_S = logits_SV.argmax(-1)
+        best_S, ids_S = logits_SV.max(-1)  # a NaN is the greatest
         if drawn := [i for i, config in enumerate(configs) if config.temperature]:
-            numbers = [uniform(configs[i].seed, batch[i].request.number, len(batch[i].answer)) for i in drawn]
+            numbers = [uniform(configs[i].seed, batch[i].request.number, len(batch[i].stream.ids)) for i in drawn]
             ids_S[drawn] = draw(distribution(logits_SV[drawn], [configs[i] for i in drawn]), numbers)
-        for id, active in zip(ids_S, batch, strict=True):
+        ids = ids_S.tolist()
+        if not best_S.isfinite().all():
+            raise ValueError("the model's logits are not finite; its weights are damaged")
+        for id, active in zip(ids, batch, strict=True):
             if active.seen_V is not None:
                 active.seen_V[id] = True
-        return ids_S.tolist()
+        return ids
 
     def add(self, active: Active, id: int) -> Event:
         """Take the next token of an answer; a request that is complete leaves the batch."""
@@ -296,4 +291,4 @@ class Generator:
             return Event(active.key, text, None)
         text += active.stream.end()
         self.leave(active)
-        return Event(active.key, text, Answer(active.answer, active.stream.text, reason))
+        return Event(active.key, text, Answer(active.stream.ids, active.stream.text, reason))

@@ -3,8 +3,8 @@
 In this order, as transformers has it: the repetition penalty (Keskar et al. 2019, arXiv:1909.05858), the temperature,
 top-k (Fan et al. 2018, arXiv:1805.04833), top-p (Holtzman et al. 2019, arXiv:1904.09751), then a draw.
 
-A draw inverts the cumulative distribution at a number that depends on (seed, position) alone, so that an answer does
-not change with the other sequences of its batch.
+A draw inverts the cumulative distribution at a number that depends on (seed, sequence, position) alone, not on the
+other sequences of its batch.
 
 Shapes in names: S sequences, V vocabulary.
 """
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+
+LEAST_TEMPERATURE = 1e-6  # logits of 1e8 are not infinite yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class SamplingConfig:
         for name in ("temperature", "top_k", "seed"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise ValueError(f"{name} = {getattr(self, name)} must be a finite number >= 0")
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise ValueError(f"temperature = {self.temperature} is too small to divide by; 0 takes the likeliest token")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p = {self.top_p} is outside (0, 1]")
         if not 0 < self.repetition_penalty < float("inf"):
@@ -59,7 +63,7 @@ def distribution(logits_SV: Tensor, configs: Sequence[SamplingConfig]) -> Tensor
     def column(name: str) -> Tensor:
         return torch.tensor([getattr(config, name) for config in configs], device=logits_SV.device)[:, None]
 
-    z_SV = logits_SV.float() / column("temperature")
+    z_SV = logits_SV / column("temperature")
     if most := max(config.top_k for config in configs):
         k_S1 = column("top_k")
         best_Sk = z_SV.topk(min(most, z_SV.shape[1])).values
@@ -77,4 +81,4 @@ def draw(p_SV: Tensor, uniform_S: Sequence[float]) -> Tensor:
     """Token ids, int64 [S]: the first at which the cumulative probability exceeds its sequence's number."""
     cumulative_SV = p_SV.double().cumsum(-1)
     at_S1 = torch.tensor(uniform_S, dtype=torch.float64, device=p_SV.device)[:, None] * cumulative_SV[:, -1:]
-    return torch.searchsorted(cumulative_SV, at_S1, right=True).squeeze(1)
+    return torch.searchsorted(cumulative_SV, at_S1, right=True).squeeze(1).clamp_(max=p_SV.shape[1] - 1)

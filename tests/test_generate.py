@@ -282,21 +282,37 @@ def test_an_answer_ends_where_the_model_knows_no_more_positions(loaded):
     assert (len(answer.ids), answer.finish_reason) == (3, "length")
 
 
-def test_events_of_a_stream_are_its_answer_in_pieces(loaded, prompts):
+def test_events_are_the_answer_in_pieces(loaded, prompts):
     generator = Generator(loaded.model, loaded.tokenizer)
     (expected,) = answers(generator, prompts[:1])
-    events = list(generator.stream(Request(prompt=prompts[0], max_new_tokens=NEW)))
+    key, events = generator.submit(Request(prompt=prompts[0], max_new_tokens=NEW)), []
+    while generator.waiting or generator.running:
+        events += generator.step()
+    assert {event.key for event in events} == {key}
     assert "".join(event.text for event in events) == expected.text
     assert [event.answer for event in events] == [None] * (NEW - 1) + [expected]
 
 
-def test_a_stream_that_is_closed_leaves_nothing_behind(loaded, prompts):
-    generator = Generator(loaded.model, loaded.tokenizer)
-    stream = generator.stream(Request(prompt=prompts[0]))
-    next(stream)
-    stream.close()
+def test_a_run_that_is_ended_early_leaves_nothing_behind(loaded, prompts):
+    generator = Generator(loaded.model, loaded.tokenizer, max_sequences=2)
+    run = generator.run(Request(prompt=prompt, max_new_tokens=4 + 3 * i) for i, prompt in enumerate(prompts[:5]))
+    assert next(run)[0] == 0
+    assert generator.running
+    run.close()
     assert not generator.running
     assert not generator.waiting
+    assert len(answers(generator, prompts[:2])) == 2
+
+
+def test_logits_that_are_not_finite_are_named(tmp_path, prompts):
+    """A draw among NaNs would be an id that the model does not have."""
+    loaded = load_pretrained(write_model(tmp_path), CPU)
+    loaded.model.head.weight[5] = float("nan")
+    for temperature in (0.0, 1.0):
+        with pytest.raises(ValueError, match="logits are not finite"):
+            answers(
+                Generator(loaded.model, loaded.tokenizer), prompts[:2], sampling=SamplingConfig(temperature=temperature)
+            )
 
 
 # Room

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from logtrain.sampling import SamplingConfig, distribution, draw, penalised, uniform
+from logtrain.sampling import LEAST_TEMPERATURE, SamplingConfig, distribution, draw, penalised, uniform
 
 V = 60
 
@@ -82,6 +82,12 @@ def test_numbers_of_positions_requests_and_seeds_are_independent():
     assert uniform(5, 6, 7) == uniform(5, 6, 7)
 
 
+def test_the_least_temperature_is_that_of_the_likeliest_token():
+    logits_SV = 100 * logits(3)
+    p_SV = distribution(logits_SV, [SamplingConfig(temperature=LEAST_TEMPERATURE)] * 3)
+    assert draw(p_SV, [0.0, 0.5, 1 - 2**-53]).tolist() == logits_SV.argmax(-1).tolist()
+
+
 def test_a_draw_never_takes_what_has_no_probability():
     p_SV = torch.zeros(3, V)
     p_SV[:, 10] = p_SV[:, 20] = 0.5
@@ -89,8 +95,9 @@ def test_a_draw_never_takes_what_has_no_probability():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5},
-              {"repetition_penalty": 0.0}, {"repetition_penalty": float("inf")}, {"seed": -1}],
+    "wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"temperature": 1e-38}, {"top_k": -1},
+              {"top_p": 0.0}, {"top_p": 1.5}, {"repetition_penalty": 0.0}, {"repetition_penalty": float("inf")},
+              {"seed": -1}],
 )  # fmt: skip
 def test_what_cannot_be_sampled_by_is_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

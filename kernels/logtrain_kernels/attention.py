@@ -77,7 +77,7 @@ class Places(NamedTuple):
     """Where in a cache the tokens of a step lie."""
 
     at_T: Tensor
-    """int64: the place of each new token, none twice"""
+    """int64: the place of each new token; none twice, but one that nobody reads"""
     starts_S1: Tensor
     """int32: the place of each sequence's first token; one more entry than sequences, which counts for nothing"""
     lengths_S: Tensor
@@ -126,7 +126,10 @@ def cached_attention(
     if not on_gpu(q_TNH):
         return cached_attention_reference(q_TNH, keys_CKH, values_CKH, cu_seqlens, places)
     gqa = q_TNH.shape[1] != k_TKH.shape[1]
+    # One token each: `seqused_k` ends what it sees. Only where no window does, FlashAttention reads a key once for all
+    # heads that share it and splits a long sequence over the processors.
+    decoding = max_seqlen == 1 and len(q_TNH) == len(places.lengths_S)
     return varlen_attn(
         q_TNH, keys_CKH, values_CKH, cu_seqlens, places.starts_S1, max_seqlen, places.max_length,
-        window_size=(-1, 0), enable_gqa=gqa, seqused_k=places.lengths_S,
+        window_size=(-1, -1 if decoding else 0), enable_gqa=gqa, seqused_k=places.lengths_S,
     )  # fmt: skip
