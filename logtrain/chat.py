@@ -22,14 +22,14 @@ import torch
 
 from logtrain import hf
 from logtrain.cached_model import place_bytes
-from logtrain.chat_template import DATE, ChatTemplate
+from logtrain.chat_template import DATE
 from logtrain.commands import COMMANDS, Leave, attach, question_in
 from logtrain.config import load, run
 from logtrain.conversation import Conversation, Exchange
 from logtrain.data.log import read_log
 from logtrain.generate import Generator, cache_bytes
 from logtrain.model import Llama
-from logtrain.pretrained import DRAWN_BY, load_pretrained, model_folder, published_sampling
+from logtrain.pretrained import DRAWN_BY, load_pretrained, load_template, model_folder, published_sampling
 from logtrain.terminal import Interrupt, Keyboard, Screen
 from logtrain.tokenizer import Tokenizer
 
@@ -116,11 +116,12 @@ def piped() -> str:
 
 def build(config: ChatConfig, screen: Screen) -> Conversation:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    folder = model_folder(Path(config.model))
+    path = Path(config.model)
+    folder = model_folder(path)
     shape = hf.read_config(folder)
-    template = ChatTemplate.load(Tokenizer.load(folder), config.template, config.date)
+    template = load_template(path, Tokenizer.load(folder), config.template, config.date)
     given = {name: value for name in DRAWN_BY if (value := getattr(config, name)) != -1}
-    sampling = dataclasses.replace(published_sampling(folder), **given, seed=config.seed)
+    sampling = dataclasses.replace(published_sampling(path), **given, seed=config.seed)
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in Llama(shape).parameters())
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -36,6 +36,7 @@ import numpy as np
 from logtrain.tokenizer import Tokenizer
 
 TrainOn = Literal["all", "last"]
+FILE = "chat_template.jinja"  # beside a tokenizer
 DATE = "2024-07-26"  # the one that Llama-3.1's template writes by itself
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MARKS = range(0xF0000, 0xFFFFE)  # private use: they mean nothing to anyone
@@ -227,8 +228,8 @@ def _name(turns: Sequence[Turn], i: int) -> str:
 
 def _read(folder: Path, file: str | Path) -> tuple[str, str]:
     """Where the template is, and its text."""
-    if file or (folder / "chat_template.jinja").is_file():
-        path = Path(file or folder / "chat_template.jinja")
+    if file or (folder / FILE).is_file():
+        path = Path(file or folder / FILE)
         try:
             return str(path), path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -245,7 +246,7 @@ def _read(folder: Path, file: str | Path) -> tuple[str, str]:
         found = by_name["default"]
     if not isinstance(found, str) or not found:
         raise ValueError(
-            f"{folder}: the tokenizer has no chat template (no chat_template.jinja, none in tokenizer_config.json); "
+            f"{folder}: the tokenizer has no chat template (no {FILE}, none in tokenizer_config.json); "
             f"give the model's own, or one to train it with, with --template FILE"
         )
     return str(config_file), found

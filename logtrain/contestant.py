@@ -9,10 +9,9 @@ from pathlib import Path
 
 from logtrain import hf
 from logtrain.answers import Answered, fingerprint
-from logtrain.chat_template import ChatTemplate
 from logtrain.data.questions import Question
 from logtrain.generate import Generator, Request
-from logtrain.pretrained import model_folder
+from logtrain.pretrained import load_template, model_folder, stop_ids
 from logtrain.remote import RemoteRequest, Server
 from logtrain.sampling import SamplingConfig
 from logtrain.tokenizer import Tokenizer
@@ -36,7 +35,8 @@ class Contestant:
         self.name, self.path = name, Path(path)
         folder = model_folder(self.path)
         self.shape, self.tokenizer = hf.read_config(folder), Tokenizer.load(folder)
-        self.template = ChatTemplate.load(self.tokenizer, template, date)
+        self.template = load_template(self.path, self.tokenizer, template, date)
+        self.stop_ids = stop_ids(self.path) | {self.template.end_id}
 
     def read(self, questions: Sequence[Question], data: str) -> None:
         """`data`: where the questions are from, for errors."""

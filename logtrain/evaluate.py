@@ -211,7 +211,7 @@ def answer(
         generator = Generator(
             loaded.model,
             loaded.tokenizer,
-            loaded.stop_ids | {contestant.template.end_id},
+            contestant.stop_ids,
             memory=cache_bytes(config.memory, world.device),
             max_sequences=config.max_sequences,
         )
@@ -265,10 +265,11 @@ def finish(
             "path": os.path.abspath(config.data),
             "sha256": sha256(Path(config.data)),
             "questions": len(numbers),
+            "rows": len({asked[n].row for n in numbers}),
             "too_long": list(skipped.values()),
         }
     }
-    result |= compare(scores, pairs, [asked[n].task for n in numbers])
+    result |= compare(scores, pairs, [asked[n].row for n in numbers], [asked[n].task for n in numbers])
     for contestant in contestants:
         result["models"][contestant.name] |= {"path": str(contestant.path), "perplexity": losses[contestant.name]}
     write(folder / "scores.json", orjson.dumps(result, option=orjson.OPT_INDENT_2))

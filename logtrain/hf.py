@@ -288,6 +288,18 @@ def save(
         shutil.copy(file, folder)
 
 
+def end_ids(*files: Path) -> list[int]:
+    """eos_token_id, one or several, of the first file that names any: a generation_config.json, then a config.json."""
+    for file in files:
+        found = read_json(file).get("eos_token_id") if file.exists() else None
+        ids = found if isinstance(found, list) else [found]
+        if found is not None and not all(type(id) is int for id in ids):
+            raise ValueError(f"{file}: eos_token_id = {json.dumps(found)}; expected an id or a list of ids")
+        if found is not None:
+            return ids
+    return []
+
+
 def write(tensors: dict[str, Tensor], path: Path) -> None:
     assert not path.exists(), f"{path}: the tensors did not come in the order of their files"
     try:

@@ -22,7 +22,7 @@ from logtrain.metrics import Metrics
 from logtrain.model import AttentionBackend, Llama, RandomWeights, Recompute
 from logtrain.optim import OptimConfig, adamw
 from logtrain.parallel import ParallelConfig, Rows, World, build, full_tensors
-from logtrain.publish import publish
+from logtrain.publish import answer_as_trained, publish
 from logtrain.rundir import claim
 from logtrain.trainer import Trainer, TrainerConfig
 
@@ -262,6 +262,8 @@ class Job:
         trained = {name: whole for name, whole in full_tensors(model) if "lora_" in name}
         if self.world.is_main:
             adapter.save(folder, trained, self.llama, self.config.lora, str(self.source))
+            if chat := self.chat():
+                answer_as_trained(folder, *chat, of=self.source)
 
     def chat(self) -> tuple[str, int] | None:
         """Of chat data: the template that wrote them, and the token that ends an answer."""

@@ -5,6 +5,7 @@ against those of model and adapter before the folder gets its name. All on the C
 """
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from logtrain import adapter, hf
+from logtrain import adapter, chat_template, hf
 from logtrain.config import load, run
 from logtrain.lora import adapt, merged
 from logtrain.model import Llama
@@ -58,6 +59,9 @@ def main(argv: list[str]) -> int:
     named = ((name, parameter.detach()) for name, parameter in adapted.named_parameters())
     files = Tokenizer.load(str(source)).files
     hf.save(aside, shape, merged(named, shape, lora), dtype, source=source, tokenizer_files=files)
+    for name in (chat_template.FILE, "generation_config.json"):  # with an adapter that has learned others
+        if (Path(config.adapter) / name).exists():
+            shutil.copy(Path(config.adapter) / name, aside)
     before = logits(adapted)
     del adapted
     with torch.device("meta"):

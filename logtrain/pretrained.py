@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from logtrain import adapter, hf
+from logtrain import adapter, chat_template, hf
 from logtrain.blocked import block
+from logtrain.chat_template import DATE, ChatTemplate
 from logtrain.lora import merged_rows
 from logtrain.model import Llama
 from logtrain.parallel import Rows, materialize
@@ -29,7 +30,7 @@ class Pretrained:
     model: Llama
     tokenizer: Tokenizer
     stop_ids: frozenset[int]
-    """the ends of a sequence that the folder's files name"""
+    """the ends of a sequence that its files name"""
 
 
 def load_pretrained(path: str | Path, device: torch.device, at_once: int = 1) -> Pretrained:
@@ -56,7 +57,7 @@ def load_pretrained(path: str | Path, device: torch.device, at_once: int = 1) ->
     materialize(model, device, rows)
     if device.type == "cpu" and at_once >= BLOCKED_FROM:
         block(model)
-    return Pretrained(folder, model, tokenizer, stop_ids(folder))
+    return Pretrained(folder, model, tokenizer, stop_ids(path))
 
 
 def model_folder(path: Path) -> Path:
@@ -64,24 +65,26 @@ def model_folder(path: Path) -> Path:
     return adapter.base_folder(path) if (path / adapter.CONFIG).exists() else path
 
 
-def stop_ids(folder: Path) -> frozenset[int]:
-    """eos_token_id, one or several, of generation_config.json, or else of config.json."""
-    for name in ("generation_config.json", "config.json"):
-        file = folder / name
-        found = hf.read_json(file).get("eos_token_id") if file.exists() else None
-        ids = found if isinstance(found, list) else [found]
-        if found is not None and not all(type(id) is int for id in ids):
-            raise ValueError(f"{file}: eos_token_id = {json.dumps(found)}; expected an id or a list of ids")
-        if found is not None:
-            return frozenset(ids)
-    return frozenset()
+def own_file(path: Path, name: str) -> Path:
+    """An adapter's, if it has such a file: it may have learned another template and another end than its model's."""
+    return path / name if (path / name).exists() else model_folder(path) / name
 
 
-def published_sampling(folder: Path) -> SamplingConfig:
+def load_template(path: Path, tokenizer: Tokenizer, file: str = "", date: str = DATE) -> ChatTemplate:
+    """`tokenizer`: of the model; `file`: a template instead of the folder's own."""
+    own = path / chat_template.FILE
+    return ChatTemplate.load(tokenizer, file or (own if own.exists() else ""), date)
+
+
+def stop_ids(path: Path) -> frozenset[int]:
+    return frozenset(hf.end_ids(*(own_file(path, name) for name in ("generation_config.json", "config.json"))))
+
+
+def published_sampling(path: Path) -> SamplingConfig:
     """How generation_config.json has answers drawn; what it leaves out is neutral (temperature 1, all tokens). One that
     says nothing of it: as Llama-3.1-Instruct's.
     """
-    file = folder / "generation_config.json"
+    file = own_file(path, "generation_config.json")
     facts = hf.read_json(file) if file.exists() else {}
     found = {name: facts[name] for name in DRAWN_BY if facts.get(name) is not None}
     for name, value in found.items():

@@ -9,7 +9,7 @@ import orjson
 import torch
 from torch import Tensor, nn
 
-from logtrain import hf
+from logtrain import chat_template, hf
 from logtrain.data.loader import Loader
 from logtrain.model import Llama
 from logtrain.parallel import World, reshard
@@ -44,7 +44,7 @@ def publish(
         shutil.rmtree(aside, ignore_errors=True)
         hf.save(aside, model.config, in_step(tensors, world), dtype, source=source, tokenizer_files=tokenizer_files)
         if chat:
-            answer_as_trained(aside, *chat)
+            answer_as_trained(aside, *chat, of=aside)
     else:
         for _ in in_step(tensors, world):  # gathering takes every rank
             pass
@@ -66,17 +66,17 @@ def publish(
     return result
 
 
-def answer_as_trained(folder: Path, template: str, end_id: int) -> None:
-    """Let whoever loads the folder write prompts with the template of the training data, whatever the tokenizer's own
-    is, and stop where an answer ends: chats may have taught an end that the model did not know before.
+def answer_as_trained(folder: Path, template: str, end_id: int, *, of: Path) -> None:
+    """Let whoever loads the folder, an export or an adapter, write prompts with the template of the training data,
+    whatever the tokenizer's own is, and stop where an answer ends: chats may have taught an end that the model did not
+    know before. `of`: the folder of the model's configs.
     """
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    file = folder / "generation_config.json"
-    config = hf.read_json(file)
-    ends = config.get("eos_token_id", [])
-    ends = ends if isinstance(ends, list) else [ends]
+    (folder / chat_template.FILE).write_text(template, encoding="utf-8")
+    generation = of / "generation_config.json"
+    ends = hf.end_ids(generation, of / "config.json")
     if end_id not in ends:
-        file.write_bytes(orjson.dumps(config | {"eos_token_id": [*ends, end_id]}, option=orjson.OPT_INDENT_2))
+        config = (hf.read_json(generation) if generation.exists() else {}) | {"eos_token_id": [*ends, end_id]}
+        (folder / generation.name).write_bytes(orjson.dumps(config, option=orjson.OPT_INDENT_2))
 
 
 def in_step(tensors: Iterable[tuple[str, Tensor]], world: World) -> Iterator[tuple[str, Tensor]]:

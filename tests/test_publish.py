@@ -1,11 +1,12 @@
 """Publishing: an export gets its name only when it reads back as the live model, and then as a whole."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from synthetic import edit_json, write_data, write_model
+from synthetic import write_data, write_model
 
 from logtrain import hf
 from logtrain.data.loader import Loader, LoaderConfig
@@ -82,15 +83,16 @@ def test_an_export_is_recorded_and_an_older_one_gives_way_whole(case):
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(None, [1, 9]), (9, 9), ([3, 9], [3, 9]), ([3], [3, 9])],
-    ids=["config", "same", "among", "new"],
-)
+    [(None, [1, 9]), ({}, [1, 9]), ({"eos_token_id": None}, [1, 9]), ({"eos_token_id": 9}, 9),
+     ({"eos_token_id": [3, 9]}, [3, 9]), ({"eos_token_id": [3]}, [3, 9]), ({"eos_token_id": 0}, [0, 9])],
+    ids=["no file", "config", "null", "same", "among", "new", "zero"],
+)  # fmt: skip
 def test_a_model_trained_on_chats_carries_their_template_and_their_end(case, before, after):
     """As others load it: transformers takes the file before what tokenizer_config.json says."""
     from transformers import AutoTokenizer, GenerationConfig
 
     file = case.source / "generation_config.json"
-    file.unlink() if before is None else edit_json(file, eos_token_id=before)
+    file.unlink() if before is None else file.write_text(json.dumps(before))
     case.publish(case.read, chat=("{{ messages[0]['content'] }} w9", 9))
     assert GenerationConfig.from_pretrained(case.there).eos_token_id == after
     tokenizer = AutoTokenizer.from_pretrained(case.there)

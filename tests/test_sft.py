@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from program import Program, last_step
 from ranks import Ranks
-from synthetic import write_data, write_model
+from synthetic import edit_json, write_data, write_model
 from test_lora import filled, in_peft
 from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader
@@ -26,13 +26,14 @@ from torch.distributed.tensor import DTensor
 from training import records, train
 
 from logtrain import config as configs
-from logtrain import hf, sft
+from logtrain import hf, pretrained, sft
 from logtrain.data.loader import Loader, LoaderConfig
 from logtrain.data.shards import Split
 from logtrain.job import Job
 from logtrain.lora import LoraConfig, new_rows
 from logtrain.optim import adamw
 from logtrain.parallel import full_tensors
+from logtrain.tokenizer import Tokenizer
 from logtrain.trainer import Trainer
 from logtrain_kernels import dropout_steps
 from logtrain_kernels.dropout import kept_reference, kept_scale
@@ -305,6 +306,24 @@ def test_export_and_adapter_are_the_trained_model(case, whole):
     facts = json.loads((whole[1] / "adapter" / "adapter_config.json").read_text())
     assert facts["base_model_name_or_path"] == str(case.model)
     assert (facts["r"], facts["lora_alpha"], facts["lora_dropout"]) == (3, 8.0, DROPOUT)
+
+
+def test_an_adapter_answers_as_its_export_does(case, tmp_path):
+    """By the template of the training data, to the end that they have taught; merged by hand, too."""
+    data = shutil.copytree(case.data, tmp_path / "data")
+    written = "{{ bos_token }}{% for message in messages %}{{ message['content'] + eos_token }}{% endfor %}"
+    edit_json(data / "manifest.json", chat={"template": written})
+    flags = [*case.flags, "--trainer.max_steps", "1", "--data", str(data), "--runs", str(tmp_path)]
+    assert train(flags, SFT) == 0
+    run, end = tmp_path / "run", json.loads((data / "manifest.json").read_text())["tokenizer"]["document_end_id"]
+    flags = ["--model", str(case.model), "--adapter", str(run / "adapter"), "--output", str(tmp_path / "merged")]
+    assert train(flags, "logtrain.merge") == 0
+    for folder in (run / "adapter", run / "export", tmp_path / "merged"):
+        assert (folder / "chat_template.jinja").read_text() == written
+        assert end in pretrained.stop_ids(folder), folder
+        assert pretrained.stop_ids(folder) == pretrained.stop_ids(run / "export")
+    template = pretrained.load_template(run / "adapter", Tokenizer.load(case.model))
+    assert template.where == str(run / "adapter" / "chat_template.jinja")
 
 
 # ---- the best checkpoint
