@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from logtrain.comparison import PUBLISHED, TITLES
+from logtrain.comparison import BOLD, MULTIPLE, PUBLISHED, TITLES, corpus_table, remarks, table
 from logtrain.data.questions import Question
-from logtrain.scoring import CORPUS_METRICS, Pair, Scores
+from logtrain.scoring import Pair, Scores
 
 TEMPLATE = Path(__file__).with_name("compare.html.jinja")
 COLORS = ("#8a96a3", "#2f6fb0", "#d9822b", "#3f9c6b", "#8e5ea2", "#b9423f")  # told apart by the colour-blind, too
@@ -35,48 +35,72 @@ def write_page(
     figure, chart = draw(result), io.BytesIO()
     figure.savefig(folder / "compare.png", dpi=150)
     figure.savefig(chart, format="svg")
+    models, differences = list(result["models"].values()), result["differences"]
     kinds = Counter(question.task for question in questions)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.ChainableUndefined)
+    # The tables are made here: to jinja's filters a task named "Node.js" is a path, one named "45" a place in a list.
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        **result,
+        models=list(result["models"]),
+        differences=["{1} less {0}".format(*difference["models"]) for difference in differences],
+        data=result["data"],
+        remarks=remarks(result["data"]),
+        bold=BOLD,
+        multiple=MULTIPLE,
         chart=base64.b64encode(chart.getvalue()).decode(),
-        titles=TITLES,
-        corpus_titles=CORPUS_METRICS,
-        published=PUBLISHED,
-        pairs=["{1} less {0}".format(*difference["models"]) for difference in result["differences"]],
-        tasks=dict(sorted(kinds.items())) if len(kinds) > 1 else {},
-        answers=extremes(questions, pairs, scores),
+        scores=table([model["metrics"] for model in models]) + corpus_table(result["models"]),
+        paired=table([difference["metrics"] for difference in differences]),
+        perplexities={text: [model["perplexity"][text] for model in models] for text in models[0]["perplexity"]},
+        tasks=[
+            {
+                "name": kind,
+                "questions": kinds[kind],
+                "scores": table([model["tasks"][kind] for model in models]),
+                "paired": table([difference["tasks"][kind] for difference in differences]),
+            }
+            for kind in models[0]["tasks"]
+        ],
+        answers=side_by_side(questions, pairs, scores),
         shown_chars=SHOWN_CHARS,
     )
     (folder / "compare.html").write_text(page, encoding="utf-8")
 
 
-def extremes(
+def side_by_side(
     questions: Sequence[Question], pairs: Mapping[str, Sequence[Pair]], scores: Mapping[str, Sequence[Scores]]
 ) -> dict[str, list[dict]]:
-    """Heading -> samples. Of several models those in which the last gained or lost most on the first, else the best and
-    the worst."""
-    names = list(scores)
-    several = len(names) > 1
-    gains = [
-        after[RANKED_BY] - (before[RANKED_BY] if several else 0)
-        for before, after in zip(scores[names[0]], scores[names[-1]], strict=True)
-    ]
-    order = sorted(range(len(gains)), key=lambda i: -gains[i])
-    most = min(SHOWN, (len(order) + 1) // 2)
-    best, worst = order[:most], order[most:][-most:][::-1]
+    """Heading -> answers. Of one model the best and the worst; of several those in which each gained and lost most on
+    the first."""
+    first, *others = scores
+    found = {}
 
-    def sample(i: int) -> dict:
-        answers = {name: {"output": pairs[name][i][0], "scores": scores[name][i]} for name in names}
-        return {"question": questions[i], "gain": gains[i], "answers": answers}
+    def add(heading: str, names: tuple[str, ...], chosen: list[int], values: list[float]) -> None:
+        sign = "+" if others else ""
+        if chosen:
+            found[f"{heading} ({TITLES[RANKED_BY]})"] = [
+                {
+                    "question": questions[i],
+                    "value": f"{values[i]:{sign}.3f}",
+                    "answers": {titled(name, i): pairs[name][i][0] for name in names},
+                }
+                for i in chosen
+            ]
 
-    words = ("gained", "lost") if several else ("best", "worst")
-    form = f"Answers by which {names[-1]} {{}} most on {names[0]}" if several else f"The {{}} answers of {names[0]}"
-    return {
-        f"{form.format(word)} ({TITLES[RANKED_BY]})": [sample(i) for i in chosen]
-        for word, chosen in zip(words, (best, worst), strict=True)
-        if chosen
-    }
+    def titled(name: str, i: int) -> str:
+        return f"{name}: " + ", ".join(f"{TITLES[metric]} {scores[name][i][metric]:.3f}" for metric in PUBLISHED)
+
+    for other in others:
+        gains = [b[RANKED_BY] - a[RANKED_BY] for a, b in zip(scores[first], scores[other], strict=True)]
+        order = sorted(range(len(gains)), key=lambda i: gains[i])
+        gained, lost = ([i for i in order if sign * gains[i] > 0] for sign in (1, -1))
+        add(f"Answers in which {other} gained most on {first}", (first, other), gained[::-1][:SHOWN], gains)
+        add(f"Answers in which {other} lost most on {first}", (first, other), lost[:SHOWN], gains)
+    if not others:
+        values = [sample[RANKED_BY] for sample in scores[first]]
+        order = sorted(range(len(values)), key=lambda i: -values[i])
+        most = min(SHOWN, (len(order) + 1) // 2)
+        add(f"The best answers of {first}", (first,), order[:most], values)
+        add(f"The worst answers of {first}", (first,), order[most:][::-1][:most], values)
+    return found
 
 
 # ---- the chart
@@ -135,4 +159,4 @@ def draw_differences(axes: Axes, differences: list[dict]) -> None:
     axes.axvline(0, color=INK, linewidth=1, linestyle=":")
     axes.set_yticks(places, labels, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("paired difference, 95% interval; filled: 0 is outside it")
+    axes.set_xlabel("paired difference, 95% interval; filled: 0 is outside it, and p is at most 0.05")

@@ -1,6 +1,7 @@
 """How far the mean of a test set's scores can be trusted, and the difference of two models on the same samples.
 
     bootstrap(values_N)    the mean of one model's scores, with its 95% interval
+    wilson(values_N)       the same of scores that are only 0 or 1
     paired(a_N, b_N)       the mean difference of two models' scores, with its 95% interval and a p-value
     bootstrap_all, paired_all    the same of several scores at once
 
@@ -16,13 +17,17 @@ further out, because the skewness of a small sample is too uncertain to shorten 
 
 What holds and what does not, both simulated in tests/test_intervals.py: 93% to 97% of intervals hold the true mean, for
 N from 20 to 500, of skewed scores in 0..1, of ones with a spike at 0 as unsmoothed BLEU has, of differences of two
-models, and of real answers' scores; 98% of 20 scores that are only 0 or 1. But no sample tells of what is not in it:
-where the mean hangs on a few, the interval ends too soon on the side of the rare ones. With 2 scores expected that are
-not 0, of 20 or of 76, it is 83%, with 5 of 50 96%; for a model that fails in 1 of 10 answers 90% at N = 20, 94% at 50.
-Scores without an upper bound (length_ratio: one answer that never ends outweighs the others) get 91% at 20. At N = 5 it
-is 90% to 93%, far less with a spike. Equal scores have an interval without width: after 0 in N, the truth may be 3 / N.
+models, and of real answers' scores. But no sample tells of what is not in it: where the mean hangs on a few, the
+interval ends too soon on the side of the rare ones. With 2 scores expected that are not 0, of 20 or of 76, it is 83%,
+with 5 of 50 96%; for a model that fails in 1 of 10 answers 90% at N = 20, 94% at 50. Scores without an upper bound
+(length_ratio: one answer that never ends outweighs the others) get 91% at 20. At N = 5 it is 90% to 93%, far less with
+a spike. Equal scores have an interval without width: after 0 in N, the truth may be 3 / N. For that, scores that are
+only 0 or 1 have `wilson`; differences have nothing.
 
-Efron 1987, "Better bootstrap confidence intervals"; Hesterberg 2015, "What teachers should know about the bootstrap".
+The samples must be independent: of several answers of one conversation the mean is one sample (comparison.py).
+
+Efron 1987, "Better bootstrap confidence intervals"; Hesterberg 2015, "What teachers should know about the bootstrap";
+Wilson 1927, "Probable inference, the law of succession, and statistical inference".
 
 Legend: N samples, R resamples, C resamples of a chunk, D sets of N samples.
 """
@@ -44,7 +49,7 @@ class Mean(NamedTuple):
     mean: float | None
     """None without a value."""
     low: float | None
-    """The 95% interval's ends; None below two values."""
+    """The 95% interval's ends; None below two values, of `wilson` without a value."""
     high: float | None
     num_used: int
     """Values that were neither None nor NaN."""
@@ -58,12 +63,15 @@ class Difference(NamedTuple):
     high: float | None
     num_used: int
     """Pairs of which neither value was None or NaN."""
-    excludes_zero: bool
-    """Whether there is an interval and 0 is outside it."""
+    significant: bool
+    """Whether 0 is outside the interval and p_value is at most 0.05. Of two equal models' 2, 3, 4 and 5 differences
+    the interval alone leaves 0 out in 50%, 25%, 12% and 7%: all resampled means are inside, but there are few. The
+    p-value is above 0.05 below 6 pairs, whatever they are."""
     p_value: float | None
     """How often, of 10,000 times, the difference is at least as far from 0 when a and b are swapped at random in every
-    pair (the sign-flip test, two-sided). It asks whether the models can be told apart at all, the interval how large
-    the mean difference is: where a few samples decide, one can say yes and the other no. None below two pairs."""
+    pair (the sign-flip or paired randomisation test, two-sided). It asks whether the models can be told apart at all,
+    the interval how large the mean difference is: where a few samples decide, one can say yes and the other no. None
+    below two pairs."""
 
 
 def bootstrap(values_N: Sequence[float | None], seed: int = 0) -> Mean:
@@ -85,6 +93,25 @@ def bootstrap_all(columns: Mapping[str, Sequence[float | None]], seed: int = 0) 
         ends = (end_D.tolist() for end_D in _intervals(x_ND, seed))
         found |= {name: Mean(*of_one, len(x_ND)) for name, *of_one in zip(names, *ends, strict=True)}
     return {name: found[name] for name in columns}
+
+
+def wilson(values_N: Sequence[float | None]) -> Mean:
+    """The mean of scores that are only 0 or 1, with Wilson's score interval: 30 ones of 30 get 0.886 to 1.
+
+    N * mean +- 1.96 * sqrt(N * p * (1 - p)) is solved for p. From N = 20 on, 92.5% to 98% of the intervals hold a truth
+    from 0.1 to 0.9, 92.5% to 100% one of at least 2 expected ones and zeros, but 84% one of 0.17 / N, its worst. Where
+    scores in between would be possible, as of BLEU that is 0 in all answers, it is wider than it need be.
+    """
+    x_N = _numbers(values_N)
+    x_N = x_N[~np.isnan(x_N)]
+    assert np.isin(x_N, (0, 1)).all(), "only 0 and 1"
+    n, ones = len(x_N), float(x_N.sum())
+    if n == 0:
+        return Mean(None, None, None, 0)
+    z = NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
+    half = z * sqrt(ones * (n - ones) / n + z**2 / 4)
+    low, high = ((ones + z**2 / 2 + reach) / (n + z**2) for reach in (-half, half))
+    return Mean(ones / n, round(low, 12) + 0.0, round(high, 12), n)
 
 
 def paired(a_N: Sequence[float | None], b_N: Sequence[float | None], seed: int = 0) -> Difference:
@@ -110,10 +137,12 @@ def paired_all(
     for x_ND, names in _by_samples(differences):
         if len(x_ND) >= 2:
             p_values |= zip(names, _sign_flip(x_ND, seed).tolist(), strict=True)
-    return {
-        name: Difference(*mean, mean.low is not None and (mean.low > 0 or mean.high < 0), p_values.get(name))
-        for name, mean in means.items()
-    }
+    found = {}
+    for name, mean in means.items():
+        p_value = p_values.get(name)
+        significant = p_value is not None and p_value <= 1 - CONFIDENCE and (mean.low > 0 or mean.high < 0)
+        found[name] = Difference(*mean, significant, p_value)
+    return found
 
 
 def _by_samples(numbers: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray, list[str]]]:

@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from logtrain.comparison import TITLES
+from logtrain.comparison import BOLD, MULTIPLE, Cell, corpus_table, left_out, remarks, table
 from logtrain.metrics import plain
-from logtrain.scoring import CORPUS_METRICS
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -64,42 +63,34 @@ def print_scores(result: dict) -> None:
         print("\n".join(lines(result)))
         return
     console = Console(highlight=False)
-    models, differences = result["models"], result["differences"]
-    table = Table("", *models, title=f"mean of {result['data']['questions']:,} answers, with its 95% interval")
-    for name, title in TITLES.items():
-        if any(name in model["metrics"] for model in models.values()):
-            table.add_row(title, *(interval(model["metrics"].get(name), "mean") for model in models.values()))
-    for name, title in CORPUS_METRICS.items():
-        table.add_row(title, *(f"{model['corpus'][name]:.4f}" for model in models.values()))
-    console.print(table)
+    data, models, differences = result["data"], result["models"], result["differences"]
+    counted = "answers" if data["rows"] == data["questions"] else "conversations"
+    scores = Table("", *models, title=f"mean of {data['rows']:,} {counted}, with its 95% interval")
+    for title, cells in table([model["metrics"] for model in models.values()]) + corpus_table(models):
+        scores.add_row(title, *map(marked, cells))
+    console.print(scores, *remarks(data), sep="\n")
     if differences:
         headings = ["{1} less {0}".format(*difference["models"]) for difference in differences]
-        table = Table("", *headings, title="paired difference, with its 95% interval; bold: without 0")
-        for name, title in TITLES.items():
-            cells = [difference["metrics"].get(name) for difference in differences]
-            if any(cells):
-                table.add_row(title, *(interval(cell, "difference") for cell in cells))
-        console.print(table)
-    sets = {text for model in models.values() for text in model["perplexity"]}
+        paired = Table("", *headings, title="paired difference, with its 95% interval")
+        for title, cells in table([difference["metrics"] for difference in differences]):
+            paired.add_row(title, *map(marked, cells))
+        console.print(paired, BOLD, MULTIPLE, sep="\n")
+    sets = {name for model in models.values() for name in model["perplexity"]}
     if sets:
-        table = Table("", *models, title="perplexity a token, and bits a byte")
-        for text in sorted(sets):
-            cells = (model["perplexity"][text] for model in models.values())
-            table.add_row(text, *(f"{cell['perplexity']:.3f}   {cell['bits_per_byte']:.4f}" for cell in cells))
-        console.print(table)
+        losses = Table("", *models, title="perplexity a token, and bits a byte")
+        for name in sorted(sets):
+            cells = (model["perplexity"][name] for model in models.values())
+            losses.add_row(name, *(f"{cell['perplexity']:.3f}   {cell['bits_per_byte']:.4f}" for cell in cells))
+        console.print(losses)
 
 
-def interval(cell: dict | None, key: str) -> str:
-    if cell is None:
-        return ""
-    sign = "+" if key == "difference" else ""
-    ends = "" if cell["low"] is None else f" [{cell['low']:{sign}.4f}, {cell['high']:{sign}.4f}]".replace("[", r"\[")
-    text = f"{cell[key]:{sign}.4f}{ends}"
-    return f"[bold]{text}[/bold]" if cell.get("significant") else text
+def marked(cell: Cell) -> str:
+    text = f"{cell.value} ({cell.interval})" if cell.interval else cell.value
+    return f"[bold]{text}[/bold]" if cell.bold else text
 
 
 def lines(result: dict) -> list[str]:
-    found = []
+    found = [f"left_out reason={what.replace(' ', '_')} n={n}" for what, n in left_out(result["data"]).items()]
     for name, model in result["models"].items():
         for metric, cell in model["metrics"].items():
             found.append(f"score model={name} metric={metric} {keys(cell)}")

@@ -198,7 +198,8 @@ def test_every_answer_of_a_conversation_is_asked_for_after_the_turns_before(mode
         run = tmp_path / answers
         arguments = flags({"a": models["a"]}, data, run, "--format", "sharegpt", "--answers", answers)
         assert evaluated(arguments) == 0
-        samples = read(run)[1]
+        scores, samples = read(run)
+        assert scores["models"]["a"]["metrics"]["fuzzy"]["n"] == 1, "conversation, whatever was asked of it"
         assert [(s["turn"], s["reference"]) for s in samples] == [(i, talk[i][1]) for i in turns]
         template = ChatTemplate.load(Tokenizer.load(models["a"]))
         roles = {"human": "user", "gpt": "assistant"}
@@ -232,7 +233,7 @@ def test_what_is_too_long_for_one_model_is_left_out_for_all_and_told(models, tmp
     assert [s["row"] for s in samples] == [0, 2, 0, 2]
     (told,) = scores["data"]["too_long"]
     assert "row 1" in told
-    assert "1 more are too long" in (tmp_path / "run" / "compare.html").read_text()
+    assert "Left out: 1 too long" in (tmp_path / "run" / "compare.html").read_text()
 
 
 # Whatever happens on the way
@@ -426,29 +427,17 @@ def test_the_page_is_one_file_with_every_figure_and_no_markup_of_a_models(models
     assert evaluated(flags(models, tmp_path / "test.json", run)) == 0
     page = (run / "compare.html").read_text()
     assert evil not in page
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 2
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 1
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert 'src="data:image/svg+xml;base64,' in page
-    scores, samples = read(run)
+    scores, _ = read(run)
     for model in scores["models"].values():
         for metric in METRICS:
             if metric in model["metrics"]:
                 assert f"{model['metrics'][metric]['mean']:.4f}" in page
     for cell in scores["differences"][0]["metrics"].values():
         assert f"{cell['difference']:+.4f}" in page
-    assert page.count("<section>") == len(rows)
     assert (run / "compare.png").read_bytes().startswith(b"\x89PNG")
-    order = [int(part.split(",")[0]) for part in page.split("<h3>row ")[1:]]
-    gains = {
-        row: next(s for s in samples if (s["model"], s["row"]) == ("b", row))["scores"]["rougeL"]
-        - next(s for s in samples if (s["model"], s["row"]) == ("a", row))["scores"]["rougeL"]
-        for row in range(len(rows))
-    }
-    half = (len(rows) + 1) // 2
-    assert [gains[row] for row in order] == [
-        *sorted(gains.values(), reverse=True)[:half],
-        *sorted(gains.values())[: len(rows) - half],
-    ]
 
 
 def test_lines_for_programs_and_tables_for_people(whole, capsys, monkeypatch):

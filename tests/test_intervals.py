@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import tracemalloc
 from statistics import NormalDist
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from logtrain import intervals, scoring
-from logtrain.intervals import Mean, bootstrap, paired
+from logtrain.comparison import TITLES, by_row, compare
+from logtrain.intervals import Mean, bootstrap, paired, paired_all, wilson
 
 SETS, SEEDS = 1000, 3  # simulated: the standard error of a coverage of 95% is 0.4%
 
@@ -93,7 +95,6 @@ LIMITS = [
     (failing(0.1), 20, 0.86, 0.91),
     (failing(0.1), 50, 0.925, 0.955),
     (failing(0.1), 200, 0.94, 0.97),
-    ((lambda random, shape: random.random(shape) < 0.3, 0.3), 20, 0.97, 1.0),
     ((lambda random, shape: random.lognormal(0, 1, shape), np.exp(0.5)), 20, 0.88, 0.93),
     ((lambda random, shape: random.lognormal(0, 1, shape), np.exp(0.5)), 500, 0.93, 0.96),
     (beta(0.8, 4), 5, 0.87, 0.92),
@@ -156,6 +157,35 @@ def test_a_model_against_itself():
     assert paired(a_N, a_N.copy()) == (0.0, 0.0, 0.0, 500, False, 1.0)
 
 
+def test_wilsons_interval():
+    """Its ends are the truths whose own standard error, 1.96 times, reaches to the mean."""
+    for n, ones in ((10, 1), (30, 30), (30, 0), (76, 41)):
+        mean, low, high, used = wilson([1.0] * ones + [0.0] * (n - ones) + [None])
+        assert (mean, used) == (ones / n, n)
+        for end in {low, high} - {0.0, 1.0}:
+            assert abs(ones / n - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / n), rel=1e-5)
+    assert wilson([1] * 30)[:3] == (1.0, pytest.approx(0.8865, abs=1e-4), 1.0)
+    assert wilson([0] * 30)[:3] == (0.0, 0.0, pytest.approx(0.1135, abs=1e-4))
+    assert wilson([None]) == Mean(None, None, None, 0)
+    with pytest.raises(AssertionError, match="only 0 and 1"):
+        wilson([0.5])
+
+
+@pytest.mark.parametrize("n", [20, 76, 500])
+def test_wilsons_interval_covers_as_documented(n):
+    """Exact: the chance of each number of ones, summed over those whose interval holds the truth."""
+    ends = [wilson([1] * ones + [0] * (n - ones))[1:3] for ones in range(n + 1)]
+
+    def covered(p: float) -> float:
+        chances = (math.comb(n, ones) * p**ones * (1 - p) ** (n - ones) for ones in range(n + 1))
+        return math.fsum(chance for chance, (low, high) in zip(chances, ends, strict=True) if low <= p <= high)
+
+    assert all(0.925 <= covered(p) <= 0.982 for p in np.linspace(0.1, 0.9, 81))
+    assert all(covered(p) >= 0.925 for p in np.linspace(2 / n, 1 - 2 / n, 81))
+    worst = min(covered(p / n) for p in np.linspace(0.05, 1, 96))
+    assert 0.83 < worst < 0.88
+
+
 def test_missing_values_are_left_out_in_pairs():
     random = np.random.default_rng(1)
     a_N, b_N = random.random(30), random.random(30)
@@ -191,7 +221,7 @@ def test_scaled_mirrored_and_shifted_scores():
     assert bootstrap(1 - a_N)[:3] == pytest.approx((1 - mean, 1 - high, 1 - low))
     forth, back = paired(a_N, b_N), paired(b_N, a_N)
     assert back[:3] == pytest.approx((-forth.difference, -forth.high, -forth.low))
-    assert (back.p_value, back.excludes_zero) == (forth.p_value, forth.excludes_zero)
+    assert (back.p_value, back.significant) == (forth.p_value, forth.significant)
     assert forth.difference == pytest.approx(a_N.mean() - b_N.mean())
 
 
@@ -265,6 +295,98 @@ def test_without_a_difference_5_percent_of_p_values_are_below_5_percent(fewer_re
         assert 0.45 <= (p_D <= 0.5).mean() <= 0.55
 
 
+def equal_models(n: int) -> dict[str, intervals.Difference]:
+    random = np.random.default_rng(n)
+    a, b = ({str(i): random.beta(2, 5, n) for i in range(SETS)} for _ in "ab")
+    return paired_all(a, b)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_of_fewer_than_six_no_difference_is_significant(n):
+    """The interval alone leaves 0 out wherever all signs are equal, which is one of 2 ** (n - 1) sets."""
+    found = equal_models(n).values()
+    assert np.mean([f.low > 0 or f.high < 0 for f in found]) > 0.05
+    assert not any(f.significant for f in found)
+    assert not paired([1.0] * n, [0.0] * n).significant
+
+
+def test_from_six_on_equal_models_differ_in_5_percent(fewer_resamples):
+    for n in (6, 8, 20):
+        assert np.mean([f.significant for f in equal_models(n).values()]) <= 0.06
+    found = paired([1.0] * 6, [0.0] * 6)
+    assert found.significant and found.p_value == pytest.approx(2 / 2**6, abs=0.01)
+
+
+def test_neither_the_interval_nor_the_p_value_alone_makes_a_difference_significant():
+    found = paired([1.0] * 5 + [0.0] * 100, [0.0] * 105)
+    assert found.low > 0 and found.p_value > 0.05 and not found.significant
+    found = paired([0.5, 0.4, 0.7, 0.6, 0.6, -0.4, 0.9, 0.8], [0.0] * 8)
+    assert found.low < 0 and found.p_value < 0.05 and not found.significant
+
+
+# The unit is the conversation
+
+
+def answers(score_NA: np.ndarray) -> list[dict]:
+    """A scores' dict an answer, of A answers in each of N conversations."""
+    return [dict.fromkeys(TITLES, float(score)) for score in score_NA.ravel()]
+
+
+def compared(a_NA: np.ndarray, b_NA: np.ndarray) -> dict:
+    n, answered = a_NA.shape
+    rows = np.repeat(np.arange(n), answered).tolist()
+    tasks = [("even", "odd")[row % 2] for row in rows]
+    scores = {"a": answers(a_NA), "b": answers(b_NA)}
+    return compare(scores, {name: [("x", "x")] * len(rows) for name in scores}, rows, tasks)
+
+
+def test_repeated_answers_make_nothing_more_certain():
+    """Ten equal answers in each of 20 conversations say as much as one: means, intervals, differences, in each task."""
+    random = np.random.default_rng(9)
+    a_N1, b_N1 = random.beta(2, 5, (2, 20, 1))
+    once, repeated = (compared(np.repeat(a_N1, k, 1), np.repeat(b_N1, k, 1)) for k in (1, 8))
+    assert once == repeated
+    assert once["models"]["a"]["metrics"]["fuzzy"]["n"] == 20
+    assert once["differences"][0]["tasks"]["odd"]["fuzzy"]["n"] == 10
+
+
+def test_intervals_of_conversations_hold_the_true_mean(fewer_resamples):
+    """50 conversations of 10 answers, which share how hard the conversation is."""
+    random = np.random.default_rng(10)
+    rows = np.repeat(np.arange(50), 10).tolist()
+    covered = {"conversations": [], "answers": []}
+    for _ in range(150):
+        samples = answers(random.beta(2, 2, (50, 1)) + random.normal(0, 0.15, (50, 10)))  # truth: 0.5
+        for unit, scores in (("conversations", by_row(samples, rows)), ("answers", samples)):
+            _, low, high, _ = bootstrap([score["fuzzy"] for score in scores])
+            covered[unit].append(low <= 0.5 <= high)
+    assert np.mean(covered["conversations"]) >= 0.92
+    assert np.mean(covered["answers"]) <= 0.7
+
+
+def test_a_rows_score_is_the_mean_of_the_answers_that_have_one():
+    def sample(value: float | None) -> dict:
+        return dict.fromkeys(TITLES, 1.0) | {"json_valid": value, "fuzzy": value}
+
+    samples = [sample(value) for value in (None, 0.25, 0.75, None, 0.0)]
+    metrics = compare({"a": samples}, {"a": [("x", "x")] * 5}, [4, 4, 4, 7, 9], ["t"] * 5)["models"]["a"]["metrics"]
+    assert (metrics["fuzzy"]["mean"], metrics["fuzzy"]["n"]) == (0.25, 2)
+    assert metrics["stopped"]["n"] == 3
+
+
+def test_scores_of_0_and_1_have_wilsons_interval():
+    """Not where a conversation's mean is in between, not the length, which 1 does not bound, and not differences."""
+    ones_N1 = np.ones((30, 1))
+    result = compared(ones_N1, ones_N1)
+    metrics = result["models"]["a"]["metrics"]
+    for name in ("exact_match", "json_valid", "stopped"):
+        assert tuple(metrics[name].values()) == wilson([1.0] * 30)
+    assert (metrics["length_ratio"]["low"], metrics["length_ratio"]["high"]) == (1.0, 1.0)
+    assert result["differences"][0]["metrics"]["stopped"]["low"] == 0
+    turns_N2 = np.tile([1.0, 0.0], (30, 1))
+    assert compared(turns_N2, turns_N2)["models"]["a"]["metrics"]["stopped"]["low"] == 0.5
+
+
 def test_a_difference_that_is_there_is_found_where_the_samples_are_shared():
     """Two models that differ by 0.02 on the same 500 questions: their own intervals overlap, that of the pairs is clear
     of 0."""
@@ -273,8 +395,8 @@ def test_a_difference_that_is_there_is_found_where_the_samples_are_shared():
     a_N, b_N = (np.clip(question_N + random.normal(shift, 0.05, 500), 0, 1) for shift in (0.02, 0.0))
     assert bootstrap(a_N).low < bootstrap(b_N).high
     found = paired(a_N, b_N)
-    assert found.excludes_zero and found.low > 0.005 and found.p_value < 0.001
-    assert not paired(a_N, b_N[random.permutation(500)]).excludes_zero
+    assert found.significant and found.low > 0.005 and found.p_value < 0.001
+    assert not paired(a_N, b_N[random.permutation(500)]).significant
 
 
 def test_an_end_at_zero_is_zero_and_not_a_rounding_error_beside_it():
