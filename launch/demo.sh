@@ -119,7 +119,7 @@ if [ -n "${generated:-}" ]; then
     echo "$question"
     echo "$question" | python -m logtrain.chat --model "$output/cpt_sft/export" --temperature 0 --max_new_tokens 192
     say "Compare: random weights, fine-tuned alone, pretrained and fine-tuned"
-    python -m logtrain.evaluate --models "base=$model" "sft=$output/sft/export" "cpt_sft=$output/cpt_sft/export" \
+    "$here/evaluate.sh" --models "base=$model" "sft=$output/sft/export" "cpt_sft=$output/cpt_sft/export" \
         --data "$output/questions.json" --format sharegpt --max_new_tokens 192 --run "$output/evaluation"
 fi
 

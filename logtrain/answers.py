@@ -6,9 +6,10 @@ Any number of ranks may go on: what any of them has answered is not asked again.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import orjson
@@ -20,6 +21,7 @@ class Answered(NamedTuple):
     """One model's answer to question `number`."""
 
     number: int
+    model_sha256: str
     prompt_sha256: str
     prompt_tokens: int
     output: str
@@ -27,32 +29,38 @@ class Answered(NamedTuple):
     finish_reason: str
 
 
-def fingerprint(prompt: Sequence[int], reference: str) -> str:
-    """Of a question as a model sees it, and of what it is compared with."""
-    return hashlib.sha256(np.array(prompt, "<u4").tobytes() + reference.encode("utf-8", "surrogatepass")).hexdigest()
+def fingerprint(prompt: Sequence[int]) -> str:
+    """Of a question as a model sees it."""
+    return hashlib.sha256(np.array(prompt, "<u4").tobytes()).hexdigest()
 
 
-class AnswerFile:
-    """Where one rank writes the answers of one model."""
+def write_answers(folder: Path, model: str, rank: int, answers: Iterable[Answered]) -> Iterator[Answered]:
+    """The answers of one model, each written by this rank before it is passed on. No file before the first."""
+    stream = None
+    try:
+        for answered in answers:
+            if stream is None:
+                folder.mkdir(exist_ok=True)
+                stream = open(folder / f"{quoted(model)}.{rank:05d}.jsonl", "ab")  # noqa: SIM115 (closed below)
+                if stream.tell():
+                    stream.write(b"\n")  # the last line may be torn; a blank one is nothing
+            stream.write(orjson.dumps(answered._asdict(), option=orjson.OPT_APPEND_NEWLINE))
+            stream.flush()
+            yield answered
+    finally:
+        if stream:
+            stream.close()
 
-    def __init__(self, folder: Path, model: str, rank: int):
-        folder.mkdir(exist_ok=True)
-        self.stream = open(folder / f"{model}.{rank:05d}.jsonl", "ab")  # noqa: SIM115 (closed by close)
-        if self.stream.tell():
-            self.stream.write(b"\n")  # the last line may be torn; a blank one is nothing
 
-    def add(self, answered: Answered) -> None:
-        self.stream.write(orjson.dumps(answered._asdict(), option=orjson.OPT_APPEND_NEWLINE))
-        self.stream.flush()
-
-    def close(self) -> None:
-        self.stream.close()
+def quoted(model: str) -> str:
+    """A model's name as that of a file: a server may know it by one with slashes."""
+    return quote(model, safe="")
 
 
 def read_answers(folder: Path, model: str) -> dict[int, Answered]:
     """What all ranks have written of a model's answers, by number of the question."""
     found = {}
-    for file in sorted(folder.glob(f"{model}.?????.jsonl")):
+    for file in sorted(folder.glob(f"{quoted(model)}.?????.jsonl")):
         for line in file.read_bytes().splitlines():
             try:
                 answered = Answered(**orjson.loads(line))
@@ -63,13 +71,17 @@ def read_answers(folder: Path, model: str) -> dict[int, Answered]:
 
 
 def check_same(
-    folder: Path, answered: Iterable[Answered], prompts: Sequence[str], questions: Sequence[Question]
+    folder: Path, answered: Iterable[Answered], digest: str, prompts: Sequence[str], questions: Sequence[Question]
 ) -> None:
-    """Raises ValueError if an answer is to another question than the one of its number; `prompts`: fingerprints."""
+    """Raises ValueError if an answer is another model's, or to another question than the one of its number; `prompts`:
+    fingerprints. Of more answers than questions (--limit was larger) the rest counts for nothing.
+    """
     for answer in sorted(answered):
-        if answer.number >= len(prompts) or answer.prompt_sha256 != prompts[answer.number]:
-            row = f" (row {questions[answer.number].row})" if answer.number < len(questions) else ""
-            raise ValueError(
-                f"{folder}: answers another question {answer.number}{row} than the data has now; the evaluation would "
-                f"not be one: restore the data, the template and the tokenizer, or choose another --run"
-            )
+        if answer.model_sha256 != digest:
+            wrong = "answers of another model than is there now; restore it"
+        elif answer.number < len(prompts) and answer.prompt_sha256 != prompts[answer.number]:
+            row = questions[answer.number].row
+            wrong = f"the answer to another row {row} than there is now; restore data, template and tokenizer"
+        else:
+            continue
+        raise ValueError(f"{folder}: {wrong}, or choose another --run: the evaluation would not be one")

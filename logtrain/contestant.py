@@ -1,8 +1,9 @@
 """A model in an evaluation: the questions as it sees them, and how it comes to answer.
 
-Its tokenizer and chat template are read at once, the model itself only when it is its turn.
+Its files are opened at once, its weights read only when it is its turn.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from logtrain import hf
 from logtrain.answers import Answered, fingerprint
 from logtrain.data.questions import Question
 from logtrain.generate import Generator, Request
-from logtrain.pretrained import load_template, model_folder, stop_ids
+from logtrain.pretrained import digest, load_template, model_folder, open_rows, stop_ids
 from logtrain.remote import RemoteRequest, Server
 from logtrain.sampling import SamplingConfig
 from logtrain.tokenizer import Tokenizer
@@ -29,13 +30,21 @@ class Asking:
 
 
 class Contestant:
-    """prompts: token ids of each question. fingerprints: of each question and its reference."""
+    """prompts: token ids of each question. digest: of the model, as far as it is here (`local`)."""
 
-    def __init__(self, name: str, path: str, template: str, date: str):
+    def __init__(self, name: str, path: str, template: str, date: str, local: bool = True):
+        """Meets what is wrong with the model's files before any model has answered. On a server there is only its name:
+        of the folder tokenizer, template and config.json are read.
+        """
         self.name, self.path = name, Path(path)
         folder = model_folder(self.path)
-        self.shape, self.tokenizer = hf.read_config(folder), Tokenizer.load(folder)
+        shape = hf.read_config(folder) if local else None
+        self.tokenizer = Tokenizer.load(folder)
         self.template = load_template(self.path, self.tokenizer, template, date)
+        if local:
+            open_rows(self.path, shape, self.tokenizer)
+        self.max_positions = hf.read_json(folder / "config.json").get("max_position_embeddings", math.inf)
+        self.digest = digest(self.path) if local else ""
         self.stop_ids = stop_ids(self.path) | {self.template.end_id}
 
     def read(self, questions: Sequence[Question], data: str) -> None:
@@ -46,13 +55,11 @@ class Contestant:
                 self.prompts.append(self.template.prompt(question.turns))
             except ValueError as error:
                 raise ValueError(f"{data} row {question.row}: {error}") from None
-        self.fingerprints = [
-            fingerprint(prompt, question.reference) for prompt, question in zip(self.prompts, questions, strict=True)
-        ]
+        self.fingerprints = [fingerprint(prompt) for prompt in self.prompts]
 
     def too_long(self, max_new_tokens: int) -> dict[int, str]:
         """Questions that the model has not enough positions for -> what is wrong."""
-        most = self.shape.max_positions
+        most = self.max_positions
         return {
             i: f"{self.data} row {self.questions[i].row}: a prompt of {len(prompt):,} tokens and an answer of up to "
             f"{max_new_tokens:,}, but {self.name} knows {most:,} positions"
@@ -85,7 +92,13 @@ class Contestant:
         """The same by a server, which knows the model by its name here."""
         requests = (
             RemoteRequest(
-                self.prompts[n], self.questions[n].turns, asking.max_new_tokens, asking.sampling, n, asking.stop
+                ids=self.prompts[n],
+                turns=self.questions[n].turns,
+                max_new_tokens=asking.max_new_tokens,
+                sampling=asking.sampling,
+                number=n,
+                stop=asking.stop,
+                stop_ids=self.stop_ids,
             )
             for n in numbers
         )
@@ -94,4 +107,4 @@ class Contestant:
 
     def answered(self, number: int, output: str, tokens: int | None, finish_reason: str) -> Answered:
         prompt = self.prompts[number]
-        return Answered(number, self.fingerprints[number], len(prompt), output, tokens, finish_reason)
+        return Answered(number, self.digest, self.fingerprints[number], len(prompt), output, tokens, finish_reason)

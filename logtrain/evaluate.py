@@ -13,6 +13,7 @@ Exit status 2: wrong input.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import orjson
 import torch
 
 from logtrain import perplexity
-from logtrain.answers import Answered, AnswerFile, check_same, read_answers
+from logtrain.answers import Answered, check_same, quoted, read_answers, write_answers
 from logtrain.chat_template import DATE
 from logtrain.compare_page import write_page
 from logtrain.comparison import compare
@@ -31,7 +32,7 @@ from logtrain.config import load, run
 from logtrain.contestant import Asking, Contestant
 from logtrain.data.files import BadRow, InputFile
 from logtrain.data.manifest import sha256
-from logtrain.data.questions import AnswersOf, Question, QuestionFormat, questions
+from logtrain.data.questions import TASK_COLUMN, AnswersOf, Question, QuestionFormat, questions
 from logtrain.generate import Generator, cache_bytes
 from logtrain.parallel import World
 from logtrain.pretrained import load_pretrained
@@ -41,7 +42,11 @@ from logtrain.scoreboard import AnswerProgress, print_scores
 from logtrain.scoring import Pair, Scores, score_all
 
 BAD_ROWS_NAMED = 3
-MAY_CHANGE = ("resume", "memory", "max_sequences", "concurrency")
+GOES_ON = "--resume auto goes on with the answers that are there"
+MAY_CHANGE = (  # what no answer depends on, and what each is held against as it is read back: model and prompt
+    *("resume", "run", "memory", "max_sequences", "base_url", "concurrency", "perplexity"),
+    *("models", "data", "limit", "too_long", "max_bad_rows", "task_column", "ignore_columns"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +68,7 @@ class EvaluateConfig(Asking):
     """Of a conversation of several turns: the last answer is asked for, or all, each after the reference's turns."""
     limit: int = 0
     """Ask only the first so many questions. 0: all."""
-    task_column: str = "domain"
+    task_column: str = TASK_COLUMN
     """Column that names the kind of a row's question; scores are given for each kind, too."""
     ignore_columns: tuple[str, ...] = ()
     """Columns of the rows to leave out, as in logtrain.prepare."""
@@ -91,12 +96,12 @@ class EvaluateConfig(Asking):
     """Questions that are answered at once on a device, as far as the memory allows."""
 
     def __post_init__(self):
-        for name, least in (("limit", 0), ("max_bad_rows", 0), ("memory", 0), ("max_new_tokens", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
-        for name in ("concurrency", "max_sequences"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        least = {"limit": 0, "max_bad_rows": 0, "max_new_tokens": 1, "concurrency": 1, "max_sequences": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least {value}")
+        if not 0 <= self.memory < float("inf"):
+            raise ValueError(f"memory = {self.memory} must be a finite number >= 0")
         if (self.backend == "openai") != bool(self.base_url):
             raise ValueError("backend = openai and base_url go together: give both or neither")
         if self.backend == "openai" and self.perplexity:
@@ -105,11 +110,12 @@ class EvaluateConfig(Asking):
 
 def main(argv: list[str]) -> int:
     config = load(EvaluateConfig, argv)
-    world = World()
+    world = World(on_cpu=config.backend == "openai")
     if config.backend == "openai" and world.size > 1:
         raise ValueError("backend = openai: one process sends all; start it without torchrun")
     texts = {name: InputFile(path).path for name, path in named(config.perplexity, "perplexity")}
-    contestants = [Contestant(*pair, config.template, config.date) for pair in named(config.models, "models")]
+    local = config.backend == "local"
+    contestants = [Contestant(*pair, config.template, config.date, local) for pair in named(config.models, "models")]
     asked = read_questions(config)
     for contestant in contestants:
         contestant.read(asked, config.data)
@@ -117,22 +123,29 @@ def main(argv: list[str]) -> int:
     numbers = [number for number in range(len(asked)) if number not in skipped]
     with claim_folder(Path(config.run), config) if world.is_main else nullcontext():
         torch.distributed.barrier(world.control)
-        losses = {contestant.name: answer(config, contestant, numbers, texts, world) for contestant in contestants}
-        if world.is_main:
-            finish(config, contestants, numbers, skipped, losses)
+        try:
+            losses = {contestant.name: answer(config, contestant, numbers, texts, world) for contestant in contestants}
+            if world.is_main:
+                finish(config, contestants, numbers, skipped, losses)
+        except OSError as error:
+            raise ValueError(f"{config.run}: {error.strerror or error}; {GOES_ON}") from None
+        except torch.OutOfMemoryError:
+            raise ValueError(f"the GPU's memory is full; set a smaller --memory: {GOES_ON}") from None
+        except KeyboardInterrupt:
+            if world.is_main:
+                print(f"{config.run}: stopped; {GOES_ON}", file=sys.stderr)
+            raise
     world.close()
     return 0
 
 
 def named(pairs: tuple[str, ...], key: str) -> list[tuple[str, str]]:
-    """NAME=PATH of each, names once and fit for a file's name."""
+    """NAME=PATH of each, names once."""
     found = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")
-        if not equals or not path or name in found or not all(c.isalnum() or c in "._+-" for c in name) or not name:
-            raise ValueError(
-                f"{key}: {pair!r}: expected NAME=PATH, each name once, of letters, digits, '.', '_', '+' and '-'"
-            )
+        if not equals or not path or name in found or not all(c.isalnum() or c in "._+-/:@" for c in name) or not name:
+            raise ValueError(f"{key}: {pair!r}: expected NAME=PATH, each name once, of letters, digits and ._+-/:@")
         found[name] = path
     return list(found.items())
 
@@ -152,6 +165,8 @@ def read_questions(config: EvaluateConfig) -> list[Question]:
         )
     if not good:
         raise ValueError(f"{config.data}: holds no question")
+    if config.task_column != TASK_COLUMN and not any(question.has_task for question in good):
+        raise ValueError(f"{config.data}: task_column = {config.task_column}: no row has such a column")
     return good
 
 
@@ -172,9 +187,7 @@ def left_out(config: EvaluateConfig, contestants: list[Contestant]) -> dict[int,
 
 
 def claim_folder(folder: Path, config: EvaluateConfig) -> TextIO:
-    lock = claim(folder, config, config.resume == "auto", MAY_CHANGE, record="answers", flag="--run")
-    (folder / "answers").mkdir(exist_ok=True)
-    return lock
+    return claim(folder, config, config.resume == "auto", MAY_CHANGE, record="answers", flag="--run")
 
 
 # ---- answers
@@ -186,25 +199,29 @@ def answer(
     """Let a model answer what is not answered yet, on all ranks, and measure its perplexities: -> these."""
     folder, name = Path(config.run) / "answers", contestant.name
     there = read_answers(folder, name)
-    check_same(folder, there.values(), contestant.fingerprints, contestant.questions)
+    check_same(folder, there.values(), contestant.digest, contestant.fingerprints, contestant.questions)
     missing = sorted((n for n in numbers if n not in there), key=lambda n: -len(contestant.prompts[n]))
-    losses_file = folder / f"{name}.perplexity.json"
+    losses_file = folder / f"{quoted(name)}.perplexity.json"
     losses = orjson.loads(losses_file.read_bytes()) if losses_file.exists() else {}
-    digests = {text: sha256(path) for text, path in texts.items()}
-    to_measure = [text for text in texts if losses.get(text, {}).get("sha256") != digests[text]]
+    of = {
+        text: {"sha256": sha256(path), "model_sha256": contestant.digest, "template_sha256": contestant.template.sha256}
+        for text, path in texts.items()
+    }
+    to_measure = [text for text in texts if not of[text].items() <= losses.get(text, {}).items()]
     torch.distributed.barrier(world.control)  # all have read what is there before any writes more
     if not missing and not to_measure:
-        return losses
+        return {text: losses[text] for text in texts}
     if config.backend == "openai":
         server = Server(config.base_url, config.prompts, config.concurrency)
-        write_answers(config, name, contestant.remote_answers(missing, server, config), missing, world)
+        take(config, name, contestant.remote_answers(missing, server, config), missing, world)
         return losses
     loaded = load_pretrained(contestant.path, world.device, config.max_sequences)
     for text in to_measure:
-        window = min(contestant.shape.max_positions, perplexity.WINDOW)
+        window = min(contestant.max_positions, perplexity.WINDOW)
         read = perplexity.read_text(texts[text], loaded.tokenizer, contestant.template, window)
-        losses[text] = perplexity.measure(loaded.model, read, world) | {"sha256": digests[text]}
+        losses[text] = perplexity.measure(loaded.model, read, world) | of[text]
     if world.is_main and to_measure:
+        folder.mkdir(exist_ok=True)
         write(losses_file, orjson.dumps(losses))
     mine = missing[world.rank :: world.size]
     if mine:
@@ -215,20 +232,16 @@ def answer(
             memory=cache_bytes(config.memory, world.device),
             max_sequences=config.max_sequences,
         )
-        write_answers(config, name, contestant.answers(mine, generator, config), mine, world)
+        take(config, name, contestant.answers(mine, generator, config), mine, world)
     torch.distributed.barrier(world.control)
-    return losses
+    return {text: losses[text] for text in texts}
 
 
-def write_answers(
-    config: EvaluateConfig, name: str, answers: Iterator[Answered], numbers: list[int], world: World
-) -> None:
-    file = AnswerFile(Path(config.run) / "answers", name, world.rank)
+def take(config: EvaluateConfig, name: str, answers: Iterator[Answered], numbers: list[int], world: World) -> None:
+    """Write the answers of this rank as they come."""
     with AnswerProgress(name, len(numbers), enabled=world.is_main) as progress:
-        for answered in answers:
-            file.add(answered)
+        for answered in write_answers(Path(config.run) / "answers", name, world.rank, answers):
             progress.add(answered.output_tokens or 0)
-    file.close()
 
 
 # ---- scores
@@ -244,6 +257,9 @@ def finish(
     """Score all answers, and write what the run leaves."""
     folder, asked = Path(config.run), contestants[0].questions
     answered = {c.name: read_answers(folder / "answers", c.name) for c in contestants}
+    for name, of_model in answered.items():
+        if missing := [n for n in numbers if n not in of_model]:
+            raise ValueError(f"{folder}: {len(missing):,} answers of {name} are missing; let ranks share the folder")
     pairs: dict[str, list[Pair]] = {
         name: [(of_model[n].output, asked[n].reference) for n in numbers] for name, of_model in answered.items()
     }

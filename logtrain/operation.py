@@ -143,7 +143,8 @@ def dropped_linear_backward(op: Op, args: tuple, _outputs: list[Tensor]) -> None
     """
     (T, R), D, products = args[0].shape, args[1].shape[1], 1 + args[6]
     programs = -(-D // 64)
-    partial = 4 * R * D * max(1, 264 // programs, min(T // (40 * R), -(-1056 // programs)))
+    parts = max(1, 2 * 132 // programs, min(T // (40 * R), -(-8 * 132 // programs)))
+    partial = 4 * R * D * min(parts, -(-T // 64))
     op.read, op.written, op.launches = op.read + partial, op.written + partial, 2
     op.kind, op.shape, op.flops = "product", (R, D, T, products), products * 2 * T * R * D
 

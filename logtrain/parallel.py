@@ -55,10 +55,11 @@ class ParallelConfig:
 class World:
     """This process among all: rank, size, device, and a host-side group for what must not wait for the GPU."""
 
-    def __init__(self, symmetric_memory: bool = False):
+    def __init__(self, symmetric_memory: bool = False, on_cpu: bool = False):
+        """`on_cpu`: leave the GPU alone."""
         launched = "RANK" in os.environ
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        on_cuda = torch.cuda.is_available()
+        on_cuda = torch.cuda.is_available() and not on_cpu
         if on_cuda and self.local_rank >= torch.cuda.device_count():
             raise ValueError(
                 f"local rank {self.local_rank} has no GPU: {torch.cuda.device_count()} found; lower --nproc_per_node"

@@ -1,7 +1,8 @@
 """How well a model predicts whole files: what it learned of a domain, what it forgot of everything else.
 
 Text is read as for continual pretraining, chats as for fine-tuning, of which only the answers are predicted. What is
-longer than the model's context is predicted window by window, each from nothing.
+longer than the model's context is predicted window by window: each begins with nothing before it, and its own first
+token is predicted by the window before.
 
 A loss per byte can be compared between models of different tokenizers, a loss per token cannot.
 """
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from logtrain.chat_template import ChatTemplate
 from logtrain.data.chat import conversations
@@ -26,9 +28,10 @@ IGNORE = -100
 
 
 class Piece(NamedTuple):
-    ids: list[int]
-    labels: list[int]
-    """the next token, or IGNORE"""
+    ids: Tensor
+    """int32"""
+    labels: Tensor
+    """int32: the next token, or IGNORE"""
 
 
 class Text(NamedTuple):
@@ -45,10 +48,10 @@ def read_text(path: str, tokenizer: Tokenizer, template: ChatTemplate | None, wi
     pieces, num_bytes = [], 0
     for ids, is_target, text in encoded(file, tokenizer, template):
         num_bytes += len(text.encode())
-        for start in range(0, len(ids), window):
-            part, wanted = ids[start : start + window], is_target[start : start + window]
-            following = zip(part[1:], wanted[1:], strict=True)
-            pieces.append(Piece(part, [*(id if is_wanted else IGNORE for id, is_wanted in following), IGNORE]))
+        ids_N = torch.tensor(ids, dtype=torch.int32)
+        labels_N = torch.where(torch.tensor(is_target), ids_N, IGNORE).roll(-1)
+        labels_N[-1:] = IGNORE
+        pieces += map(Piece, ids_N.split(window), labels_N.split(window))
     return Text(pieces, num_bytes)
 
 
@@ -77,11 +80,10 @@ def measure(model: Llama, text: Text, world: World) -> dict[str, float]:
     """-> {"perplexity", "loss" (nats a token), "bits_per_byte", "tokens"}, of the predicted tokens, over all ranks."""
     sums = torch.zeros(2, dtype=torch.float64, device=world.device)
     for batch in list(batches(text.pieces))[world.rank :: world.size]:
-        tokens, labels = ([x for piece in batch for x in piece[i]] for i in (0, 1))
         lengths = torch.tensor([len(piece.ids) for piece in batch])
         arguments = (
-            torch.tensor(tokens),
-            torch.tensor(labels),
+            torch.cat([piece.ids for piece in batch]).long(),
+            torch.cat([piece.labels for piece in batch]).long(),
             torch.cat([torch.arange(length, dtype=torch.int32) for length in lengths.tolist()]),
             torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0))).int(),
         )
@@ -89,6 +91,8 @@ def measure(model: Llama, text: Text, world: World) -> dict[str, float]:
         sums += torch.stack((loss.double(), (arguments[1] != IGNORE).sum().double().to(world.device)))
     loss, tokens = world.sum(sums).tolist()
     mean = loss / max(1, tokens)
+    if not math.isfinite(mean):
+        raise ValueError("the model's loss is not finite; its weights are damaged")
     return {
         "perplexity": math.exp(min(mean, 700.0)),  # of random weights in bf16, say, it would be more than a float holds
         "loss": mean,

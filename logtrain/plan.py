@@ -120,7 +120,7 @@ def search_table(found: list) -> str:
 
 def gpus_of(argv: list[str]) -> list[str]:
     """As a flag, for which number of GPUs the recipe is by its name: launch/sft_lora_4xh100.toml."""
-    found = re.search(r"_(\d+)x[^/]*\.toml$", argv[0]) if argv else None
+    found = re.search(r"_(\d+)x[a-z]+\d+\w*\.toml$", argv[0]) if argv else None
     return ["--gpus", found[1]] if found else []
 
 

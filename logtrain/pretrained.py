@@ -3,6 +3,7 @@ format, which is merged into the model that it names.
 """
 
 import functools
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ from logtrain import adapter, chat_template, hf
 from logtrain.blocked import block
 from logtrain.chat_template import DATE, ChatTemplate
 from logtrain.lora import merged_rows
-from logtrain.model import Llama
+from logtrain.model import Llama, LlamaConfig
 from logtrain.parallel import Rows, materialize
 from logtrain.sampling import SamplingConfig
 from logtrain.tokenizer import Tokenizer
 
+SAMPLES, SAMPLE_BYTES = 64, 1 << 14
 BLOCKED_FROM = 4  # sequences
 DRAWN_BY = ("temperature", "top_k", "top_p", "repetition_penalty")
 LLAMA_SAMPLING = {"temperature": 0.6, "top_p": 0.9}  # generation_config.json of Llama-3.1-8B-Instruct
@@ -35,14 +37,25 @@ class Pretrained:
 
 def load_pretrained(path: str | Path, device: torch.device, at_once: int = 1) -> Pretrained:
     """The whole model on one device, in bf16 on GPUs, fp32 on CPUs. `path`: a model's folder or an adapter's;
-    `at_once`: sequences that it will go on with at once, by which a CPU's matrices are laid out.
-
-    Raises ValueError for files that are missing, damaged, or do not belong together.
+    `at_once`: sequences that it will go on with at once, by which a CPU's matrices are laid out. Raises as `open_rows`.
     """
     path = Path(path)
     folder = model_folder(path)
-    shape = hf.read_config(folder)
-    tokenizer = Tokenizer.load(folder)
+    shape, tokenizer = hf.read_config(folder), Tokenizer.load(folder)
+    rows = open_rows(path, shape, tokenizer)
+    with torch.device("meta"):
+        model = Llama(shape).to(torch.bfloat16 if device.type == "cuda" else torch.float32).requires_grad_(False)
+    materialize(model, device, rows)
+    if device.type == "cpu" and at_once >= BLOCKED_FROM:
+        block(model)
+    return Pretrained(folder, model, tokenizer, stop_ids(path))
+
+
+def open_rows(path: Path, shape: LlamaConfig, tokenizer: Tokenizer) -> Rows:
+    """What gives the weights, of which little is read yet. Raises ValueError for files that are missing, damaged, or do
+    not belong together.
+    """
+    folder = model_folder(path)
     if tokenizer.vocab_size > shape.vocab_size:
         raise ValueError(
             f"{folder}: its tokenizer has {tokenizer.vocab_size:,} ids, its model only {shape.vocab_size:,}; they do "
@@ -52,12 +65,23 @@ def load_pretrained(path: str | Path, device: torch.device, at_once: int = 1) ->
     if folder != path:
         config, tensors = adapter.read(path, shape)
         rows = functools.partial(merged_rows, rows, tensors, shape, config)
-    with torch.device("meta"):
-        model = Llama(shape).to(torch.bfloat16 if device.type == "cuda" else torch.float32).requires_grad_(False)
-    materialize(model, device, rows)
-    if device.type == "cpu" and at_once >= BLOCKED_FROM:
-        block(model)
-    return Pretrained(folder, model, tokenizer, stop_ids(path))
+    return rows
+
+
+def digest(path: Path) -> str:
+    """By which two models are told apart without reading all of them: of their configs, and of SAMPLES stretches of
+    SAMPLE_BYTES of each file of weights, evenly spread; training changes every one.
+    """
+    found = hashlib.sha256()
+    for folder in sorted({path, model_folder(path)}):
+        for file in sorted((*folder.glob("*.safetensors"), *folder.glob("*config.json"))):
+            size = file.stat().st_size
+            found.update(f"{file.name} {size}\n".encode())
+            with open(file, "rb") as stream:
+                for i in range(SAMPLES):
+                    stream.seek(max(0, size - SAMPLE_BYTES) * i // (SAMPLES - 1))
+                    found.update(stream.read(SAMPLE_BYTES))
+    return found.hexdigest()
 
 
 def model_folder(path: Path) -> Path:

@@ -157,6 +157,7 @@ def test_a_model_that_is_not_there_is_planned_by_its_name_or_size_and_that_is_sa
         (["launch/sft_lora_4xh100.toml", "--gpus", "2"], ["--gpus", "4"]),  # before the other, which counts
         (["/a_2x/launch/cpt_8xh100.toml"], ["--gpus", "8"]),
         (["launch/demo.toml"], []),
+        (["mine/llama_2x_lr.toml"], []),
         (["--gpu", "mine_4xh100.toml"], []),
         ([], []),
     ],

@@ -43,7 +43,7 @@ PARSED = {
     "python -m logtrain.plan": PlanConfig,
     "PET_NPROC_PER_NODE=4 launch/sft.sh": SftConfig,
     "launch/sft.sh": SftConfig,
-    "torchrun --nproc_per_node 8 -m logtrain.evaluate": EvaluateConfig,
+    "launch/evaluate.sh": EvaluateConfig,
     "python -m logtrain.chat": ChatConfig,
     "echo /cause | python -m logtrain.chat": ChatConfig,
 }

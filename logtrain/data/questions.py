@@ -14,9 +14,10 @@ from typing import Literal, NamedTuple
 from logtrain.chat_template import Turn
 from logtrain.data.chat import row_conversation
 from logtrain.data.files import BadRow, InputFile
-from logtrain.data.text import string
+from logtrain.data.text import check_encodes, string
 
 QuestionFormat = Literal["sharegpt", "messages", "alpaca", "nlplog"]
+TASK_COLUMN = "domain"
 AnswersOf = Literal["last", "all"]
 
 
@@ -25,6 +26,8 @@ class Question(NamedTuple):
     turn: int
     """which of the row's turns is asked for"""
     task: str
+    has_task: bool
+    """or it is of the kind named after its file"""
     turns: tuple[Turn, ...]
     """before it"""
     reference: str
@@ -34,7 +37,7 @@ def questions(
     path: str | Path,
     format: QuestionFormat,
     answers: AnswersOf = "last",
-    task_column: str = "domain",
+    task_column: str = TASK_COLUMN,
     ignore_columns: Collection[str] = (),
 ) -> Iterator[Question | BadRow]:
     """`answers`: which assistant turns of a row are asked for. `task_column` names the kind of a row's questions, a
@@ -63,13 +66,13 @@ def row_questions(
     ignore_columns: Collection[str],
     stem: str,
 ) -> list[Question]:
-    task, ignored = stem, {*ignore_columns, task_column}
+    task, ignored = "", {*ignore_columns, task_column}
     if isinstance(value, dict):
-        task = string(value, task_column, required=False).strip() or stem
+        task = string(value, task_column, required=False).strip()
+        check_encodes(task)
     if format == "nlplog":
         format, ignored = "alpaca", ignored | {"log"}
     turns, _ = row_conversation(value, format, ignored)
     answered = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
-    return [
-        Question(row, i, task, turns[:i], turns[i].content) for i in (answered if answers == "all" else answered[-1:])
-    ]
+    asked = answered if answers == "all" else answered[-1:]
+    return [Question(row, i, task or stem, bool(task), turns[:i], turns[i].content) for i in asked]
