@@ -124,7 +124,7 @@ def lay_down(answers: Sequence[str], gate: Semaphore | None) -> None:
     def sample(self: Generator, logits_SV: torch.Tensor, batch: list[Active]) -> list[int]:
         (active,) = batch
         ids = [*self.tokenizer.encode(answers[active.request.number]), *self.stop_ids]
-        return [ids[len(active.answer)]]
+        return [ids[len(active.ids) - len(active.request.prompt)]]
 
     def held_step(self: Generator) -> list:
         gate.acquire()
