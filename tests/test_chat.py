@@ -4,6 +4,8 @@ import gzip
 import json
 import re
 import resource
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import pytest
@@ -537,6 +539,19 @@ def test_lines_of_a_log(tmp_path, monkeypatch):
         ("core", b"ELF\0\0\n", "", "core: zero bytes, so no text"),
         ("wide.log", "error".encode("utf-16"), "", "wide.log: UTF-16, not UTF-8; convert the file with iconv"),
         ("cut.log.gz", gzip.compress(b"error " * 99)[:-9], "", "cut.log.gz: the compressed file is cut short"),
+def test_a_packed_log_is_not_unpacked_as_a_whole(tmp_path):
+    packer = zlib.compressobj(wbits=31)
+    packed = b"".join(packer.compress(b"error " * 170_000 + b"\n") for _ in range(300)) + packer.flush()
+    (tmp_path / "app.log.gz").write_bytes(packed)
+    assert len(packed) < 1 << 20
+    tracemalloc.start()
+    try:
+        assert len(read_log(str(tmp_path / "app.log.gz"), "2-3").lines) == 2
+        assert tracemalloc.get_traced_memory()[1] < 300 << 20
+    finally:
+        tracemalloc.stop()
+
+
         ("no.log.gz", b"error", "", "no.log.gz: Error -3 while decompressing data"),
         ("no.log.zst", b"error", "", "no.log.zst: "),
         ("app.log", b"1\n2\n", "3-", "app.log: no line in it at 3-"),

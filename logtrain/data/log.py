@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import zstandard
 
-from logtrain.data.files import BLOCK_BYTES, decoded, lines
+from logtrain.data.files import BLOCK_BYTES, PACKED_BLOCK_BYTES, decoded, lines
 
 MAX_CHARS = 1 << 22  # a million tokens and more, which takes seconds to find out
 NOT_UTF8 = re.compile("[\udc80-\udcff]")  # as `decoded` has it
@@ -43,9 +43,10 @@ def read_log(path: str, which: str = "") -> Log:
     if file.is_dir():
         raise ValueError(f"{path}: a directory; name a file in it")
     packed = {".gz": "gz", ".zst": "zst"}.get(file.suffix.lower())
+    size = PACKED_BLOCK_BYTES if packed else BLOCK_BYTES
     try:
         with open(file, "rb") as stream:
-            every = lines(decoded(iter(lambda: stream.read(BLOCK_BYTES), b""), packed))
+            every = lines(decoded(iter(lambda: stream.read(size), b""), packed))
             found, before = bounded(itertools.islice(every, first - 1, last), count)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
