@@ -27,6 +27,8 @@ import tomli_w
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveTypeInfo
 
+from logtrain.printable import printable
+
 T = TypeVar("T")
 REQUIRED = dataclasses.MISSING
 OTHER_RANKS_WAIT = 5.0  # seconds; a process that held a GPU takes one or two to end
@@ -78,7 +80,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         if not theirs or os.environ.get("LOGTRAIN_TRACEBACK"):
             raise
         who = "" if rank == "0" else f"rank {rank}: "
-        print(f"{who}error: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
+        print(f"{who}error: {printable(' '.join(str(error).splitlines()))}", file=sys.stderr, flush=True)
         if "RANK" in os.environ:
             os._exit(2)  # at once: an orderly end waits for collectives of ranks that are gone, and NCCL complains
         sys.exit(2)

@@ -18,7 +18,7 @@ from prompt_toolkit.output import create_output
 from rich.console import Console
 from rich.text import Text
 
-from logtrain.data.show import printable
+from logtrain.printable import printable
 
 CLEAR_LINE = "\r\x1b[K"
 MARK_PASTES, NO_LONGER = "\x1b[?2004h", "\x1b[?2004l"  # asks the terminal to put what is pasted in brackets

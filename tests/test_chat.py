@@ -26,6 +26,7 @@ from logtrain.data.files import InputFile
 from logtrain.data.log import read_log
 from logtrain.generate import Generator, Request
 from logtrain.pretrained import published_sampling
+from logtrain.printable import printable
 from logtrain.sampling import SamplingConfig
 from logtrain.terminal import Screen
 from logtrain.tokenizer import Tokenizer
@@ -204,6 +205,30 @@ def test_neither_a_model_nor_a_log_steers_the_terminal(flags, tmp_path):
         person.send("why?" + ENTER)
         person.until(r"so \x1b]0;pwned\x07\x1b[2J\x9b2J it is\r.")
     assert not any(code in person.output for code in ("\x1b]", "\x07", "\x1b[2J", "\x9b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("1\u00a0000\u202f€ « Où\u00a0? »", None),
+        ("障害\u3000原因\t日本\n", None),
+        ("👩\u200d💻 ❤\ufe0f 🇫🇷 👍🏽 \U0001fae9", None),  # the last is younger than Python 3.11's tables
+        ("نمی\u200cخواهم", None),
+        ("\x1b[2J\x07\r\x7f\x9b", r"\x1b[2J\x07\r\x7f\x9b"),
+        ("a\u202eb\u2066c\u2028d\u2029e\u200bf\ufeffg", r"a\u202eb\u2066c\u2028d\u2029e\u200bf\ufeffg"),
+        ("\udcff\U000e0041", r"\udcff\U000e0041"),
+    ],
+)
+def test_what_is_shown_as_it_is(text, shown):
+    assert printable(text) == (text if shown is None else shown)
+
+
+def test_an_answer_with_other_spaces_and_joined_emoji_is_shown_as_it_is(flags):
+    answer = "1\u00a0000\u202f€\u3000👩\u200d💻."
+    with terminal(flags, answers=[answer]) as person:
+        person.until(PROMPT)
+        person.send("why?" + ENTER)
+        person.until(answer)
 
 
 def test_stdout_that_is_no_terminal_gets_the_answers_alone(flags, tmp_path):
@@ -514,6 +539,19 @@ def test_a_log_is_read_as_it_is_packed_and_encoded(tmp_path):
     assert log.note == r"1 line ends \r\n are read as \n; 2 bytes that are not UTF-8 are written as \xNN"
 
 
+def test_a_packed_log_is_not_unpacked_as_a_whole(tmp_path):
+    packer = zlib.compressobj(wbits=31)
+    packed = b"".join(packer.compress(b"error " * 170_000 + b"\n") for _ in range(300)) + packer.flush()
+    (tmp_path / "app.log.gz").write_bytes(packed)
+    assert len(packed) < 1 << 20
+    tracemalloc.start()
+    try:
+        assert len(read_log(str(tmp_path / "app.log.gz"), "2-3").lines) == 2
+        assert tracemalloc.get_traced_memory()[1] < 300 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_lines_of_a_log(tmp_path, monkeypatch):
     path = str(write_log(tmp_path / "app.log", 10))
     for which, first, last in (("", 1, 10), ("3-5", 3, 5), ("4-4", 4, 4), ("9-", 9, 10), ("-2", 9, 10), ("-20", 1, 10)):
@@ -539,19 +577,6 @@ def test_lines_of_a_log(tmp_path, monkeypatch):
         ("core", b"ELF\0\0\n", "", "core: zero bytes, so no text"),
         ("wide.log", "error".encode("utf-16"), "", "wide.log: UTF-16, not UTF-8; convert the file with iconv"),
         ("cut.log.gz", gzip.compress(b"error " * 99)[:-9], "", "cut.log.gz: the compressed file is cut short"),
-def test_a_packed_log_is_not_unpacked_as_a_whole(tmp_path):
-    packer = zlib.compressobj(wbits=31)
-    packed = b"".join(packer.compress(b"error " * 170_000 + b"\n") for _ in range(300)) + packer.flush()
-    (tmp_path / "app.log.gz").write_bytes(packed)
-    assert len(packed) < 1 << 20
-    tracemalloc.start()
-    try:
-        assert len(read_log(str(tmp_path / "app.log.gz"), "2-3").lines) == 2
-        assert tracemalloc.get_traced_memory()[1] < 300 << 20
-    finally:
-        tracemalloc.stop()
-
-
         ("no.log.gz", b"error", "", "no.log.gz: Error -3 while decompressing data"),
         ("no.log.zst", b"error", "", "no.log.zst: "),
         ("app.log", b"1\n2\n", "3-", "app.log: no line in it at 3-"),

@@ -262,6 +262,8 @@ def main(argv):
         raise OSError(28, "No space left on device", "shard")
     if config.name == "two lines":
         raise ValueError("first\\nsecond")
+    if config.name.startswith("row"):
+        raise ValueError(f"no column {config.name}")
     if config.name == "bug":
         raise KeyError("ours")
     return config.seq_len
@@ -296,6 +298,7 @@ def test_run_exits_with_what_main_returns(entry):
         (["--seq_len", "x"], 2, "error: --seq_len x: expected an integer\n"),
         (["--name", "full"], 2, "error: [Errno 28] No space left on device: 'shard'\n"),
         (["--name", "two lines"], 2, "error: first second\n"),
+        (["--name", "row\x1b]0;x\x07\x9b2J\r\u202eé"], 2, "error: no column row\\x1b]0;x\\x07\\x9b2J \\u202eé\n"),
         (["--name", "interrupt"], 130, ""),
     ],
 )

@@ -22,6 +22,7 @@ LAYERS = {
     2: "remote model comparison data.loader data.chat data.encode_chat data.manifest",
     1: "chat_template stream scoring data.log data.text data.encode data.pack optim metrics rundir cost record memory",
     0: "config tokenizer sampling worker data.files data.shards intervals operation",
+    -1: "printable",
 }
 LAYER_OF = {f"logtrain.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
 LAYER_OF |= {"logtrain": -1, "logtrain.data": -1}  # run before any of their modules, so they can import none

@@ -11,6 +11,7 @@ from rich.text import Text
 from logtrain.data.encode import Encoded
 from logtrain.data.encode_chat import BAD, CASES, WHOLE, EncodedChats
 from logtrain.data.shards import CONTEXT
+from logtrain.printable import printable
 from logtrain.tokenizer import Tokenizer
 
 
@@ -50,7 +51,3 @@ def print_tokens(tokens_N: np.ndarray, tokenizer: Tokenizer) -> None:
         else:
             shown.append(f"{{+{text}+}}")
     Console(soft_wrap=True, highlight=False).print(shown)
-
-
-def printable(text: str) -> str:
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
