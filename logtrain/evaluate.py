@@ -116,17 +116,17 @@ def main(argv: list[str]) -> int:
     texts = {name: InputFile(path).path for name, path in named(config.perplexity, "perplexity")}
     local = config.backend == "local"
     contestants = [Contestant(*pair, config.template, config.date, local) for pair in named(config.models, "models")]
-    asked = read_questions(config)
+    asked, bad_rows = read_questions(config)
     for contestant in contestants:
         contestant.read(asked, config.data)
-    skipped = left_out(config, contestants)
+    skipped = too_long(config, contestants)
     numbers = [number for number in range(len(asked)) if number not in skipped]
     with claim_folder(Path(config.run), config) if world.is_main else nullcontext():
         torch.distributed.barrier(world.control)
         try:
             losses = {contestant.name: answer(config, contestant, numbers, texts, world) for contestant in contestants}
             if world.is_main:
-                finish(config, contestants, numbers, skipped, losses)
+                finish(config, contestants, numbers, {"bad rows": bad_rows}, skipped, losses)
         except OSError as error:
             raise ValueError(f"{config.run}: {error.strerror or error}; {GOES_ON}") from None
         except torch.OutOfMemoryError:
@@ -150,7 +150,8 @@ def named(pairs: tuple[str, ...], key: str) -> list[tuple[str, str]]:
     return list(found.items())
 
 
-def read_questions(config: EvaluateConfig) -> list[Question]:
+def read_questions(config: EvaluateConfig) -> tuple[list[Question], int]:
+    """-> questions, and how many rows were bad."""
     good, bad = [], []
     for item in questions(config.data, config.format, config.answers, config.task_column, config.ignore_columns):
         (bad if isinstance(item, BadRow) else good).append(item)
@@ -167,10 +168,10 @@ def read_questions(config: EvaluateConfig) -> list[Question]:
         raise ValueError(f"{config.data}: holds no question")
     if config.task_column != TASK_COLUMN and not any(question.has_task for question in good):
         raise ValueError(f"{config.data}: task_column = {config.task_column}: no row has such a column")
-    return good
+    return good, len(bad)
 
 
-def left_out(config: EvaluateConfig, contestants: list[Contestant]) -> dict[int, str]:
+def too_long(config: EvaluateConfig, contestants: list[Contestant]) -> dict[int, str]:
     """Questions that are too long for one of the models -> why."""
     found: dict[int, str] = {}
     for contestant in contestants:
@@ -251,6 +252,7 @@ def finish(
     config: EvaluateConfig,
     contestants: list[Contestant],
     numbers: list[int],
+    left_out: dict[str, int],
     skipped: dict[int, str],
     losses: dict[str, dict],
 ) -> None:
@@ -282,6 +284,7 @@ def finish(
             "sha256": sha256(Path(config.data)),
             "questions": len(numbers),
             "rows": len({asked[n].row for n in numbers}),
+            "left_out": left_out,
             "too_long": list(skipped.values()),
         }
     }

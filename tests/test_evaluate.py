@@ -7,6 +7,8 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -167,7 +169,7 @@ def test_perplexities_are_those_of_transformers(models, data, tmp_path):
     end = tokenizer.document_end()
     documents = [[tokenizer.bos_id, *tokenizer.encode(text), end] for text in written]
     assert len(documents[-1]) > 512, "longer than the model's context"
-    pieces = [ids[start : start + 512] for ids in documents for start in range(0, len(ids), 512)]
+    pieces = [ids[start : start + 513] for ids in documents for start in range(0, len(ids), 512)]  # 512, and the next
     chat_ids, is_target = ChatTemplate.load(tokenizer).encode(
         [Turn("user", "why"), Turn("assistant", "because é"), Turn("user", "disk"), Turn("assistant", "error")]
     )
@@ -205,6 +207,19 @@ def test_every_answer_of_a_conversation_is_asked_for_after_the_turns_before(mode
         for sample in samples:
             before = [Turn(roles[who], text) for who, text in talk[: sample["turn"]]]
             assert sample["prompt_tokens"] == len(template.prompt(before))
+
+
+def test_bad_rows_are_named_or_left_out_and_told(models, tmp_path):
+    data = tmp_path / "test.json"
+    data.write_text(json.dumps([ROWS[0], {**ROWS[1], "domain": "\ud800x"}, ROWS[2]]))
+    arguments = flags({"a": models["a"]}, data, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"1 bad row .*row 1: \\ud800 without its other half"):
+        evaluated(arguments)
+    assert evaluated([*arguments, "--max_bad_rows", "1"]) == 0
+    scores, samples = read(tmp_path / "run")
+    assert scores["data"]["left_out"] == {"bad rows": 1}
+    assert [sample["row"] for sample in samples] == [0, 2]
+    assert "Left out: 1 bad rows" in (tmp_path / "run" / "compare.html").read_text()
 
 
 def test_nlplog_rows_ask_their_instruction(models, tmp_path):
@@ -276,21 +291,68 @@ def test_killed_at_any_moment_it_resumes_to_the_same_scores(models, data, whole,
 def test_a_finished_evaluation_is_not_asked_again_and_no_other_is_mixed_in(models, data, whole, tmp_path, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
-    settings = (run / "config.toml").read_text().replace(str(whole), str(run))
-    (run / "config.toml").write_text(settings)
     with pytest.raises(ValueError, match="holds a run already; --resume auto goes on with it, another --run starts"):
         evaluated(flags(models, data, run))
     with pytest.raises(ValueError, match=r"was started with max_new_tokens = 12, now it is 13"):
         evaluated(flags(models, data, run, "--resume", "auto", "--max_new_tokens", "13"))
     other = tmp_path / "test.json"
-    other.write_text(json.dumps([{**row, "output": "else"} for row in ROWS]))
-    (run / "config.toml").write_text(settings.replace(str(data), str(other)))
-    with pytest.raises(ValueError, match=r"answers another question 0 \(row 0\) than the data has now"):
+    other.write_text(json.dumps([ROWS[0], {**ROWS[1], "input": "else"}, *ROWS[2:]]))
+    with pytest.raises(ValueError, match="answer to another row 1 than there is now; restore data, template and"):
         evaluated(flags(models, other, run, "--resume", "auto"))
-    (run / "config.toml").write_text(settings)
+    retrained = {"a": models["a"], "b": tmp_path / "retrained"}
+    shutil.copytree(models["b"], retrained["b"])
+    file = retrained["b"] / "model.safetensors"
+    weights = bytearray(file.read_bytes())
+    weights[-1] ^= 1
+    file.write_bytes(weights)
+    with pytest.raises(ValueError, match="answers of another model than is there now; restore it, or choose another"):
+        evaluated(flags(retrained, data, run, "--resume", "auto"))
     monkeypatch.setattr(evaluate, "load_pretrained", None)  # nobody is asked
     assert evaluated(flags(models, data, run, "--resume", "auto")) == 0
     assert (run / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
+
+
+def test_another_run_goes_on_with_what_the_answers_do_not_depend_on(models, data, whole, tmp_path, monkeypatch):
+    """Moved, with fewer questions, another reference, and the same model by another name of its folder."""
+    run, moved = tmp_path / "moved", tmp_path / "other.json"
+    shutil.copytree(whole, run)
+    moved.write_text(json.dumps([{**ROWS[0], "output": "else"}, *ROWS[1:]]))
+    same = {name: Path(f"{folder}/.") for name, folder in reversed(models.items())}
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "load_pretrained", None)  # nobody is asked
+        assert evaluated([*flags(same, moved, run), "--resume", "auto", "--limit", "3"]) == 0
+    samples = {(s["model"], s["row"]): s for s in read(run)[1]}
+    before = {(s["model"], s["row"]): s for s in read(whole)[1]}
+    assert set(samples) == {(name, row) for name in models for row in range(3)}
+    for key, sample in samples.items():
+        assert sample["output"] == before[key]["output"]
+        assert (sample["scores"] == before[key]["scores"]) == (key[1] > 0)
+
+
+def test_what_is_wrong_with_the_last_model_is_met_before_the_first_answers(models, data, tmp_path):
+    """And once it is mended, nothing is in the way."""
+    broken = {"a": models["a"], "b": tmp_path / "broken"}
+    shutil.copytree(models["b"], broken["b"])
+    (broken["b"] / "model.safetensors").rename(tmp_path / "weights")
+    with pytest.raises(ValueError, match="broken"):
+        evaluated(flags(broken, data, tmp_path / "run"))
+    (tmp_path / "weights").rename(broken["b"] / "model.safetensors")
+    assert evaluated(flags(broken, data, tmp_path / "run", "--limit", "1")) == 0
+
+
+def test_a_full_disk_is_one_line_and_the_answers_go_on(models, data, whole, tmp_path):
+    limited = (
+        "import resource, sys; from logtrain import evaluate; from logtrain.config import run; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700)); run(evaluate.main)"  # stands in for a full disk
+    )
+    arguments = flags(models, data, tmp_path / "run", "--resume", "auto")
+    result = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == (
+        f"error: {tmp_path / 'run'}: File too large; --resume auto goes on with the answers that are there"
+    )
+    assert evaluated(arguments) == 0
+    assert (tmp_path / "run" / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
 
 
 # A server
@@ -523,7 +585,9 @@ SERVER = ("--backend", "openai")
 WRONG: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a model without a name": (fixed("--models", "/x"), "models: '/x': expected NAME=PATH"),
     "a name twice": (fixed("--models", "a=/x", "a=/x"), "each name once"),
-    "a name that is a path": (fixed("--models", "../a=/x"), "expected NAME=PATH"),
+    "a column that is not there": (fixed("--task_column", "kind"), "task_column = kind: no row has such a column"),
+    "endless memory": (fixed("--memory", "inf"), "memory = inf must be a finite number >= 0"),
+    "a name of two words": (fixed("--models", "a b=/x"), "expected NAME=PATH"),
     "no such model": (fixed("--models", "a=/nowhere"), "/nowhere/config.json: no such file"),
     "no tokenizer": (without_tokenizer, "no tokenizer.json or tokenizer.model"),
     "no chat template": (without_template, "the tokenizer has no chat template"),
