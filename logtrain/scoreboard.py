@@ -106,4 +106,4 @@ def lines(result: dict) -> list[str]:
 
 
 def keys(cell: dict) -> str:
-    return " ".join(f"{key}={plain(value)}" for key, value in cell.items() if key != "sha256")
+    return " ".join(f"{key}={plain(value)}" for key, value in cell.items() if not key.endswith("sha256"))
