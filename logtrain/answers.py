@@ -71,17 +71,18 @@ def read_answers(folder: Path, model: str) -> dict[int, Answered]:
 
 
 def check_same(
-    folder: Path, answered: Iterable[Answered], digest: str, prompts: Sequence[str], questions: Sequence[Question]
+    folder: Path, model: str, digest: str, prompts: Sequence[str], questions: Sequence[Question]
 ) -> None:
-    """Raises ValueError if an answer is another model's, or to another question than the one of its number; `prompts`:
-    fingerprints. Of more answers than questions (--limit was larger) the rest counts for nothing.
+    """Raises ValueError if an answer there is another model's than the one of this digest, or to another question than
+    the one of its number; `prompts`: fingerprints. Of more answers than questions (--limit was larger) the rest counts
+    for nothing.
     """
-    for answer in sorted(answered):
+    for answer in read_answers(folder, model).values():
         if answer.model_sha256 != digest:
-            wrong = "answers of another model than is there now; restore it"
+            wrong = "of another model, tokenizer or template than are there now; restore them"
         elif answer.number < len(prompts) and answer.prompt_sha256 != prompts[answer.number]:
             row = questions[answer.number].row
-            wrong = f"the answer to another row {row} than there is now; restore data, template and tokenizer"
+            wrong = f"to another row {row} than the data has now; restore the data"
         else:
             continue
-        raise ValueError(f"{folder}: {wrong}, or choose another --run: the evaluation would not be one")
+        raise ValueError(f"{folder}: {model}'s answers are {wrong}, or choose another --run")

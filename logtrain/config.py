@@ -65,6 +65,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
 
     Under torchrun every rank meets the same mistake, or loses its connection to the one that met it. Rank 0 speaks at
     once and its exit makes torchrun end the others, which wait for that, and speak only if rank 0 had nothing to say.
+    What is no user's mistake may be that lost connection: with it rank 0 waits to be ended, too, but not as long.
     LOGTRAIN_TRACEBACK=1 shows where it came from.
     """
     try:
@@ -73,10 +74,10 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         sys.exit(130)
     except Exception as error:
         rank = os.environ.get("RANK", "0")
-        if rank != "0":
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torchrun ends us by it, and the trainer's handler would not
-            time.sleep(OTHER_RANKS_WAIT)
         theirs = isinstance(error, ValueError | OSError)  # no space left, permission denied, ... are the user's to mend
+        if "RANK" in os.environ and (rank != "0" or not theirs):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torchrun ends us by it, and the trainer's handler would not
+            time.sleep(OTHER_RANKS_WAIT if rank != "0" else OTHER_RANKS_WAIT / 2)
         if not theirs or os.environ.get("LOGTRAIN_TRACEBACK"):
             raise
         who = "" if rank == "0" else f"rank {rank}: "

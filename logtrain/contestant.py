@@ -3,6 +3,7 @@
 Its files are opened at once, its weights read only when it is its turn.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class Asking:
 
 
 class Contestant:
-    """prompts: token ids of each question. digest: of the model, as far as it is here (`local`)."""
+    """prompts: token ids of each question. digest: of all that decides its answers to them, as far as it is here."""
 
     def __init__(self, name: str, path: str, template: str, date: str, local: bool = True):
         """Meets what is wrong with the model's files before any model has answered. On a server there is only its name:
@@ -43,9 +44,15 @@ class Contestant:
         self.template = load_template(self.path, self.tokenizer, template, date)
         if local:
             open_rows(self.path, shape, self.tokenizer)
-        self.max_positions = hf.read_json(folder / "config.json").get("max_position_embeddings", math.inf)
-        self.digest = digest(self.path) if local else ""
+            self.max_positions = shape.max_positions
+        else:
+            self.max_positions = hf.read_json(folder / "config.json").get("max_position_embeddings") or math.inf
         self.stop_ids = stop_ids(self.path) | {self.template.end_id}
+        found = hashlib.sha256(digest(self.path).encode() if local else b"")
+        found.update(f"{sorted(self.stop_ids)} {self.template.sha256}".encode())
+        for file in self.tokenizer.files:
+            found.update(file.read_bytes())
+        self.digest = found.hexdigest()
 
     def read(self, questions: Sequence[Question], data: str) -> None:
         """`data`: where the questions are from, for errors."""

@@ -119,6 +119,8 @@ def main(argv: list[str]) -> int:
     asked, bad_rows = read_questions(config)
     for contestant in contestants:
         contestant.read(asked, config.data)
+        if config.resume == "auto":
+            check_same(Path(config.run) / "answers", contestant.name, contestant.digest, contestant.fingerprints, asked)
     skipped = too_long(config, contestants)
     numbers = [number for number in range(len(asked)) if number not in skipped]
     with claim_folder(Path(config.run), config) if world.is_main else nullcontext():
@@ -128,7 +130,7 @@ def main(argv: list[str]) -> int:
             if world.is_main:
                 finish(config, contestants, numbers, {"bad rows": bad_rows}, skipped, losses)
         except OSError as error:
-            raise ValueError(f"{config.run}: {error.strerror or error}; {GOES_ON}") from None
+            raise ValueError(f"{error.filename or config.run}: {error.strerror or error}; {GOES_ON}") from None
         except torch.OutOfMemoryError:
             raise ValueError(f"the GPU's memory is full; set a smaller --memory: {GOES_ON}") from None
         except KeyboardInterrupt:
@@ -167,7 +169,7 @@ def read_questions(config: EvaluateConfig) -> tuple[list[Question], int]:
     if not good:
         raise ValueError(f"{config.data}: holds no question")
     if config.task_column != TASK_COLUMN and not any(question.has_task for question in good):
-        raise ValueError(f"{config.data}: task_column = {config.task_column}: no row has such a column")
+        raise ValueError(f"{config.data}: task_column = {config.task_column}: no question has such a column")
     return good, len(bad)
 
 
@@ -200,14 +202,10 @@ def answer(
     """Let a model answer what is not answered yet, on all ranks, and measure its perplexities: -> these."""
     folder, name = Path(config.run) / "answers", contestant.name
     there = read_answers(folder, name)
-    check_same(folder, there.values(), contestant.digest, contestant.fingerprints, contestant.questions)
     missing = sorted((n for n in numbers if n not in there), key=lambda n: -len(contestant.prompts[n]))
     losses_file = folder / f"{quoted(name)}.perplexity.json"
     losses = orjson.loads(losses_file.read_bytes()) if losses_file.exists() else {}
-    of = {
-        text: {"sha256": sha256(path), "model_sha256": contestant.digest, "template_sha256": contestant.template.sha256}
-        for text, path in texts.items()
-    }
+    of = {text: {"sha256": sha256(path), "model_sha256": contestant.digest} for text, path in texts.items()}
     to_measure = [text for text in texts if not of[text].items() <= losses.get(text, {}).items()]
     torch.distributed.barrier(world.control)  # all have read what is there before any writes more
     if not missing and not to_measure:

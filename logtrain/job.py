@@ -7,7 +7,7 @@ import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from shutil import disk_usage
+from shutil import disk_usage, rmtree
 from typing import Literal
 
 import torch
@@ -261,9 +261,13 @@ class Job:
         """Every rank gathers, rank 0 writes."""
         trained = {name: whole for name, whole in full_tensors(model) if "lora_" in name}
         if self.world.is_main:
-            adapter.save(folder, trained, self.llama, self.config.lora, str(self.source))
+            aside = folder.with_name(f".{folder.name}.partial")
+            rmtree(aside, ignore_errors=True)
+            adapter.save(aside, trained, self.llama, self.config.lora, str(self.source))
             if chat := self.chat():
-                answer_as_trained(folder, *chat, of=self.source)
+                answer_as_trained(aside, *chat, of=self.source)
+            rmtree(folder, ignore_errors=True)
+            os.replace(aside, folder)
 
     def chat(self) -> tuple[str, int] | None:
         """Of chat data: the template that wrote them, and the token that ends an answer."""

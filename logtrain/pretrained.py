@@ -19,6 +19,7 @@ from logtrain.parallel import Rows, materialize
 from logtrain.sampling import SamplingConfig
 from logtrain.tokenizer import Tokenizer
 
+GENERATION = "generation_config.json"
 SAMPLES, SAMPLE_BYTES = 64, 1 << 14
 BLOCKED_FROM = 4  # sequences
 DRAWN_BY = ("temperature", "top_k", "top_p", "repetition_penalty")
@@ -69,29 +70,26 @@ def open_rows(path: Path, shape: LlamaConfig, tokenizer: Tokenizer) -> Rows:
 
 
 def digest(path: Path) -> str:
-    """By which two models are told apart without reading all of them: of their configs, and of SAMPLES stretches of
-    SAMPLE_BYTES of each file of weights, evenly spread; training changes every one.
+    """By which two models are told apart without reading all of them, wherever they are: of their shapes, and of
+    SAMPLES stretches of SAMPLE_BYTES of each file of weights, evenly spread; training changes every one.
     """
-    found = hashlib.sha256()
-    for folder in sorted({path, model_folder(path)}):
-        for file in sorted((*folder.glob("*.safetensors"), *folder.glob("*config.json"))):
-            size = file.stat().st_size
-            found.update(f"{file.name} {size}\n".encode())
-            with open(file, "rb") as stream:
-                for i in range(SAMPLES):
-                    stream.seek(max(0, size - SAMPLE_BYTES) * i // (SAMPLES - 1))
-                    found.update(stream.read(SAMPLE_BYTES))
+    found, folder = hashlib.sha256((model_folder(path) / "config.json").read_bytes()), model_folder(path)
+    if folder != path:
+        facts = hf.read_json(path / adapter.CONFIG) | {"base_model_name_or_path": ""}
+        found.update(json.dumps(facts, sort_keys=True).encode())
+    for file in (file for of in dict.fromkeys((folder, path)) for file in sorted(of.glob("*.safetensors"))):
+        size = file.stat().st_size
+        found.update(f"{file.name} {size}\n".encode())
+        with open(file, "rb") as stream:
+            for i in range(SAMPLES):
+                stream.seek(max(0, size - SAMPLE_BYTES) * i // (SAMPLES - 1))
+                found.update(stream.read(SAMPLE_BYTES))
     return found.hexdigest()
 
 
 def model_folder(path: Path) -> Path:
     """The folder itself, or the one of the model that its adapter names."""
     return adapter.base_folder(path) if (path / adapter.CONFIG).exists() else path
-
-
-def own_file(path: Path, name: str) -> Path:
-    """An adapter's, if it has such a file: it may have learned another template and another end than its model's."""
-    return path / name if (path / name).exists() else model_folder(path) / name
 
 
 def load_template(path: Path, tokenizer: Tokenizer, file: str = "", date: str = DATE) -> ChatTemplate:
@@ -101,14 +99,16 @@ def load_template(path: Path, tokenizer: Tokenizer, file: str = "", date: str = 
 
 
 def stop_ids(path: Path) -> frozenset[int]:
-    return frozenset(hf.end_ids(*(own_file(path, name) for name in ("generation_config.json", "config.json"))))
+    """An adapter may have learned another end than its model's."""
+    folder = model_folder(path)
+    return frozenset(hf.end_ids(path / GENERATION, folder / GENERATION, folder / "config.json"))
 
 
 def published_sampling(path: Path) -> SamplingConfig:
     """How generation_config.json has answers drawn; what it leaves out is neutral (temperature 1, all tokens). One that
     says nothing of it: as Llama-3.1-Instruct's.
     """
-    file = own_file(path, "generation_config.json")
+    file = path / GENERATION if (path / GENERATION).exists() else model_folder(path) / GENERATION
     facts = hf.read_json(file) if file.exists() else {}
     found = {name: facts[name] for name in DRAWN_BY if facts.get(name) is not None}
     for name, value in found.items():

@@ -148,10 +148,10 @@ class Server:
                     return response
                 why, asked = said(response), urllib3.Retry().get_retry_after(response) or 0.0
             except urllib3.exceptions.HTTPError as error:
-                why, asked = str(error), 0.0
+                why, asked = f"{error}; is the server running?", 0.0
             began = began or time.monotonic()
             if (seconds := time.monotonic() - began) > PATIENCE:
-                raise ValueError(f"{url}: no answer for {seconds:.0f} seconds ({why}); is the server running?")
+                raise ValueError(f"{url}: not answered after {seconds:.0f} seconds of trying: {why}")
             if pause > FIRST_PAUSE:
                 self.tell(began, why)
             time.sleep(min(max(pause, asked), LONGEST_PAUSE))

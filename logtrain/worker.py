@@ -64,8 +64,9 @@ class Worker:
 
 def run(descriptor: str, module: str, *arguments: str) -> None:
     """The worker's side."""
+    work = importlib.import_module(module).work
     try:
-        importlib.import_module(module).work(Connection(int(descriptor)), *arguments)
+        work(Connection(int(descriptor)), *arguments)
     except (EOFError, OSError):
         os._exit(0)  # the parent has gone, and nobody wants the rest
     except BaseException:

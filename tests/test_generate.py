@@ -4,6 +4,8 @@ import dataclasses
 import gc
 import itertools
 import json
+import os
+import shutil
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from logtrain.cached_model import CachedModel, Chunk, place_bytes
 from logtrain.chat_template import ChatTemplate, Turn
 from logtrain.generate import Answer, Generator, Request
 from logtrain.lora import LoraConfig
-from logtrain.pretrained import Pretrained, load_pretrained
+from logtrain.pretrained import Pretrained, digest, load_pretrained
 from logtrain.sampling import SamplingConfig
 
 CPU = torch.device("cpu")
@@ -454,6 +456,12 @@ def test_an_adapter_is_merged_into_the_model_it_names(folder, tmp_path):
     assert ids_of(Generator(ours.model, ours.tokenizer), [ids]) == [expected]
     assert ids_of(Generator(plain.model, plain.tokenizer), [ids]) != [expected]
     assert ours.folder == folder
+    edit_json(tmp_path / "adapter_config.json")  # takes nulls out, as it will below
+    copy = shutil.copytree(tmp_path, tmp_path.with_name("a_copy"))
+    edit_json(copy / "adapter_config.json", base_model_name_or_path=os.path.relpath(folder))
+    assert digest(copy) == digest(tmp_path) != digest(folder)
+    edit_json(copy / "adapter_config.json", lora_alpha=17)
+    assert digest(copy) != digest(tmp_path)
 
 
 def damaged(folder: Path, loaded_from: Path) -> Iterator[tuple[str, Path, str]]:

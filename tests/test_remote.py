@@ -104,7 +104,7 @@ def test_a_server_that_stays_away_is_an_error_after_five_minutes(server, monkeyp
         now[0] += seconds
 
     def answer() -> None:
-        with pytest.raises(ValueError, match=r"completions: no answer for 3\d\d seconds \(.*\); is the server running"):
+        with pytest.raises(ValueError, match=r"completions: not answered after 3\d\d seconds of trying: "):
             one.answer("a", request())
 
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep, time=time.time)

@@ -54,7 +54,7 @@ def questions(
             bad.row = row
             yield bad
     if row < 0:
-        yield BadRow("the file holds no row", 0)
+        raise ValueError(f"{path}: holds no row")
 
 
 def row_questions(
