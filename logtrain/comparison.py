@@ -6,7 +6,7 @@ scores.json
     models        NAME -> {metrics, corpus, tasks, perplexity, ...}
     differences   [{models: [A, B], metrics, tasks}]    B less A, over the same questions
 
-A metric is {mean, low, high, n}, with Wilson's interval where all scores are 0 or 1, else the bootstrap's; a difference
+A metric is {mean, low, high, n}, with Wilson's interval where scores are yes or no, else the bootstrap's; a difference
 {difference, low, high, n, significant, p}. Nothing in it depends on when or how fast it was made.
 
 n counts rows, not answers. The answers of one conversation (--answers all) are alike: taken for independent, those of
@@ -24,6 +24,8 @@ from logtrain.scoring import CORPUS_METRICS, METRICS, Scores, corpus_scores
 
 TITLES = {**METRICS, "stopped": "Stopped"}
 """Of every score of a sample. stopped: 1 where the answer ended by itself, 0 where it was cut."""
+
+YES_OR_NO = ("exact_match", "json_valid", "stopped")
 
 PUBLISHED = list(METRICS)[:6]  # the metrics of the published table
 
@@ -90,7 +92,7 @@ def by_row(samples: Sequence[Scores], rows: Sequence[int]) -> list[Scores]:
 def metrics_of(rows: Sequence[Scores]) -> dict[str, dict]:
     means = bootstrap_all(columns(rows))
     for name, values in columns(rows).items():
-        if set(values) <= {0, 1, None} and name != "length_ratio":  # which 1 does not bound
+        if name in YES_OR_NO and set(values) <= {0, 1, None}:  # not means of several answers
             means[name] = wilson(values)
     return {
         name: {"mean": mean, "low": low, "high": high, "n": used}
