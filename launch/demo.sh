@@ -2,7 +2,7 @@
 # From nothing to a model that answers. Needs Linux and Python >= 3.11, and downloads only Python packages.
 #
 #     launch/demo.sh                            a tiny Llama on generated logs: pretrained, fine-tuned on chats, asked, and
-#                                               compared with one that was not pretrained; 6 minutes on 2 cores
+#                                               compared with one that was not pretrained; 3 minutes on 2 cores
 #     launch/demo.sh --input FILE --model DIR   your own text on your own Llama (a Hugging Face folder): pretrained
 #
 # --output DIR   where to (must not exist; by default a new folder runs/demo, runs/demo-2, ... of this checkout)
