@@ -35,7 +35,7 @@ class Contestant:
 
     def __init__(self, name: str, path: str, template: str, date: str, local: bool = True):
         """Meets what is wrong with the model's files before any model has answered. On a server there is only its name:
-        of the folder tokenizer, template and config.json are read.
+        of the folder tokenizer and template are read, and config.json if there is one.
         """
         self.name, self.path = name, Path(path)
         folder = model_folder(self.path)
@@ -46,7 +46,8 @@ class Contestant:
             open_rows(self.path, shape, self.tokenizer)
             self.max_positions = shape.max_positions
         else:
-            self.max_positions = hf.read_json(folder / "config.json").get("max_position_embeddings") or math.inf
+            facts = hf.read_json(config) if (config := folder / "config.json").exists() else {}
+            self.max_positions = facts.get("max_position_embeddings") or math.inf
         self.stop_ids = stop_ids(self.path) | {self.template.end_id}
         found = hashlib.sha256(digest(self.path).encode() if local else b"")
         found.update(f"{sorted(self.stop_ids)} {self.template.sha256}".encode())
