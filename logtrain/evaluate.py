@@ -238,7 +238,7 @@ def answer(
 
 def take(config: EvaluateConfig, name: str, answers: Iterator[Answered], numbers: list[int], world: World) -> None:
     """Write the answers of this rank as they come."""
-    with AnswerProgress(name, len(numbers), enabled=world.is_main) as progress:
+    with AnswerProgress(name, len(numbers), world.size, enabled=world.is_main) as progress:
         for answered in write_answers(Path(config.run) / "answers", name, world.rank, answers):
             progress.add(answered.output_tokens or 0)
 

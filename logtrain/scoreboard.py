@@ -17,15 +17,16 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class AnswerProgress:
-    """Of this rank's share of the questions; others have as many."""
+    """Of rank 0's share of the questions; the others of `ranks` have as many."""
 
-    def __init__(self, model: str, total: int, enabled: bool):
-        self.model, self.total, self.enabled = model, total, enabled
+    def __init__(self, model: str, total: int, ranks: int, enabled: bool):
+        self.model, self.total, self.ranks, self.enabled = model, total, ranks, enabled
         self.answers = self.tokens = 0
         self.began = self.said = time.monotonic()
         self.bar = None
         if enabled and sys.stderr.isatty():
-            columns = (TextColumn(model), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]} tokens/s"))
+            whose = f"{model}, rank 0 of {ranks}" if ranks > 1 else model
+            columns = (TextColumn(whose), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]} tokens/s"))
             self.bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
             self.task = self.bar.add_task("", total=total, rate="0")
 
@@ -50,8 +51,8 @@ class AnswerProgress:
             self.said = now
             eta = (self.total - self.answers) * (now - self.began) / self.answers
             print(
-                f"evaluate model={self.model} answers={self.answers} of={self.total} tokens_per_second={rate:.1f} "
-                f"eta_seconds={eta:.0f}",
+                f"evaluate model={self.model} answers={self.answers} of={self.total} ranks={self.ranks} "
+                f"tokens_per_second={rate:.1f} eta_seconds={eta:.0f}",
                 file=sys.stderr,
                 flush=True,
             )
