@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from logtrain.comparison import BOLD, MULTIPLE, PUBLISHED, TITLES, corpus_table, remarks, table
 from logtrain.data.questions import Question
+from logtrain.rundir import write
 from logtrain.scoring import Pair, Scores
 
 TEMPLATE = Path(__file__).with_name("compare.html.jinja")
@@ -32,8 +33,8 @@ def write_page(
     scores: Mapping[str, Sequence[Scores]],
 ) -> None:
     """`result`: what scores.json holds; the others by model and sample, in one order."""
-    figure, chart = draw(result), io.BytesIO()
-    figure.savefig(folder / "compare.png", dpi=150)
+    figure, picture, chart = draw(result), io.BytesIO(), io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
     figure.savefig(chart, format="svg")
     models, differences = list(result["models"].values()), result["differences"]
     kinds = Counter(question.task for question in questions)
@@ -62,7 +63,8 @@ def write_page(
         answers=side_by_side(questions, pairs, scores),
         shown_chars=SHOWN_CHARS,
     )
-    (folder / "compare.html").write_text(page, encoding="utf-8")
+    write(folder / "compare.png", picture.getvalue())
+    write(folder / "compare.html", page.encode())
 
 
 def side_by_side(

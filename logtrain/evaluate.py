@@ -37,7 +37,7 @@ from logtrain.generate import Generator, cache_bytes
 from logtrain.parallel import World
 from logtrain.pretrained import load_pretrained
 from logtrain.remote import Prompts, Server
-from logtrain.rundir import claim
+from logtrain.rundir import claim, write
 from logtrain.scoreboard import AnswerProgress, print_scores
 from logtrain.scoring import Pair, Scores, score_all
 
@@ -293,12 +293,6 @@ def finish(
     write_page(folder, result, [asked[n] for n in numbers], pairs, scores)
     print_scores(result)
     print(f"\n{folder / 'compare.html'}: the comparison, with answers side by side; its chart: compare.png")
-
-
-def write(file: Path, content: bytes) -> None:
-    aside = file.with_suffix(".partial")
-    aside.write_bytes(content)
-    os.replace(aside, file)
 
 
 if __name__ == "__main__":

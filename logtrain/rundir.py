@@ -49,10 +49,15 @@ def claim(
         raise ValueError(f"{folder}: in use by another process; wait for it or choose another {flag}") from None
     if begun:
         refuse_changes(file, config, may_change, flag)
-    aside = file.with_suffix(".partial")
-    aside.write_text(configs.dump(config))
-    os.replace(aside, file)
+    write(file, configs.dump(config).encode())
     return lock
+
+
+def write(file: Path, content: bytes) -> None:
+    """Whole or not at all, in the place of an older one."""
+    aside = file.with_suffix(".partial")
+    aside.write_bytes(content)
+    os.replace(aside, file)
 
 
 def refuse_changes(file: Path, config: Any, may_change: Collection[str], flag: str) -> None:
