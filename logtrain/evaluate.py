@@ -43,7 +43,7 @@ from logtrain.scoring import Pair, Scores, score_all
 
 BAD_ROWS_NAMED = 3
 GOES_ON = "--resume auto goes on with the answers that are there"
-MAY_CHANGE = (  # what no answer depends on, and what each is held against as it is read back: model and prompt
+MAY_CHANGE = (  # what no answer depends on, or what `check_same` holds it against (of a server's model not the weights)
     *("resume", "run", "memory", "max_sequences", "base_url", "concurrency", "perplexity"),
     *("models", "data", "limit", "too_long", "max_bad_rows", "task_column", "ignore_columns"),
 )

@@ -267,8 +267,8 @@ class Generator:
         if drawn := [i for i, config in enumerate(configs) if config.temperature]:
             numbers = [uniform(configs[i].seed, batch[i].request.number, len(batch[i].stream.ids)) for i in drawn]
             ids_S[drawn] = draw(distribution(logits_SV[drawn], [configs[i] for i in drawn]), numbers)
-        ids = ids_S.tolist()
-        if not best_S.isfinite().all():
+        ids = torch.where(best_S.isfinite(), ids_S, -1).tolist()  # the one wait for the GPU
+        if min(ids) < 0:
             raise ValueError("the model's logits are not finite; its weights are damaged")
         for id, active in zip(ids, batch, strict=True):
             if active.seen_V is not None:
