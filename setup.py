@@ -4,7 +4,7 @@ The build needs setuptools and, for the fast document packer, a C++17 compiler: 
 compiler the package installs all the same and packs documents in Python: equal output, about 50 times slower.
 """
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 # What each is for, with the oldest release that the tests were run on.
 RUN_TIME = [
@@ -50,9 +50,12 @@ setup(
     description="Continual pretraining and fine-tuning of Llama models on log data, on your own GPUs",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["logtrain", "logtrain.data", "logtrain_kernels"],
-    # descriptions of GPUs; the page of an evaluation; what a chat's tasks ask
-    package_data={"logtrain": ["gpus/*.toml", "compare.html.jinja", "tasks.toml"]},
+    packages=find_packages(include=["logtrain*"]) + find_packages("kernels"),
+    package_data={
+        "logtrain.planning": ["gpus/*.toml"],  # descriptions of GPUs
+        "logtrain.evaluation": ["compare.html.jinja"],  # the page of an evaluation
+        "logtrain.conversation": ["tasks.toml"],  # what a chat's tasks ask
+    },
     package_dir={"logtrain_kernels": "kernels/logtrain_kernels"},
     ext_modules=[
         Extension(

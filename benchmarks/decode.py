@@ -24,8 +24,8 @@ import tokenizers
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from logtrain.generate import Generator, Request
-from logtrain.pretrained import load_pretrained
+from logtrain.generation.generator import Generator, Request
+from logtrain.generation.load import load_pretrained
 
 AT_ONCE = 8
 LENGTHS = (283, 264, 148, 135, 112, 153, 139, 268)  # of the first questions of a set of log instructions

@@ -8,8 +8,8 @@ has: so does the min-cut partitioner of AOTAutograd with what the forward leaves
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from logtrain.operation import COMPUTE, Op, Piece
-from logtrain.record import Recorder
+from logtrain.planning.operation import COMPUTE, Op, Piece
+from logtrain.planning.recorder import Recorder
 
 SMALL = 16  # a result this many times smaller than what it is computed from (a norm's scale) is kept
 

@@ -8,8 +8,8 @@ import argparse
 import json
 from pathlib import Path
 
-from logtrain.config import load
-from logtrain.predict import PlanConfig, make_plan
+from logtrain.core.config import load
+from logtrain.planning.prediction import PlanConfig, make_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -30,7 +30,7 @@ HIGHER_IS_BETTER = {"tokens_per_second_per_gpu"}
 
 def figures(recipe: str) -> dict[str, float]:
     """One step of the recipe on one GPU of the job."""
-    flags = [str(ROOT / "launch" / f"{recipe}.toml"), *RECIPES[recipe], "--data", "none"]
+    flags = [str(ROOT / "launch" / "recipes" / f"{recipe}.toml"), *RECIPES[recipe], "--data", "none"]
     result = make_plan(load(PlanConfig, flags)).result
     counted = {
         "flops_per_token_executed": result["flops_per_token_executed"],

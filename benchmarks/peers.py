@@ -20,12 +20,12 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.fusion import fuse
-from logtrain.memory import peak
-from logtrain.model import Llama
-from logtrain.operation import Op
-from logtrain.predict import read_shape
-from logtrain.record import Recorder
-from logtrain.trace import Trace, pretended_world, renumbered
+from logtrain.model.llama import Llama
+from logtrain.planning.memory import peak
+from logtrain.planning.operation import Op
+from logtrain.planning.prediction import read_shape
+from logtrain.planning.recorder import Recorder
+from logtrain.planning.trace import Trace, pretended_world, renumbered
 from logtrain_kernels import linear_cross_entropy, pretended_gpu
 
 HEAD = import_module("logtrain_kernels.linear_cross_entropy")  # the package has a function of this name

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers import FusedLlama, Mpt, Setting, TransformersLlama, trace_peer
-from logtrain.cost import Gpu, Workload, breakdown, simulate
+from logtrain.planning.cost import Gpu, Workload, breakdown, simulate
 
 GIB = 2**30
 

@@ -1,6 +1,6 @@
 """How fast a recipe's step runs on the machine at hand, to hold against `python -m logtrain.plan`; rank 0 prints JSON.
 
-    torchrun --nproc_per_node 8 -m benchmarks.speed launch/cpt_8xh100.toml --model DIR --data DIR [--trace FILE]
+    torchrun --nproc_per_node 8 -m benchmarks.speed launch/recipes/cpt_8xh100.toml --model DIR --data DIR [--trace FILE]
 
 The job is built as logtrain.cpt builds it; steps are run without checkpoints, validation or records: two to warm up,
 three on the clock, and with --trace one more whose torch.profiler trace (chrome://tracing, Perfetto) rank 0 writes.
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
-from logtrain.config import load, run
-from logtrain.job import Job, JobConfig
-from logtrain.metrics import model_flops, peak_flops, peak_memory_gib
-from logtrain.optim import adamw
-from logtrain.trainer import Trainer
+from logtrain.core.config import load, run
+from logtrain.observe.metrics import model_flops, peak_flops, peak_memory_gib
+from logtrain.training.job import Job, JobConfig
+from logtrain.training.optim import adamw
+from logtrain.training.trainer import Trainer
 
 WARM, TIMED = 2, 3
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Continual pretraining on all GPUs of this machine (on one rank without any):
 #
-#     launch/cpt.sh launch/cpt_8xh100.toml --model ~/Llama-3.1-8B-Instruct --data data/nlplog --name nlplog-8b
+#     launch/cpt.sh launch/recipes/cpt_8xh100.toml --model ~/Llama-3.1-8B-Instruct --data data/nlplog --name nlplog-8b
 #
 # The arguments are those of `python -m logtrain.cpt` (--help lists them). torchrun takes its own from the environment:
 # PET_NPROC_PER_NODE=4 uses four GPUs; for two machines, run the same command on both with

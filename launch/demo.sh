@@ -74,17 +74,17 @@ fi
 
 if [ -n "$input" ]; then
     say "Your data and model"
-    recipe=("$here/demo_own.toml") seq_len="${seq_len:-1024}" result=(--tokens 40)
+    recipe=("$here/recipes/demo_own.toml") seq_len="${seq_len:-1024}" result=(--tokens 40)
     echo "data: $input"
     echo "model: $model"
 else
     say "Generate $rows log questions and answers, chats, a tokenizer, a tiny model"
     per_rank=$((ranks < 4 ? 4 / ranks : 1))
     spread=(--loader.rows_per_step $((ranks * per_rank)) --loader.rows_per_batch "$per_rank")
-    recipe=("$here/demo.toml" "${spread[@]}")
+    recipe=("$here/recipes/demo.toml" "${spread[@]}")
     seq_len="${seq_len:-512}" result=(--must_halve) generated=yes
     input="$output/nlplog.json" model="$output/model"
-    python "$here/demo_data.py" "$output" --rows "$rows" --chats $((rows / 10 + 1)) \
+    python "$here/demo/data.py" "$output" --rows "$rows" --chats $((rows / 10 + 1)) \
         --questions $((rows / 100 + 1))
     echo "data: $input, $(du -h "$input" | cut -f1)"
     echo "model: $model, from random weights"
@@ -100,7 +100,7 @@ say "Continue the pretraining on $ranks rank(s), $gpus GPU(s), and export"
     --runs "$output" --loader.seq_len "$seq_len" ${flags[@]+"${flags[@]}"}
 
 say "What it has learned"
-python "$here/demo_result.py" "$output/cpt" "${result[@]}"
+python "$here/demo/result.py" "$output/cpt" "${result[@]}"
 best=cpt
 
 if [ -n "${generated:-}" ]; then
@@ -111,7 +111,7 @@ if [ -n "${generated:-}" ]; then
     say "Fine-tune on chats: the pretrained model, and beside it the one from random weights"
     for start in cpt none; do
         [ "$start" = cpt ] && from="$output/cpt/export" name=cpt_sft || from="$model" name=sft
-        "$here/sft.sh" "$here/demo_sft.toml" --model "$from" --data "$output/prepared_chats" --runs "$output" \
+        "$here/sft.sh" "$here/recipes/demo_sft.toml" --model "$from" --data "$output/prepared_chats" --runs "$output" \
             --name "$name" --loader.seq_len "$seq_len" "${spread[@]}"
     done
     say "Ask it"

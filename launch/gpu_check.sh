@@ -44,9 +44,9 @@ nvidia-smi topo -m >>"$output/machine.txt" 2>/dev/null || true
 echo "$gpus GPUs ($name), results in $output"
 
 say "Tests of the kernels"
-tests=(tests/test_kernels.py tests/test_dropout.py tests/test_linear_cross_entropy.py tests/test_liger.py
-    tests/test_attention_backend.py tests/test_generate.py)
-[ "$gpus" -gt 0 ] || tests=(tests/test_attention_backend.py)  # the others have run, interpreted, in launch/test.sh
+tests=(tests/kernels/test_kernels.py tests/kernels/test_dropout.py tests/kernels/test_linear_cross_entropy.py
+    tests/kernels/test_liger.py tests/kernels/test_attention_backend.py tests/generation/test_generator.py)
+[ "$gpus" -gt 0 ] || tests=(tests/kernels/test_attention_backend.py)  # the others have run, interpreted, in launch/test.sh
 python -m pytest -q "${tests[@]}" | tee "$output/tests.txt"
 
 say "Times of the kernels"
@@ -54,12 +54,12 @@ python -m benchmarks.kernels --time --json | tee "$output/kernels.jsonl"
 
 say "Steps of the recipe"
 if [ "$gpus" -gt 0 ]; then
-    recipe=launch/cpt_8xh100.toml rows=60000 seq_len=8192 flags=()
+    recipe=launch/recipes/cpt_8xh100.toml rows=60000 seq_len=8192 flags=()
     [ "$gpus" -eq 8 ] || flags=(--loader.rows_per_step $((gpus * 8)))
 else
-    recipe=launch/demo.toml rows=150 seq_len=512 flags=(--loader.rows_per_step 2 --loader.rows_per_batch 1)
+    recipe=launch/recipes/demo.toml rows=150 seq_len=512 flags=(--loader.rows_per_step 2 --loader.rows_per_batch 1)
 fi
-python launch/demo_data.py "$work/data" --rows "$rows" >/dev/null
+python launch/demo/data.py "$work/data" --rows "$rows" >/dev/null
 if [ "$gpus" -gt 0 ]; then
     python - "$work/data/model/config.json" "$gpus" <<'PYTHON'
 import json, sys

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Supervised fine-tuning on all GPUs of this machine (on one rank without any):
 #
-#     PET_NPROC_PER_NODE=4 launch/sft.sh launch/sft_lora_4xh100.toml --model runs/nlplog-8b/export --data data/chat
+#     PET_NPROC_PER_NODE=4 launch/sft.sh launch/recipes/sft_lora_4xh100.toml --model runs/nlplog-8b/export --data data/chat
 #
 # The arguments are those of `python -m logtrain.sft` (--help lists them). torchrun takes its own from the environment:
 # PET_NPROC_PER_NODE=4 uses four GPUs; for two machines, run the same command on both with

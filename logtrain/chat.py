@@ -20,18 +20,18 @@ from pathlib import Path
 
 import torch
 
-from logtrain import hf
-from logtrain.cached_model import place_bytes
-from logtrain.chat_template import DATE
-from logtrain.commands import COMMANDS, Leave, attach, question_in
-from logtrain.config import load, run
-from logtrain.conversation import Conversation, Exchange
+from logtrain.conversation.commands import COMMANDS, Leave, attach, question_in
+from logtrain.conversation.session import Conversation, Exchange
+from logtrain.conversation.terminal import Interrupt, Keyboard, Screen
+from logtrain.core.config import load, run
 from logtrain.data.log import read_log
-from logtrain.generate import Generator, cache_bytes
-from logtrain.model import Llama
-from logtrain.pretrained import DRAWN_BY, load_pretrained, load_template, model_folder, published_sampling
-from logtrain.terminal import Interrupt, Keyboard, Screen
-from logtrain.tokenizer import Tokenizer
+from logtrain.generation.generator import Generator, cache_bytes
+from logtrain.generation.kv_cache import place_bytes
+from logtrain.generation.load import DRAWN_BY, load_pretrained, load_template, model_folder, published_sampling
+from logtrain.model import hf
+from logtrain.model.llama import Llama
+from logtrain.text.chat_template import DATE
+from logtrain.text.tokenizer import Tokenizer
 
 GIB = 2**30
 STEP_TOKENS = {"cpu": 256, "cuda": 2048}  # Ctrl-C waits for a step: 0.6 s for 135 M parameters on one core

@@ -1,5 +1,5 @@
-"""Continual pretraining: `torchrun --nproc_per_node 8 -m logtrain.cpt launch/cpt_8xh100.toml`, or without torchrun on
-one device.
+"""Continual pretraining: `torchrun --nproc_per_node 8 -m logtrain.cpt launch/recipes/cpt_8xh100.toml`, or
+without torchrun on one device.
 
 Exits with 0 when trained and exported, 75 when stopped on request with everything saved (`--resume auto` goes on), 2
 on a wrong input.
@@ -7,8 +7,8 @@ on a wrong input.
 
 from dataclasses import dataclass
 
-from logtrain.config import load, run
-from logtrain.job import Job, JobConfig
+from logtrain.core.config import load, run
+from logtrain.training.job import Job, JobConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,23 +23,23 @@ from typing import Literal, TextIO
 import orjson
 import torch
 
-from logtrain import perplexity
-from logtrain.answers import Answered, check_same, quoted, read_answers, write_answers
-from logtrain.chat_template import DATE
-from logtrain.compare_page import write_page
-from logtrain.comparison import compare
-from logtrain.config import load, run
-from logtrain.contestant import Asking, Contestant
+from logtrain.core.config import load, run
+from logtrain.core.run_folder import claim, write
 from logtrain.data.files import BadRow, InputFile
 from logtrain.data.manifest import sha256
 from logtrain.data.questions import TASK_COLUMN, AnswersOf, Question, QuestionFormat, questions
-from logtrain.generate import Generator, cache_bytes
-from logtrain.parallel import World
-from logtrain.pretrained import load_pretrained
-from logtrain.remote import Prompts, Server
-from logtrain.rundir import claim, write
-from logtrain.scoreboard import AnswerProgress, print_scores
-from logtrain.scoring import Pair, Scores, score_all
+from logtrain.evaluation import perplexity
+from logtrain.evaluation.answers import Answered, check_same, quoted, read_answers, write_answers
+from logtrain.evaluation.candidate import Asking, Contestant
+from logtrain.evaluation.comparison import compare
+from logtrain.evaluation.page import write_page
+from logtrain.evaluation.progress import AnswerProgress, print_scores
+from logtrain.evaluation.remote import Prompts, Server
+from logtrain.evaluation.scoring import Pair, Scores, score_all
+from logtrain.generation.generator import Generator, cache_bytes
+from logtrain.generation.load import load_pretrained
+from logtrain.text.chat_template import DATE
+from logtrain.training.sharding import World
 
 BAD_ROWS_NAMED = 3
 GOES_ON = "--resume auto goes on with the answers that are there"

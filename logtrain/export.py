@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from logtrain.checkpoint import Checkpoints
-from logtrain.config import load, run
-from logtrain.job import Job, JobConfig
-from logtrain.parallel import ParallelConfig
+from logtrain.core.config import load, run
+from logtrain.training.checkpoint import Checkpoints
+from logtrain.training.job import Job, JobConfig
+from logtrain.training.sharding import ParallelConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from logtrain import adapter, chat_template, hf
-from logtrain.config import load, run
-from logtrain.lora import adapt, merged
-from logtrain.model import Llama
-from logtrain.parallel import materialize
-from logtrain.tokenizer import Tokenizer
+from logtrain.core.config import load, run
+from logtrain.model import hf
+from logtrain.model import peft as adapter
+from logtrain.model.llama import Llama
+from logtrain.model.lora import adapt, merged
+from logtrain.text import chat_template
+from logtrain.text.tokenizer import Tokenizer
+from logtrain.training.sharding import materialize
 
 CPU = torch.device("cpu")
 TOKENS = 256  # for the comparison

@@ -1,6 +1,6 @@
 """Before any GPU is rented: does the job fit, how fast will it be, how long does it take, what does it cost?
 
-    python -m logtrain.plan launch/cpt_8xh100.toml --gpus 8 --gpu h100-sxm --price 2.31
+    python -m logtrain.plan launch/recipes/cpt_8xh100.toml --gpus 8 --gpu h100-sxm --price 2.31
 
 With --search: the fastest micro-batch, recomputation, resharding and reduce dtype that fit, and why the others lose.
 What is exact and what is a prediction stands in predict.py. Exit status 2: impossible, or it does not fit.
@@ -10,9 +10,9 @@ import json
 import re
 from pathlib import Path
 
-from logtrain.config import load, run
-from logtrain.picture import draw
-from logtrain.predict import Plan, PlanConfig, make_plan, read_documents, varied
+from logtrain.core.config import load, run
+from logtrain.planning.picture import draw
+from logtrain.planning.prediction import Plan, PlanConfig, make_plan, read_documents, varied
 
 MARGIN = 0.05  # of the memory that --search leaves free: for what the trace does not see
 
@@ -119,7 +119,7 @@ def search_table(found: list) -> str:
 
 
 def gpus_of(argv: list[str]) -> list[str]:
-    """As a flag, for which number of GPUs the recipe is by its name: launch/sft_lora_4xh100.toml."""
+    """As a flag, for which number of GPUs the recipe is by its name: launch/recipes/sft_lora_4xh100.toml."""
     found = re.search(r"_(\d+)x[a-z]+\d+\w*\.toml$", argv[0]) if argv else None
     return ["--gpus", found[1]] if found else []
 

@@ -19,8 +19,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from logtrain.chat_template import DATE, TrainOn
-from logtrain.config import load, run
+from logtrain.core.config import load, run
 from logtrain.data.chat import ChatFormat, Conversation, conversations
 from logtrain.data.encode import Framing, Pool
 from logtrain.data.encode_chat import ChatFraming, TooLong
@@ -30,7 +29,8 @@ from logtrain.data.report import ChatCount, Progress, RowCount, make_report, pri
 from logtrain.data.shards import DOCUMENT, ShardWriter, new_folder
 from logtrain.data.show import print_note, print_sample
 from logtrain.data.text import Document, Format, documents
-from logtrain.tokenizer import Tokenizer
+from logtrain.text.chat_template import DATE, TrainOn
+from logtrain.text.tokenizer import Tokenizer
 
 BATCH_CHARS = 1 << 18  # a worker's batch: about 80 ms of work, and a few MB while it is worked on
 THREADS_PER_WORKER = 8  # at most, see encode.py

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from precision import triton_kernels
-from ranks import Ranks
+
+from tests.support import ROOT
+from tests.support.precision import triton_kernels
+from tests.support.ranks import Ranks
 
 # A machine may be busy with other things: how long one example takes says nothing about the code. The same code gets
 # the same examples, so that a commit passes or fails for what it is; `--hypothesis-profile search` looks for new ones.
@@ -39,7 +41,7 @@ def way(request) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data beside the checkout."""
-    folder = Path(__file__).resolve().parents[2] / "shared"
+    folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip(f"needs the folder of real data at {folder}")
     return folder

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support import ROOT
 
 LAYERS = {
     8: "prepare cpt export sft merge evaluate chat serve plan",  # entries: nothing imports them
@@ -27,8 +27,8 @@ LAYERS = {
 LAYER_OF = {f"logtrain.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
 LAYER_OF |= {"logtrain": -1, "logtrain.data": -1}  # run before any of their modules, so they can import none
 NATIVE = "logtrain._pack"  # compiled from csrc/
-ONLY_IN = {NATIVE: ("logtrain.data.pack",), "logtrain_kernels": ("logtrain.model", "logtrain.lora", "logtrain.trace")}
-NEVER = {("logtrain.trainer", "logtrain.tokenizer"), ("logtrain.trainer", "logtrain.hf")}  # it takes built objects
+ONLY_IN = {NATIVE: ("logtrain.data.pack",), "logtrain_kernels": ("logtrain.model.llama", "logtrain.model.lora", "logtrain.planning.trace")}
+NEVER = {("logtrain.training.trainer", "logtrain.text.tokenizer"), ("logtrain.training.trainer", "logtrain.model.hf")}  # it takes built objects
 KERNELS_MAY_IMPORT = {"torch", "triton", "logtrain_kernels"} | sys.stdlib_module_names
 
 
@@ -128,8 +128,8 @@ GOOD = {
     "logtrain/data/loader.py": "from .pack import rows\nfrom ..config import load\nfrom . import shards",
     "logtrain/model.py": "from logtrain_kernels import rope\nfrom logtrain_kernels.rope import rope\nimport logging",
     "logtrain/optim.py": "import torch",
-    "logtrain/hf.py": "import logtrain.model",
-    "logtrain/trainer.py": "from logtrain.metrics import Metrics\nimport logtrain.data.loader as loader",
+    "logtrain/hf.py": "import logtrain.model.llama",
+    "logtrain/trainer.py": "from logtrain.observe.metrics import Metrics\nimport logtrain.data.loader as loader",
     "logtrain/cpt.py": "from logtrain import hf, trainer, tokenizer\nimport wandb",
     "kernels/logtrain_kernels/__init__.py": "from .rms_norm import rms_norm",
     "kernels/logtrain_kernels/rms_norm.py": "import math, torch.nn, triton.language as tl",
@@ -155,16 +155,16 @@ def test_what_is_right_passes(tmp_path):
         # upward
         (
             "logtrain/config.py",
-            "import torch\nimport logtrain.trainer",
+            "import torch\nimport logtrain.training.trainer",
             ":2: imports logtrain.trainer: layer 4 from layer 0",
         ),
         ("logtrain/model.py", "from logtrain import hf", ":1: imports logtrain.hf: layer 3 from layer 2"),
-        ("logtrain/model.py", "from logtrain.hf import load", ":1: imports logtrain.hf: layer 3 from layer 2"),
+        ("logtrain/model.py", "from logtrain.model.hf import load", ":1: imports logtrain.hf: layer 3 from layer 2"),
         ("logtrain/model.py", "from . import hf", ":1: imports logtrain.hf: layer 3 from layer 2"),
         ("logtrain/data/files.py", "from ..model import Llama", ":1: imports logtrain.model: layer 2 from layer 0"),
         ("logtrain/data/shards.py", "from . import loader", ":1: imports logtrain.data.loader: layer 2 from layer 0"),
         ("logtrain/hf.py", "from logtrain import model, trainer", ":1: imports logtrain.trainer: layer 4 from layer 3"),
-        ("logtrain/optim.py", "if TYPE_CHECKING:\n    from logtrain.hf import x", ":2: imports logtrain.hf: layer 3"),
+        ("logtrain/optim.py", "if TYPE_CHECKING:\n    from logtrain.model.hf import x", ":2: imports logtrain.hf: layer 3"),
         ("logtrain/__init__.py", "from . import config", ":1: imports logtrain.config: layer 0 from layer -1"),
         (
             "logtrain/data/__init__.py",
@@ -172,12 +172,12 @@ def test_what_is_right_passes(tmp_path):
             ":1: imports logtrain.data.pack: layer 1 from layer -1",
         ),
         # within a layer, entries among them
-        ("logtrain/config.py", "from logtrain.tokenizer import Tokenizer", ": layer 0 from layer 0"),
+        ("logtrain/config.py", "from logtrain.text.tokenizer import Tokenizer", ": layer 0 from layer 0"),
         ("logtrain/cpt.py", "import logtrain.export", ":1: imports logtrain.export: layer 8 from layer 8"),
         # inside a function
         (
             "logtrain/hf.py",
-            "def f():\n    from logtrain.model import x",
+            "def f():\n    from logtrain.model.llama import x",
             ":2: imports logtrain.model inside a function",
         ),
         ("logtrain/hf.py", "class A:\n  async def f():\n    import json", ":3: imports json inside a function"),
@@ -187,7 +187,7 @@ def test_what_is_right_passes(tmp_path):
         ("logtrain/hf.py", "from logtrain_kernels.rope import x", "logtrain_kernels.rope: only logtrain.model may"),
         ("logtrain/data/loader.py", "from logtrain import _pack", "logtrain._pack: only logtrain.data.pack may"),
         ("logtrain/cpt.py", "import logtrain._pack", "logtrain._pack: only logtrain.data.pack may"),
-        ("logtrain/trainer.py", "from logtrain.hf import load", "logtrain.trainer takes what it made, built"),
+        ("logtrain/trainer.py", "from logtrain.model.hf import load", "logtrain.trainer takes what it made, built"),
         ("logtrain/trainer.py", "from logtrain import tokenizer", "logtrain.trainer takes what it made, built"),
         # kernels
         ("kernels/logtrain_kernels/rope.py", "import numpy", ":1: imports numpy: logtrain_kernels takes torch, triton"),

@@ -9,35 +9,35 @@ from pathlib import Path
 
 import pytest
 
-from logtrain import config
 from logtrain.chat import ChatConfig
+from logtrain.core import config
 from logtrain.cpt import CptConfig
 from logtrain.evaluate import EvaluateConfig
-from logtrain.predict import PlanConfig
+from logtrain.planning.prediction import PlanConfig
 from logtrain.prepare import PrepareConfig
 from logtrain.sft import SftConfig
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = [block.strip().splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.S)]
 COMMANDS = [command for block in BLOCKS for command in block]
 
 # Ones that other tests run, or that are running now.
 ELSEWHERE = {
-    "bash launch/demo.sh": "tests/test_demo.py",
-    "launch/demo.sh --input FILE --model DIR": "tests/test_demo.py",
+    "bash launch/demo.sh": "tests/launch/test_demo.py",
+    "launch/demo.sh --input FILE --model DIR": "tests/launch/test_demo.py",
     "bash launch/test.sh": "launch/test.sh",
 }
 # What makes the others short: flags added to each command that begins so.
 SHORT = {
-    "python launch/demo_data.py": ["--rows", "150"],
-    "launch/cpt.sh launch/demo.toml": ["--trainer.max_steps", "2"],
-    "python launch/demo_result.py": ["--tokens", "3"],
+    "python launch/demo/data.py": ["--rows", "150"],
+    "launch/cpt.sh launch/recipes/demo.toml": ["--trainer.max_steps", "2"],
+    "python launch/demo/result.py": ["--tokens", "3"],
 }
 # Ones that need what a test has not: their flags are parsed by the program they are for.
 PARSED = {
     "python -m logtrain.prepare --input NLPLog.json": PrepareConfig,
-    "launch/cpt.sh launch/cpt_8xh100.toml": CptConfig,
+    "launch/cpt.sh launch/recipes/cpt_8xh100.toml": CptConfig,
     "sbatch --nodes 2 launch/slurm.sbatch": CptConfig,
     "python -m logtrain.prepare --format sharegpt": PrepareConfig,
     "python -m logtrain.plan": PlanConfig,

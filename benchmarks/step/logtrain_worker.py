@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.step.contest import LR, ROWS, SEQ_LEN, STEPS, Clock, Documents
-from logtrain import hf
-from logtrain.checkpoint import Checkpoints
 from logtrain.data.loader import Loader, LoaderConfig
-from logtrain.metrics import Metrics, peak_memory_gib
-from logtrain.optim import OptimConfig, adamw
-from logtrain.parallel import ParallelConfig, World, build
-from logtrain.trainer import Trainer, TrainerConfig
+from logtrain.model import hf
+from logtrain.observe.metrics import Metrics, peak_memory_gib
+from logtrain.training.checkpoint import Checkpoints
+from logtrain.training.optim import OptimConfig, adamw
+from logtrain.training.sharding import ParallelConfig, World, build
+from logtrain.training.trainer import Trainer, TrainerConfig
 
 
 def main(folder: Path, attention: str) -> None:

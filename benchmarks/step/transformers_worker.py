@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArg
 
 from benchmarks.step.contest import LR, ROWS, SEQ_LEN, STEPS, Clock, Documents
 from logtrain.data.loader import Loader, LoaderConfig
-from logtrain.metrics import peak_memory_gib
+from logtrain.observe.metrics import peak_memory_gib
 
 
 class Rows(torch.utils.data.Dataset):

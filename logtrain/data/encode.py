@@ -24,8 +24,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from logtrain.tokenizer import Tokenizer
-from logtrain.worker import Worker
+from logtrain.core.worker import Worker
+from logtrain.text.tokenizer import Tokenizer
 
 IN_HAND = 2  # batches a thread has at most: the one it works on and the next, so that it never waits for the parent
 AHEAD = 6  # batches a thread, sent or done, that may wait for a slow one before them; bounds the memory

@@ -22,10 +22,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from logtrain.chat_template import ChatTemplate, TrainOn, Turn
 from logtrain.data.encode import Encoded
 from logtrain.data.shards import CONTEXT
-from logtrain.tokenizer import Tokenizer
+from logtrain.text.chat_template import ChatTemplate, TrainOn, Turn
+from logtrain.text.tokenizer import Tokenizer
 
 TooLong = Literal["error", "drop", "split_turns", "truncate_content"]
 CASES = ("whole", "truncated", "split", "dropped", "bad", "too long")

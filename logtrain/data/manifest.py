@@ -7,10 +7,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from logtrain.chat_template import ChatTemplate
 from logtrain.data.files import InputFile
 from logtrain.data.shards import FORMAT_VERSION, read_manifest
-from logtrain.tokenizer import Tokenizer
+from logtrain.text.chat_template import ChatTemplate
+from logtrain.text.tokenizer import Tokenizer
 
 ELSEWHERE = {"input", "tokenizer", "document_end", "template", "output", "workers", "show"}  # or without effect on it
 TEXT_ONLY = {"document_end", "text_chars"}  # settings of continual pretraining

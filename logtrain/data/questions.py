@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from logtrain.chat_template import Turn
 from logtrain.data.chat import row_conversation
 from logtrain.data.files import BadRow, InputFile
 from logtrain.data.text import check_encodes, string
+from logtrain.text.chat_template import Turn
 
 QuestionFormat = Literal["sharegpt", "messages", "alpaca", "nlplog"]
 TASK_COLUMN = "domain"

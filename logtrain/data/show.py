@@ -8,11 +8,11 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from logtrain.core.printable import printable
 from logtrain.data.encode import Encoded
 from logtrain.data.encode_chat import BAD, CASES, WHOLE, EncodedChats
 from logtrain.data.shards import CONTEXT
-from logtrain.printable import printable
-from logtrain.tokenizer import Tokenizer
+from logtrain.text.tokenizer import Tokenizer
 
 
 def print_note(line: str) -> None:

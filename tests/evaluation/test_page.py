@@ -1,0 +1,100 @@
+"""The page of an evaluation and its tables on the screen: all figures are there, under any name, and what they mean."""
+
+import json
+from html import escape
+from pathlib import Path
+
+from logtrain.data.questions import questions
+from logtrain.evaluation.comparison import BOLD, MULTIPLE, TITLES, compare
+from logtrain.evaluation.page import write_page
+from logtrain.evaluation.progress import print_scores
+
+
+def shown(page: str) -> dict[str, list[tuple[int, str]]]:
+    """Heading -> (row, its gain or score) of each answer under it."""
+    found = {}
+    for part in page.split("<h2>")[1:]:
+        heading, *sections = part.split("<h3>row ")
+        titles = [section.split("</h3>")[0] for section in sections]
+        if titles:
+            found[heading.split("</h2>")[0]] = [(int(t.split(",")[0]), t.split(": ")[-1]) for t in titles]
+    return found
+
+
+ODD = ("Node.js", "45", "items", "<b>&", "plain")
+TALK = (("system", "be brief"), ("user", "<i>why"), ("assistant", "so"), ("user", "and now"))
+
+
+def write_odd_page(folder: Path, gains: dict[str, list[float]], **data) -> tuple[str, dict]:
+    """Of a question a task of ODD, by turns; the models' ROUGE-L is 0.5 and their gain over it. -> page, result"""
+    n = len(next(iter(gains.values())))
+    talk = [{"role": role, "content": content} for role, content in (*TALK, ("assistant", "<u>because"))]
+    rows = [{"messages": talk, "domain": ODD[i % len(ODD)]} for i in range(n)]
+    (folder / "test.json").write_text(json.dumps(rows))
+    asked = list(questions(folder / "test.json", "messages"))
+    blank = dict.fromkeys(TITLES, 0.5) | {"json_valid": None, "stopped": 1.0}
+    scores = {name: [blank | {"rougeL": 0.5 + gain} for gain in of_model] for name, of_model in gains.items()}
+    pairs = {name: [(f"{name}<hr>{i}", "<u>because") for i in range(n)] for name in gains}
+    result = {"data": {"path": "x<y.json", "questions": n, "rows": n, "too_long": []} | data}
+    result |= compare(scores, pairs, range(n), [question.task for question in asked])
+    loss = {"perplexity": 2.0, "bits_per_byte": 1.0}
+    for model in result["models"].values():
+        model["perplexity"] = {"items": loss, "a.b": loss}
+    write_page(folder, result, asked, pairs, scores)
+    return (folder / "compare.html").read_text(), result
+
+
+def test_tasks_of_any_name_have_their_tables(tmp_path):
+    page, result = write_odd_page(tmp_path, {"a": [0.0] * 15, "b": [i / 100 for i in range(15)]})
+    parts = {part.split("</h2>")[0]: part for part in page.split("<h2>")[1:]}
+    for i, task in enumerate(ODD):
+        part = parts[escape(task)]
+        assert "<p>3 questions</p>" in part
+        assert f"<td>{0.5 + (i + 5) / 100:.4f} " in part
+        assert f"+{(i + 5) / 100:.4f} " in part
+        p = result["differences"][0]["tasks"][task]["rougeL"]["p"]
+        assert f", p {p:.4f}</small>" in part
+    assert not any(markup in page for markup in ("<b>&", "<i>", "<hr>", "<u>")) and "x&lt;y.json" in page
+    assert "<td>items</td><td>2.000" in page and "<td>a.b</td><td>2.000" in page
+
+
+def test_each_model_is_held_against_the_first_and_gains_are_gains(tmp_path):
+    page, _ = write_odd_page(
+        tmp_path, {"a": [0.0] * 14, "b": [0.1, -0.2, 0.0, 0.3] + [0.0] * 10, "c": [i / 100 for i in range(1, 15)]}
+    )
+    assert shown(page) == {
+        "Answers in which b gained most on a (R-L)": [(3, "+0.300"), (0, "+0.100")],
+        "Answers in which b lost most on a (R-L)": [(1, "-0.200")],
+        "Answers in which c gained most on a (R-L)": [(i, f"+{(i + 1) / 100:.3f}") for i in range(13, 3, -1)],
+    }
+    section = page.split("<section>")[1]
+    assert "a&lt;hr&gt;3" in section and "b&lt;hr&gt;3" in section and "c&lt;hr&gt;" not in section
+    at = [section.index(f"<h3>{role}</h3><pre>{escape(content)}</pre>") for role, content in TALK]
+    assert at == sorted(at)
+    page, _ = write_odd_page(tmp_path, {"only": [0.1, 0.3, 0.2]})
+    assert shown(page) == {
+        "The best answers of only (R-L)": [(1, "0.800"), (2, "0.700")],
+        "The worst answers of only (R-L)": [(0, "0.600")],
+    }
+
+
+def test_what_the_figures_mean_is_said_on_the_page_and_in_the_terminal(tmp_path, capsys, monkeypatch):
+    data = {"questions": 70, "too_long": ["row 3: ..."], "left_out": {"bad rows": 2, "others": 0}}
+    page, result = write_odd_page(tmp_path, {"a": [0.0] * 30, "b": [0.1] * 30}, **data)
+    print_scores(result)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["left_out reason=too_long n=1", "left_out reason=bad_rows n=2"]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "400")
+    print_scores(result)
+    terminal = capsys.readouterr().out
+    for told in ("Left out: 1 too long", "Left out: 2 bad rows", "70 answers in 30 conversations", BOLD, MULTIPLE):
+        assert told in terminal and told in page
+    assert "0 others" not in terminal + page
+    assert "mean of 30 conversations" in terminal
+    stopped, difference = "1.0000{}0.8865 to 1.0000", "<b>+0.1000</b> <small>+0.1000 to +0.1000, p 0.0001</small>"
+    assert stopped.format(" <small>") in page and stopped.format(" (") in terminal  # 30 of 30
+    assert difference in page and "+0.1000 (+0.1000 to +0.1000, p 0.0001)" in terminal
+    page, result = write_odd_page(tmp_path, {"a": [0.0] * 5, "b": [0.1] * 5})
+    assert "<b>" not in page
+    assert "conversations" not in page and "Left out" not in page

@@ -1,0 +1,62 @@
+"""What attention runs on a GPU: chosen by name, refused where its package is not there."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import logtrain_kernels as kernels
+from logtrain.model.llama import KEPT
+
+
+@pytest.fixture(autouse=True)
+def torch_again():
+    yield
+    kernels.use_attention("torch")
+
+
+def on_pretended_gpu():
+    q, k, v = (torch.randn(8, heads, 16) for heads in (4, 2, 2))
+    with kernels.pretended_gpu():
+        return kernels.attention(q, k, v, torch.tensor([0, 3, 8], dtype=torch.int32), 5)
+
+
+@pytest.mark.parametrize(("backend", "package"), [("fa3", "flash_attn_3"), ("flash_attn", "flash-attn")])
+def test_a_backend_whose_package_is_missing_is_refused_with_its_name(backend, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_attn", None)  # as if not installed, also where it is
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", None)
+    with pytest.raises(ValueError, match=rf"attention by {backend}: .*; install {package}, or choose torch"):
+        kernels.use_attention(backend)
+
+
+def test_flash_attn_gets_the_documents_and_the_causal_mask(monkeypatch):
+    calls = []
+
+    def varlen(q, k, v, cu_q, cu_k, max_q, max_k, *, causal):
+        calls.append((cu_q.tolist(), cu_k.tolist(), max_q, max_k, causal))
+        return kernels.attention_reference(q, k, v, cu_q)
+
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_varlen_func=varlen))
+    kernels.use_attention("flash_attn")
+    assert on_pretended_gpu().shape == (8, 4, 16)
+    assert calls == [([0, 3, 8], [0, 3, 8], 5, 5, True)]
+
+
+class Operations(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.names.add(str(operation))
+        return operation(*args, **(kwargs or {}))
+
+
+def test_torchs_is_one_operation_that_selective_recomputation_keeps():
+    with FakeTensorMode(), Operations() as seen:
+        on_pretended_gpu()
+    assert "torch_attn._varlen_attn.default" in seen.names & KEPT
+    assert not any("scaled_dot_product" in name for name in seen.names)

@@ -1,0 +1,45 @@
+"""The recipes in launch/ are configs as they stand, and the published one is what was published."""
+
+
+import pytest
+
+from logtrain.core import config
+from logtrain.cpt import CptConfig
+from logtrain.sft import SftConfig
+from tests.support import RECIPES
+
+ENTRIES = {"cpt": CptConfig, "demo": CptConfig, "sft": SftConfig}  # by the first word of the file's name
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_is_a_config(path, tmp_path):
+    cls = ENTRIES[path.stem.split("_")[0]]
+    recipe = config.load(cls, [str(path)])  # an unknown key, a wrong type or value is a ValueError
+    resolved = tmp_path / "config.toml"
+    resolved.write_text(config.dump(recipe))
+    assert config.load(cls, [str(resolved)]) == recipe
+
+
+def test_the_published_recipe():
+    recipe = config.load(CptConfig, [str(RECIPES / "cpt_8xh100.toml")])
+    assert (recipe.init, recipe.seed, recipe.dtype) == ("pretrained", 1309, "bfloat16")
+    assert (recipe.loader.seq_len, recipe.loader.rows_per_step) == (8192, 128)
+    assert recipe.loader.accumulation(world_size=8) == 8
+    assert (recipe.optim.lr, recipe.optim.schedule) == (1e-5, "cosine")
+    assert (recipe.optim.warmup_ratio, recipe.optim.weight_decay) == (0.1, 0.01)
+    assert (recipe.optim.beta1, recipe.optim.beta2, recipe.optim.eps) == (0.9, 0.999, 1e-8)
+    assert (recipe.trainer.epochs, recipe.trainer.max_steps) == (1, 0)
+    assert (recipe.trainer.max_grad_norm, recipe.trainer.log_every, recipe.trainer.save_every) == (1.0, 10, 0)
+
+
+def test_the_published_fine_tuning():
+    recipe = config.load(SftConfig, [str(RECIPES / "sft_lora_4xh100.toml")])
+    lora = recipe.lora
+    assert (lora.rank, lora.alpha, lora.dropout, len(lora.targets)) == (16, 32.0, 0.05, 7)
+    assert (recipe.optim.lr, recipe.optim.schedule, recipe.optim.warmup_ratio) == (5e-5, "linear", 0.1)
+    assert (recipe.optim.weight_decay, recipe.trainer.max_grad_norm) == (0.01, 1.0)
+    assert (recipe.trainer.epochs, recipe.trainer.valid_every, recipe.seed) == (3, 0, 1309)
+    assert (recipe.loader.seq_len, recipe.loader.documents_per_step, recipe.dtype) == (8192, 64, "bfloat16")
+    assert recipe.parallel.shard_ranks == 1  # whole copies: DDP
+    full = config.load(SftConfig, [str(RECIPES / "sft_full_8xh100.toml")])
+    assert (full.lora.rank, full.parallel.shard_ranks) == (0, 0)

@@ -1,0 +1,269 @@
+"""The model against transformers' LlamaForCausalLM, and against itself: packed and alone, recomputed and not."""
+
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.nn.attention.varlen import varlen_attn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from logtrain.model import hf
+from logtrain.model import llama as model
+from logtrain.model.llama import Llama, LlamaConfig, RandomWeights
+from logtrain.training.sharding import materialize
+from tests.support.synthetic import LLAMA3_ROPE, read_model, write_model
+
+TINY = LlamaConfig(
+    vocab_size=320,
+    hidden_size=64,
+    intermediate_size=112,
+    num_layers=2,
+    num_heads=8,
+    num_kv_heads=2,
+    head_dim=8,
+    norm_eps=1e-5,
+    rope_theta=10_000.0,
+    rope_scaling=None,
+    max_positions=512,
+    tied=False,
+)
+
+
+def build(config: LlamaConfig, rows) -> Llama:
+    with torch.device("meta"):
+        llama = Llama(config)
+    materialize(llama, torch.device("cpu"), rows)
+    return llama
+
+
+def load_transformers(folder: Path):
+    from transformers import LlamaForCausalLM
+
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def packed(documents: list[torch.Tensor]):
+    """The arguments of the model for documents in one row; `cu_seqlens` padded by two."""
+    lengths = [len(document) for document in documents]
+    labels = [torch.cat((document[1:], torch.tensor([-100]))) for document in documents]
+    cu_seqlens = torch.tensor([0, *lengths, 0, 0]).cumsum(0).int()
+    positions = torch.cat([torch.arange(length, dtype=torch.int32) for length in lengths])
+    return torch.cat(documents), torch.cat(labels), positions, cu_seqlens, max(lengths)
+
+
+def random_documents(lengths: list[int], vocab_size: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1309)
+    return [torch.randint(vocab_size, (length,), generator=generator) for length in lengths]
+
+
+def gradients(llama: Llama, *row) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    llama.zero_grad()
+    loss = llama(*row)
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in llama.named_parameters()}
+
+
+def relative_difference(ours: torch.Tensor, other: torch.Tensor) -> float:
+    return ((ours - other).norm() / other.norm()).item()
+
+
+# Beside transformers
+
+
+@torch.no_grad()
+def assert_same_logits(folder: Path, lengths: list[int]) -> None:
+    """Documents in one packed row, beside transformers' logits of each alone."""
+    theirs = load_transformers(folder)
+    documents = random_documents(lengths, theirs.config.vocab_size)
+    tokens, _, *row = packed(documents)
+    ours = read_model(folder)(tokens, None, *row)
+    expected = torch.cat([theirs(document[None]).logits[0] for document in documents])
+    assert ours.dtype == torch.float32
+    assert (ours - expected).abs().max() <= 2e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("num_kv_heads", [1, 4, 8])
+def test_logits_of_random_models(tmp_path, num_kv_heads, tied):
+    """Positions reach past the 64 of the scaling's original training."""
+    write_model(tmp_path, num_key_value_heads=num_kv_heads, tie_word_embeddings=tied, initializer_range=0.2)
+    assert_same_logits(tmp_path, [200, 1, 7, 91])
+
+
+@pytest.mark.parametrize(
+    "rope", [{"rope_type": "default", "rope_theta": 10_000.0}, LLAMA3_ROPE], ids=["plain", "llama3"]
+)
+def test_logits_with_a_head_size_of_its_own(tmp_path, rope):
+    """num_heads * head_dim need not be hidden_size."""
+    write_model(tmp_path, head_dim=24, num_attention_heads=4, rope_parameters=rope, rms_norm_eps=1e-3)
+    assert_same_logits(tmp_path, [300])
+
+
+def test_logits_of_stories260k(shared):
+    assert_same_logits(shared / "data/stories260k", [256, 30])
+
+
+def test_logits_of_smollm2(smollm2):
+    assert_same_logits(smollm2, [100, 28])
+
+
+def test_stories260k_tells_the_same_story(shared):
+    """Greedy text is the same when each token is ours after those before it: one forward shows it for all 256."""
+    folder = shared / "data/stories260k"
+    theirs = load_transformers(folder)
+    bos = torch.tensor([[theirs.config.bos_token_id]])
+    story = theirs.generate(bos, max_new_tokens=256, do_sample=False, eos_token_id=None, pad_token_id=0)[0]
+    assert len(story) == 257
+    assert len(set(story.tolist())) > 50  # a story, not one word for ever
+    tokens, _, *row = packed([story[:-1]])
+    with torch.no_grad():
+        assert torch.equal(read_model(folder)(tokens, None, *row).argmax(-1), story[1:])
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_loss_and_gradients_are_those_of_transformers(tmp_path, tied):
+    write_model(tmp_path, tie_word_embeddings=tied)
+    documents = random_documents([50, 13, 40], 320)
+    theirs, expected = load_transformers(tmp_path), 0
+    for document in documents:
+        logits = theirs(document[None]).logits[0]
+        expected = expected + F.cross_entropy(logits[:-1], document[1:], reduction="sum")
+    expected.backward()
+
+    ours = read_model(tmp_path)
+    loss, by_name = gradients(ours, *packed(documents))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    published = dict(hf.split_parts(ours.config, by_name.items()))
+    their_gradients = {name: p.grad for name, p in theirs.named_parameters()}
+    assert published.keys() == their_gradients.keys()
+    for name, gradient in published.items():
+        assert relative_difference(gradient, their_gradients[name]) <= 2e-6, name
+
+
+# Packing
+
+
+def test_a_packed_row_is_its_documents_alone():
+    llama = build(TINY, RandomWeights(TINY, seed=1).rows)
+    documents = random_documents([60, 2, 33, 1, 90], TINY.vocab_size)
+    loss, together = gradients(llama, *packed(documents))
+    alone = [gradients(llama, *packed([document])) for document in documents]
+    assert loss.item() == pytest.approx(sum(part.item() for part, _ in alone), rel=1e-6)
+    for name, gradient in together.items():
+        expected = sum(part[name].double() for _, part in alone)
+        assert relative_difference(gradient, expected) <= 1e-6, name
+
+
+def test_one_mask_over_the_whole_row_is_another_loss():
+    llama = build(TINY, RandomWeights(TINY, seed=1).rows)
+    tokens, labels, *by_document = packed(random_documents([60, 33, 90], TINY.vocab_size))
+    whole_row = torch.arange(183, dtype=torch.int32), torch.tensor([0, 183], dtype=torch.int32), 183
+    apart, seen = (llama(tokens, None, *row) for row in (by_document, whole_row))
+    torch.testing.assert_close(apart[:60], seen[:60])  # the first document has nothing before it
+    assert ((apart - seen).abs().amax(-1)[60:] > 1e-4).all()
+    losses = [llama(tokens, labels, *row).item() for row in (by_document, whole_row)]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-6)
+
+
+# Recomputation
+
+
+class Operations(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count[str(function.overloadpacket).removeprefix("aten.")] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def operations_of_backward(llama: Llama, row) -> Counter:
+    loss = llama(*row)
+    with Operations() as operations:
+        loss.backward()
+    return operations.count
+
+
+def test_recomputation_changes_neither_loss_nor_gradients():
+    llama = build(TINY, RandomWeights(TINY, seed=1).rows)
+    row = packed(random_documents([60, 33, 90], TINY.vocab_size))
+    loss, expected = gradients(llama, *row)
+    for recompute in ("selective", "full"):
+        for block in llama.blocks:
+            block.recompute = recompute
+        again, found = gradients(llama, *row)
+        assert again.item() == loss.item()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("where", ["cpu", "gpu"])
+def test_selective_recomputation_repeats_the_elementwise_work_alone(where, monkeypatch):
+    """Counted in the backward: a product it repeats is one more `mm`. For the GPU: what its attention would do, on
+    tensors without data.
+    """
+    attention = "_scaled_dot_product_flash_attention_for_cpu" if where == "cpu" else "torch_attn._varlen_attn"
+    with torch.device("cpu" if where == "cpu" else "meta"):
+        llama = Llama(TINY)
+        row = [x.to(llama.head.weight.device) if torch.is_tensor(x) else x for x in packed(random_documents([60], 320))]
+    if where == "gpu":
+        monkeypatch.setattr(
+            model,
+            "attention",
+            lambda q, k, v, seqlens, longest: varlen_attn(
+                q, k, v, seqlens, seqlens, longest, longest, window_size=(-1, 0), enable_gqa=True
+            ),
+        )
+    count = {}
+    for recompute in ("none", "selective", "full"):
+        for block in llama.blocks:
+            block.recompute = recompute
+        count[recompute] = operations_of_backward(llama, row)
+    layers = TINY.num_layers
+    for recompute, again in (("none", 0), ("selective", layers), ("full", layers)):
+        assert count[recompute]["silu"] == again
+        assert count[recompute]["rsqrt"] == 2 * again  # two norms a block
+    for recompute, again in (("none", 0), ("selective", 0), ("full", layers)):
+        assert count[recompute][attention] == again
+        assert count[recompute]["mm"] == 2 * 4 * layers + 3 * again  # the last product's output nobody needs
+
+
+def test_nothing_is_recomputed_or_kept_without_gradients():
+    llama = build(TINY, RandomWeights(TINY, seed=1).rows)
+    row = packed(random_documents([60], TINY.vocab_size))
+    expected = llama(*row).item()
+    for block in llama.blocks:
+        block.recompute = "full"
+    with torch.no_grad():
+        loss = llama(*row)
+    assert loss.item() == expected
+    assert not loss.requires_grad
+
+
+# Sizes and initial values
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_num_parameters_counts_what_there_is(tied):
+    config = LlamaConfig(**{**vars(TINY), "tied": tied, "head_dim": 24})
+    assert config.num_parameters == sum(p.numel() for p in Llama(config).parameters())
+
+
+def test_random_weights_do_not_depend_on_how_they_are_cut():
+    weights = RandomWeights(TINY, seed=1)
+    for name, shape in weights.shapes.items():
+        (whole,) = weights.rows(name, 0, shape[0])
+        cuts = [0, shape[0] // 3, shape[0] // 2, shape[0]]
+        parts = [part for a, b in pairwise(cuts) for part in weights.rows(name, a, b)]
+        assert torch.equal(torch.cat(parts), whole)
+        if len(shape) == 1:
+            assert (whole == 1).all()
+            continue
+        into_residual = name.endswith(("attention.out.weight", "feed_forward.down.weight"))
+        expected = 0.02 / (2 * TINY.num_layers) ** 0.5 if into_residual else 0.02
+        assert whole.std().item() == pytest.approx(expected, rel=0.05)
+        (other,) = RandomWeights(TINY, seed=2).rows(name, 0, shape[0])
+        assert abs(torch.corrcoef(torch.stack((whole.flatten(), other.flatten())))[0, 1]) < 0.1

@@ -1,0 +1,140 @@
+"""Small models and prepared folders for tests, made from nothing but a seed."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+import torch
+
+from logtrain.data.shards import CONTEXT, DOCUMENT, FORMAT_VERSION, ShardWriter
+from logtrain.model import hf
+from logtrain.model.llama import Llama
+from logtrain.text.tokenizer import Tokenizer
+from logtrain.training.sharding import materialize
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def write_model(folder: Path, *, weights: bool = True, **changes) -> Path:
+    """A random Llama in the Hugging Face layout, with a word-level tokenizer of as many ids."""
+    from transformers import LlamaConfig, LlamaForCausalLM  # here: ranks import this module, and need no 3 s more each
+
+    settings = {
+        "vocab_size": 320,
+        "hidden_size": 64,
+        "intermediate_size": 112,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "rope_parameters": LLAMA3_ROPE,
+        "tie_word_embeddings": False,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        **changes,
+    }
+    torch.manual_seed(0)
+    config = LlamaConfig(**settings)
+    if weights:
+        LlamaForCausalLM(config).save_pretrained(folder)
+    else:
+        config.save_pretrained(folder)
+    write_tokenizer(folder, settings["vocab_size"])
+    return folder
+
+
+def read_model(folder: Path) -> Llama:
+    """The model of a Hugging Face folder, whole, on the CPU."""
+    config = hf.read_config(folder)
+    with torch.device("meta"):
+        llama = Llama(config)
+    materialize(llama, torch.device("cpu"), hf.Weights(folder, config).rows)
+    return llama
+
+
+def edit_json(path: Path, **changes) -> None:
+    """Set keys of a JSON file; None removes one."""
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def write_tokenizer(folder: Path, vocab_size: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    special = ["<|begin_of_text|>", "<|end_of_text|>"]
+    vocab = {text: i for i, text in enumerate(special + [f"w{i}" for i in range(2, vocab_size)])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="w2"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": special[0], "eos_token": special[1]}))
+    return folder
+
+
+def write_data(
+    folder: Path,
+    tokenizer: Path,
+    *,
+    seq_len: int,
+    lengths: dict[str, Sequence[int]],
+    seed: int = 0,
+    context: float = 0.0,
+) -> Path:
+    """A prepared folder with documents of the given lengths by split; `context`: share of tokens that are no target."""
+    random, loaded = np.random.default_rng(seed), Tokenizer.load(tokenizer)
+    folder.mkdir(parents=True)
+    splits = {}
+    for split, wanted in lengths.items():
+        writer = ShardWriter(folder, split, shard_tokens=1 << 12)
+        for row, length in enumerate(wanted):
+            # A learnable language: the next id is the last plus a step that the document keeps.
+            ids = (random.integers(loaded.vocab_size) + random.integers(1, 4) * np.arange(length)) % (
+                loaded.vocab_size - 2
+            ) + 2
+            ids[0], ids[-1] = 0, 1
+            tokens = ids.astype(np.uint32)
+            tokens[1:] |= np.where(random.random(length - 1) < context, np.uint32(CONTEXT), np.uint32(0))
+            record = np.zeros(1, DOCUMENT)
+            record["length"], record["targets"], record["row"] = length, int((tokens[1:] < CONTEXT).sum()), row
+            writer.add(tokens, record)
+        splits[split] = writer.close()
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": f"{seq_len}-{seed}-{context}",
+        "tokenizer": {
+            "path": str(tokenizer),
+            "sha256": loaded.sha256,
+            "vocab_size": loaded.vocab_size,
+            "bos_id": 0,
+            "document_end_id": 1,
+            "document_end": "<|end_of_text|>",
+        },
+        "settings": {"seq_len": seq_len},
+        "sources": [],
+        "domains": [""],
+        "splits": splits,
+    }
+    (folder / "manifest.json").write_text(json.dumps(facts))
+    return folder
+
+
+def manifest(**splits: dict) -> dict:
+    """The least that a prepared folder of these splits says of itself."""
+    tokenizer = {"sha256": "00", "bos_id": 1, "document_end_id": 2}
+    return {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": "00",
+        "tokenizer": tokenizer,
+        "settings": {},
+        "sources": [],
+        "domains": [],
+        "splits": splits,
+    }

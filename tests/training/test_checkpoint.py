@@ -1,0 +1,287 @@
+"""What a checkpoint does when its disk fails: nothing damaged is trained from, nothing incomplete looks complete, and
+the checkpoints beside it stay as they were.
+"""
+
+import errno
+import json
+import os
+import pickle
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import orjson
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemWriter
+
+from logtrain.training import checkpoint, job
+from tests.support.program import Program
+from tests.support.ranks import Ranks
+from tests.support.synthetic import write_data, write_model
+from tests.support.training import train
+
+SETTINGS = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 130, "num_attention_heads": 4}
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory) -> SimpleNamespace:
+    """A finished run of 6 steps on 2 ranks' worth of rows, with checkpoints at 2, 4 and 6."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model = write_model(folder / "model", **SETTINGS)
+    lengths = np.random.default_rng(3).integers(2, 32, 60).tolist()
+    data = write_data(folder / "data", model, seq_len=32, lengths={"train": lengths, "valid": lengths[:6]})
+    flags = ["--name", "run", "--model", str(model), "--data", str(data), "--optim.lr", "1e-3", "--trainer.max_steps"]
+    flags += ["6", "--loader.seq_len", "32", "--loader.rows_per_step", "4"]
+    flags += ["--trainer.save_every", "2", "--trainer.keep", "0", "--trainer.log_every", "1"]
+    assert train([*flags, "--runs", str(folder)]) == 0
+    return SimpleNamespace(folder=folder, flags=flags)
+
+
+@pytest.fixture
+def run(case, tmp_path) -> Path:
+    """A copy of the run, to be damaged."""
+    return shutil.copytree(case.folder / "run", tmp_path / "run")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- damage
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        facts = json.loads(path.read_bytes())
+        change(facts)
+        path.write_text(json.dumps(facts))
+
+    return damage
+
+
+DAMAGES = {
+    "shard flipped": ("__0_0.distcp", flip, "corrupt checkpoint: __0_0.distcp has another checksum; remove it"),
+    "shard cut": ("__0_0.distcp", cut, r"corrupt checkpoint: __0_0.distcp has \d+ bytes instead of \d+; remove it"),
+    "shard missing": ("__0_0.distcp", Path.unlink, "corrupt checkpoint: __0_0.distcp is missing; remove it"),
+    "index flipped": (".metadata", flip, "corrupt checkpoint: .metadata has another checksum; remove it"),
+    "index missing": (".metadata", Path.unlink, "corrupt checkpoint: .metadata is missing; remove it"),
+    "state cut": ("checkpoint.json", cut, "checkpoint.json: damaged; remove the checkpoint"),
+    "state empty": ("checkpoint.json", lambda path: os.truncate(path, 0), "checkpoint.json: damaged; remove"),
+    "state a list": ("checkpoint.json", lambda path: path.write_text("[]"), "checkpoint.json: damaged; remove"),
+    "state without files": ("checkpoint.json", edit(lambda facts: facts.pop("files")), "checkpoint.json: damaged"),
+    "state without step": ("checkpoint.json", edit(lambda f: f["state"].pop("step")), "checkpoint.json: damaged"),
+    "state missing": ("checkpoint.json", Path.unlink, "step-000006: not a complete checkpoint"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_nothing_is_trained_from_a_damaged_checkpoint(case, run, damage: str):
+    name, do, message = DAMAGES[damage]
+    do(run / "checkpoints" / "step-000006" / name)
+    before = contents(run / "checkpoints")
+    with pytest.raises(ValueError, match=message):
+        train([*case.flags, "--runs", str(run.parent), "--resume", "auto"])
+    assert contents(run / "checkpoints") == before
+
+
+def test_the_remedy_works(case, run):
+    """`remove it to resume from an older one`: the end is the same."""
+    weights = (run / "export" / "model.safetensors").read_bytes()
+    shutil.rmtree(run / "checkpoints" / "step-000006")
+    assert train([*case.flags, "--runs", str(run.parent), "--resume", "auto"]) == 0
+    assert (run / "export" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_damaged_checkpoint_is_one_line_and_2(case, run):
+    flip(run / "checkpoints" / "step-000006" / "__0_0.distcp")
+    program = Program([*case.flags, "--runs", str(run.parent), "--resume", "auto"], run.parent / "output")
+    assert program.wait() == [2]
+    assert program.output.read_text() == (
+        f"error: {run}/checkpoints/step-000006: corrupt checkpoint: __0_0.distcp has another checksum; "
+        f"remove it to resume from an older one\n"
+    )
+
+
+# ---- saving fails
+
+
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+TORCHS_NO_SPACE = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+
+def refuse_writing(patch: pytest.MonkeyPatch, step: int, error: Exception) -> None:
+    """This process finds no room for its shards of checkpoint `step`."""
+    original = FileSystemWriter.write_data
+
+    def write_data(self, plan, planner):
+        if self.path.name == f".step-{step:06d}.partial":
+            (self.path / "__half_of_it.distcp").write_bytes(b"half of it")
+            raise error
+        return original(self, plan, planner)
+
+    patch.setattr(FileSystemWriter, "write_data", write_data)
+
+
+def train_with_a_full_disk_on(rank: int, error: Exception, flags: list[str]) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        if isinstance(error, RuntimeError):  # only the disk can tell
+            patch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=0))
+        if int(os.environ["RANK"]) == rank:
+            refuse_writing(patch, 4, error)
+        try:
+            return f"exit status {train(flags)}"
+        except ValueError as error:
+            return str(error)
+
+
+@pytest.mark.parametrize(("rank", "error"), [(0, NO_SPACE), (1, TORCHS_NO_SPACE)], ids=["rank 0", "rank 1"])
+def test_no_space_on_any_rank_ends_all_with_the_reason(case, ranks: Ranks, tmp_path, rank: int, error: Exception):
+    answers = ranks.run(2, train_with_a_full_disk_on, rank, error, [*case.flags, "--runs", str(tmp_path)])
+    where = f"{tmp_path}/run/checkpoints: checkpoint not saved: no space left on the device; free some and resume"
+    assert answers == [where, where]
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert left == [".step-000004.partial", "step-000002"]
+    assert ranks.run(2, train, [*case.flags, "--runs", str(tmp_path), "--resume", "auto"]) == [0, 0]
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
+        "step-000002",
+        "step-000004",
+        "step-000006",
+    ]
+
+
+def test_a_failed_save_ends_the_run_at_once(case, tmp_path, monkeypatch):
+    """And not at the next save: what was trained until then would be lost."""
+    refuse_writing(monkeypatch, 20, NO_SPACE)
+    flags = [*case.flags, "--runs", str(tmp_path), "--trainer.save_every", "20", "--trainer.max_steps", "60"]
+    with pytest.raises(ValueError, match="checkpoint not saved"):
+        train([*flags, "--trainer.epochs", "9"])
+    records = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert 20 < max(record["step"] for record in records) < 40
+
+
+@pytest.mark.parametrize("function", ["checksums", "sync_folder"])
+def test_what_rank_0_fails_at_alone_is_raised_on_all(case, ranks: Ranks, tmp_path, function: str):
+    answers = ranks.run(2, train_with_a_failing, function, [*case.flags, "--runs", str(tmp_path)])
+    reason = f"{tmp_path}/run/checkpoints: checkpoint not saved: OSError: [Errno 5] Input/output error"
+    assert answers == [reason, reason]
+
+
+def train_with_a_failing(function: str, flags: list[str]) -> str:
+    def fail(_folder: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, function, fail)
+        try:
+            return f"exit status {train(flags)}"
+        except ValueError as error:
+            return str(error)
+
+
+def test_a_file_that_may_not_grow_is_one_line_and_2(case, tmp_path):
+    """The system itself refuses: files of this process end at 60 kB, a checkpoint takes 300 kB."""
+    program = Program([*case.flags, "--runs", str(tmp_path)], tmp_path / "output")
+    resource.prlimit(program.processes[0].pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
+    assert program.wait() == [2]
+    last = program.output.read_text().splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path}/run/checkpoints: checkpoint not saved: ")
+    assert "File too large" in last
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_too_little_room_is_refused_before_training(case, run, tmp_path, monkeypatch):
+    parameters = sum(tensor.numel() for tensor in load_file(run / "export" / "model.safetensors").values())
+
+    def start(*flags: str, free: float) -> int:
+        """With so many bytes free for each parameter."""
+        room = SimpleNamespace(free=int(free * parameters))
+        monkeypatch.setattr(job, "disk_usage", lambda _folder: room)
+        shutil.rmtree(tmp_path / "new", ignore_errors=True)
+        return train([*case.flags, "--runs", str(tmp_path / "new"), *flags])
+
+    export = 4  # bytes a parameter, fp32
+    for flags, checkpoints in (
+        (["--trainer.keep", "1"], 2),  # one more while it is written
+        (["--trainer.keep", "0"], 3),  # all
+        (["--trainer.save_every", "6"], 1),  # no more than there will be
+    ):
+        needed = 12 * checkpoints + export
+        with pytest.raises(ValueError, match=f"GB needed for {checkpoints} checkpoints and the export"):
+            start(*flags, free=needed - 0.1)
+        assert start(*flags, free=needed) == 0
+    assert start("--runs", str(run.parent), "--resume", "auto", free=export) == 0  # three are there already
+
+
+# ---- export by command
+
+
+def test_a_checkpoint_is_exported_on_other_ranks_as_it_was_live(case, run, tmp_path):
+    """Of a run on one rank: its last checkpoint on two, and its first, which differs."""
+    live = load_file(run / "export" / "model.safetensors")
+    flags = ["--run", str(run), "--output"]
+    program = Program([*flags, str(tmp_path / "last")], tmp_path / "output", ranks=2, entry="logtrain.export")
+    assert program.wait() == [0, 0], program.output.read_text()
+    assert contents_of(tmp_path / "last") == contents_of(run / "export")
+    comparison = orjson.loads((tmp_path / "last.json").read_bytes())
+    assert comparison["exported_loss"] == comparison["live_loss"]
+    assert f"step-000006 -> {tmp_path / 'last'} (float32): loss" in program.output.read_text()
+
+    flags += [str(tmp_path / "first"), "--step", "2", "--dtype", "bfloat16"]
+    program = Program(flags, tmp_path / "output", entry="logtrain.export")
+    assert program.wait() == [0], program.output.read_text()
+    first = load_file(tmp_path / "first" / "model.safetensors")
+    assert {tensor.dtype for tensor in first.values()} == {torch.bfloat16}
+    assert any(not torch.equal(first[name], live[name].bfloat16()) for name in live)
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--step", "3"], "checkpoints: no checkpoint of step 3; there are: 2, 4, 6"),
+        (["--output", "{run}"], "run: exists already; choose another --output"),
+        (["--run", "{run}/checkpoints"], "checkpoints: not a run (no config.toml)"),
+    ],
+)
+def test_export_refuses_what_is_not_there(run, tmp_path, flags: list[str], message: str):
+    given = ["--run", str(run), "--output", str(tmp_path / "new"), *(flag.format(run=run) for flag in flags)]
+    program = Program(given, tmp_path / "output", entry="logtrain.export")
+    assert program.wait() == [2]
+    assert program.output.read_text().startswith("error: ")
+    assert program.output.read_text().endswith(f"{message}\n")
+
+
+class Opens:
+    """Pickles to a call that leaves a file behind."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_an_index_that_would_run_something_is_refused_unread(tmp_path):
+    trace = tmp_path / "trace"
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Opens(trace)))
+    damage = checkpoint.find_damage(tmp_path, checkpoint.checksums(tmp_path))
+    assert "open, which no checkpoint holds" in damage
+    assert not trace.exists()
