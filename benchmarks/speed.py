@@ -12,17 +12,20 @@ from dataclasses import dataclass
 
 import torch
 
-from logtrain.core.config import load, run
-from logtrain.observe.metrics import model_flops, peak_flops, peak_memory_gib
-from logtrain.training.job import Job, JobConfig
-from logtrain.training.optim import adamw
-from logtrain.training.trainer import Trainer
+from logtrain.core.config import load
+from logtrain.core.entry import run
+from logtrain.model.flops import model_flops, peak_flops
+from logtrain.observe.system import peak_memory_gib
+from logtrain.training.config import RunConfig
+from logtrain.training.optim import make_optimizer
+from logtrain.training.setup import set_up
+from logtrain.training.step import TrainStep
 
 WARM, TIMED = 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedConfig(JobConfig):
+class SpeedConfig(RunConfig):
     """Time the steps of a training job."""
 
     name: str = "speed"
@@ -32,53 +35,42 @@ class SpeedConfig(JobConfig):
 
 def main(argv: list[str]) -> int:
     config = load(SpeedConfig, argv)
-    job = Job(config)
-    world = job.world
-    model = job.build(job.initial_rows())
-    loader = job.loader(job.train_split, job.rows_per_step())
-    trainer = Trainer(
-        config.trainer,
-        model=model,
-        optimizer=adamw(model, config.optim),
-        optim=config.optim,
-        train=loader,
-        valid={},
-        world=world,
-        checkpoints=None,
-        metrics=None,
-        state=job.first_state(),
-    )
+    job = set_up(config)
+    world, loader = job.world, job.data.train
+    model = job.build_model(job.initial_weights())
+    optimizer = make_optimizer(model, config.optim)
+    train_step = TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, WARM + TIMED + 1, world)
     steps = [loader.at(number) for number in range(WARM + TIMED + 1)]
-    for step in steps[:WARM]:
-        trainer.train_step(step)
+    for number, step in enumerate(steps[:WARM]):
+        train_step(step, number)
     world.wait_for_device()
-    torch.distributed.barrier(world.control)
+    world.barrier()
     seconds = []
-    for step in steps[WARM:-1]:
+    for number, step in enumerate(steps[WARM:-1], WARM):
         began = time.perf_counter()
-        trainer.train_step(step)
+        result = train_step(step, number)
         world.wait_for_device()
         seconds.append(time.perf_counter() - began)
     if config.trace:
         with torch.profiler.profile() as profile:
-            trainer.train_step(steps[-1])
+            result = train_step(steps[-1], WARM + TIMED)
             world.wait_for_device()
         if world.is_main:
             profile.export_chrome_trace(config.trace)
     if world.is_main:
         tokens = sum(step.tokens for step in steps[WARM:-1])
-        flops = model_flops(job.llama, tokens, sum(step.attention_pairs for step in steps[WARM:-1]))
+        flops = model_flops(job.shape, tokens, sum(step.attention_pairs for step in steps[WARM:-1]))
         peak = peak_flops(world.device)
-        result = {
+        measured = {
             "gpus": world.size,
             "device": torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu",
             "tokens_per_second_per_gpu": tokens / sum(seconds) / world.size,
             "step_seconds": sorted(seconds)[TIMED // 2],
             "peak_memory_gib": peak_memory_gib(world.device),
             "mfu_causal": flops / sum(seconds) / world.size / peak if peak else None,
-            "loss_finite": bool(torch.isfinite(trainer.loss)),
+            "loss_finite": bool(torch.isfinite(result.summed_loss)),
         }
-        print(json.dumps(result), flush=True)
+        print(json.dumps(measured), flush=True)
     world.close()
     return 0
 

@@ -23,7 +23,8 @@ import torch
 from logtrain.conversation.commands import COMMANDS, Leave, attach, question_in
 from logtrain.conversation.session import Conversation, Exchange
 from logtrain.conversation.terminal import Interrupt, Keyboard, Screen
-from logtrain.core.config import load, run
+from logtrain.core.config import load
+from logtrain.core.entry import run
 from logtrain.data.log import read_log
 from logtrain.generation.generator import Generator, cache_bytes
 from logtrain.generation.kv_cache import place_bytes

@@ -7,17 +7,21 @@ on a wrong input.
 
 from dataclasses import dataclass
 
-from logtrain.core.config import load, run
-from logtrain.training.job import Job, JobConfig
+from logtrain.core.config import load
+from logtrain.core.entry import run
+from logtrain.training.config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class CptConfig(JobConfig):
+class CptConfig(RunConfig):
     """Continue the pretraining of a Llama model on prepared text, all parameters, and export it."""
 
 
 def main(argv: list[str]) -> int:
-    return Job(load(CptConfig, argv)).run()
+    config = load(CptConfig, argv)
+    from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch
+
+    return train(config)
 
 
 if __name__ == "__main__":

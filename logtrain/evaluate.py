@@ -23,8 +23,11 @@ from typing import Literal, TextIO
 import orjson
 import torch
 
-from logtrain.core.config import load, run
-from logtrain.core.run_folder import claim, write
+from logtrain.core.atomic import write_file
+from logtrain.core.config import load
+from logtrain.core.entry import run
+from logtrain.core.run_folder import enter_run_folder
+from logtrain.core.world import World
 from logtrain.data.files import BadRow, InputFile
 from logtrain.data.manifest import sha256
 from logtrain.data.questions import TASK_COLUMN, AnswersOf, Question, QuestionFormat, questions
@@ -39,7 +42,6 @@ from logtrain.evaluation.scoring import Pair, Scores, score_all
 from logtrain.generation.generator import Generator, cache_bytes
 from logtrain.generation.load import load_pretrained
 from logtrain.text.chat_template import DATE
-from logtrain.training.sharding import World
 
 BAD_ROWS_NAMED = 3
 GOES_ON = "--resume auto goes on with the answers that are there"
@@ -190,7 +192,7 @@ def too_long(config: EvaluateConfig, contestants: list[Contestant]) -> dict[int,
 
 
 def claim_folder(folder: Path, config: EvaluateConfig) -> TextIO:
-    return claim(folder, config, config.resume == "auto", MAY_CHANGE, record="answers", flag="--run")
+    return enter_run_folder(folder, config, config.resume == "auto", MAY_CHANGE, record="answers", flag="--run")
 
 
 # ---- answers
@@ -221,7 +223,7 @@ def answer(
         losses[text] = perplexity.measure(loaded.model, read, world) | of[text]
     if world.is_main and to_measure:
         folder.mkdir(exist_ok=True)
-        write(losses_file, orjson.dumps(losses))
+        write_file(losses_file, orjson.dumps(losses))
     mine = missing[world.rank :: world.size]
     if mine:
         generator = Generator(
@@ -275,7 +277,7 @@ def finish(
         for name in scores
         for i, n in enumerate(numbers)
     ]
-    write(folder / "samples.jsonl", b"".join(orjson.dumps(s, option=orjson.OPT_APPEND_NEWLINE) for s in samples))
+    write_file(folder / "samples.jsonl", b"".join(orjson.dumps(s, option=orjson.OPT_APPEND_NEWLINE) for s in samples))
     result = {
         "data": {
             "path": os.path.abspath(config.data),
@@ -289,7 +291,7 @@ def finish(
     result |= compare(scores, pairs, [asked[n].row for n in numbers], [asked[n].task for n in numbers])
     for contestant in contestants:
         result["models"][contestant.name] |= {"path": str(contestant.path), "perplexity": losses[contestant.name]}
-    write(folder / "scores.json", orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    write_file(folder / "scores.json", orjson.dumps(result, option=orjson.OPT_INDENT_2))
     write_page(folder, result, [asked[n] for n in numbers], pairs, scores)
     print_scores(result)
     print(f"\n{folder / 'compare.html'}: the comparison, with answers side by side; its chart: compare.png")

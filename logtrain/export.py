@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from logtrain.core.config import load, run
-from logtrain.training.checkpoint import Checkpoints
-from logtrain.training.job import Job, JobConfig
-from logtrain.training.sharding import ParallelConfig
+from logtrain.core.config import load
+from logtrain.core.entry import run
+from logtrain.training.config import ParallelConfig, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,23 +27,27 @@ class ExportConfig:
 
 def main(argv: list[str]) -> int:
     config = load(ExportConfig, argv)
+    # After the flags: --help and a mistyped one need no torch.
+    from logtrain.training.checkpoint import Checkpoints
+    from logtrain.training.publish import publish_model
+    from logtrain.training.setup import set_up
+
     folder, output = Path(config.run), Path(config.output)
     if output.exists():
         raise ValueError(f"{output}: exists already; choose another --output")
     if not (folder / "config.toml").exists():
         raise ValueError(f"{folder}: not a run (no config.toml)")
-    job = Job(replace(load(JobConfig, [str(folder / "config.toml")]), parallel=ParallelConfig()))  # on any ranks
+    trained = load(RunConfig, [str(folder / "config.toml")])
+    export_dtype = trained.export_dtype if config.dtype == "auto" else config.dtype
+    of_run = set_up(replace(trained, parallel=ParallelConfig(), export_dtype=export_dtype))  # on any ranks
     checkpoints = Checkpoints(folder / "checkpoints")
     path = checkpoints.at(config.step)
-    model = job.build(job.initial_rows() if job.config.lora.rank else None)  # frozen weights are in no checkpoint
+    model = of_run.build_model(of_run.initial_weights() if trained.lora.rank else None)  # frozen ones are in none
     checkpoints.load(path, model)
-    result = job.publish(model, output, None if config.dtype == "auto" else config.dtype)
-    if job.world.is_main:
-        print(
-            f"{path} -> {output} ({result['dtype']}): loss {result['exported_loss']:.6f}, "
-            f"difference {result['difference']:+.1e}"
-        )
-    job.world.close()
+    result = publish_model(output, model, of_run)
+    if of_run.world.is_main:
+        print(f"{path} -> {output} {result}")
+    of_run.world.close()
     return 0
 
 

@@ -10,7 +10,8 @@ import json
 import re
 from pathlib import Path
 
-from logtrain.core.config import load, run
+from logtrain.core.config import load
+from logtrain.core.entry import run
 from logtrain.planning.picture import draw
 from logtrain.planning.prediction import Plan, PlanConfig, make_plan, read_documents, varied
 

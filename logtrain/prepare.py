@@ -19,7 +19,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from logtrain.core.config import load, run
+from logtrain.core.config import load
+from logtrain.core.entry import run
 from logtrain.data.chat import ChatFormat, Conversation, conversations
 from logtrain.data.encode import Framing, Pool
 from logtrain.data.encode_chat import ChatFraming, TooLong

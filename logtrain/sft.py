@@ -8,20 +8,24 @@ leaves adapter/ in PEFT's format beside export/, in which they are merged.
 
 from dataclasses import dataclass, field
 
-from logtrain.core.config import load, run
-from logtrain.model.lora import LoraConfig
-from logtrain.training.job import Job, JobConfig
+from logtrain.core.config import load
+from logtrain.core.entry import run
+from logtrain.model.config import LoraConfig
+from logtrain.training.config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftConfig(JobConfig):
+class SftConfig(RunConfig):
     """Fine-tune a Llama model on prepared conversations, by LoRA or all parameters, and export it."""
 
     lora: LoraConfig = field(default_factory=lambda: LoraConfig(rank=16, dropout=0.05))
 
 
 def main(argv: list[str]) -> int:
-    return Job(load(SftConfig, argv)).run()
+    config = load(SftConfig, argv)
+    from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch
+
+    return train(config)
 
 
 if __name__ == "__main__":

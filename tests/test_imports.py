@@ -1,4 +1,4 @@
-"""The layers of the package, held: imports go downwards only, at the top of a file, and each file has its place.
+"""The rule of the house, held: see CONTRIBUTING.md.
 
 Read from the source with `ast`, so that an import under `if TYPE_CHECKING`, in a `try` or never reached counts too.
 """
@@ -12,24 +12,24 @@ import pytest
 
 from tests.support import ROOT
 
-LAYERS = {
-    8: "prepare cpt export sft merge evaluate chat serve plan",  # entries: nothing imports them
-    7: "predict picture",  # a plan, and it drawn
-    6: "trace contestant commands",  # a step of a job on pretended GPUs; a model in an evaluation; what / does
-    5: "job pretrained conversation",  # assembles a run from its config; a model from its folder; a chat
-    4: "trainer publish adapter inputs generate perplexity compare_page answers terminal",
-    3: "parallel checkpoint hf lora cached_model blocked scoreboard data.report data.show data.questions",
-    2: "remote model comparison data.loader data.chat data.encode_chat data.manifest",
-    1: "chat_template stream scoring data.log data.text data.encode data.pack optim metrics rundir cost record memory",
-    0: "config tokenizer sampling worker data.files data.shards intervals operation",
-    -1: "printable",
-}
-LAYER_OF = {f"logtrain.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
-LAYER_OF |= {"logtrain": -1, "logtrain.data": -1}  # run before any of their modules, so they can import none
+HOUSE = """
+core < text, observe < data, model < generation, training < evaluation, conversation, planning
+     < serving, synthesis, hub < entries
+"""
+LEVEL_OF = {name.strip(): level for level, names in enumerate(HOUSE.split("<")) for name in names.split(",")}
+
 NATIVE = "logtrain._pack"  # compiled from csrc/
-ONLY_IN = {NATIVE: ("logtrain.data.pack",), "logtrain_kernels": ("logtrain.model.llama", "logtrain.model.lora", "logtrain.planning.trace")}
-NEVER = {("logtrain.training.trainer", "logtrain.text.tokenizer"), ("logtrain.training.trainer", "logtrain.model.hf")}  # it takes built objects
+ONLY_IN = {NATIVE: ("data",), "logtrain_kernels": ("model", "planning")}  # a package of which only these may import
+OPTIONAL = {"pyarrow", "flash_attn"}  # what an extra brings, so imported where it is used
 KERNELS_MAY_IMPORT = {"torch", "triton", "logtrain_kernels"} | sys.stdlib_module_names
+
+
+def room_of(module: str) -> str:
+    """The package of logtrain that a module is in; "entries" for those beside the packages, "" for logtrain itself."""
+    parts = module.split(".")
+    if len(parts) == 1:
+        return ""
+    return parts[1] if parts[1] in LEVEL_OF or len(parts) > 2 else "entries"
 
 
 def problems(root: Path) -> list[str]:
@@ -45,26 +45,14 @@ def problems(root: Path) -> list[str]:
     graph: dict[str, set[str]] = {}
     for module, path in files.items():
         where = path.relative_to(root)
-        if module.startswith("logtrain.") and module not in LAYER_OF:
-            found.append(
-                f"{where}: has no layer; add {module.removeprefix('logtrain.')} to LAYERS in tests/test_imports.py"
-            )
+        if module.startswith("logtrain.") and room_of(module) not in LEVEL_OF:
+            found.append(f"{where}: {room_of(module)} is no room of the house; see HOUSE in tests/test_imports.py")
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        local = {
-            id(node)
-            for function in ast.walk(tree)
-            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-            for node in ast.walk(function)
-        }
         graph[module] = set()
-        for node in ast.walk(tree):
+        for node, is_local in statements(path):
             for imported in sorted(imports(node, module, path.name == "__init__.py", files)):
-                if id(node) in local:
-                    found.append(f"{where}:{node.lineno}: imports {imported} inside a function")
-                breach = forbidden(module, imported)
-                if breach:
-                    found.append(f"{where}:{node.lineno}: imports {imported}: {breach}")
+                if breach := forbidden(module, imported, files) or (is_local and local(module, imported)):
+                    found.append(f"{where}:{node.lineno}: imports {imported}{breach}")
                 if imported in files:
                     graph[module].add(imported)
     try:
@@ -72,6 +60,14 @@ def problems(root: Path) -> list[str]:
     except CycleError as error:
         found.append(f"cycle: {' <- '.join(error.args[1])}")
     return found
+
+
+def statements(path: Path) -> list[tuple[ast.stmt, bool]]:
+    """Every node of a file, and whether it is inside a function."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    inside = {id(node) for function in functions for node in ast.walk(function)}
+    return [(node, id(node) in inside) for node in ast.walk(tree)]
 
 
 def imports(node: ast.AST, module: str, is_package: bool, files: dict[str, Path]) -> set[str]:
@@ -85,52 +81,69 @@ def imports(node: ast.AST, module: str, is_package: bool, files: dict[str, Path]
         own = module.split(".")
         parts = own[: len(own) - node.level + is_package] + parts
     source = ".".join(parts)
-    modules = files.keys() | LAYER_OF.keys() | {NATIVE}
+    modules = files.keys() | {NATIVE}
     return {full if (full := f"{source}.{alias.name}") in modules else source for alias in node.names}
 
 
-def forbidden(module: str, imported: str) -> str | None:
+def forbidden(module: str, imported: str, files: dict[str, Path]) -> str | None:
     """Why `module` must not import `imported`, or None if it may."""
-    package = imported.split(".")[0]
+    package, room = imported.split(".")[0], room_of(module)
     if module.startswith("logtrain_kernels"):
-        return (
-            None if package in KERNELS_MAY_IMPORT else "logtrain_kernels takes torch, triton and the standard library"
-        )
-    only_in = ONLY_IN.get(imported) or ONLY_IN.get(package)
-    if only_in:
-        return None if module in only_in else f"only {only_in[0]} may"
-    if package != "logtrain":
+        return None if package in KERNELS_MAY_IMPORT else ": kernels take torch, triton and the standard library"
+    if only_in := ONLY_IN.get(imported) or ONLY_IN.get(package):
+        return None if room in only_in else f": only {' and '.join(only_in)} may"
+    if package != "logtrain" or imported == module:
         return None
-    if imported not in LAYER_OF:
-        return "there is no such module"
-    if (module, imported) in NEVER:
-        return f"{module} takes what it made, built"
-    if LAYER_OF[imported] >= LAYER_OF[module]:
-        return f"layer {LAYER_OF[imported]} from layer {LAYER_OF[module]}; imports go downwards"
+    if imported not in files:
+        return ": there is no such module"
+    theirs = room_of(imported)
+    if theirs == "entries":
+        return ": an entry, which nothing imports"
+    if not room:
+        return ": logtrain itself imports nothing, so that `import logtrain` is fast"
+    if theirs and theirs != room and LEVEL_OF[theirs] >= LEVEL_OF[room]:
+        return f": {theirs} is not before {room}"
     return None
 
 
-def test_layers():
+def local(module: str, imported: str) -> str | None:
+    """Why an import inside a function is one too many, or None."""
+    if (module.startswith("logtrain.") and room_of(module) == "entries") or imported.split(".")[0] in OPTIONAL:
+        return None
+    return " inside a function"
+
+
+def test_the_house():
     assert not problems(ROOT), "\n" + "\n".join(problems(ROOT))
 
 
-def test_every_folder_is_looked_at():
-    assert {"config.py", "model.py"} <= {path.name for path in (ROOT / "logtrain").glob("*.py")}
+def test_every_room_is_looked_at():
+    rooms = {path.parent.name for path in (ROOT / "logtrain").glob("*/__init__.py")}
+    assert {"core", "text", "observe", "data", "model", "generation", "training"} <= rooms <= LEVEL_OF.keys()
     assert list((ROOT / "kernels" / "logtrain_kernels").glob("*.py"))
+
+
+def test_the_rule_that_contributors_read_is_this_one():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert " ".join(HOUSE.split()) in " ".join(text.split())
 
 
 GOOD = {
     "logtrain/__init__.py": '"""Empty."""',
-    "logtrain/data/__init__.py": "",
-    "logtrain/config.py": "import tyro",
+    "logtrain/core/__init__.py": "",
+    "logtrain/core/config.py": "import tyro",
+    "logtrain/core/world.py": "import torch\nfrom .config import load",
+    "logtrain/text/tokenizer.py": "from logtrain.core import config",
     "logtrain/data/shards.py": "import numpy",
     "logtrain/data/pack.py": "from logtrain.data import shards\ntry:\n  from logtrain import _pack\nexcept: pass",
-    "logtrain/data/loader.py": "from .pack import rows\nfrom ..config import load\nfrom . import shards",
-    "logtrain/model.py": "from logtrain_kernels import rope\nfrom logtrain_kernels.rope import rope\nimport logging",
-    "logtrain/optim.py": "import torch",
-    "logtrain/hf.py": "import logtrain.model.llama",
-    "logtrain/trainer.py": "from logtrain.observe.metrics import Metrics\nimport logtrain.data.loader as loader",
-    "logtrain/cpt.py": "from logtrain import hf, trainer, tokenizer\nimport wandb",
+    "logtrain/data/files.py": "def parquet():\n  import pyarrow.parquet",
+    "logtrain/data/loader.py": "from .pack import rows\nfrom ..core.config import load\nfrom . import shards",
+    "logtrain/model/llama.py": "from logtrain_kernels import rope\nfrom logtrain_kernels.rope import rope",
+    "logtrain/model/hf.py": "import logtrain.model.llama",
+    "logtrain/training/optim.py": "import torch",
+    "logtrain/training/trainer.py": "from logtrain.training.optim import adamw\nimport logtrain.data.loader as loader",
+    "logtrain/planning/trace.py": "from logtrain.training import trainer\nimport logtrain_kernels",
+    "logtrain/cpt.py": "from logtrain.core import config\ndef f():\n  from logtrain.training.trainer import T",
     "kernels/logtrain_kernels/__init__.py": "from .rms_norm import rms_norm",
     "kernels/logtrain_kernels/rms_norm.py": "import math, torch.nn, triton.language as tl",
     "kernels/logtrain_kernels/rope.py": "from logtrain_kernels.rms_norm import rms_norm",
@@ -152,59 +165,38 @@ def test_what_is_right_passes(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        # upward
-        (
-            "logtrain/config.py",
-            "import torch\nimport logtrain.training.trainer",
-            ":2: imports logtrain.trainer: layer 4 from layer 0",
-        ),
-        ("logtrain/model.py", "from logtrain import hf", ":1: imports logtrain.hf: layer 3 from layer 2"),
-        ("logtrain/model.py", "from logtrain.model.hf import load", ":1: imports logtrain.hf: layer 3 from layer 2"),
-        ("logtrain/model.py", "from . import hf", ":1: imports logtrain.hf: layer 3 from layer 2"),
-        ("logtrain/data/files.py", "from ..model import Llama", ":1: imports logtrain.model: layer 2 from layer 0"),
-        ("logtrain/data/shards.py", "from . import loader", ":1: imports logtrain.data.loader: layer 2 from layer 0"),
-        ("logtrain/hf.py", "from logtrain import model, trainer", ":1: imports logtrain.trainer: layer 4 from layer 3"),
-        ("logtrain/optim.py", "if TYPE_CHECKING:\n    from logtrain.model.hf import x", ":2: imports logtrain.hf: layer 3"),
-        ("logtrain/__init__.py", "from . import config", ":1: imports logtrain.config: layer 0 from layer -1"),
-        (
-            "logtrain/data/__init__.py",
-            "from .pack import pack",
-            ":1: imports logtrain.data.pack: layer 1 from layer -1",
-        ),
-        # within a layer, entries among them
-        ("logtrain/config.py", "from logtrain.text.tokenizer import Tokenizer", ": layer 0 from layer 0"),
-        ("logtrain/cpt.py", "import logtrain.export", ":1: imports logtrain.export: layer 8 from layer 8"),
+        # towards a later room, or one beside
+        ("logtrain/core/config.py", "import torch\nimport logtrain.data.pack", "pack: data is not before core"),
+        ("logtrain/core/config.py", "from logtrain.data import pack", ":1: imports logtrain.data.pack: data is not"),
+        ("logtrain/core/config.py", "from ..data.pack import rows", ":1: imports logtrain.data.pack: data is not"),
+        ("logtrain/core/__init__.py", "from ..data import pack", "logtrain.data.pack: data is not before core"),
+        ("logtrain/data/shards.py", "from logtrain.model import hf", "model is not before data"),
+        ("logtrain/model/llama.py", "import logtrain.data.pack", ":1: imports logtrain.data.pack: data is not before"),
+        ("logtrain/model/hf.py", "if TYPE_CHECKING:\n  from logtrain.training.optim import x", "training is not"),
+        ("logtrain/planning/x.py", "import logtrain.evaluation.y", "logtrain.evaluation.y: there is no such module"),
+        ("logtrain/__init__.py", "from .core import config", ":1: imports logtrain.core.config: logtrain itself"),
+        # entries
+        ("logtrain/training/optim.py", "import logtrain.cpt", ":1: imports logtrain.cpt: an entry, which nothing"),
+        ("logtrain/sft.py", "from logtrain import cpt", ":1: imports logtrain.cpt: an entry, which nothing imports"),
+        ("logtrain/sft.py", "def main():\n  from logtrain.cpt import x", ":2: imports logtrain.cpt: an entry, which"),
         # inside a function
-        (
-            "logtrain/hf.py",
-            "def f():\n    from logtrain.model.llama import x",
-            ":2: imports logtrain.model inside a function",
-        ),
-        ("logtrain/hf.py", "class A:\n  async def f():\n    import json", ":3: imports json inside a function"),
+        ("logtrain/model/hf.py", "def f():\n    from logtrain.core.config import x", "logtrain.core.config inside a"),
+        ("logtrain/model/hf.py", "class A:\n  async def f():\n    import json", ":3: imports json inside a function"),
         ("kernels/logtrain_kernels/rope.py", "f = 1\ndef f(): import math", ":2: imports math inside a function"),
-        # packages that only one file may import
-        ("logtrain/optim.py", "import logtrain_kernels", ":1: imports logtrain_kernels: only logtrain.model may"),
-        ("logtrain/hf.py", "from logtrain_kernels.rope import x", "logtrain_kernels.rope: only logtrain.model may"),
-        ("logtrain/data/loader.py", "from logtrain import _pack", "logtrain._pack: only logtrain.data.pack may"),
-        ("logtrain/cpt.py", "import logtrain._pack", "logtrain._pack: only logtrain.data.pack may"),
-        ("logtrain/trainer.py", "from logtrain.model.hf import load", "logtrain.trainer takes what it made, built"),
-        ("logtrain/trainer.py", "from logtrain import tokenizer", "logtrain.trainer takes what it made, built"),
+        # packages that only some may import
+        ("logtrain/training/optim.py", "import logtrain_kernels", "logtrain_kernels: only model and planning"),
+        ("logtrain/data/shards.py", "from logtrain_kernels.rope import x", "logtrain_kernels.rope: only model and"),
+        ("logtrain/model/hf.py", "from logtrain import _pack", "logtrain._pack: only data may"),
+        ("logtrain/cpt.py", "import logtrain._pack", "logtrain._pack: only data may"),
         # kernels
-        ("kernels/logtrain_kernels/rope.py", "import numpy", ":1: imports numpy: logtrain_kernels takes torch, triton"),
-        (
-            "kernels/logtrain_kernels/rope.py",
-            "from logtrain import config",
-            "imports logtrain.config: logtrain_kernels takes",
-        ),
-        ("kernels/logtrain_kernels/rms_norm.py", "from .rope import rope", "cycle: logtrain_kernels.r"),
+        ("kernels/logtrain_kernels/rope.py", "import numpy", ":1: imports numpy: kernels take torch, triton"),
+        ("kernels/logtrain_kernels/rope.py", "from logtrain.core import config", "logtrain.core.config: kernels take"),
         ("kernels/__init__.py", "", "kernels/__init__.py: shadows"),
-        # a file, or an import, that is nowhere
-        ("logtrain/utils.py", "", "logtrain/utils.py: has no layer; add utils to LAYERS"),
-        (
-            "logtrain/data/extra/__init__.py",
-            "",
-            "logtrain/data/extra/__init__.py: has no layer; add data.extra to LAYERS",
-        ),
+        # cycles
+        ("kernels/logtrain_kernels/rms_norm.py", "from .rope import rope", "cycle: logtrain_kernels.r"),
+        ("logtrain/data/shards.py", "from logtrain.data import pack", "cycle: logtrain.data."),
+        # a room, or an import, that is nowhere
+        ("logtrain/utils/x.py", "", "logtrain/utils/x.py: utils is no room of the house"),
         ("logtrain/cpt.py", "from logtrain.common import x", ":1: imports logtrain.common: there is no such module"),
     ],
 )

@@ -8,7 +8,7 @@ feed-forward width, N query heads, K key-value heads, H head width, V vocabulary
 from logtrain_kernels.adapted_linear import adapted_linear
 from logtrain_kernels.attention import (
     AttentionBackend,
-    Places,
+    CacheSlots,
     attention,
     attention_reference,
     cached_attention,
@@ -30,8 +30,8 @@ from logtrain_kernels.swiglu import swiglu, swiglu_reference
 __all__ = [
     "IGNORE",
     "AttentionBackend",
+    "CacheSlots",
     "Llama3Scaling",
-    "Places",
     "adapted_linear",
     "add_rms_norm",
     "add_rms_norm_reference",

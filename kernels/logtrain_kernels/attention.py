@@ -73,7 +73,7 @@ def attention(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, cu_seqlens: Tensor, m
 # ---- over a cache
 
 
-class Places(NamedTuple):
+class CacheSlots(NamedTuple):
     """Where in a cache the tokens of a step lie."""
 
     at_T: Tensor
@@ -87,11 +87,11 @@ class Places(NamedTuple):
 
 
 def cached_attention_reference(
-    q_TNH: Tensor, keys_CKH: Tensor, values_CKH: Tensor, cu_seqlens: Tensor, places: Places
+    q_TNH: Tensor, keys_CKH: Tensor, values_CKH: Tensor, cu_seqlens: Tensor, slots: CacheSlots
 ) -> Tensor:
     (_, N, H), K = q_TNH.shape, keys_CKH.shape[1]
     keys_1KCH, values_1KCH = (x.transpose(0, 1)[None] for x in (keys_CKH, values_CKH))
-    new, starts, lengths = (x.tolist() for x in (cu_seqlens.diff(), places.starts_S1, places.lengths_S))
+    new, starts, lengths = (x.tolist() for x in (cu_seqlens.diff(), slots.starts_S1, slots.lengths_S))
     out = []
     for q, start, length in zip(q_TNH.split(new), starts, lengths, strict=False):
         k, v = (x.narrow(2, start, length) for x in (keys_1KCH, values_1KCH))
@@ -114,7 +114,7 @@ def cached_attention(
     max_seqlen: int,
     keys_CKH: Tensor,
     values_CKH: Tensor,
-    places: Places,
+    slots: CacheSlots,
 ) -> Tensor:
     """Put the new tokens' keys and values into the cache, in place, and let each new token attend to all of its
     sequence up to itself: -> [T, N, H]. Without gradients.
@@ -122,14 +122,14 @@ def cached_attention(
     `cu_seqlens` (int32 [S + 1]) and `max_seqlen` are of the new tokens, at least one in all; a sequence may have none.
     On a GPU: PyTorch's FlashAttention. Elsewhere: the reference.
     """
-    keys_CKH[places.at_T], values_CKH[places.at_T] = k_TKH, v_TKH
+    keys_CKH[slots.at_T], values_CKH[slots.at_T] = k_TKH, v_TKH
     if not on_gpu(q_TNH):
-        return cached_attention_reference(q_TNH, keys_CKH, values_CKH, cu_seqlens, places)
+        return cached_attention_reference(q_TNH, keys_CKH, values_CKH, cu_seqlens, slots)
     gqa = q_TNH.shape[1] != k_TKH.shape[1]
     # One token each: `seqused_k` ends what it sees. Only where no window does, FlashAttention reads a key once for all
     # heads that share it and splits a long sequence over the processors.
-    decoding = max_seqlen == 1 and len(q_TNH) == len(places.lengths_S)
+    decoding = max_seqlen == 1 and len(q_TNH) == len(slots.lengths_S)
     return varlen_attn(
-        q_TNH, keys_CKH, values_CKH, cu_seqlens, places.starts_S1, max_seqlen, places.max_length,
-        window_size=(-1, -1 if decoding else 0), enable_gqa=gqa, seqused_k=places.lengths_S,
+        q_TNH, keys_CKH, values_CKH, cu_seqlens, slots.starts_S1, max_seqlen, slots.max_length,
+        window_size=(-1, -1 if decoding else 0), enable_gqa=gqa, seqused_k=slots.lengths_S,
     )  # fmt: skip

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from logtrain.model import hf
-from logtrain.model.llama import RandomWeights
+from logtrain.model.weights import RandomWeights
 
 
 class Kind(NamedTuple):

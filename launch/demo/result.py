@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from logtrain.core.config import run
+from logtrain.core.entry import run
 from logtrain.data.shards import CONTEXT, Split
 from logtrain.generation.generator import Generator, Request
 from logtrain.generation.load import load_pretrained

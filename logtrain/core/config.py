@@ -13,12 +13,9 @@ import dataclasses
 import json
 import os
 import re
-import signal
-import sys
-import time
 import tomllib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -27,11 +24,10 @@ import tomli_w
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveTypeInfo
 
-from logtrain.core.printable import printable
+from logtrain.core.entry import program_name
 
 T = TypeVar("T")
 REQUIRED = dataclasses.MISSING
-OTHER_RANKS_WAIT = 5.0  # seconds; a process that held a GPU takes one or two to end
 
 
 def load(cls: type[T], argv: Sequence[str]) -> T:
@@ -58,33 +54,6 @@ def load(cls: type[T], argv: Sequence[str]) -> T:
 def dump(config: Any) -> str:
     """TOML text of every field of `config`; `load(type(config), [a file with this text])` gives an equal config."""
     return tomli_w.dumps(dataclasses.asdict(config))
-
-
-def run(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """What an entry ends with: exits with what `main(argv)` returns, or shows a user's mistake as one line and exits 2.
-
-    Under torchrun every rank meets the same mistake, or loses its connection to the one that met it. Rank 0 speaks at
-    once and its exit makes torchrun end the others, which wait for that, and speak only if rank 0 had nothing to say.
-    What is no user's mistake may be that lost connection: with it rank 0 waits to be ended, too, but not as long.
-    LOGTRAIN_TRACEBACK=1 shows where it came from.
-    """
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        rank = os.environ.get("RANK", "0")
-        theirs = isinstance(error, ValueError | OSError)  # no space left, permission denied, ... are the user's to mend
-        if "RANK" in os.environ and (rank != "0" or not theirs):
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torchrun ends us by it, and the trainer's handler would not
-            time.sleep(OTHER_RANKS_WAIT if rank != "0" else OTHER_RANKS_WAIT / 2)
-        if not theirs or os.environ.get("LOGTRAIN_TRACEBACK"):
-            raise
-        who = "" if rank == "0" else f"rank {rank}: "
-        print(f"{who}error: {printable(' '.join(str(error).splitlines()))}", file=sys.stderr, flush=True)
-        if "RANK" in os.environ:
-            os._exit(2)  # at once: an orderly end waits for collectives of ranks that are gone, and NCCL complains
-        sys.exit(2)
 
 
 # -- the fields of a config, as one flat table -----------------------------------------------------
@@ -196,10 +165,9 @@ def _from_text(text: str, kind: Any, flag: str) -> Any:
 
 
 def _print_help(cls: type) -> NoReturn:
-    spec = sys.modules["__main__"].__spec__
-    program = f"python -m {spec.name}" if spec else Path(sys.argv[0]).name
     speaks = os.environ.get("RANK", "0") == "0"
-    tyro.cli(cls, args=["--help"], prog=f"{program} [FILE.toml ...]", use_underscores=True, console_outputs=speaks)
+    program = f"{program_name()} [FILE.toml ...]"
+    tyro.cli(cls, args=["--help"], prog=program, use_underscores=True, console_outputs=speaks)
     raise AssertionError("tyro exits after --help")
 
 

@@ -11,15 +11,15 @@ runs/<name>/
 
 import dataclasses
 import fcntl
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TextIO
 
-from logtrain.core import config as configs
+from logtrain.core.atomic import write_file
+from logtrain.core.config import dump, load
 
 
-def claim(
+def enter_run_folder(
     folder: Path,
     config: Any,
     resume: bool,
@@ -27,7 +27,8 @@ def claim(
     record: str = "metrics.jsonl",
     flag: str = "--name",
 ) -> TextIO:
-    """Make `folder` this run's: create it, or with `resume` enter it if `config` is the one it was started with.
+    """Make `folder` the run's of this process: create it, or with `resume` go on in it if `config` is the one it was
+    started with.
 
     `may_change`: keys or tables that a resumed run may set anew; `record`: what is in the folder of a run that has
     begun; `flag`: what names the folder. -> the lock; it holds until it is closed or the process ends, however it ends.
@@ -49,19 +50,13 @@ def claim(
         raise ValueError(f"{folder}: in use by another process; wait for it or choose another {flag}") from None
     if begun:
         refuse_changes(file, config, may_change, flag)
-    write(file, configs.dump(config).encode())
+    write_file(file, dump(config).encode())
     return lock
 
 
-def write(file: Path, content: bytes) -> None:
-    """Whole or not at all, in the place of an older one."""
-    aside = file.with_suffix(".partial")
-    aside.write_bytes(content)
-    os.replace(aside, file)
-
-
 def refuse_changes(file: Path, config: Any, may_change: Collection[str], flag: str) -> None:
-    before, now = flatten(configs.load(type(config), [str(file)])), flatten(config)
+    """Raises ValueError where `config` differs from that of `file` in more than it may."""
+    before, now = flatten(load(type(config), [str(file)])), flatten(config)
     for key, value in now.items():
         if before[key] != value and not any(key == free or key.startswith(f"{free}.") for free in may_change):
             raise ValueError(
@@ -71,7 +66,7 @@ def refuse_changes(file: Path, config: Any, may_change: Collection[str], flag: s
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys -> values."""
+    """A config as {dotted key: value}."""
     flat = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -13,79 +13,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from logtrain.core.batch import IGNORE, Batch
+from logtrain.data.config import LoaderConfig
 from logtrain.data.pack import Rows, pack, pieces
 from logtrain.data.shards import CONTEXT, Split
-
-IGNORE = -100
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
-    seq_len: int = 8192
-    """Tokens in a packed row; the data must have been prepared for it."""
-    rows_per_step: int = 128
-    """Packed rows an optimizer step takes, over all ranks and micro-batches."""
-    documents_per_step: int = 0
-    """Instead of rows_per_step: so many documents (conversations) a step on average. 0: rows_per_step counts."""
-    rows_per_batch: int = 1
-    """Packed rows a rank puts through the model at once (a micro-batch)."""
-    attention: Literal["document", "row"] = "document"
-    """document: a token sees only its own document. row: one causal mask over the whole row, as in trainers that pack
-    without a mask; the first token of a document is no target in either.
-    """
-
-    def __post_init__(self):
-        for name in ("seq_len", "rows_per_step", "rows_per_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"loader.{name} = {getattr(self, name)} must be at least 1")
-        if self.documents_per_step < 0:
-            raise ValueError(f"loader.documents_per_step = {self.documents_per_step} must not be negative")
-
-    def accumulation(self, world_size: int) -> int:
-        """Micro-batches a rank runs in a step."""
-        at_once = world_size * self.rows_per_batch
-        if self.rows_per_step % at_once:
-            nearest = -(-self.rows_per_step // at_once) * at_once
-            raise ValueError(
-                f"loader.rows_per_step = {self.rows_per_step} is not a multiple of {at_once} ({world_size} ranks x "
-                f"loader.rows_per_batch = {self.rows_per_batch}); set rows_per_step to {nearest}"
-            )
-        return self.rows_per_step // at_once
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch of one rank: whole rows laid end to end, with no batch axis."""
-
-    tokens_T: Tensor
-    """int64"""
-    labels_T: Tensor
-    """int64: the next token of the same document, -100 where there is none or it is context"""
-    positions_T: Tensor
-    """int32: from 0 in every document (in every row with attention = "row")"""
-    cu_seqlens: Tensor
-    """int32: where each document starts, then T, repeated to a length that is constant over the epoch"""
-    max_seqlen: int
-    keys_T: Tensor
-    """int64: 64 random bits that no other token of the run has, for dropout"""
-
-    def model_inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, int, Tensor]:
-        """The arguments of `Llama.forward` on the device; from pinned memory the copy does not wait."""
-        *tensors, keys_T = (t.to(device, non_blocking=True) for t in self.tensors())
-        return *tensors, self.max_seqlen, keys_T
-
-    def pin(self) -> "Batch":
-        *tensors, keys_T = (t.pin_memory() for t in self.tensors())
-        return Batch(*tensors, self.max_seqlen, keys_T)
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return self.tokens_T, self.labels_T, self.positions_T, self.cu_seqlens, self.keys_T
 
 
 @dataclass(frozen=True)
@@ -111,7 +46,7 @@ class Epoch:
     max_pieces: int
 
 
-def token_keys(seed: int, epoch: int, rows: range, seq_len: int) -> np.ndarray:
+def token_seeds(seed: int, epoch: int, rows: range, seq_len: int) -> np.ndarray:
     """int64 [T]: the tokens' numbers in the run by splitmix64 (Steele et al. 2014), which maps one to one."""
     row_R = np.array(rows, dtype=np.uint64) + np.uint64(epoch << 32)
     number_T = (row_R[:, None] * np.uint64(seq_len) + np.arange(seq_len, dtype=np.uint64)).ravel()
@@ -229,7 +164,7 @@ class Loader:
         cu_seqlens = np.full(longest, size, dtype=np.int32)
         cu_seqlens[: len(starts)] = starts
         arrays = (torch.from_numpy(a) for a in (tokens, labels, positions, cu_seqlens))
-        batch = Batch(*arrays, max(lengths), torch.from_numpy(token_keys(self.seed, epoch.number, rows, seq_len)))
+        batch = Batch(*arrays, max(lengths), torch.from_numpy(token_seeds(self.seed, epoch.number, rows, seq_len)))
         return batch.pin() if self.pin_memory else batch
 
     def __iter__(self) -> Iterator[Step]:

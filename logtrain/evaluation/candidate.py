@@ -13,7 +13,7 @@ from logtrain.data.questions import Question
 from logtrain.evaluation.answers import Answered, fingerprint
 from logtrain.evaluation.remote import RemoteRequest, Server
 from logtrain.generation.generator import Generator, Request
-from logtrain.generation.load import digest, load_template, model_folder, open_rows, stop_ids
+from logtrain.generation.load import digest, load_template, model_folder, open_weights, stop_ids
 from logtrain.generation.sampling import SamplingConfig
 from logtrain.model import hf
 from logtrain.text.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ class Contestant:
         self.tokenizer = Tokenizer.load(folder)
         self.template = load_template(self.path, self.tokenizer, template, date)
         if local:
-            open_rows(self.path, shape, self.tokenizer)
+            open_weights(self.path, shape, self.tokenizer)
             self.max_positions = shape.max_positions
         else:
             facts = hf.read_json(config) if (config := folder / "config.json").exists() else {}

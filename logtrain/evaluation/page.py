@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from logtrain.core.run_folder import write
+from logtrain.core.atomic import write_file
 from logtrain.data.questions import Question
 from logtrain.evaluation.comparison import BOLD, MULTIPLE, PUBLISHED, TITLES, corpus_table, remarks, table
 from logtrain.evaluation.scoring import Pair, Scores
@@ -63,8 +63,8 @@ def write_page(
         answers=side_by_side(questions, pairs, scores),
         shown_chars=SHOWN_CHARS,
     )
-    write(folder / "compare.png", picture.getvalue())
-    write(folder / "compare.html", page.encode())
+    write_file(folder / "compare.png", picture.getvalue())
+    write_file(folder / "compare.html", page.encode())
 
 
 def side_by_side(

@@ -14,17 +14,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from logtrain.core.batch import IGNORE, Batch
+from logtrain.core.world import World
 from logtrain.data.chat import conversations
 from logtrain.data.files import BadRow, InputFile
 from logtrain.data.text import CHAT_COLUMNS, documents
 from logtrain.model.llama import Llama
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.tokenizer import Tokenizer
-from logtrain.training.sharding import World
 
 WINDOW = 8192  # tokens at most, of a document and of a batch of them
 TEXT_CHARS = 32_768  # of a document of a text file, as in prepare
-IGNORE = -100
 
 
 class Piece(NamedTuple):
@@ -81,14 +81,14 @@ def measure(model: Llama, text: Text, world: World) -> dict[str, float]:
     sums = torch.zeros(2, dtype=torch.float64, device=world.device)
     for batch in list(batches(text.pieces))[world.rank :: world.size]:
         lengths = torch.tensor([len(piece.ids) for piece in batch])
-        arguments = (
+        packed = Batch(
             torch.cat([piece.ids for piece in batch]).long(),
             torch.cat([piece.labels for piece in batch]).long(),
             torch.cat([torch.arange(length, dtype=torch.int32) for length in lengths.tolist()]),
             torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0))).int(),
-        )
-        loss = model(*(x.to(world.device) for x in arguments), int(lengths.max()))
-        sums += torch.stack((loss.double(), (arguments[1] != IGNORE).sum().double().to(world.device)))
+            int(lengths.max()),
+        ).to(world.device)
+        sums += torch.stack((model(packed).double(), (packed.labels_T != IGNORE).sum().double()))
     loss, tokens = world.sum(sums).tolist()
     mean = loss / max(1, tokens)
     if not math.isfinite(mean):

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from logtrain.evaluation.comparison import BOLD, MULTIPLE, Cell, corpus_table, left_out, remarks, table
-from logtrain.observe.metrics import plain
+from logtrain.observe.records import plain
 
 SECONDS_BETWEEN_LINES = 10.0
 

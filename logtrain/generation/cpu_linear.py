@@ -44,7 +44,7 @@ class BlockedHead(nn.Module):
         return self.product(self.head.norm(x_TD, residual_TD)[1])
 
 
-def block(model: Llama) -> None:
+def use_blocked_linears(model: Llama) -> None:
     """Make a whole model on the CPU fast for few tokens, in place."""
     for of_layer in model.blocks:
         for path in ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down"):

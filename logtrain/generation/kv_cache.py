@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from logtrain.model.llama import Llama, LlamaConfig, Places
+from logtrain.core.batch import Batch
+from logtrain.model.llama import CacheSlots, LayerCache, Llama, LlamaConfig
 
 LEAST_LENGTH = 1024  # tokens in the longest sequence that a captured step is made for
 
@@ -91,8 +92,8 @@ class CachedModel:
             logits_SV = self.model.next_logits(*inputs)
         return graph, inputs, logits_SV
 
-    def inputs(self, chunks: Sequence[Chunk], max_length: int = 0) -> tuple:
-        """The arguments of `Llama.next_logits`. `max_length`: more than the longest sequence has."""
+    def inputs(self, chunks: Sequence[Chunk], max_length: int = 0) -> tuple[Batch, list[LayerCache]]:
+        """What `Llama.next_logits` takes. `max_length`: more than the longest sequence has."""
         tokens, positions, at, ends, lengths = [], [], [], [0], []
         for new, known, start in chunks:
             tokens += new
@@ -105,9 +106,10 @@ class CachedModel:
         def tensor(values: list[int], dtype: torch.dtype = torch.int32) -> Tensor:
             return torch.tensor(values, dtype=dtype).to(self.device, non_blocking=True)
 
-        places = Places(tensor(at, torch.int64), tensor(starts), tensor(lengths), max_length or max(lengths))
+        slots = CacheSlots(tensor(at, torch.int64), tensor(starts), tensor(lengths), max_length or max(lengths))
         longest = max(len(chunk.tokens) for chunk in chunks)
-        return tensor(tokens, torch.int64), tensor(positions), tensor(ends), longest, self.cache, places
+        batch = Batch(tensor(tokens, torch.int64), None, tensor(positions), tensor(ends), longest)
+        return batch, [LayerCache(keys_CKH, values_CKH, slots) for keys_CKH, values_CKH in self.cache]
 
 
 def power_of_two(number: int) -> int:

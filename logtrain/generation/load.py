@@ -2,7 +2,6 @@
 format, which is merged into the model that it names.
 """
 
-import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -10,16 +9,16 @@ from pathlib import Path
 
 import torch
 
-from logtrain.generation.cpu_linear import block
+from logtrain.core.world import compute_dtype
+from logtrain.generation.cpu_linear import use_blocked_linears
 from logtrain.generation.sampling import SamplingConfig
-from logtrain.model import hf
-from logtrain.model import peft as adapter
+from logtrain.model import hf, peft
 from logtrain.model.llama import Llama, LlamaConfig
-from logtrain.model.lora import merged_rows
+from logtrain.model.lora import MergedAdapters
+from logtrain.model.weights import WeightSource, read_model
 from logtrain.text import chat_template
 from logtrain.text.chat_template import DATE, ChatTemplate
 from logtrain.text.tokenizer import Tokenizer
-from logtrain.training.sharding import Rows, materialize
 
 GENERATION = "generation_config.json"
 SAMPLES, SAMPLE_BYTES = 64, 1 << 14
@@ -40,21 +39,20 @@ class Pretrained:
 
 def load_pretrained(path: str | Path, device: torch.device, at_once: int = 1) -> Pretrained:
     """The whole model on one device, in bf16 on GPUs, fp32 on CPUs. `path`: a model's folder or an adapter's;
-    `at_once`: sequences that it will go on with at once, by which a CPU's matrices are laid out. Raises as `open_rows`.
+    `at_once`: sequences that it will go on with at once, by which a CPU's matrices are laid out. Raises what
+    `open_weights` raises.
     """
     path = Path(path)
     folder = model_folder(path)
     shape, tokenizer = hf.read_config(folder), Tokenizer.load(folder)
-    rows = open_rows(path, shape, tokenizer)
-    with torch.device("meta"):
-        model = Llama(shape).to(torch.bfloat16 if device.type == "cuda" else torch.float32).requires_grad_(False)
-    materialize(model, device, rows)
+    weights = open_weights(path, shape, tokenizer)
+    model = read_model(shape, weights, device, compute_dtype(device)).requires_grad_(False)
     if device.type == "cpu" and at_once >= BLOCKED_FROM:
-        block(model)
+        use_blocked_linears(model)
     return Pretrained(folder, model, tokenizer, stop_ids(path))
 
 
-def open_rows(path: Path, shape: LlamaConfig, tokenizer: Tokenizer) -> Rows:
+def open_weights(path: Path, shape: LlamaConfig, tokenizer: Tokenizer) -> WeightSource:
     """What gives the weights, of which little is read yet. Raises ValueError for files that are missing, damaged, or do
     not belong together.
     """
@@ -64,11 +62,11 @@ def open_rows(path: Path, shape: LlamaConfig, tokenizer: Tokenizer) -> Rows:
             f"{folder}: its tokenizer has {tokenizer.vocab_size:,} ids, its model only {shape.vocab_size:,}; they do "
             f"not belong together"
         )
-    rows: Rows = hf.Weights(folder, shape).rows
-    if folder != path:
-        config, tensors = adapter.read(path, shape)
-        rows = functools.partial(merged_rows, rows, tensors, shape, config)
-    return rows
+    weights = hf.Weights(folder, shape)
+    if folder == path:
+        return weights
+    config, tensors = peft.read(path, shape)
+    return MergedAdapters(weights, tensors, shape, config)
 
 
 def digest(path: Path) -> str:
@@ -77,7 +75,7 @@ def digest(path: Path) -> str:
     """
     found, folder = hashlib.sha256((model_folder(path) / "config.json").read_bytes()), model_folder(path)
     if folder != path:
-        facts = hf.read_json(path / adapter.CONFIG) | {"base_model_name_or_path": ""}
+        facts = hf.read_json(path / peft.CONFIG) | {"base_model_name_or_path": ""}
         found.update(json.dumps(facts, sort_keys=True).encode())
     for file in (file for of in dict.fromkeys((folder, path)) for file in sorted(of.glob("*.safetensors"))):
         size = file.stat().st_size
@@ -91,7 +89,7 @@ def digest(path: Path) -> str:
 
 def model_folder(path: Path) -> Path:
     """The folder itself, or the one of the model that its adapter names."""
-    return adapter.base_folder(path) if (path / adapter.CONFIG).exists() else path
+    return peft.base_folder(path) if (path / peft.CONFIG).exists() else path
 
 
 def load_template(path: Path, tokenizer: Tokenizer, file: str = "", date: str = DATE) -> ChatTemplate:

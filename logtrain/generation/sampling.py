@@ -10,39 +10,12 @@ Shapes in names: S sequences, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-LEAST_TEMPERATURE = 1e-6  # logits of 1e8 are not infinite yet
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    temperature: float = 0.0
-    """Logits are divided by it before a token is drawn. 0: no draw, always the likeliest token (greedy)."""
-    top_k: int = 0
-    """Draw among so many of the likeliest tokens. 0: all."""
-    top_p: float = 1.0
-    """Draw among the likeliest tokens that have this much probability together."""
-    repetition_penalty: float = 1.0
-    """Logits of tokens that are there already, the prompt's too, are divided by it, or multiplied if they are below
-    0."""
-    seed: int = 1309
-    """Of the draws."""
-
-    def __post_init__(self):
-        for name in ("temperature", "top_k", "seed"):
-            if not 0 <= getattr(self, name) < 2**63:
-                raise ValueError(f"{name} = {getattr(self, name)} must be a finite number >= 0")
-        if 0 < self.temperature < LEAST_TEMPERATURE:
-            raise ValueError(f"temperature = {self.temperature} is too small to divide by; 0 takes the likeliest token")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p = {self.top_p} is outside (0, 1]")
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise ValueError(f"repetition_penalty = {self.repetition_penalty} must be a finite number above 0")
+from logtrain.generation.config import SamplingConfig
 
 
 def uniform(seed: int, number: int, position: int) -> float:

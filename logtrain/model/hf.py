@@ -112,7 +112,7 @@ class Part(NamedTuple):
     shape: tuple[int, ...]
 
 
-def published(config: LlamaConfig) -> dict[str, list[Part]]:
+def parts_of(config: LlamaConfig) -> dict[str, list[Part]]:
     """Our parameter names, as `Llama.named_parameters` orders them -> the published tensors that are their rows, in
     order.
     """
@@ -149,7 +149,7 @@ class Weights:
     """The safetensors of a model folder, checked against its config by their headers, read by rows."""
 
     def __init__(self, folder: str | Path, config: LlamaConfig):
-        self.folder, self.parts = Path(folder), published(config)
+        self.folder, self.parts = Path(folder), parts_of(config)
         self.files, where = {}, {}
         for file in self.list_files():
             try:
@@ -225,7 +225,7 @@ class Weights:
 
 def split_parts(config: LlamaConfig, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """Our named full tensors -> published names and their rows (views)."""
-    parts = published(config)
+    parts = parts_of(config)
     for name, tensor in tensors:
         rows = tensor.split([part.shape[0] for part in parts[name]])
         yield from zip((part.name for part in parts[name]), rows, strict=True)
@@ -235,7 +235,7 @@ def plan_files(config: LlamaConfig, dtype: torch.dtype) -> dict[str, str]:
     """Published name -> file, filled in order up to FILE_BYTES each."""
     files: list[list[str]] = [[]]
     room = FILE_BYTES
-    for part in (part for parts in published(config).values() for part in parts):
+    for part in (part for parts in parts_of(config).values() for part in parts):
         size = dtype.itemsize * torch.Size(part.shape).numel()
         if size > room and files[-1]:
             files.append([])
@@ -258,12 +258,11 @@ def save(
 ) -> None:
     """Write a folder that transformers and vLLM load with no flags.
 
-    `tensors`: our names and full tensors in `published` order, taken one at a time. `source`: the folder whose
-    config.json (and generation_config.json) the model came from; only the dtype in it changes. An older `folder`
-    is replaced, and not whole before the end: `publish` gives it its name.
+    `tensors`: our names and full tensors in `parts_of` order, taken one at a time. `source`: the folder whose
+    config.json (and generation_config.json) the model came from; only the dtype in it changes. The folder must not
+    hold a model yet, and is not whole before the end: `core/atomic.py` gives it its name.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     files, pending, total = plan_files(config, dtype), {}, 0
     for name, tensor in split_parts(config, tensors):
         if pending and files[name] != files[next(iter(pending))]:

@@ -2,7 +2,7 @@
 
     y = x W^T + s * drop(x) A^T B^T        A [r, D], B [out, r], s = alpha / r; B starts at zero
 
-Adapters belong to the published layers (q_proj, ..., down_proj). Several of those are one matrix here, so their As lie
+An adapter belongs to a published layer (q_proj, ..., down_proj). Several of those are one matrix here, so their As lie
 below each other, and so do their Bs (`adapted_linear` of logtrain_kernels). No gradient of W is computed.
 
 What is dropped is a pure function of (seed, epoch, row, position in it, layer, feature): a resumed run, a recomputed
@@ -10,47 +10,23 @@ block and any number of ranks drop the same elements.
 """
 
 import sys
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from logtrain.model.config import LoraConfig, LoraTarget
 from logtrain.model.llama import Llama, LlamaConfig
+from logtrain.model.weights import WeightSource, generator_of
 from logtrain_kernels import adapted_linear, dropout_steps
 
-Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-Rows = Callable[[str, int, int], Iterable[Tensor]]
 
+class AdapterSpan(NamedTuple):
+    """Which parts of a matrix and of its As and Bs belong to the adapter of one published layer."""
 
-@dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    rank: int = 0
-    """Rank of the adapters. 0: none, all weights are trained."""
-    alpha: float = 32.0
-    """What an adapter adds counts alpha / rank times."""
-    dropout: float = 0.0
-    """Share of an adapter's inputs that are dropped in training, to the nearest of 65,536 steps."""
-    targets: tuple[Target, ...] = get_args(Target)
-    """Layers with adapters, by their Hugging Face names."""
-
-    def __post_init__(self):
-        if self.rank < 0 or not self.alpha > 0 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"lora: rank {self.rank}, alpha {self.alpha}, dropout {self.dropout}: expected rank >= 0, alpha > 0, "
-                f"0 <= dropout < 1"
-            )
-        if not self.targets or len(set(self.targets)) < len(self.targets):
-            raise ValueError(f"lora.targets = {self.targets}: expected at least one layer, each once")
-
-
-class Adapter(NamedTuple):
-    """Where the adapter of one published layer lies."""
-
-    target: Target
+    target: LoraTarget
     columns: slice
     """of our matrix's output, so rows of W"""
     rows: slice
@@ -59,125 +35,153 @@ class Adapter(NamedTuple):
     """rows of the As, stacked"""
 
 
-def adapters(shape: LlamaConfig, config: LoraConfig) -> dict[str, list[Adapter]]:
-    """Our matrices of a block -> their adapters, in the order of their rows."""
+def adapter_spans(shape: LlamaConfig, config: LoraConfig) -> dict[str, list[AdapterSpan]]:
+    """Paths of our matrices within a block -> their adapters, in the order of their rows; only those that have any."""
     q, kv = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     hidden, inner = shape.hidden_size, shape.intermediate_size
-    sizes: dict[str, dict[Target, int]] = {
+    sizes: dict[str, dict[LoraTarget, int]] = {
         "attention.qkv": {"q_proj": q, "k_proj": kv, "v_proj": kv},
         "attention.out": {"o_proj": hidden},
         "feed_forward.gate_up": {"gate_proj": inner, "up_proj": inner},
         "feed_forward.down": {"down_proj": hidden},
     }
-    found: dict[str, list[Adapter]] = {}
+    found: dict[str, list[AdapterSpan]] = {}
     for path, targets in sizes.items():
         column = row = rank = 0
         for target, size in targets.items():
             if target in config.targets:
-                places = slice(column, column + size), slice(row, row + size), slice(rank, rank + config.rank)
-                found.setdefault(path, []).append(Adapter(target, *places))
+                parts = slice(column, column + size), slice(row, row + size), slice(rank, rank + config.rank)
+                found.setdefault(path, []).append(AdapterSpan(target, *parts))
                 row, rank = row + size, rank + config.rank
             column += size
     return found
 
 
 def in_features(shape: LlamaConfig, path: str) -> int:
-    """Of one of our matrices of a block."""
+    """Input features of our matrix at `path` within a block."""
     sizes = {"attention.out": shape.num_heads * shape.head_dim, "feed_forward.down": shape.intermediate_size}
     return sizes.get(path, shape.hidden_size)
 
 
-def num_parameters(shape: LlamaConfig, config: LoraConfig) -> int:
-    """Of all adapters."""
-    with torch.device("meta"):
-        model = Llama(shape)
-    adapt(model, config, torch.bfloat16)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+def num_adapter_parameters(shape: LlamaConfig, config: LoraConfig) -> int:
+    """Elements of the As and Bs of all layers; 0 without adapters."""
+    if not config.rank:
+        return 0
+    of_block = (
+        spans[-1].ranks.stop * in_features(shape, path) + spans[-1].rows.stop * config.rank
+        for path, spans in adapter_spans(shape, config).items()
+    )
+    return shape.num_layers * sum(of_block)
 
 
 class LoraLinear(nn.Module):
-    """One of our matrices with its adapters. `keys`: the model's, of the tokens under way."""
+    """One of our matrices with its adapters."""
 
-    def __init__(self, base: nn.Linear, name: str, adapters: list[Adapter], config: LoraConfig, keys: list[Tensor]):
+    def __init__(self, base: nn.Linear, name: str, spans: list[AdapterSpan], config: LoraConfig, seeds: list[Tensor]):
+        """`name`: of the matrix in the model, from which its part of the dropout is derived. `seeds`: the model's list
+        of seeds of the tokens under way.
+        """
         super().__init__()
-        self.places, self.keys = [adapter[1:] for adapter in adapters], keys
+        self.spans, self.seeds = [span[1:] for span in spans], seeds
         self.scale, self.drop = config.alpha / config.rank, dropout_steps(config.dropout)
         salt = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True)
         self.salt = torch.tensor(salt, device="cpu")
         self.weight = base.weight
-        self.lora_A = nn.Parameter(torch.empty(adapters[-1].ranks.stop, base.in_features, device="meta"))
-        self.lora_B = nn.Parameter(torch.empty(adapters[-1].rows.stop, config.rank, device="meta"))
+        self.lora_A = nn.Parameter(torch.empty(spans[-1].ranks.stop, base.in_features, device="meta"))
+        self.lora_B = nn.Parameter(torch.empty(spans[-1].rows.stop, config.rank, device="meta"))
 
     def forward(self, x_TD: Tensor) -> Tensor:
         tensors = x_TD, self.weight, self.lora_A, self.lora_B
         if not (self.drop and torch.is_grad_enabled()):
-            return adapted_linear(*tensors, self.places, self.scale)
-        assert len(self.keys) == 1, "the batch has no keys to draw dropout from"
-        return adapted_linear(*tensors, self.places, self.scale, self.keys[0], self.salt, self.drop)
+            return adapted_linear(*tensors, self.spans, self.scale)
+        assert len(self.seeds) == 1, "the batch has no seeds to draw dropout from"
+        return adapted_linear(*tensors, self.spans, self.scale, self.seeds[0], self.salt, self.drop)
 
 
-def adapt(model: Llama, config: LoraConfig, dtype: torch.dtype) -> None:
+def add_adapters(model: Llama, config: LoraConfig, dtype: torch.dtype) -> None:
     """Freeze a meta model's own weights, in `dtype`, and put fp32 adapters beside them."""
     model.to(dtype).requires_grad_(False)
     for i, block in enumerate(model.blocks):
-        for path, of_matrix in adapters(model.config, config).items():
+        for path, spans in adapter_spans(model.config, config).items():
             base = block.get_submodule(path)
-            block.set_submodule(path, LoraLinear(base, f"blocks.{i}.{path}", of_matrix, config, model.keys))
+            block.set_submodule(path, LoraLinear(base, f"blocks.{i}.{path}", spans, config, model.seeds))
 
 
-# ---- where its weights come from and go to
+def path_in_block(name: str) -> str:
+    """blocks.3.attention.qkv.lora_A -> attention.qkv; of a parameter outside the blocks something that is no path."""
+    return ".".join(name.split(".")[2:-1])
 
 
-def new_rows(base: Rows, shape: LlamaConfig, config: LoraConfig, seed: int) -> Rows:
-    """The model's own weights from `base` and new adapters: B zero, A uniform within 1 / sqrt(D), as PEFT draws it,
+# ---- where the weights of adapters come from, and where they go
+
+
+class InitialAdapters:
+    """The model's own weights from `base`, and new adapters: B zero, A uniform within 1 / sqrt(D), as PEFT draws it,
     from (seed, its name) alone.
     """
 
-    def rows(name: str, start: int, stop: int) -> Iterable[Tensor]:
-        if name.endswith("lora_B"):
-            return (torch.zeros(stop - start, config.rank),)
-        if name.endswith("lora_A"):
-            path = ".".join(name.split(".")[2:4])
-            width = in_features(shape, path)
-            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-            whole = torch.empty(adapters(shape, config)[path][-1].ranks.stop, width)
-            return (whole.uniform_(-(width**-0.5), width**-0.5, generator=generator)[start:stop],)
-        return base(name, start, stop)
+    def __init__(self, base: WeightSource, shape: LlamaConfig, config: LoraConfig, seed: int):
+        self.base, self.shape, self.config, self.seed = base, shape, config, seed
+        self.spans = adapter_spans(shape, config)
 
-    return rows
+    def rows(self, name: str, start: int, stop: int) -> Iterable[Tensor]:
+        if name.endswith("lora_B"):
+            return (torch.zeros(stop - start, self.config.rank),)
+        if name.endswith("lora_A"):
+            path = path_in_block(name)
+            width = in_features(self.shape, path)
+            whole = torch.empty(self.spans[path][-1].ranks.stop, width)
+            whole.uniform_(-(width**-0.5), width**-0.5, generator=generator_of(self.seed, name))
+            return (whole[start:stop],)
+        return self.base.rows(name, start, stop)
+
+
+class GivenAdapters:
+    """The model's own weights from `base`, and the As and Bs of `tensors`, by our names."""
+
+    def __init__(self, base: WeightSource, tensors: Mapping[str, Tensor]):
+        self.base, self.tensors = base, tensors
+
+    def rows(self, name: str, start: int, stop: int) -> Iterable[Tensor]:
+        return (self.tensors[name][start:stop],) if name in self.tensors else self.base.rows(name, start, stop)
+
+
+class MergedAdapters:
+    """Weights of a plain model: those of `base` with the As and Bs of `tensors` (by our names) merged in, in fp32."""
+
+    def __init__(self, base: WeightSource, tensors: Mapping[str, Tensor], shape: LlamaConfig, config: LoraConfig):
+        self.base, self.tensors, self.config = base, tensors, config
+        self.spans = adapter_spans(shape, config)
+
+    def rows(self, name: str, start: int, stop: int) -> Iterable[Tensor]:
+        spans = self.spans.get(path_in_block(name))
+        if not spans:
+            yield from self.base.rows(name, start, stop)
+            return
+        stem = name.removesuffix(".weight")
+        whole = torch.cat([piece.float() for piece in self.base.rows(name, 0, sys.maxsize)])
+        merge(whole, self.tensors[f"{stem}.lora_A"], self.tensors[f"{stem}.lora_B"], spans, self.config)
+        yield whole[start:stop]
 
 
 def merged(
     tensors: Iterable[tuple[str, Tensor]], shape: LlamaConfig, config: LoraConfig
 ) -> Iterator[tuple[str, Tensor]]:
-    """Named full tensors of an adapted model -> those of a plain one, in the same order: W + s B A, in fp32."""
-    layout, held = adapters(shape, config), {}
+    """Named full tensors of a model with adapters -> those of a plain one, one at a time and in the same order."""
+    spans, held = adapter_spans(shape, config), {}
     for name, tensor in tensors:
-        stem, _, kind = name.rpartition(".")
-        path = ".".join(stem.split(".")[2:])
-        if path not in layout:
+        path = path_in_block(name)
+        if path not in spans:
             yield name, tensor
             continue
+        stem, _, kind = name.rpartition(".")
         held[kind] = tensor.to(torch.float32, copy=kind == "weight")  # the live model keeps its own
         if kind == "lora_B":  # the last of the three
-            for _, columns, rows, ranks in layout[path]:
-                held["weight"][columns].addmm_(
-                    held["lora_B"][rows], held["lora_A"][ranks], alpha=config.alpha / config.rank
-                )
+            merge(held["weight"], held["lora_A"], held["lora_B"], spans[path], config)
             yield f"{stem}.weight", held["weight"]
 
 
-def merged_rows(
-    base: Rows, tensors: Mapping[str, Tensor], shape: LlamaConfig, config: LoraConfig, name: str, start: int, stop: int
-) -> Iterable[Tensor]:
-    """Rows of a plain model with an adapter's As and Bs (`tensors`, by our names) merged into it, in fp32."""
-    stem = name.removesuffix(".weight")
-    layout = adapters(shape, config).get(".".join(stem.split(".")[2:]))
-    if not layout:
-        yield from base(name, start, stop)
-        return
-    whole = torch.cat([piece.float() for piece in base(name, 0, sys.maxsize)])
-    a_RD, b_Or = tensors[f"{stem}.lora_A"], tensors[f"{stem}.lora_B"]
-    for _, columns, rows, ranks in layout:
-        whole[columns].addmm_(b_Or[rows], a_RD[ranks], alpha=config.alpha / config.rank)
-    yield whole[start:stop]
+def merge(weight_OD: Tensor, a_RD: Tensor, b_Or: Tensor, spans: list[AdapterSpan], config: LoraConfig) -> None:
+    """W += s B A for every adapter of a matrix, in place; all fp32."""
+    for _, columns, rows, ranks in spans:
+        weight_OD[columns].addmm_(b_Or[rows], a_RD[ranks], alpha=config.alpha / config.rank)

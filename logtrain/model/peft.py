@@ -10,21 +10,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from logtrain.model.config import LoraConfig, LoraTarget
 from logtrain.model.hf import read_json
 from logtrain.model.llama import LlamaConfig
-from logtrain.model.lora import LoraConfig, Target, adapters, in_features
+from logtrain.model.lora import adapter_spans, in_features
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def peft_name(block: int, path: str, target: Target) -> str:
+def peft_name(block: int, path: str, target: LoraTarget) -> str:
     part = "self_attn" if path.startswith("attention") else "mlp"
     return f"base_model.model.model.layers.{block}.{part}.{target}"
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], shape: LlamaConfig, config: LoraConfig, base: str) -> None:
     """Write an adapter that PEFT loads. `tensors`: As and Bs by our names; `base`: the plain model's folder."""
-    layout, found = adapters(shape, config), {}
+    layout, found = adapter_spans(shape, config), {}
     for name, tensor in tensors.items():
         _, block, *path, kind = name.split(".")
         for target, _, rows, ranks in layout[".".join(path)]:
@@ -82,7 +83,7 @@ def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor
     config = read_config(folder / CONFIG, facts, folder / WEIGHTS, tensors)
     found: dict[str, Tensor] = {}
     for block in range(shape.num_layers):
-        for path, of_matrix in adapters(shape, config).items():
+        for path, of_matrix in adapter_spans(shape, config).items():
             for kind in ("lora_A", "lora_B"):
                 pieces = []
                 for target, _, rows, _ in of_matrix:
@@ -118,7 +119,8 @@ def read_config(path: Path, facts: object, weights: Path, names: Iterable[str]) 
             f"expected a positive integer and numbers"
         )
     there = {name.split(".")[-3:][0] for name in names}  # ....q_proj.lora_A.weight
-    if unknown := there - set(get_args(Target)):
-        raise ValueError(f"{weights}: adapts {', '.join(sorted(unknown))}; supported: {', '.join(get_args(Target))}")
-    targets = tuple(target for target in get_args(Target) if target in there)
+    if unknown := there - set(get_args(LoraTarget)):
+        supported = ", ".join(get_args(LoraTarget))
+        raise ValueError(f"{weights}: adapts {', '.join(sorted(unknown))}; supported: {supported}")
+    targets = tuple(target for target in get_args(LoraTarget) if target in there)
     return LoraConfig(rank=rank, alpha=alpha, dropout=dropout, targets=targets)

@@ -1,10 +1,10 @@
 """How long the operations of a trace take on a GPU, and how they overlap: a prediction.
 
 A GPU is a TOML file in logtrain/planning/gpus, every constant with its source. An operation costs what
-microbenchmarks of its kind say: matrix products by tiles and waves, attention by the lengths of the documents, everything else by the bytes
-it moves, collectives by bytes and ranks. Then the streams run side by side, in the order and with the waits that
-FSDP2 issued: kernels of several streams share the processors, collectives of one group run one after the other, and
-while one runs kernels are slower.
+microbenchmarks of its kind say: matrix products by tiles and waves, attention by the lengths of the documents,
+everything else by the bytes it moves, collectives by bytes and ranks. Then the streams run side by side, in the order
+and with the waits that FSDP2 issued: kernels of several streams share the processors, collectives of one group run one
+after the other, and while one runs kernels are slower.
 """
 
 import tomllib

@@ -14,13 +14,13 @@ import numpy as np
 from logtrain.data.pack import pack, pieces
 from logtrain.data.shards import Split
 from logtrain.model import hf
+from logtrain.model.flops import model_flops
 from logtrain.model.llama import LlamaConfig
-from logtrain.model.lora import num_parameters
-from logtrain.observe.metrics import model_flops
+from logtrain.model.lora import num_adapter_parameters
 from logtrain.planning.cost import Gpu, Timeline, Workload, breakdown, simulate
 from logtrain.planning.operation import COLLECTIVES
 from logtrain.planning.trace import Trace, trace_step
-from logtrain.training.job import JobConfig
+from logtrain.training.config import RunConfig
 
 GIB = 2**30
 PUBLISHED = {  # hidden, feed-forward, layers, heads, key-value heads, head size, tied: config.json of meta-llama
@@ -32,7 +32,7 @@ PUBLISHED = {  # hidden, feed-forward, layers, heads, key-value heads, head size
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanConfig(JobConfig):
+class PlanConfig(RunConfig):
     """Predict memory, speed and cost of a training job on GPUs, without one."""
 
     name: str = "plan"
@@ -126,13 +126,11 @@ def read_documents(config: PlanConfig) -> Documents:
 
 
 def with_rows_per_step(config: PlanConfig, documents: Documents) -> PlanConfig:
-    """documents_per_step as the rows that hold so many on average, as job.py has it."""
+    """documents_per_step as the rows that hold so many on average."""
     if not config.loader.documents_per_step:
         return config
-    at_once = config.gpus * config.loader.rows_per_batch
-    rows = config.loader.documents_per_step * documents.rows / len(documents.lengths)
-    whole = max(1, round(rows / at_once)) * at_once
-    return replace(config, loader=replace(config.loader, rows_per_step=whole, documents_per_step=0))
+    rows = config.loader.rows_for_documents(len(documents.lengths) / documents.rows, config.gpus)
+    return replace(config, loader=replace(config.loader, rows_per_step=rows, documents_per_step=0))
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ def make_plan(config: PlanConfig, documents: Documents | None = None) -> Plan:
     tokens = slots * documents.tokens / (documents.rows * config.loader.seq_len)  # rows are not quite full
     pairs = slots * workload.pairs_per_token
     full_pairs = slots * config.loader.seq_len  # as if every token saw its whole row, before and behind
-    adapters = num_parameters(llama, config.lora) if config.lora.rank else 0
+    adapters = num_adapter_parameters(llama, config.lora)
     causal, full = (model_flops(llama, slots, int(p), adapters) for p in (pairs, full_pairs))
     executed = trace.total(lambda op: workload.attention_flops(op) if op.kind == "attention" else op.flops)
     steps = config.trainer.total_steps(-(-documents.rows // config.loader.rows_per_step))

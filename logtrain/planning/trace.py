@@ -1,4 +1,4 @@
-"""One training step of a recipe at full size, run by the real code on pretended GPUs: `Trainer.train_step` on the real
+"""One training step of a recipe at full size, run by the real code on pretended GPUs: `TrainStep` on the real
 model under FSDP2, its recomputation, clipping and optimizer, on tensors without contents and a process group that
 sends nothing.
 
@@ -7,29 +7,28 @@ Micro-batches in the middle of a step are alike, so at most three run: the first
 """
 
 import contextlib
-import functools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
-from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from logtrain.core.batch import Batch
+from logtrain.core.world import compute_dtype
 from logtrain.data.loader import Step
 from logtrain.model.llama import LlamaConfig
-from logtrain.model.lora import adapt
+from logtrain.model.weights import materialize
 from logtrain.planning.memory import Peak, peak
 from logtrain.planning.operation import Op
 from logtrain.planning.recorder import Recorder
-from logtrain.training import sharding as parallel
-from logtrain.training.job import JobConfig
-from logtrain.training.optim import adamw
-from logtrain.training.trainer import Trainer
+from logtrain.training.config import RunConfig
+from logtrain.training.optim import make_optimizer
+from logtrain.training.sharding import make_mesh, sharded_model
+from logtrain.training.step import TrainStep
 from logtrain_kernels import pretended_gpu
 
 
@@ -67,40 +66,34 @@ def pretended_world(size: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def trace_step(config: JobConfig, llama: LlamaConfig, gpus: int, on_gpu: bool = True) -> Trace:
+def trace_step(config: RunConfig, llama: LlamaConfig, gpus: int, on_gpu: bool = True) -> Trace:
     """Run a step of the recipe on `gpus` pretended GPUs; -> everything rank 0 executes. Takes seconds for 8B.
     `on_gpu = False`: with the operations that a CPU would run.
     """
     loader, accumulation = config.loader, config.loader.accumulation(gpus)
-    shard = config.parallel.shard_ranks or gpus
-    if gpus % shard:
-        raise ValueError(f"parallel.shard_ranks = {shard} does not divide the {gpus} GPUs")
     tokens, traced = loader.seq_len * loader.rows_per_batch, min(accumulation, 3)
-    dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
+    dtype = compute_dtype(torch.device("cuda"), config.dtype)
     recorder = Recorder(llama.vocab_size)
-    shape, names = ((gpus,), ("shard",)) if shard == gpus else ((gpus // shard, shard), ("replica", "shard"))
     with pretended_world(gpus), contextlib.ExitStack() as stack:
-        adapted = functools.partial(adapt, config=config.lora, dtype=dtype) if config.lora.rank else None
-        mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
-        with patch.object(parallel, "materialize", lambda *_: None):  # on fake tensors only
-            model = parallel.build(llama, mesh, config.parallel, dtype, None, adapted)
+        model = sharded_model(config, llama, make_mesh("cpu", gpus, config.parallel), dtype)
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         if on_gpu:
             stack.enter_context(pretended_gpu())
-        parallel.materialize(model, torch.device("cpu"), None)
+        materialize(model, torch.device("cpu"), None)
         for block in model.blocks:
             block.recompute = config.recompute
-        optimizer = adamw(model, config.optim)
-        trainer = make_trainer(config, model, optimizer, gpus)
+        optimizer = make_optimizer(model, config.optim)
+        world = SimpleNamespace(device=torch.device("cpu"), size=gpus)
+        train_step = TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, 1, world)
         recorder.own(list(model.parameters()), "weights")
         with recorder:
-            trainer.train_step(pretended_step(1, tokens))  # creates the optimizer's state
+            train_step(pretended_step(1, tokens), 0)  # creates the optimizer's state
             recorder.own(optimizer.state, "optimizer")
             begin, recorder.phase, recorder.micro_batch = len(recorder.ops), "forward", 0
             held = recorder.live
             step = pretended_step(traced, tokens)
-            trainer.optimizer = GradientsSeen(optimizer, recorder, model)
-            trainer.train_step(step)
+            train_step.optimizer = GradientsSeen(optimizer, recorder, model)
+            train_step(step, 0)
         found = peak(recorder.ops, recorder.memory, begin)
     repeats = [1, accumulation - 2, 1] if traced == 3 else [1] * traced
     ops = renumbered(recorder.ops, begin)
@@ -119,38 +112,23 @@ class GradientsSeen:
         self.optimizer.step()
 
 
-def make_trainer(config: JobConfig, model, optimizer, gpus: int) -> Trainer:
-    steps = config.trainer.max_steps or 1
-    return Trainer(
-        config.trainer,
-        model=model,
-        optimizer=optimizer,
-        optim=config.optim,
-        train=SimpleNamespace(steps_per_epoch=steps, step=0),
-        valid={},
-        world=SimpleNamespace(device=torch.device("cpu"), size=gpus, rank=0, is_main=True),
-        checkpoints=None,
-        metrics=None,
-        state={"step": 0, "tokens": 0, "targets": 0},
-    )
-
-
 def pretended_step(micro_batches: int, tokens: int) -> Step:
+    """A step whose batches come into being, without contents, when the model takes them."""
     batches = [PretendedBatch(tokens) for _ in range(micro_batches)]
     return Step(batches, tokens=tokens, targets=tokens, attention_pairs=0)
 
 
 class PretendedBatch:
-    """Batch.model_inputs without contents."""
+    """Stands in for a Batch in host memory."""
 
     def __init__(self, tokens: int):
         self.tokens = tokens
 
-    def model_inputs(self, device: torch.device) -> tuple:
+    def to(self, device: torch.device) -> Batch:
         ids = torch.empty(self.tokens, dtype=torch.long, device=device)
         labels, positions = torch.empty_like(ids), torch.empty(self.tokens, dtype=torch.int32, device=device)
         cu_seqlens = torch.empty(self.tokens // 64 + 2, dtype=torch.int32, device=device)
-        return ids, labels, positions, cu_seqlens, self.tokens, torch.empty_like(ids)
+        return Batch(ids, labels, positions, cu_seqlens, self.tokens, torch.empty_like(ids))
 
 
 def renumbered(ops: list[Op], begin: int) -> list[Op]:

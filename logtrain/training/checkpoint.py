@@ -11,6 +11,7 @@ A save copies the shards to host memory and returns; writing goes on in a thread
 a pure function of the step (learning rate, rows, random numbers), so the state is small.
 """
 
+import dataclasses
 import os
 import pickle
 import platform
@@ -26,6 +27,9 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+
+from logtrain.training.optim import MOMENTS, create_moments, trained_parameters
+from logtrain.training.state import TrainState
 
 FACTS = "checkpoint.json"
 INDEX = ".metadata"  # DCP's own, a pickle; `IndexReader` says what may be in it
@@ -67,17 +71,17 @@ class Checkpoints:
                 f"{self.folder}: not there on {platform.node()}; --runs must lie on a disk all nodes share"
             )
 
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
-        """Begin to write `step-<step>`; waits only for the copy to host memory and for an earlier save still being
-        written.
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
+        """Begin to write `step-<state.step>`; waits only for the copy to host memory and for an earlier save still
+        being written.
         """
         self.wait()
-        name = f"step-{step:06d}"
+        name = f"step-{state.step:06d}"
         aside = self.folder / f".{name}.partial"
         written = dcp.async_save(tensors_of(model, optimizer), checkpoint_id=aside, process_group=self.group)
-        self.writing = self.thread.submit(self.finish, written, aside, name, {**state, "step": step})
+        self.writing = self.thread.submit(self.finish, written, aside, name, dataclasses.replace(state))
 
-    def finish(self, written: Future, aside: Path, name: str, state: dict) -> None:
+    def finish(self, written: Future, aside: Path, name: str, state: TrainState) -> None:
         """In the writing thread: rank 0 gives the checkpoint its name once every rank has written its shards.
 
         No rank returns before that, and all raise if it fails: one that went on could end its process, and torchrun
@@ -94,8 +98,8 @@ class Checkpoints:
         if problem[0]:
             raise problem[0]
 
-    def complete_folder(self, aside: Path, name: str, state: dict) -> None:
-        facts = {"state": state, "ranks": dist.get_world_size(), "files": checksums(aside)}
+    def complete_folder(self, aside: Path, name: str, state: TrainState) -> None:
+        facts = {"state": state.to_json(), "ranks": dist.get_world_size(), "files": checksums(aside)}
         with open(aside / FACTS, "wb") as file:
             file.write(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
             file.flush()
@@ -104,7 +108,7 @@ class Checkpoints:
         os.rename(aside, self.folder / name)
         sync_folder(self.folder)
         if self.keep:
-            best = state.get("best_step") if self.keep_best else None
+            best = state.best_step if self.keep_best else None
             for old in (path for path in self.complete()[: -self.keep] if step_of(path) != best):
                 doomed = self.folder / f".{old.name}.partial"
                 os.rename(old, doomed)  # a kill between the two leaves no half checkpoint under its name
@@ -140,45 +144,45 @@ class Checkpoints:
         named = (path for path in self.folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
         return sorted(named, key=step_of)
 
-    def load(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict:
+    def newest(self) -> Path | None:
+        """The newest complete checkpoint, the same on every rank."""
+        box = [next(reversed(self.complete()), None)]
+        dist.broadcast_object_list(box, src=0, group=self.group)
+        return box[0]
+
+    def load(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> TrainState:
         """Fill the model (and the optimizer) in place from `path`; -> the state given to `save`. ValueError where
         anything is damaged.
         """
-        facts = read_facts(path)
-        damage = find_damage(path, facts["files"]) if self.is_main else None
+        state, files = read_facts(path)
+        damage = find_damage(path, files) if self.is_main else None
         box = [damage]
         dist.broadcast_object_list(box, src=0, group=self.group)
         if box[0]:
             raise ValueError(f"{path}: corrupt checkpoint: {box[0]}; remove it to resume from an older one")
+        if optimizer is not None:
+            create_moments(model, optimizer, state.step)
         try:
-            dcp.load(tensors_of(model, optimizer, facts["state"]["step"]), checkpoint_id=path, process_group=self.group)
+            dcp.load(tensors_of(model, optimizer), checkpoint_id=path, process_group=self.group)
         except CheckpointException as error:
             raise ValueError(f"{path}: does not fit this model: {reason(error)}") from error
-        return facts["state"]
+        return state
 
     def close(self) -> None:
         self.wait()
         self.thread.shutdown()
 
 
-def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None, step: int | None = None) -> dict[str, Tensor]:
-    """Names -> this rank's shards of trained weights and AdamW moments, sharing memory with them. `step` creates the
-    moments of a fresh optimizer. Frozen weights come from where they came from before.
-
-    AdamW's own step counter is the number of updates, the same for every parameter, so it is not stored.
+def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+    """Names -> this rank's shards of trained weights and of the optimizer's moments, sharing memory with them. Frozen
+    weights come from where they came from before.
     """
     tensors = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
+    for name, parameter in trained_parameters(model):
         tensors[f"model.{name}"] = parameter.detach()
-        if optimizer is None:
-            continue
-        moments = optimizer.state[parameter]
-        if step is not None:
-            moments["step"] = torch.tensor(float(step), device=parameter.device)
-            moments |= {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-        tensors |= {f"optimizer.{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq")}
+        if optimizer is not None:
+            moments = optimizer.state[parameter]
+            tensors |= {f"optimizer.{key}.{name}": moments[key] for key in MOMENTS}
     return tensors
 
 
@@ -186,14 +190,16 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def read_facts(path: Path) -> dict:
+def read_facts(path: Path) -> tuple[TrainState, dict[str, dict]]:
+    """What checkpoint.json says: the state of the run, and size and checksum of each file."""
     try:
         facts = orjson.loads((path / FACTS).read_bytes())
-        if facts["state"]["step"] >= 0 and facts["files"]:
-            return facts
+        state, files = TrainState.from_json(facts["state"]), facts["files"]
+        if state.step >= 0 and files:
+            return state, files
     except FileNotFoundError:
         raise ValueError(f"{path}: not a complete checkpoint (no {FACTS})") from None
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+    except (orjson.JSONDecodeError, ValueError, KeyError, TypeError):
         pass
     raise ValueError(f"{path / FACTS}: damaged; remove the checkpoint to resume from an older one")
 

@@ -1,83 +1,112 @@
-"""A trained model into a Hugging Face folder, read back and compared with the live one before anyone relies on it."""
+"""A trained model into a Hugging Face folder, read back and compared with the live one before anyone relies on it; and
+its adapters alone, in PEFT's format.
+"""
 
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from logtrain.data.loader import Loader
-from logtrain.model import hf
+from logtrain.core.atomic import aside_of, new_folder, write_file
+from logtrain.core.world import World
+from logtrain.model import hf, peft
 from logtrain.model.llama import Llama
+from logtrain.model.lora import merged
 from logtrain.text import chat_template
-from logtrain.training.sharding import World, reshard
+from logtrain.training.run_data import ChatStyle
+from logtrain.training.setup import RunSetup
+from logtrain.training.sharding import full_tensors
+from logtrain.training.step import mean_loss
 
 TOLERANCE = 1e-2  # relative; rounding to bf16 moves a loss by about 1e-4, a wrong tensor by more than this
 
 
-def publish(
-    folder: Path,
-    model: Llama,
-    tensors: Iterable[tuple[str, Tensor]],
-    *,
-    dtype: torch.dtype,
-    world: World,
-    source: Path,
-    tokenizer_files: tuple[Path, ...],
-    read_back: Callable[[hf.Weights], Llama],
-    check: Loader,
-    chat: tuple[str, int] | None = None,
-) -> dict:
-    """Write `tensors` aside, read them back, compare the model they are with the live one, and only then name the
-    folder: -> {"live_loss", "exported_loss", "difference", "dtype"}, also in `<folder>.json` beside it. An older
-    `folder` gives way.
+class ExportResult(NamedTuple):
+    """Loss per target in nats on a fixed batch: of the live model, and of what was read back."""
 
-    Every rank calls it. `tensors`: the model's own, whole, its adapters merged; `source`: the folder of its
-    config.json; `read_back` builds a model from the written weights; `check` gives the fixed batch (its first step);
-    `chat`: the template and the token that ends an answer, of a model that was trained on chats.
-    Raises ValueError if the two losses differ by more than TOLERANCE.
+    live_loss: float
+    exported_loss: float
+    dtype: str
+
+    @property
+    def difference(self) -> float:
+        return self.exported_loss - self.live_loss
+
+    def __str__(self) -> str:
+        return (
+            f"({self.dtype}): loss {self.exported_loss:.6f} read back, {self.live_loss:.6f} live, "
+            f"difference {self.difference:+.1e}"
+        )
+
+    def to_json(self) -> dict:
+        losses = {"live_loss": self.live_loss, "exported_loss": self.exported_loss}
+        return {**losses, "difference": self.difference, "dtype": self.dtype}
+
+
+def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
+    """Write the model aside, read it back, compare the two, and only then name the folder; the result is written to
+    `<folder>.json` beside it, too. An older `folder` gives way.
+
+    Every rank calls it. Adapters are merged. Raises ValueError if the losses on the first rows of `run.data.check`
+    differ by more than TOLERANCE.
     """
-    aside = folder.with_name(f".{folder.name}.partial")
+    world, data, dtype = run.world, run.data, run.export_dtype
+    tensors = full_tensors(model)
+    if run.config.lora.rank:
+        tensors = merged(tensors, run.shape, run.config.lora)
+    tensors = in_step(tensors, world)
+    with new_folder(folder, replace=True) if world.is_main else nullcontext(aside_of(folder)) as aside:
+        if world.is_main:
+            source, files = Path(run.config.model), data.tokenizer.files
+            hf.save(aside, run.shape, tensors, dtype, source=source, tokenizer_files=files)
+            write_chat_style(aside, data.chat, configs=aside)
+        else:
+            for _ in tensors:  # gathering takes every rank
+                pass
+        world.barrier()
+        live, _ = mean_loss(model, data.check, 1, world)
+        read_back = run.build_model(hf.Weights(aside, hf.read_config(aside)), adapters=False)
+        exported, _ = mean_loss(read_back, data.check, 1, world)
+        if not abs(exported - live) <= TOLERANCE * abs(live):
+            raise ValueError(
+                f"{folder}: reads back with loss {exported:.6f}, the live model has {live:.6f}: not exported"
+            )
+        world.barrier()  # rank 0 renames what the others have read
+    result = ExportResult(live, exported, str(dtype).removeprefix("torch."))
     if world.is_main:
-        shutil.rmtree(aside, ignore_errors=True)
-        hf.save(aside, model.config, in_step(tensors, world), dtype, source=source, tokenizer_files=tokenizer_files)
-        if chat:
-            answer_as_trained(aside, *chat, of=aside)
-    else:
-        for _ in in_step(tensors, world):  # gathering takes every rank
-            pass
-    torch.distributed.barrier(world.control)
-    live = loss_on(model, check, world)
-    exported = loss_on(read_back(hf.Weights(aside, hf.read_config(aside))), check, world)
-    result = {
-        "live_loss": live,
-        "exported_loss": exported,
-        "difference": exported - live,
-        "dtype": str(dtype).removeprefix("torch."),
-    }
-    if not abs(exported - live) <= TOLERANCE * abs(live):
-        raise ValueError(f"{aside}: reads back with loss {exported:.6f}, the live model has {live:.6f}: not exported")
-    if world.is_main:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(aside, folder)
-        folder.with_name(f"{folder.name}.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+        report = folder.with_name(f"{folder.name}.json")
+        write_file(report, orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2))
     return result
 
 
-def answer_as_trained(folder: Path, template: str, end_id: int, *, of: Path) -> None:
+def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> None:
+    """Write the model's adapters alone. Every rank calls it: all gather, rank 0 writes. An older `folder` gives way."""
+    trained = {name: whole for name, whole in full_tensors(model) if "lora_" in name}
+    if run.world.is_main:
+        source = Path(run.config.model)
+        with new_folder(folder, replace=True) as aside:
+            peft.save(aside, trained, run.shape, run.config.lora, str(source))
+            write_chat_style(aside, run.data.chat, configs=source)
+    run.world.barrier()
+
+
+def write_chat_style(folder: Path, chat: ChatStyle | None, *, configs: Path) -> None:
     """Let whoever loads the folder, an export or an adapter, write prompts with the template of the training data,
     whatever the tokenizer's own is, and stop where an answer ends: chats may have taught an end that the model did not
-    know before. `of`: the folder of the model's configs.
+    know before. `configs`: the folder of the model's config.json and generation_config.json.
     """
-    (folder / chat_template.FILE).write_text(template, encoding="utf-8")
-    generation = of / "generation_config.json"
-    ends = hf.end_ids(generation, of / "config.json")
-    if end_id not in ends:
-        config = (hf.read_json(generation) if generation.exists() else {}) | {"eos_token_id": [*ends, end_id]}
-        (folder / generation.name).write_bytes(orjson.dumps(config, option=orjson.OPT_INDENT_2))
+    if chat is None:
+        return
+    (folder / chat_template.FILE).write_text(chat.template, encoding="utf-8")
+    generation = configs / "generation_config.json"
+    ends = hf.end_ids(generation, configs / "config.json")
+    if chat.end_id not in ends:
+        known = hf.read_json(generation) if generation.exists() else {}
+        content = orjson.dumps(known | {"eos_token_id": [*ends, chat.end_id]}, option=orjson.OPT_INDENT_2)
+        (folder / generation.name).write_bytes(content)
 
 
 def in_step(tensors: Iterable[tuple[str, Tensor]], world: World) -> Iterator[tuple[str, Tensor]]:
@@ -86,15 +115,4 @@ def in_step(tensors: Iterable[tuple[str, Tensor]], world: World) -> Iterator[tup
     """
     for tensor in tensors:
         yield tensor
-        torch.distributed.barrier(world.control)
-
-
-@torch.no_grad()
-def loss_on(model: nn.Module, loader: Loader, world: World) -> float:
-    """Mean loss per target over the loader's first step, over all ranks."""
-    step = loader.at(0)
-    summed = torch.zeros((), device=world.device)
-    for batch in step.batches:
-        summed += model(*batch.model_inputs(world.device))
-    reshard(model)
-    return world.sum(summed).item() / max(1, step.targets)
+        world.barrier()

@@ -1,154 +1,63 @@
-"""The ranks of a run, and how the model lies on them.
-
-Under torchrun each process is a rank; without it the process is a world of one and everything below is the same.
-FSDP2 shards every parameter by rows over the ranks of a replica; with fewer shard ranks than ranks (HSDP) the
-replicas average their gradients.
+"""How a model lies on the ranks of a run. FSDP2 shards every parameter by rows over the ranks of a replica; with fewer
+shard ranks than ranks (HSDP) the replicas average their gradients.
 """
 
-import functools
-import os
-import signal
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Literal
+from collections.abc import Iterator
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from logtrain.model.llama import Llama, LlamaConfig
+from logtrain.model.lora import add_adapters
+from logtrain.model.weights import WeightSource, empty_model, materialize
+from logtrain.training.config import ParallelConfig, RunConfig
 
-Rows = Callable[[str, int, int], Iterable[Tensor]]
-"""Where weights come from: rows(name, start, stop) yields rows [start, stop) of a parameter, piece by piece."""
+
+def make_mesh(device_type: str, num_ranks: int, config: ParallelConfig) -> DeviceMesh:
+    """One axis "shard", or two ("replica", "shard") for HSDP. Raises ValueError where the ranks do not divide."""
+    shard = config.shard_ranks or num_ranks
+    if shard < 1 or num_ranks % shard:
+        raise ValueError(f"parallel.shard_ranks = {shard} does not divide the {num_ranks} ranks")
+    if shard == num_ranks:
+        return init_device_mesh(device_type, (num_ranks,), mesh_dim_names=("shard",))
+    return init_device_mesh(device_type, (num_ranks // shard, shard), mesh_dim_names=("replica", "shard"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ParallelConfig:
-    shard_ranks: int = 0
-    """Ranks that share one copy of the model. 0: all of them (FSDP). Fewer: that many a copy, and the copies average
-    gradients (HSDP).
+def build_model(
+    config: RunConfig,
+    shape: LlamaConfig,
+    mesh: DeviceMesh,
+    dtype: torch.dtype,
+    source: WeightSource | None,
+    *,
+    adapters: bool = True,
+) -> Llama:
+    """The sharded model of a run, ready to train, on the mesh's device: masters fp32, products in `dtype`.
+
+    `source` fills it; None leaves whatever the memory held, for a checkpoint comes next. `adapters = False` leaves out
+    those that the config asks for.
     """
-    reduce_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision in which gradients are summed over ranks."""
-    reshard_after_forward: bool = True
-    """Free a block's gathered weights after its forward and gather them again in the backward."""
-    prefetch: int = 1
-    """Blocks whose weights are gathered ahead of the one that computes, in the forward and in the backward. 0: as FSDP2
-    does by itself, which is one, asked for later by the host.
-    """
-    symmetric_memory: bool = False
-    """Gather weights through NCCL's symmetric memory: within a node by the copy engines of the GPUs, which leaves their
-    processors to the matrix products.
-    """
-
-    def __post_init__(self):
-        if self.prefetch < 0:
-            raise ValueError(f"parallel.prefetch = {self.prefetch} must not be negative")
+    model = sharded_model(config, shape, mesh, dtype, adapters=adapters)
+    materialize(model, torch.device(mesh.device_type), source)
+    for block in model.blocks:
+        block.recompute = config.recompute
+        if config.compile:  # the forward, within FSDP's hooks; attention on CPUs reads its lengths on the host
+            block.forward = torch.compile(block.forward, fullgraph=mesh.device_type == "cuda")
+    return model
 
 
-class World:
-    """This process among all: rank, size, device, and a host-side group for what must not wait for the GPU."""
-
-    def __init__(self, symmetric_memory: bool = False, on_cpu: bool = False):
-        """`on_cpu`: leave the GPU alone."""
-        launched = "RANK" in os.environ
-        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        on_cuda = torch.cuda.is_available() and not on_cpu
-        if on_cuda and self.local_rank >= torch.cuda.device_count():
-            raise ValueError(
-                f"local rank {self.local_rank} has no GPU: {torch.cuda.device_count()} found; lower --nproc_per_node"
-            )
-        self.device = torch.device("cuda", self.local_rank) if on_cuda else torch.device("cpu")
-        if on_cuda:
-            torch.cuda.set_device(self.device)
-        if symmetric_memory:
-            if not on_cuda:
-                raise ValueError("parallel.symmetric_memory: only for GPUs, and none was found; set it to false")
-            os.environ.setdefault("NCCL_CTA_POLICY", "2")  # no processor takes part in what a copy engine can do
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
-            device_id=self.device if on_cuda else None,
-            **({} if launched else {"store": dist.HashStore(), "rank": 0, "world_size": 1}),
-        )
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.is_main = self.rank == 0
-        self.control = dist.new_group(backend="gloo", timeout=timedelta(hours=4))  # rank 0 may write to a slow disk
-
-    def mesh(self, config: ParallelConfig) -> DeviceMesh:
-        """One axis "shard", or two ("replica", "shard") for HSDP."""
-        shard = config.shard_ranks or self.size
-        if shard < 1 or self.size % shard:
-            raise ValueError(f"parallel.shard_ranks = {shard} does not divide the {self.size} ranks")
-        if shard == self.size:
-            return init_device_mesh(self.device.type, (self.size,), mesh_dim_names=("shard",))
-        return init_device_mesh(self.device.type, (self.size // shard, shard), mesh_dim_names=("replica", "shard"))
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Sum over ranks, in place; on cuda without waiting for it."""
-        dist.all_reduce(values)
-        return values
-
-    def from_main(self, value: object) -> object:
-        """Rank 0's value on every rank (host side; tensors do not belong here)."""
-        box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.control, device=torch.device("cpu"))
-        return box[0]
-
-    def wait_for_device(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def close(self) -> None:
-        """Leave together: when one process has ended with a status other than 0, torchrun ends the others."""
-        dist.barrier(self.control)
-        dist.destroy_process_group()
-
-
-class StopSignal:
-    """SIGTERM or Ctrl-C on any rank, agreed on by all: every rank sees `requested()` turn true after the same step.
-
-    Agreement costs one host-side all-reduce of a byte a step; it is started a step ahead, so nobody waits for it. A
-    second Ctrl-C, a second or more later, stops at once.
-    """
-
-    def __init__(self, world: World):
-        self.world, self.flag, self.first = world, 0, 0.0
-        self.pending: tuple[Tensor, dist.Work] | None = None
-        self.before = {number: signal.signal(number, self.catch) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def catch(self, number: int, _frame: object) -> None:
-        if number == signal.SIGINT and self.flag and time.monotonic() - self.first > 1:
-            os._exit(130)  # an exception would wait for the save under way
-        self.flag, self.first = 1, self.first or time.monotonic()
-
-    def requested(self, also: bool = False) -> bool:
-        """`also`: this rank has a reason of its own to stop."""
-        agreed = self.settle()
-        flag = torch.tensor([self.flag or also], dtype=torch.uint8)
-        self.pending = flag, dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.world.control, async_op=True)
-        return agreed
-
-    def settle(self) -> bool:
-        if self.pending is None:
-            return False
-        flag, work = self.pending
-        work.wait()
-        self.pending = None
-        return bool(flag)
-
-    def close(self) -> None:
-        self.settle()
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
-# ---- the model on the ranks
+def sharded_model(
+    config: RunConfig, shape: LlamaConfig, mesh: DeviceMesh, dtype: torch.dtype, *, adapters: bool = True
+) -> Llama:
+    """The model of a run on the meta device, sharded over the mesh."""
+    model = empty_model(shape)
+    if config.lora.rank and adapters:
+        add_adapters(model, config.lora, dtype)
+    shard(model, mesh, config.parallel, dtype)
+    return model
 
 
 def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype: torch.dtype) -> None:
@@ -164,70 +73,32 @@ def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype:
         reduce_dtype=getattr(torch, config.reduce_dtype),
         cast_forward_inputs=False,  # the rotary tables stay fp32
     )
-    reshard = config.reshard_after_forward and not kept_out  # adapters alone are small, and cast again each time
-    place = functools.partial(fully_shard, mesh=mesh, mp_policy=policy, ignored_params=kept_out)
+    free_after_forward = config.reshard_after_forward and not kept_out  # adapters alone are small, and cast each time
+
+    def wrap(module: nn.Module, free_after_forward: bool) -> None:
+        fully_shard(
+            module, mesh=mesh, mp_policy=policy, ignored_params=kept_out, reshard_after_forward=free_after_forward
+        )
+
     for block in model.blocks:
         last = block is model.blocks[-1]  # its backward comes next: freed, it would be gathered again at once
-        place(block, reshard_after_forward=reshard and not last)
+        wrap(block, free_after_forward and not last)
     if not model.config.tied:
-        place(model.embedding, reshard_after_forward=reshard)
+        wrap(model.embedding, free_after_forward)
         model.embedding.set_unshard_in_backward(False)  # its backward reads only which rows were looked up
-        place(model.head, reshard_after_forward=False)  # its backward comes next
-    place(model, reshard_after_forward=False)
+        wrap(model.head, False)  # its backward comes next
+    wrap(model, False)
     for i, block in enumerate(model.blocks):
         block.set_modules_to_forward_prefetch(list(model.blocks[i + 1 : i + 1 + config.prefetch]))
         block.set_modules_to_backward_prefetch(list(model.blocks[max(0, i - config.prefetch) : i])[::-1])
     if config.symmetric_memory:
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
-                module.set_symm_mem_for_comm()
+        for module in sharded_modules(model):
+            module.set_symm_mem_for_comm()
 
 
-def build(
-    config: LlamaConfig,
-    mesh: DeviceMesh,
-    parallel: ParallelConfig,
-    compute_dtype: torch.dtype,
-    rows: Rows | None,
-    adapt: Callable[[Llama], None] | None = None,
-) -> Llama:
-    """A sharded model on the mesh's device, filled from `rows` (None: whatever the memory held; a checkpoint comes
-    next). `adapt`: what is done to the meta model before.
-    """
-    with torch.device("meta"):
-        model = Llama(config)
-    if adapt:
-        adapt(model)
-    shard(model, mesh, parallel, compute_dtype)
-    materialize(model, torch.device(mesh.device_type), rows)
-    return model
-
-
-def materialize(model: Llama, device: torch.device, rows: Rows | None) -> None:
-    """Give a meta model memory for this rank's shards, filled with `rows(name, start, stop)`: exactly the rows it
-    owns, piece by piece.
-    """
-    model.to_empty(device=device)
-    if model.config.tied:
-        model.head.weight = model.embedding.weight  # to_empty gives each its own memory
-    if rows is None:
-        return
-    for name, parameter in model.named_parameters():
-        start, local = local_rows(parameter)
-        filled = 0
-        for piece in rows(name, start, start + len(local)) if len(local) else ():
-            with torch.no_grad():
-                local[filled : filled + len(piece)].copy_(piece)
-            filled += len(piece)
-        assert filled == len(local), f"{name}: {filled} of {len(local)} rows filled"
-
-
-def local_rows(parameter: Tensor) -> tuple[int, Tensor]:
-    """(first row, this rank's rows) of a parameter, sharded or not."""
-    if not isinstance(parameter, DTensor):
-        return 0, parameter.detach()
-    _, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-    return offset[0], parameter.to_local().detach()
+def sharded_modules(model: nn.Module) -> Iterator[FSDPModule]:
+    """What FSDP2 shards as a unit each: the blocks, the embedding, the head, and the model for the rest."""
+    return (module for module in model.modules() if isinstance(module, FSDPModule))
 
 
 def full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -237,8 +108,8 @@ def full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def last_micro_batch(model: nn.Module, last: bool) -> None:
-    """Gradients are reduce-scattered after every micro-batch (whole they would take 4 bytes a parameter) and averaged
-    over replicas after the last.
+    """Say before a forward whether it is the last of its step. Gradients are reduce-scattered after every micro-batch
+    (whole they would take 4 bytes a parameter) and averaged over replicas after the last.
     """
     if isinstance(model, FSDPModule):
         model.set_requires_all_reduce(last)
@@ -254,8 +125,7 @@ def clip_grad_norm(model: nn.Module, max_norm: float) -> Tensor:
     return norm
 
 
-def reshard(model: nn.Module) -> None:
+def free_gathered(model: nn.Module) -> None:
     """Free weights that a forward without a backward left gathered; parameters are the fp32 shards again."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+    for module in sharded_modules(model):
+        module.reshard()

@@ -1,4 +1,4 @@
-"""logtrain.config: what wins, what is refused and with which words, and that dump loads back equal."""
+"""core/config.py: what wins, what is refused and with which words, and that dump loads back equal."""
 
 import subprocess
 import sys
@@ -252,8 +252,9 @@ def test_dump_of_awkward_values(tmp_path):
 
 ENTRY = """
 import signal, sys
-from tests.test_config import Config
-from logtrain.core.config import load, run
+from tests.core.test_config import Config
+from logtrain.core.config import load
+from logtrain.core.entry import run
 
 def main(argv):
     config = load(Config, argv)

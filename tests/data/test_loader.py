@@ -62,7 +62,7 @@ def rows_of(batch: Batch) -> list[tuple]:
     starts = sorted(set(batch.cu_seqlens.tolist()))
     rows = []
     for at in range(0, len(batch.tokens_T), SEQ_LEN):
-        of_tokens = batch.tokens_T, batch.labels_T, batch.positions_T, batch.keys_T
+        of_tokens = batch.tokens_T, batch.labels_T, batch.positions_T, batch.seeds_T
         *parts, keys = (tuple(part[at : at + SEQ_LEN].tolist()) for part in of_tokens)
         rows.append((*parts, tuple(start - at for start in starts if at <= start < at + SEQ_LEN), keys))
     return rows
@@ -78,7 +78,7 @@ def same(step: Step, other: Step) -> bool:
     """The same batches in the same order, and the same counts."""
     counts = [(s.tokens, s.targets, s.attention_pairs, len(s.batches)) for s in (step, other)]
     return counts[0] == counts[1] and all(
-        mine.max_seqlen == theirs.max_seqlen and all(map(torch.equal, mine.tensors(), theirs.tensors()))
+        all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(mine, theirs, strict=True))
         for mine, theirs in zip(step.batches, other.batches, strict=True)
     )
 
@@ -123,7 +123,7 @@ def test_no_two_tokens_of_a_run_have_the_same_key_nor_have_those_of_another_seed
     for seed in (0, 7, 8):
         steps = loader(split, seed=seed, rows_per_batch=4)
         batches = [batch for step in range(2 * steps.steps_per_epoch) for batch in steps.at(step).batches]
-        found.append(torch.cat([batch.keys_T for batch in batches]))
+        found.append(torch.cat([batch.seeds_T for batch in batches]))
         assert len(found[-1]) == 2 * steps.steps_per_epoch * 8 * SEQ_LEN
     keys = torch.cat(found)
     assert len(keys.unique()) == len(keys)

@@ -18,7 +18,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 
 from logtrain import cpt
-from logtrain.core import config
+from logtrain.core import entry
 from tests.support.program import last_step
 from tests.support.synthetic import write_data, write_model, write_tokenizer
 
@@ -65,7 +65,7 @@ def command(monkeypatch, capsys) -> Callable[[list[str]], tuple[int, str]]:
         monkeypatch.setattr(sys, "argv", ["logtrain.cpt", *flags])
         try:
             with pytest.raises(SystemExit) as ended:
-                config.run(cpt.main)
+                entry.run(cpt.main)
         finally:
             if torch.distributed.is_initialized():  # an error leaves it to the end of the process
                 torch.distributed.destroy_process_group()

@@ -18,14 +18,14 @@ import pytest
 import torch
 
 from logtrain import evaluate
-from logtrain.core import config
+from logtrain.core import entry
 from logtrain.evaluation.scoring import METRICS, corpus_scores, score
 from logtrain.generation.generator import Generator, Request
 from logtrain.generation.load import load_pretrained
 from logtrain.text.chat_template import ChatTemplate, Turn
 from logtrain.text.tokenizer import Tokenizer
-from tests.model.test_llama import load_transformers
 from tests.support import chats
+from tests.support.llama import load_transformers
 from tests.support.program import Program
 from tests.support.ranks import Ranks
 from tests.support.synthetic import edit_json, write_model
@@ -354,7 +354,7 @@ def test_what_is_wrong_with_the_last_model_is_met_before_the_first_answers(model
 
 def test_a_full_disk_is_one_line_and_the_answers_go_on(models, data, whole, tmp_path):
     limited = (
-        "import resource, sys; from logtrain import evaluate; from logtrain.core.config import run; "
+        "import resource, sys; from logtrain import evaluate; from logtrain.core.entry import run; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700)); run(evaluate.main)"  # stands in for a full disk
     )
     arguments = flags(models, data, tmp_path / "run", "--resume", "auto")
@@ -631,7 +631,7 @@ def test_what_is_wrong_is_one_line(models, data, tmp_path, monkeypatch, capsys, 
     run = tmp_path / "run"
     monkeypatch.setattr("sys.argv", ["evaluate", *flags({"a": tmp_path / "a"}, data, run), *change(tmp_path)])
     with pytest.raises(SystemExit) as ended:
-        config.run(evaluated)
+        entry.run(evaluated)
     error = capsys.readouterr().err
     assert ended.value.code == 2
     assert error.count("\n") == 1

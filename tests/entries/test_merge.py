@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from logtrain import merge
-from logtrain.core import config
-from logtrain.model import hf
+from logtrain.core import entry
+from logtrain.model import hf, merging
 from logtrain.model import peft as adapter
-from logtrain.model.lora import LoraConfig
-from tests.model.test_llama import load_transformers
-from tests.model.test_lora import adapted, in_peft
+from logtrain.model.config import LoraConfig
+from tests.support.llama import load_transformers
+from tests.support.lora import adapted, in_peft
 from tests.support.synthetic import edit_json, write_model
 
 TARGETS = {"all": LoraConfig().targets, "q and down": ("q_proj", "down_proj")}
@@ -46,7 +46,7 @@ def command(monkeypatch, capsys) -> Callable[[list[str]], tuple[int, str, str]]:
         monkeypatch.setattr(sys, "argv", ["logtrain.merge", *flags])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            config.run(merge.main)
+            entry.run(merge.main)
         return ended.value.code, *capsys.readouterr()
 
     return command
@@ -124,13 +124,13 @@ def test_a_merge_that_differs_by_more_than_the_tolerance_gets_no_name(case, comm
         for name, tensor in tensors_of(tensors, shape, lora):
             yield name, originals[name] if name == "blocks.1.feed_forward.down.weight" else tensor
 
-    tensors_of, shape = merge.merged, hf.read_config(case.model)
-    originals = {n: torch.cat(list(hf.Weights(case.model, shape).rows(n, 0, 999))) for n in hf.published(shape)}
-    monkeypatch.setattr(merge, "merged", forgetful)
+    tensors_of, shape = merging.merged, hf.read_config(case.model)
+    originals = {n: torch.cat(list(hf.Weights(case.model, shape).rows(n, 0, 999))) for n in hf.parts_of(shape)}
+    monkeypatch.setattr(merging, "merged", forgetful)
     status, _, said = command([*case.flags, "--dtype", dtype])
     assert (status, said.count("\n")) == (2, 1)
     tolerance = {"float32": "1e-04", "bfloat16": "5e-02"}[dtype]
-    pattern = rf"error: \S+merged.partial: logits differ by \S+ of the largest .*, more than {tolerance}; not given its"
+    pattern = rf"error: \S+merged: logits differ by \S+ of the largest .*, more than {tolerance}; not written"
     assert re.match(pattern, said), said
     assert not (case.folder / "merged").exists()
 

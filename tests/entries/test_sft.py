@@ -22,19 +22,22 @@ from torch.distributed.tensor import DTensor
 
 from logtrain import sft
 from logtrain.core import config as configs
-from logtrain.data.loader import Loader, LoaderConfig
+from logtrain.core import entry
+from logtrain.data.config import LoaderConfig
+from logtrain.data.loader import Loader
 from logtrain.data.shards import Split
 from logtrain.generation import load as pretrained
 from logtrain.model import hf
-from logtrain.model.lora import LoraConfig, new_rows
+from logtrain.model.config import LoraConfig
+from logtrain.model.lora import InitialAdapters
 from logtrain.text.tokenizer import Tokenizer
-from logtrain.training.job import Job
-from logtrain.training.optim import adamw
+from logtrain.training.optim import make_optimizer
+from logtrain.training.setup import set_up
 from logtrain.training.sharding import full_tensors
-from logtrain.training.trainer import Trainer
+from logtrain.training.step import TrainStep
 from logtrain_kernels import dropout_steps
 from logtrain_kernels.dropout import kept_reference, kept_scale
-from tests.model.test_lora import filled, in_peft
+from tests.support.lora import in_peft, with_adapters
 from tests.support.program import Program, last_step
 from tests.support.ranks import Ranks
 from tests.support.synthetic import edit_json, write_data, write_model
@@ -77,7 +80,7 @@ class Masked(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        return x * kept_reference(self.now.keys, self.salt, DROP, self.width) * kept_scale(DROP)
+        return x * kept_reference(self.now.seeds, self.salt, DROP, self.width) * kept_scale(DROP)
 
 
 OURS = {"q_proj": "attention.qkv", "k_proj": "attention.qkv", "v_proj": "attention.qkv", "o_proj": "attention.out"}
@@ -87,7 +90,8 @@ OURS |= {"gate_proj": "feed_forward.gate_up", "up_proj": "feed_forward.gate_up",
 def pefts_run(folder: Path, model: Path, data: Path) -> SimpleNamespace:
     """10 steps by transformers, PEFT and torch's AdamW on one document at a time, from our initial adapters."""
     shape, now = hf.read_config(model), SimpleNamespace()
-    ours = filled(model, LORA, new_rows(hf.Weights(model, shape).rows, shape, LORA, seed=1309))
+    initial = InitialAdapters(hf.Weights(model, shape), shape, LORA, seed=1309)
+    ours = with_adapters(model, LORA, initial)
     theirs = in_peft(ours, model, LORA, folder / "initial")
     for name, layer in theirs.named_modules():
         if hasattr(layer, "lora_dropout"):
@@ -104,7 +108,7 @@ def pefts_run(folder: Path, model: Path, data: Path) -> SimpleNamespace:
         total = torch.zeros(())
         for batch in step.batches:
             for start, end in pairwise(batch.cu_seqlens.unique().tolist()):
-                now.keys = batch.keys_T[start:end]
+                now.seeds = batch.seeds_T[start:end]
                 logits = theirs(batch.tokens_T[None, start:end]).logits[0]
                 labels = batch.labels_T[start:end]
                 total = total + F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
@@ -184,29 +188,18 @@ def series(run: Path) -> list[dict]:
 
 def three_steps(flags: list[str]) -> dict[str, tuple[bool, bool, torch.dtype, bool]]:
     """Train three steps; -> name: is it trained, does it lie in FSDP, its dtype, is it bit for bit what it was."""
-    job = Job(configs.load(sft.SftConfig, flags))
-    model = job.build(job.initial_rows())
+    run = set_up(configs.load(sft.SftConfig, flags))
+    model = run.build_model(run.initial_weights())
     before = {name: tensor.clone() for name, tensor in full_tensors(model)}
-    trainer = Trainer(
-        job.config.trainer,
-        model=model,
-        optimizer=adamw(model, job.config.optim),
-        optim=job.config.optim,
-        train=job.loader(job.train_split, ROWS_PER_STEP),
-        valid={},
-        world=job.world,
-        checkpoints=None,
-        metrics=None,
-        state=job.first_state(),
-    )
+    optim = run.config.optim
+    train_step = TrainStep(model, make_optimizer(model, optim), optim, 1.0, 3, run.world)
     for step in range(3):
-        trainer.train_step(trainer.train.at(step))
-        trainer.state["step"] += 1
+        train_step(run.data.train.at(step), step)
     same = {name: torch.equal(tensor, before[name]) for name, tensor in full_tensors(model)}
     found = {
         name: (p.requires_grad, isinstance(p, DTensor), p.dtype, same[name]) for name, p in model.named_parameters()
     }
-    job.world.close()
+    run.world.close()
     return found
 
 
@@ -425,7 +418,7 @@ def command(monkeypatch, capsys) -> Callable[[list[str]], tuple[int, str]]:
         monkeypatch.setattr(sys, "argv", ["logtrain.sft", *flags])
         try:
             with pytest.raises(SystemExit) as ended:
-                configs.run(sft.main)
+                entry.run(sft.main)
         finally:
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()

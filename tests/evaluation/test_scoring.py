@@ -287,7 +287,7 @@ def test_the_calling_program_is_not_run_again(tmp_path):
     """As spawn and forkserver would, where it has no guard."""
     program = tmp_path / "main.py"
     program.write_text(
-        "from logtrain import scoring\n"
+        "from logtrain.evaluation import scoring\n"
         "print('once')\n"
         "scoring.CHARACTERS_PER_WORKER = 1\n"
         "print(len(scoring.score_all([('a b c', 'a b')] * 50, num_workers=2)))\n"
@@ -328,7 +328,7 @@ def test_a_worker_that_fails(workers_pay, capfd):
 def test_ctrl_c(tmp_path):
     """Sent to the group, it reaches the parent alone, which ends the workers. One that is killed they miss too."""
     program = (
-        "import sys; from logtrain import scoring; pairs = [('a b c ' * 400, 'a b ' * 400)] * 20_000; "
+        "import sys; from logtrain.evaluation import scoring; pairs = [('a b c ' * 400, 'a b ' * 400)] * 20_000; "
         "print('begins', flush=True); scoring.score_all(pairs, num_workers=2)"
     )
     for number in (signal.SIGINT, signal.SIGKILL):
@@ -337,7 +337,8 @@ def test_ctrl_c(tmp_path):
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         assert process.stdout.readline() == "begins\n"
-        workers = until(lambda: children(process.pid, b"logtrain.evaluation.scoring"), lambda found: len(found) == 2)  # noqa: B023
+        worker = b"logtrain.evaluation.scoring"
+        workers = until(lambda: children(process.pid, worker), lambda found: len(found) == 2)  # noqa: B023
         os.killpg(process.pid, number)
         errors = process.communicate(timeout=60)[1]
         assert process.returncode == -number

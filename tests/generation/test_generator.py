@@ -21,9 +21,9 @@ from logtrain.generation.kv_cache import CachedModel, Chunk, place_bytes
 from logtrain.generation.load import Pretrained, digest, load_pretrained
 from logtrain.generation.sampling import SamplingConfig
 from logtrain.model import peft as adapter
-from logtrain.model.lora import LoraConfig
+from logtrain.model.config import LoraConfig
 from logtrain.text.chat_template import ChatTemplate, Turn
-from tests.model.test_llama import load_transformers, packed, random_documents
+from tests.support.llama import load_transformers, packed, random_documents
 from tests.support.precision import ON_GPU
 from tests.support.synthetic import edit_json, write_model, write_tokenizer
 
@@ -160,7 +160,7 @@ def test_matrices_laid_out_for_several_sequences_give_the_same_answers_and_losse
     expected = ids_of(Generator(loaded.model, loaded.tokenizer, loaded.stop_ids), prompts)
     assert ids_of(Generator(blocked.model, blocked.tokenizer, blocked.stop_ids), prompts) == expected
     row = packed([torch.tensor(prompt) for prompt in prompts])
-    assert blocked.model(*row).item() == pytest.approx(loaded.model(*row).item(), rel=1e-6)
+    assert blocked.model(row).item() == pytest.approx(loaded.model(row).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("tokens", [1, 4, 64, 65])

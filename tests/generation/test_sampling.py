@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from logtrain.generation.sampling import LEAST_TEMPERATURE, SamplingConfig, distribution, draw, penalised, uniform
+from logtrain.generation.config import LEAST_TEMPERATURE, SamplingConfig
+from logtrain.generation.sampling import distribution, draw, penalised, uniform
 
 V = 60
 

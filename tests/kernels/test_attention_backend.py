@@ -9,7 +9,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import logtrain_kernels as kernels
-from logtrain.model.llama import KEPT
+from logtrain.model.recompute import KEPT
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """Dropout by a hash: the kernel's bits are the reference's, and they behave as independent ones.
 
-Statistics are of fixed keys, and held to what independent bits stay within but once in a million: 5 deviations.
+Statistics are of fixed seeds, and held to what independent bits stay within but once in a million: 5 deviations.
 """
 
 import functools
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from logtrain.data.loader import token_keys
+from logtrain.data.loader import token_seeds
 from logtrain_kernels import dropout_steps
 from logtrain_kernels.dropout import STEPS, kept, kept_reference, kept_scale
 from tests.support.precision import triton_kernels
@@ -22,16 +22,16 @@ DROP = pytest.mark.parametrize("drop", [dropout_steps(share) for share in (0.05,
 
 
 @functools.cache
-def keys(seed: int = 1309, epoch: int = 0, first_row: int = 0) -> Tensor:
+def seeds(seed: int = 1309, epoch: int = 0, first_row: int = 0) -> Tensor:
     """Of four rows, as the loader makes them."""
-    return torch.from_numpy(token_keys(seed, epoch, range(first_row, first_row + 4), T // 4))
+    return torch.from_numpy(token_seeds(seed, epoch, range(first_row, first_row + 4), T // 4))
 
 
 @functools.cache
 def dropped(drop: int, salt: int = SALT, **settings: int) -> Tensor:
     """fp32 [T, D]: dropped or not, less the share, over its deviation: of independent bits mean 0 and deviation 1."""
     share = drop / STEPS
-    return ((~kept_reference(keys(**settings), salt, drop, D)).float() - share) / (share * (1 - share)) ** 0.5
+    return ((~kept_reference(seeds(**settings), salt, drop, D)).float() - share) / (share * (1 - share)) ** 0.5
 
 
 def deviations(x: Tensor) -> float:
@@ -57,7 +57,7 @@ def test_the_share_is_dropped(drop):
 
 def test_every_step_of_a_share_is_as_likely_as_any_other():
     """256 intervals of the 16 bits of an element, in both halves of a hash."""
-    found = torch.stack([kept_reference(keys(), SALT, step * 256, 64).view(-1, 2).sum(0) for step in range(256)])
+    found = torch.stack([kept_reference(seeds(), SALT, step * 256, 64).view(-1, 2).sum(0) for step in range(256)])
     counts = -torch.cat((found, torch.zeros(1, 2, dtype=torch.int64))).diff(dim=0)
     expected = counts.sum(0) / 256
     assert expected.tolist() == [T * 32 / 256] * 2
@@ -135,7 +135,7 @@ def store_kept(keys_T, kept_TD, salt, drop, D, T: tl.constexpr, BLOCK: tl.conste
 @pytest.mark.parametrize(("salt", "drop"), [(SALT, 3277), (OTHER_SALT, 32768), (0, 60000)])
 def test_the_kernel_keeps_what_the_reference_keeps(num_features, block, salt, drop):
     with triton_kernels():
-        key_T = torch.tensor([*keys()[:58].tolist(), 0, 1, -1, 2**63 - 1, -(2**63), 2**32])
+        key_T = torch.tensor([*seeds()[:58].tolist(), 0, 1, -1, 2**63 - 1, -(2**63), 2**32])
         found = torch.zeros(64, num_features, dtype=torch.bool)
         programs = triton.cdiv(num_features, block)
         store_kept[(programs,)](key_T, found, salt, drop, num_features, T=64, BLOCK=block)
@@ -156,7 +156,7 @@ def test_a_share_is_rounded_to_the_nearest_step_and_something_is_always_kept():
 
 @DROP
 def test_the_expectation_stays(drop):
-    kept_TD = kept_reference(keys(), SALT, drop, D)
+    kept_TD = kept_reference(seeds(), SALT, drop, D)
     share = drop / STEPS
     deviation = (share / (1 - share) / kept_TD.numel()) ** 0.5
     assert kept_TD.double().mean().item() * kept_scale(drop) == pytest.approx(1, abs=5 * deviation)

@@ -372,7 +372,7 @@ def steps_over_a_cache(chunks: str, num_kv_heads: int, dtype: torch.dtype, head_
             for qkv, length, n in zip(whole, known, counts, strict=True)
             if n
         ]
-        places = kernels.Places(
+        slots = kernels.CacheSlots(
             torch.tensor([place for run in at for place in run]),
             torch.tensor([*starts, 0], dtype=torch.int32),
             torch.tensor(known, dtype=torch.int32),
@@ -380,7 +380,7 @@ def steps_over_a_cache(chunks: str, num_kv_heads: int, dtype: torch.dtype, head_
         )
         cu_seqlens = torch.tensor([0, *counts]).cumsum(0).int()
         q, k, v = (torch.cat(parts) for parts in zip(*new, strict=True))
-        yield (q, k, v, cu_seqlens, max(counts), keys, values, places), torch.cat(expected)
+        yield (q, k, v, cu_seqlens, max(counts), keys, values, slots), torch.cat(expected)
 
 
 @pytest.mark.parametrize("chunks", CHUNKS)
@@ -388,8 +388,8 @@ def steps_over_a_cache(chunks: str, num_kv_heads: int, dtype: torch.dtype, head_
 def test_attention_over_a_cache_is_that_over_the_whole_sequence(num_kv_heads, chunks):
     for arguments, expected in steps_over_a_cache(chunks, num_kv_heads, torch.float64):
         assert largest(kernels.cached_attention(*arguments) - expected) < 1e-12
-    keys, _, places = arguments[-3:]
-    lengths, starts = places.lengths_S.tolist(), places.starts_S1.tolist()
+    keys, _, slots = arguments[-3:]
+    lengths, starts = slots.lengths_S.tolist(), slots.starts_S1.tolist()
     nobodys = torch.ones(200, dtype=torch.bool)
     for start, length in zip(starts, lengths, strict=False):
         nobodys[start : start + length] = False

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import LAUNCH
 from tests.support.program import last_step
 from tests.support.synthetic import write_data, write_model
 
@@ -17,13 +18,12 @@ TERM, KILL = -signal.SIGTERM, -signal.SIGKILL  # as a parent sees the end of a p
 
 WORKER = """
 import os, pathlib, signal, sys, time
-from tests.support import LAUNCH
 how, rank, stopped = sys.argv[1], os.environ["RANK"], []
 if how == "stop":
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.append(1))
 pathlib.Path("ready-" + rank).touch()
-if how == "wrong":  # as logtrain.config.run ends: rank 0 speaks, the others wait for it
+if how == "wrong":  # as core/entry.py ends: rank 0 speaks, the others wait for it
     if rank == "0":
         sys.exit(print("error: one clear line", file=sys.stderr) or 2)
     time.sleep(60)

@@ -11,10 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from logtrain.core.world import World
 from logtrain.model import hf
 from logtrain.model.hf import Weights, read_config
 from logtrain.model.llama import Llama, LlamaConfig
-from logtrain.training.sharding import ParallelConfig, World, build, full_tensors, local_rows
+from logtrain.model.weights import local_rows
+from logtrain.training.config import RunConfig
+from logtrain.training.sharding import build_model, full_tensors, make_mesh
 from tests.support.synthetic import edit_json, read_model, write_model
 
 INDEX = "model.safetensors.index.json"
@@ -95,7 +98,7 @@ def test_files_are_filled_up_to_the_limit_wherever_it_falls(published, tmp_path,
     """A file may end after any tensor, so every boundary there is gets its turn as the first."""
     config = read_config(published)
     sizes = [tensor.nbytes for tensor in tensors_in(published).values()]
-    names = [part.name for parts in hf.published(config).values() for part in parts]
+    names = [part.name for parts in hf.parts_of(config).values() for part in parts]
     in_order = [tensors_in(published)[name].nbytes for name in names]
     limits = {sum(in_order[: count + 1]) - short for count in range(len(in_order)) for short in (0, 1)}
     splits = set()
@@ -121,7 +124,7 @@ def test_names_come_in_the_order_of_the_parameters(published):
         config = LlamaConfig(**{**vars(read_config(published)), "tied": tied})
         with torch.device("meta"):
             parameters = [name for name, _ in Llama(config).named_parameters()]
-        assert list(hf.published(config)) == parameters
+        assert list(hf.parts_of(config)) == parameters
 
 
 def test_an_export_without_room_says_so(published, tmp_path):
@@ -172,7 +175,7 @@ def anonymous_bytes() -> int:
 def number_rows(config: LlamaConfig) -> dict[str, torch.Tensor]:
     """Our names -> a number for every row, another in every row of every published tensor."""
     numbers, tensor = {}, 0
-    for name, parts in hf.published(config).items():
+    for name, parts in hf.parts_of(config).items():
         of_parts = []
         for part in parts:
             of_parts.append(torch.arange(part.shape[0], dtype=torch.float32) + 100_000 * tensor)  # exact below 2^24
@@ -184,7 +187,7 @@ def number_rows(config: LlamaConfig) -> dict[str, torch.Tensor]:
 def write_numbered(folder: Path, config: LlamaConfig) -> None:
     """Weights in which every row holds its number."""
     numbers, tensors = number_rows(config), {}
-    for name, parts in hf.published(config).items():
+    for name, parts in hf.parts_of(config).items():
         for part, rows in zip(parts, numbers[name].split([part.shape[0] for part in parts]), strict=True):
             tensors[part.name] = rows.view(-1, *[1] * (len(part.shape) - 1)).expand(part.shape).contiguous()
     save_file(tensors, folder / "model.safetensors")
@@ -195,9 +198,10 @@ def read_as_rank(folder: Path) -> tuple[list, int, int]:
     world, config = World(), read_config(folder)
     weights, reads, memory = Weights(folder, config), [], []
     weights.files = {name: Recorder(file, reads, memory) for name, file in weights.files.items()}
-    mesh = world.mesh(ParallelConfig())
+    run = RunConfig(name="", model="", data="")
+    mesh = make_mesh("cpu", world.size, run.parallel)
     before = anonymous_bytes()
-    llama = build(config, mesh, ParallelConfig(), torch.float32, weights.rows)
+    llama = build_model(run, config, mesh, torch.float32, weights)
     memory.append(anonymous_bytes())
     numbers, shards = number_rows(config), 0
     for name, parameter in llama.named_parameters():
@@ -227,7 +231,7 @@ def test_ranks_read_their_own_rows_and_nothing_else(tmp_path, ranks):
     for reads, _, _ in results:
         for name, start, stop in reads:
             read[name].append((start, stop))
-    shapes = {part.name: part.shape for parts in hf.published(config).values() for part in parts}
+    shapes = {part.name: part.shape for parts in hf.parts_of(config).values() for part in parts}
     assert read.keys() == shapes.keys()
     for name, spans in read.items():
         ends = [0, *(stop for _, stop in sorted(spans))]

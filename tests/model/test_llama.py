@@ -12,63 +12,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from logtrain.model import hf
 from logtrain.model import llama as model
-from logtrain.model.llama import Llama, LlamaConfig, RandomWeights
-from logtrain.training.sharding import materialize
-from tests.support.synthetic import LLAMA3_ROPE, read_model, write_model
-
-TINY = LlamaConfig(
-    vocab_size=320,
-    hidden_size=64,
-    intermediate_size=112,
-    num_layers=2,
-    num_heads=8,
-    num_kv_heads=2,
-    head_dim=8,
-    norm_eps=1e-5,
-    rope_theta=10_000.0,
-    rope_scaling=None,
-    max_positions=512,
-    tied=False,
+from logtrain.model.llama import Llama, LlamaConfig
+from logtrain.model.weights import RandomWeights
+from tests.support.llama import (
+    TINY,
+    gradients,
+    load_transformers,
+    logits,
+    packed,
+    random_documents,
+    random_model,
+    relative_difference,
 )
-
-
-def build(config: LlamaConfig, rows) -> Llama:
-    with torch.device("meta"):
-        llama = Llama(config)
-    materialize(llama, torch.device("cpu"), rows)
-    return llama
-
-
-def load_transformers(folder: Path):
-    from transformers import LlamaForCausalLM
-
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def packed(documents: list[torch.Tensor]):
-    """The arguments of the model for documents in one row; `cu_seqlens` padded by two."""
-    lengths = [len(document) for document in documents]
-    labels = [torch.cat((document[1:], torch.tensor([-100]))) for document in documents]
-    cu_seqlens = torch.tensor([0, *lengths, 0, 0]).cumsum(0).int()
-    positions = torch.cat([torch.arange(length, dtype=torch.int32) for length in lengths])
-    return torch.cat(documents), torch.cat(labels), positions, cu_seqlens, max(lengths)
-
-
-def random_documents(lengths: list[int], vocab_size: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(1309)
-    return [torch.randint(vocab_size, (length,), generator=generator) for length in lengths]
-
-
-def gradients(llama: Llama, *row) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    llama.zero_grad()
-    loss = llama(*row)
-    loss.backward()
-    return loss.detach(), {name: p.grad.clone() for name, p in llama.named_parameters()}
-
-
-def relative_difference(ours: torch.Tensor, other: torch.Tensor) -> float:
-    return ((ours - other).norm() / other.norm()).item()
-
+from tests.support.synthetic import LLAMA3_ROPE, read_model, write_model
 
 # Beside transformers
 
@@ -78,8 +34,7 @@ def assert_same_logits(folder: Path, lengths: list[int]) -> None:
     """Documents in one packed row, beside transformers' logits of each alone."""
     theirs = load_transformers(folder)
     documents = random_documents(lengths, theirs.config.vocab_size)
-    tokens, _, *row = packed(documents)
-    ours = read_model(folder)(tokens, None, *row)
+    ours = logits(read_model(folder), packed(documents))
     expected = torch.cat([theirs(document[None]).logits[0] for document in documents])
     assert ours.dtype == torch.float32
     assert (ours - expected).abs().max() <= 2e-5 * expected.abs().max()
@@ -118,9 +73,8 @@ def test_stories260k_tells_the_same_story(shared):
     story = theirs.generate(bos, max_new_tokens=256, do_sample=False, eos_token_id=None, pad_token_id=0)[0]
     assert len(story) == 257
     assert len(set(story.tolist())) > 50  # a story, not one word for ever
-    tokens, _, *row = packed([story[:-1]])
     with torch.no_grad():
-        assert torch.equal(read_model(folder)(tokens, None, *row).argmax(-1), story[1:])
+        assert torch.equal(logits(read_model(folder), packed([story[:-1]])).argmax(-1), story[1:])
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
@@ -134,7 +88,7 @@ def test_loss_and_gradients_are_those_of_transformers(tmp_path, tied):
     expected.backward()
 
     ours = read_model(tmp_path)
-    loss, by_name = gradients(ours, *packed(documents))
+    loss, by_name = gradients(ours, packed(documents))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     published = dict(hf.split_parts(ours.config, by_name.items()))
     their_gradients = {name: p.grad for name, p in theirs.named_parameters()}
@@ -147,10 +101,10 @@ def test_loss_and_gradients_are_those_of_transformers(tmp_path, tied):
 
 
 def test_a_packed_row_is_its_documents_alone():
-    llama = build(TINY, RandomWeights(TINY, seed=1).rows)
+    llama = random_model(TINY)
     documents = random_documents([60, 2, 33, 1, 90], TINY.vocab_size)
-    loss, together = gradients(llama, *packed(documents))
-    alone = [gradients(llama, *packed([document])) for document in documents]
+    loss, together = gradients(llama, packed(documents))
+    alone = [gradients(llama, packed([document])) for document in documents]
     assert loss.item() == pytest.approx(sum(part.item() for part, _ in alone), rel=1e-6)
     for name, gradient in together.items():
         expected = sum(part[name].double() for _, part in alone)
@@ -158,13 +112,14 @@ def test_a_packed_row_is_its_documents_alone():
 
 
 def test_one_mask_over_the_whole_row_is_another_loss():
-    llama = build(TINY, RandomWeights(TINY, seed=1).rows)
-    tokens, labels, *by_document = packed(random_documents([60, 33, 90], TINY.vocab_size))
-    whole_row = torch.arange(183, dtype=torch.int32), torch.tensor([0, 183], dtype=torch.int32), 183
-    apart, seen = (llama(tokens, None, *row) for row in (by_document, whole_row))
+    llama = random_model(TINY)
+    by_document = packed(random_documents([60, 33, 90], TINY.vocab_size))
+    positions, cu_seqlens = torch.arange(183, dtype=torch.int32), torch.tensor([0, 183], dtype=torch.int32)
+    whole_row = by_document._replace(positions_T=positions, cu_seqlens=cu_seqlens, max_seqlen=183)
+    apart, seen = (logits(llama, row) for row in (by_document, whole_row))
     torch.testing.assert_close(apart[:60], seen[:60])  # the first document has nothing before it
     assert ((apart - seen).abs().amax(-1)[60:] > 1e-4).all()
-    losses = [llama(tokens, labels, *row).item() for row in (by_document, whole_row)]
+    losses = [llama(row).item() for row in (by_document, whole_row)]
     assert losses[0] != pytest.approx(losses[1], rel=1e-6)
 
 
@@ -182,20 +137,20 @@ class Operations(TorchDispatchMode):
 
 
 def operations_of_backward(llama: Llama, row) -> Counter:
-    loss = llama(*row)
+    loss = llama(row)
     with Operations() as operations:
         loss.backward()
     return operations.count
 
 
 def test_recomputation_changes_neither_loss_nor_gradients():
-    llama = build(TINY, RandomWeights(TINY, seed=1).rows)
+    llama = random_model(TINY)
     row = packed(random_documents([60, 33, 90], TINY.vocab_size))
-    loss, expected = gradients(llama, *row)
+    loss, expected = gradients(llama, row)
     for recompute in ("selective", "full"):
         for block in llama.blocks:
             block.recompute = recompute
-        again, found = gradients(llama, *row)
+        again, found = gradients(llama, row)
         assert again.item() == loss.item()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -208,7 +163,7 @@ def test_selective_recomputation_repeats_the_elementwise_work_alone(where, monke
     attention = "_scaled_dot_product_flash_attention_for_cpu" if where == "cpu" else "torch_attn._varlen_attn"
     with torch.device("cpu" if where == "cpu" else "meta"):
         llama = Llama(TINY)
-        row = [x.to(llama.head.weight.device) if torch.is_tensor(x) else x for x in packed(random_documents([60], 320))]
+        row = packed(random_documents([60], 320)).to(llama.head.weight.device)
     if where == "gpu":
         monkeypatch.setattr(
             model,
@@ -232,13 +187,13 @@ def test_selective_recomputation_repeats_the_elementwise_work_alone(where, monke
 
 
 def test_nothing_is_recomputed_or_kept_without_gradients():
-    llama = build(TINY, RandomWeights(TINY, seed=1).rows)
+    llama = random_model(TINY)
     row = packed(random_documents([60], TINY.vocab_size))
-    expected = llama(*row).item()
+    expected = llama(row).item()
     for block in llama.blocks:
         block.recompute = "full"
     with torch.no_grad():
-        loss = llama(*row)
+        loss = llama(row)
     assert loss.item() == expected
     assert not loss.requires_grad
 

@@ -3,7 +3,7 @@
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -17,19 +17,29 @@ from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from logtrain.data.loader import Loader, LoaderConfig, token_keys
+from logtrain.core.batch import Batch
+from logtrain.data.config import LoaderConfig
+from logtrain.data.loader import Loader, token_seeds
 from logtrain.data.shards import Split
 from logtrain.model import hf, llama
 from logtrain.model import peft as adapter
-from logtrain.model.llama import Llama, LlamaConfig, RandomWeights
-from logtrain.model.lora import LoraConfig, LoraLinear, adapt, adapters, new_rows, num_parameters
-from logtrain.observe.metrics import model_flops
-from logtrain.training.sharding import materialize
+from logtrain.model.config import LoraConfig
+from logtrain.model.flops import model_flops
+from logtrain.model.llama import Llama, LlamaConfig
+from logtrain.model.lora import (
+    GivenAdapters,
+    InitialAdapters,
+    LoraLinear,
+    adapter_spans,
+    add_adapters,
+    num_adapter_parameters,
+)
+from logtrain.model.weights import RandomWeights, empty_model, materialize
 from logtrain_kernels.dropout import kept_reference, kept_scale
-from tests.model.test_llama import load_transformers, packed, random_documents, relative_difference
+from tests.support.llama import CPU, load_transformers, logits, packed, random_documents, relative_difference
+from tests.support.lora import adapted, in_peft, trained, with_adapters
 from tests.support.synthetic import edit_json, read_model, write_data, write_model
 
-CPU = torch.device("cpu")
 TARGETS = {
     "all": LoraConfig().targets,
     "q and down": ("q_proj", "down_proj"),
@@ -47,43 +57,9 @@ def folder_of(tmp_path_factory) -> Callable[[str], Path]:
     )
 
 
-def adapted(folder: Path, config: LoraConfig, dtype: torch.dtype = torch.float32) -> Llama:
-    """The folder's model with random adapters, B not zero."""
-    shape = hf.read_config(folder)
-    start = new_rows(hf.Weights(folder, shape).rows, shape, config, seed=1)
-
-    def rows(name: str, first: int, last: int) -> Iterator[Tensor]:
-        for i, piece in enumerate(start(name, first, last)):
-            generator = torch.Generator().manual_seed(len(name) * 1000 + sum(map(ord, name)) + i)
-            yield torch.randn(piece.shape, generator=generator) * 0.1 if name.endswith("lora_B") else piece
-
-    return filled(folder, config, rows, dtype)
-
-
-def filled(folder: Path, config: LoraConfig, rows, dtype: torch.dtype = torch.float32) -> Llama:
-    with torch.device("meta"):
-        model = Llama(hf.read_config(folder))
-    adapt(model, config, dtype)
-    materialize(model, CPU, rows)
-    return model
-
-
-def trained(model: Llama) -> dict[str, Tensor]:
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def in_peft(model: Llama, folder: Path, config: LoraConfig, at: Path):
-    """PEFT's model of our adapters, by way of our files."""
-    from peft import PeftModel
-
-    adapter.save(at, trained(model), model.config, config, str(folder))
-    return PeftModel.from_pretrained(load_transformers(folder), at, is_trainable=True)
-
-
-def with_context(row: tuple) -> tuple:
-    """The arguments of the model, of whose targets every third is none."""
-    tokens, labels, *rest = row
-    return tokens, labels.masked_fill(torch.arange(len(labels)) % 3 == 0, -100), *rest
+def with_context(batch: Batch) -> Batch:
+    """The same, but every third target is none."""
+    return batch._replace(labels_T=batch.labels_T.masked_fill(torch.arange(len(batch.labels_T)) % 3 == 0, -100))
 
 
 # ---- beside PEFT
@@ -102,7 +78,7 @@ def oracle(folder_of, tmp_path_factory) -> Callable:
             adapted(folder_of(kind), config), folder_of(kind), config, tmp_path_factory.mktemp("peft") / "a"
         )
         documents, loss = random_documents(list(lengths), 320), torch.zeros(())
-        labels = with_context(packed(documents))[1].split([len(document) for document in documents])
+        labels = with_context(packed(documents)).labels_T.split([len(document) for document in documents])
         for document, wanted in zip(documents, labels, strict=True):
             loss = loss + F.cross_entropy(theirs(document[None]).logits[0], wanted, ignore_index=-100, reduction="sum")
         loss.backward()
@@ -117,7 +93,7 @@ def check_against_peft(case: tuple, recompute: str, folder: Path, at: Path) -> N
     ours = adapted(folder, config)
     for block in ours.blocks:
         block.recompute = recompute
-    loss = ours(*with_context(packed(documents)))
+    loss = ours(with_context(packed(documents)))
     loss.backward()
     assert loss.item() == pytest.approx(expected, rel=1e-6)
     assert all(p.grad is None for p in ours.parameters() if not p.requires_grad)
@@ -150,8 +126,7 @@ def test_our_adapter_gives_the_same_logits_in_peft(folder_of, tmp_path, targets)
     ours = adapted(folder, config)
     document = random_documents([70], 320)[0]
     expected = in_peft(ours, folder, config, tmp_path / "adapter")(document[None]).logits[0]
-    tokens, _, *row = packed([document])
-    found, plain = ours(tokens, None, *row), read_model(folder)(tokens, None, *row)
+    found, plain = (logits(model, packed([document])) for model in (ours, read_model(folder)))
     assert (found - expected).abs().max() <= 2e-5 * expected.abs().max()
     assert (found - plain).abs().max() > 1e-2 * plain.abs().max()  # the adapters do something
 
@@ -172,15 +147,10 @@ def test_pefts_adapter_gives_the_same_logits_here(folder_of, tmp_path, kind, tar
     config, tensors = adapter.read(tmp_path, hf.read_config(folder_of(kind)))
     assert config == LoraConfig(rank=5, alpha=7, dropout=0.1, targets=TARGETS[targets])
     weights = hf.Weights(folder_of(kind), hf.read_config(folder_of(kind)))
-    ours = filled(
-        folder_of(kind),
-        config,
-        lambda name, a, b: [tensors[name][a:b]] if name in tensors else weights.rows(name, a, b),
-    )
+    ours = with_adapters(folder_of(kind), config, GivenAdapters(weights, tensors))
     document = random_documents([70], 320)[0]
-    tokens, _, *row = packed([document])
     expected = theirs(document[None]).logits[0]
-    assert (ours(tokens, None, *row) - expected).abs().max() <= 2e-5 * expected.abs().max()
+    assert (logits(ours, packed([document])) - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("targets", TARGETS)
@@ -309,8 +279,8 @@ class Products(TorchDispatchMode):
         return out
 
 
-def keys(num_tokens: int, first: int = 0) -> Tensor:
-    return torch.from_numpy(token_keys(1309, 0, range(first, first + num_tokens), 1))
+def seeds(num_tokens: int, first: int = 0) -> Tensor:
+    return torch.from_numpy(token_seeds(1309, 0, range(first, first + num_tokens), 1))
 
 
 def matrix_shapes(model: Llama) -> set[tuple[int, ...]]:
@@ -330,12 +300,12 @@ def test_no_gradient_of_a_frozen_matrix_is_computed(folder_of, kind, recompute):
         for block in model.blocks:
             block.recompute = recompute
         with Products() as products:
-            model(*row, keys(147)).backward()
+            model(row._replace(seeds_T=seeds(147))).backward()
         seen[name] = matrix_shapes(model) & set(products.shapes)
     assert seen["adapted"] == set()
     assert len(seen["plain"]) >= 5  # qkv, out, gate_up, down and the head: it would be seen
     adapted_model = adapted(folder_of(kind), LoraConfig(rank=3))
-    adapted_model(*row).backward()
+    adapted_model(row).backward()
     assert {n for n, p in adapted_model.named_parameters() if p.grad is not None} == trained(adapted_model).keys()
 
 
@@ -344,10 +314,11 @@ def test_flops_are_those_of_model_flops(folder_of):
     config = LoraConfig(rank=3)
     model, tokens = adapted(folder_of("untied"), config), 147
     with Products() as products:
-        model(*packed(random_documents([tokens], 320))).backward()
+        model(packed(random_documents([tokens], 320))).backward()
     qkv = model.blocks[0].attention.qkv
     unneeded = 2 * tokens * (qkv.weight.numel() + qkv.lora_A.numel())
-    assert products.flops + unneeded == model_flops(model.config, tokens, 0, num_parameters(model.config, config))
+    trained_parameters = num_adapter_parameters(model.config, config)
+    assert products.flops + unneeded == model_flops(model.config, tokens, 0, trained_parameters)
 
 
 @pytest.mark.parametrize("targets", TARGETS)
@@ -362,14 +333,14 @@ def test_adapters_are_fp32_on_a_frozen_model_of_the_compute_precision(folder_of,
     sizes = dict(
         zip(LoraConfig().targets, [64 + 48, 64 + 12, 64 + 12, 48 + 64, 64 + 112, 64 + 112, 112 + 64], strict=True)
     )
-    assert num_parameters(model.config, config) == 2 * 3 * sum(sizes[target] for target in config.targets)
-    assert num_parameters(model.config, config) == sum(p.numel() for p in trained(model).values())
+    assert num_adapter_parameters(model.config, config) == 2 * 3 * sum(sizes[target] for target in config.targets)
+    assert num_adapter_parameters(model.config, config) == sum(p.numel() for p in trained(model).values())
 
 
 def test_in_bf16_the_loss_is_near_that_of_fp32(folder_of):
     row, precisions = packed(random_documents([60, 30], 320)), (torch.float32, torch.bfloat16)
     models = [adapted(folder_of("untied"), LoraConfig(rank=3), precision) for precision in precisions]
-    losses = [model(*row) for model in models]
+    losses = [model(row) for model in models]
     assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-2)
     for loss in losses:
         loss.backward()
@@ -394,18 +365,16 @@ def test_compiled_blocks_with_dropout_are_the_eager_ones_and_all_but_the_first_s
 
     monkeypatch.setattr(llama, "attention", over_the_whole_row)
     shape, config = replace(SHAPE, vocab_size=131, intermediate_size=20, num_layers=4), LoraConfig(rank=3, dropout=0.3)
-    with torch.device("meta"):
-        model = Llama(shape)
-    adapt(model, config, torch.float32)
-    random = RandomWeights(shape, 1).rows
-    materialize(model, CPU, new_rows(random, shape, config, 1))
+    model = empty_model(shape)
+    add_adapters(model, config, torch.float32)
+    materialize(model, CPU, InitialAdapters(RandomWeights(shape, 1), shape, config, 1))
     for parameter in trained(model).values():
         torch.nn.init.normal_(parameter, std=0.3)
     row = packed(random_documents([24], 131))
 
     def step() -> list[Tensor]:
         model.zero_grad()
-        loss = model(*row, keys(24))
+        loss = model(row._replace(seeds_T=seeds(24)))
         loss.backward()
         return [loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
 
@@ -432,19 +401,19 @@ def test_compiled_blocks_with_dropout_are_the_eager_ones_and_all_but_the_first_s
 
 def test_new_adapters_add_nothing_and_are_drawn_as_pefts(folder_of):
     shape, config = hf.read_config(folder_of("untied")), LoraConfig(rank=64)
-    rows = functools.partial(new_rows, hf.Weights(folder_of("untied"), shape).rows, shape, config)
-    model = filled(folder_of("untied"), config, rows(1))
-    tokens, _, *row = packed(random_documents([40], 320))
-    assert torch.equal(model(tokens, None, *row), read_model(folder_of("untied"))(tokens, None, *row))
+    weights = hf.Weights(folder_of("untied"), shape)
+    one, two = (InitialAdapters(weights, shape, config, seed) for seed in (1, 2))
+    model, row = with_adapters(folder_of("untied"), config, one), packed(random_documents([40], 320))
+    assert torch.equal(logits(model, row), logits(read_model(folder_of("untied")), row))
     drawn = {name: tensor for name, tensor in trained(model).items() if name.endswith("lora_A")}
     for name, a in drawn.items():
         bound = a.shape[1] ** -0.5  # kaiming_uniform with a = sqrt(5)
         assert 0.98 * bound < a.abs().max() <= bound
         assert a.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
         assert abs(a.mean()) < 0.05 * bound
-        first, second = (torch.cat(list(rows(1)(name, *cut))) for cut in ((0, 5), (5, len(a))))
+        first, second = (torch.cat(list(one.rows(name, *cut))) for cut in ((0, 5), (5, len(a))))
         assert torch.equal(torch.cat((first, second)), a)  # however it is cut over ranks
-        assert not torch.equal(rows(2)(name, 0, len(a))[0], a)
+        assert not torch.equal(two.rows(name, 0, len(a))[0], a)
     heads = [a[:64, :48] for a in drawn.values()]
     assert not any(torch.equal(x, y) for i, x in enumerate(heads) for y in heads[:i])
 
@@ -455,15 +424,15 @@ def test_new_adapters_add_nothing_and_are_drawn_as_pefts(folder_of):
 def test_the_layer_with_its_gradients_is_the_plain_expression():
     """Of three adapters, of which the middle one is left out; what is dropped in the forward is so in the backward."""
     config = LoraConfig(rank=3, alpha=5.0, dropout=0.4, targets=("q_proj", "v_proj"))
-    layout, width = adapters(SHAPE, config)["attention.qkv"], 16
-    columns = {adapter.target: adapter.columns for adapter in layout}
+    spans, width = adapter_spans(SHAPE, config)["attention.qkv"], 16
+    columns = {span.target: span.columns for span in spans}
     assert columns == {"q_proj": slice(0, 16), "v_proj": slice(20, 24)}
-    layer = LoraLinear(nn.Linear(width, 24, bias=False), "x", layout, config, [keys(30)])
+    layer = LoraLinear(nn.Linear(width, 24, bias=False), "x", spans, config, [seeds(30)])
     x, dy, weight, a, b = (torch.randn(n, m) for n, m in ((30, 16), (30, 24), (24, 16), (6, 16), (20, 3)))
     for name, tensor in (("weight", weight), ("lora_A", a), ("lora_B", b)):
         setattr(layer, name, nn.Parameter(tensor, requires_grad=name != "weight"))
     x64, a64, b64 = (t.double().requires_grad_() for t in (x, a, b))
-    dropped = x64 * kept_reference(keys(30), layer.salt, layer.drop, width) * kept_scale(layer.drop)
+    dropped = x64 * kept_reference(seeds(30), layer.salt, layer.drop, width) * kept_scale(layer.drop)
     added = torch.zeros(30, 24, dtype=torch.float64)
     added[:, :16] += dropped @ a64[:3].T @ b64[:16].T
     added[:, 20:] += dropped @ a64[3:].T @ b64[16:].T
@@ -494,7 +463,7 @@ def test_recomputation_changes_neither_loss_nor_gradients_nor_costs_a_product(fo
         for block in model.blocks:
             block.recompute = recompute
         with Products() as products[recompute]:
-            loss = model(*row, keys(128))
+            loss = model(row._replace(seeds_T=seeds(128)))
             loss.backward()
         found[recompute] = loss.item(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     for recompute in ("selective", "full"):
@@ -505,13 +474,14 @@ def test_recomputation_changes_neither_loss_nor_gradients_nor_costs_a_product(fo
 
 def test_nothing_is_dropped_without_gradients(folder_of):
     row = packed(random_documents([64, 64], 320))
+    seeded = row._replace(seeds_T=seeds(128))
     plain, dropping = (adapted(folder_of("untied"), LoraConfig(rank=3, dropout=share)) for share in (0.0, 0.3))
     with torch.no_grad():
-        assert torch.equal(dropping(*row, keys(128)), plain(*row))
-        assert torch.equal(dropping(*row), plain(*row))  # no keys are wanted
-    assert not torch.equal(dropping(*row, keys(128)), plain(*row))
-    with pytest.raises(AssertionError, match="no keys to draw dropout from"):
-        dropping(*row)
+        assert torch.equal(dropping(seeded), plain(row))
+        assert torch.equal(dropping(row), plain(row))  # no seeds are wanted
+    assert not torch.equal(dropping(seeded), plain(row))
+    with pytest.raises(AssertionError, match="no seeds to draw dropout from"):
+        dropping(row)
 
 
 def test_every_row_layer_and_epoch_drops_its_own(folder_of, tmp_path):
@@ -527,8 +497,8 @@ def test_every_row_layer_and_epoch_drops_its_own(folder_of, tmp_path):
         found = []
         for step in range(2 * loader.steps_per_epoch):
             for batch in loader.at(step).batches:
-                for row_keys in batch.keys_T.split(32):
-                    found += [kept_reference(row_keys[:16], salt, 19661, 16).flatten() for salt in salts]
+                for seeds_T in batch.seeds_T.split(32):
+                    found += [kept_reference(seeds_T[:16], salt, 19661, 16).flatten() for salt in salts]
         return torch.stack(found)
 
     whole = masks(1, 0)
@@ -547,8 +517,8 @@ def test_a_row_drops_the_same_whatever_is_beside_it(folder_of):
 
     def gradients(which: list[int]) -> dict[str, Tensor]:
         model.zero_grad()
-        row_keys = torch.cat([keys(40, first=40 * i) for i in which])
-        model(*packed([documents[i] for i in which]), row_keys).backward()
+        seeds_T = torch.cat([seeds(40, first=40 * i) for i in which])
+        model(packed([documents[i] for i in which])._replace(seeds_T=seeds_T)).backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
     first, second, both, turned = (gradients(which) for which in ([0], [1], [0, 1], [1, 0]))

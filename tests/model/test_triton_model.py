@@ -6,10 +6,10 @@ import torch.nn.functional as F
 
 import logtrain_kernels as kernels
 from logtrain.model import llama as model
-from logtrain.model.llama import Block, LlamaConfig, RandomWeights
+from logtrain.model.llama import Block, LlamaConfig, Sequences
 from logtrain_kernels import rope_tables
 from logtrain_kernels.device import uses_triton
-from tests.model.test_llama import build, gradients, packed, random_documents
+from tests.support.llama import gradients, packed, random_documents, random_model
 from tests.support.precision import ON_GPU, values_and_gradients
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import records, train
@@ -56,10 +56,10 @@ def test_a_compiled_block_is_the_eager_one(backend, monkeypatch):
     for p in block.parameters():
         torch.nn.init.normal_(p, std=0.3)
     names, weights = zip(*block.named_parameters(), strict=True)
-    row = rope_tables(torch.arange(7), 8, 100.0, None), None, None
+    row = Sequences(rope_tables(torch.arange(7), 8, 100.0, None), None, None)
 
     def function(x, residual, *weights):
-        return torch.func.functional_call(block, dict(zip(names, weights, strict=True)), (x, residual, *row))
+        return torch.func.functional_call(block, dict(zip(names, weights, strict=True)), (x, residual, row))
 
     torch._dynamo.reset()
     compiled = torch.compile(function, backend=backend, fullgraph=True)
@@ -73,13 +73,13 @@ ROW = packed(random_documents([6, 1, 4], TINY.vocab_size))
 
 
 def losses_of_training(recompute):
-    llama = build(TINY, RandomWeights(TINY, seed=1).rows)
+    llama = random_model(TINY)
     for block in llama.blocks:
         block.recompute = recompute
     optimizer = torch.optim.AdamW(llama.parameters(), lr=5e-2)
     losses = []
     for _ in range(3):
-        loss, _ = gradients(llama, *ROW)
+        loss, _ = gradients(llama, ROW)
         optimizer.step()
         losses.append(loss.item())
     return losses

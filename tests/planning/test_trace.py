@@ -4,7 +4,6 @@ import json
 import tempfile
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -14,15 +13,19 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from logtrain.core.batch import Batch
+from logtrain.core.world import World, compute_dtype
 from logtrain.cpt import CptConfig
-from logtrain.data.loader import Batch, LoaderConfig, Step
+from logtrain.data.config import LoaderConfig
+from logtrain.data.loader import Step
 from logtrain.model import llama
 from logtrain.model.llama import LlamaConfig
+from logtrain.model.weights import RandomWeights
 from logtrain.planning.trace import trace_step
-from logtrain.training import sharding as parallel
-from logtrain.training.optim import OptimConfig, adamw
-from logtrain.training.sharding import ParallelConfig, World
-from logtrain.training.trainer import Trainer, TrainerConfig
+from logtrain.training.config import OptimConfig, ParallelConfig
+from logtrain.training.optim import make_optimizer
+from logtrain.training.sharding import build_model, make_mesh
+from logtrain.training.step import TrainStep
 from tests.support.ranks import Ranks
 
 SHAPE = LlamaConfig(
@@ -94,33 +97,19 @@ def real_step(config: CptConfig) -> tuple[int, Counter]:
     """
     torch.set_num_threads(1)
     world = World()
-    dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
-    rows = llama.RandomWeights(SHAPE, 0).rows
-    model = parallel.build(SHAPE, world.mesh(config.parallel), config.parallel, dtype, rows)
-    for block in model.blocks:
-        block.recompute = config.recompute
-    trainer = Trainer(
-        TrainerConfig(max_steps=2),
-        model=model,
-        optimizer=adamw(model, OptimConfig()),
-        optim=OptimConfig(),
-        train=SimpleNamespace(steps_per_epoch=2, step=0),
-        valid={},
-        world=world,
-        checkpoints=None,
-        metrics=None,
-        state={"step": 0, "tokens": 0, "targets": 0},
-    )
+    mesh = make_mesh("cpu", world.size, config.parallel)
+    model = build_model(config, SHAPE, mesh, compute_dtype(world.device, config.dtype), RandomWeights(SHAPE, 0))
+    train_step = TrainStep(model, make_optimizer(model, OptimConfig()), OptimConfig(), 1.0, 3, world)
     tokens = config.loader.seq_len * config.loader.rows_per_batch
     ids = torch.randint(SHAPE.vocab_size, (tokens,))
     positions, cu_seqlens = torch.arange(tokens, dtype=torch.int32), torch.tensor([0, tokens])
-    batch = Batch(ids, ids, positions, cu_seqlens, config.loader.seq_len, keys_T=ids)
+    batch = Batch(ids, ids, positions, cu_seqlens, config.loader.seq_len, seeds_T=ids)
     step = Step([batch] * config.loader.accumulation(world.size), tokens=tokens, targets=tokens, attention_pairs=0)
-    trainer.train_step(step)
+    train_step(step, 0)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        trainer.train_step(step)
+        train_step(step, 1)
     with Calls() as calls:
-        trainer.train_step(step)
+        train_step(step, 2)
     world.close()
     with tempfile.TemporaryDirectory() as folder:
         profile.export_chrome_trace(f"{folder}/trace.json")

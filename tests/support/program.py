@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from logtrain.core import config
+from logtrain.core.entry import run
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["logtrain.cpt", "logtrain.export", "logtrain.chat"])
@@ -71,7 +71,7 @@ def become(entry: str, flags: Sequence[str], env: dict[str, str], output: Path) 
     os.dup2(file, 2)
     torch.set_num_threads(1)
     sys.argv = [entry, *flags]
-    config.run(importlib.import_module(entry).main)
+    run(importlib.import_module(entry).main)
 
 
 def last_step(run: Path) -> int:

@@ -11,8 +11,8 @@ import torch
 from logtrain.data.shards import CONTEXT, DOCUMENT, FORMAT_VERSION, ShardWriter
 from logtrain.model import hf
 from logtrain.model.llama import Llama
+from logtrain.model.weights import materialize
 from logtrain.text.tokenizer import Tokenizer
-from logtrain.training.sharding import materialize
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -57,7 +57,7 @@ def read_model(folder: Path) -> Llama:
     config = hf.read_config(folder)
     with torch.device("meta"):
         llama = Llama(config)
-    materialize(llama, torch.device("cpu"), hf.Weights(folder, config).rows)
+    materialize(llama, torch.device("cpu"), hf.Weights(folder, config))
     return llama
 
 

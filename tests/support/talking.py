@@ -20,7 +20,7 @@ import torch
 
 from logtrain import chat
 from logtrain.conversation.terminal import Interrupt
-from logtrain.core import config
+from logtrain.core.entry import run
 from logtrain.generation.generator import Active, Generator
 from tests.support.program import SERVER
 
@@ -118,7 +118,7 @@ def become(flags: Sequence[str], files: Sequence[str], answers: Sequence[str], g
     torch.set_num_threads(1)
     sys.argv = ["logtrain.chat", *flags]
     lay_down(answers, gate)
-    config.run(chat.main)
+    run(chat.main)
 
 
 def lay_down(answers: Sequence[str], gate: Semaphore | None) -> None:

@@ -8,9 +8,9 @@ import torch
 
 from logtrain import cpt
 from logtrain.core.config import load
-from logtrain.training.job import Job
+from logtrain.training.setup import set_up
 from logtrain.training.sharding import full_tensors
-from logtrain.training.trainer import Trainer
+from logtrain.training.step import TrainStep
 
 
 def train(flags: list[str], entry: str = "logtrain.cpt") -> int:
@@ -24,8 +24,8 @@ def train(flags: list[str], entry: str = "logtrain.cpt") -> int:
 
 def first_gradients(flags: list[str]) -> dict[str, torch.Tensor]:
     """What the first step of a run hands to the optimizer: our names, whole tensors."""
-    job = Job(load(cpt.CptConfig, flags))
-    model = job.build(job.initial_rows())
+    run = set_up(load(cpt.CptConfig, flags))
+    model = run.build_model(run.initial_weights())
     found = {}
 
     class Recorder:
@@ -39,20 +39,9 @@ def first_gradients(flags: list[str]) -> dict[str, torch.Tensor]:
         def zero_grad(self):
             pass
 
-    trainer = Trainer(
-        job.config.trainer,
-        model=model,
-        optimizer=Recorder(),
-        optim=job.config.optim,
-        train=job.loader(job.train_split, job.config.loader.rows_per_step),
-        valid={},
-        world=job.world,
-        checkpoints=None,
-        metrics=None,
-        state=job.first_state(),
-    )
-    trainer.train_step(trainer.train.at(0))
-    job.world.close()
+    config = run.config
+    TrainStep(model, Recorder(), config.optim, config.trainer.max_grad_norm, 1, run.world)(run.data.train.at(0), 0)
+    run.world.close()
     return found
 
 

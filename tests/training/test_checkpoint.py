@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemWriter
 
-from logtrain.training import checkpoint, job
+from logtrain.training import checkpoint, checks
 from tests.support.program import Program
 from tests.support.ranks import Ranks
 from tests.support.synthetic import write_data, write_model
@@ -210,7 +210,7 @@ def test_too_little_room_is_refused_before_training(case, run, tmp_path, monkeyp
     def start(*flags: str, free: float) -> int:
         """With so many bytes free for each parameter."""
         room = SimpleNamespace(free=int(free * parameters))
-        monkeypatch.setattr(job, "disk_usage", lambda _folder: room)
+        monkeypatch.setattr(checks, "disk_usage", lambda _folder: room)
         shutil.rmtree(tmp_path / "new", ignore_errors=True)
         return train([*case.flags, "--runs", str(tmp_path / "new"), *flags])
 

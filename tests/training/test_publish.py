@@ -1,5 +1,6 @@
 """Publishing: an export gets its name only when it reads back as the live model, and then as a whole."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,75 +8,62 @@ from pathlib import Path
 import pytest
 import torch
 
-from logtrain.data.loader import Loader, LoaderConfig
-from logtrain.data.shards import Split
-from logtrain.model import hf
-from logtrain.model.llama import Llama
-from logtrain.training.publish import publish
-from logtrain.training.sharding import ParallelConfig, World, build, full_tensors
+from logtrain.core.config import load
+from logtrain.cpt import CptConfig
+from logtrain.training.publish import ExportResult, publish_model
+from logtrain.training.run_data import ChatStyle
+from logtrain.training.setup import RunSetup, set_up
 from tests.support.synthetic import write_data, write_model
+
+
+class DamagingSetup(RunSetup):
+    """Reads back another model than was written."""
+
+    def build_model(self, source, *, adapters=True):
+        model = super().build_model(source, adapters=adapters)
+        with torch.no_grad():
+            model.head.weight.mul_(3)
+        return model
 
 
 class Case:
     def __init__(self, folder: Path):
-        self.world, self.source, self.there = World(), write_model(folder / "model"), folder / "v1.0"
+        self.source, self.there = write_model(folder / "model"), folder / "v1.0"
         data = write_data(folder / "data", self.source, seq_len=64, lengths={"train": [50, 20, 64]})
-        self.loader = Loader(Split.open(data), LoaderConfig(seq_len=64, rows_per_step=1), seed=0, pad_id=1)
-        self.config = hf.read_config(self.source)
-        self.model = self.read(hf.Weights(self.source, self.config))
+        flags = ["--name", "run", "--model", str(self.source), "--data", str(data), "--loader.seq_len", "64"]
+        self.run = set_up(load(CptConfig, [*flags, "--loader.rows_per_step", "1"]))
+        self.model = self.run.build_model(self.run.initial_weights())
 
-    def read(self, weights: hf.Weights) -> Llama:
-        return build(self.config, self.world.mesh(ParallelConfig()), ParallelConfig(), torch.float32, weights.rows)
-
-    def publish(self, read_back, chat=None) -> dict:
-        return publish(
-            self.there,
-            self.model,
-            full_tensors(self.model),
-            dtype=torch.float32,
-            world=self.world,
-            source=self.source,
-            tokenizer_files=(self.source / "tokenizer.json",),
-            read_back=read_back,
-            check=self.loader,
-            chat=chat,
-        )
+    def publish(self, *, damaged: bool = False, chat: ChatStyle | None = None) -> ExportResult:
+        run = dataclasses.replace(self.run, data=dataclasses.replace(self.run.data, chat=chat))
+        return publish_model(self.there, self.model, DamagingSetup(**vars(run)) if damaged else run)
 
 
 @pytest.fixture
 def case(tmp_path) -> Iterator[Case]:
     case = Case(tmp_path)
     yield case
-    case.world.close()
-
-
-def damaged(case: Case):
-    def read(weights: hf.Weights) -> Llama:
-        model = case.read(weights)
-        with torch.no_grad():
-            model.head.weight.mul_(3)
-        return model
-
-    return read
+    case.run.world.close()
 
 
 def test_what_reads_back_otherwise_is_not_exported(case):
     with pytest.raises(ValueError, match="not exported") as caught:
-        case.publish(damaged(case))
+        case.publish(damaged=True)
     assert "\n" not in str(caught.value)
     assert not case.there.exists()
     assert not case.there.with_name("v1.0.json").exists()
 
 
 def test_an_export_is_recorded_and_an_older_one_gives_way_whole(case):
-    first = case.publish(case.read)
-    assert first["difference"] == 0
-    assert 5 < first["live_loss"] < 7  # near ln 320 = 5.77: random weights
+    first = case.publish()
+    assert first.difference == 0
+    assert 5 < first.live_loss < 7  # near ln 320 = 5.77: random weights
+    assert json.loads(case.there.with_name("v1.0.json").read_text())["live_loss"] == first.live_loss
     (case.there / "stale").touch()
     with pytest.raises(ValueError, match="not exported"):
-        case.publish(damaged(case))
+        case.publish(damaged=True)
     assert (case.there / "stale").exists()  # a failed export takes nothing away
-    case.publish(case.read)
+    case.publish()
     assert not (case.there / "stale").exists()
     names = {path.name for path in case.there.parent.iterdir()}
     assert names == {"model", "data", "v1.0", "v1.0.json"}
@@ -93,7 +81,7 @@ def test_a_model_trained_on_chats_carries_their_template_and_their_end(case, bef
 
     file = case.source / "generation_config.json"
     file.unlink() if before is None else file.write_text(json.dumps(before))
-    case.publish(case.read, chat=("{{ messages[0]['content'] }} w9", 9))
+    case.publish(chat=ChatStyle("{{ messages[0]['content'] }} w9", 9))
     assert GenerationConfig.from_pretrained(case.there).eos_token_id == after
     tokenizer = AutoTokenizer.from_pretrained(case.there)
     assert tokenizer.apply_chat_template([{"role": "user", "content": "w3"}], tokenize=False) == "w3 w9"

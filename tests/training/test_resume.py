@@ -1,5 +1,6 @@
 """A run that was stopped, killed or moved to other ranks is the run that was not; and a run directory holds one run."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -19,8 +20,9 @@ from torch.distributed.checkpoint import FileSystemWriter
 from logtrain.core.config import load
 from logtrain.cpt import CptConfig
 from logtrain.training.checkpoint import Checkpoints, tensors_of
-from logtrain.training.job import Job
-from logtrain.training.optim import adamw
+from logtrain.training.optim import make_optimizer
+from logtrain.training.setup import set_up
+from logtrain.training.state import TrainState
 from tests.support.program import Program, last_step
 from tests.support.ranks import Ranks
 from tests.support.synthetic import write_data, write_model
@@ -182,9 +184,9 @@ def test_sigterm_ends_the_real_command_with_75(case, tmp_path):
 
 def test_a_save_is_a_snapshot(case, tmp_path, monkeypatch):
     """The writing is held up until the weights and moments have changed."""
-    job = Job(load(CptConfig, [*case.flags, "--runs", str(tmp_path)]))
-    model, changed = job.build(job.initial_rows()), threading.Event()
-    optimizer = adamw(model, job.config.optim)
+    run = set_up(load(CptConfig, [*case.flags, "--runs", str(tmp_path)]))
+    model, changed = run.build_model(run.initial_weights()), threading.Event()
+    optimizer = make_optimizer(model, run.config.optim)
     sum(parameter.square().sum() for parameter in model.parameters()).backward()
     optimizer.step()
     tensors = tensors_of(model, optimizer)
@@ -197,18 +199,20 @@ def test_a_save_is_a_snapshot(case, tmp_path, monkeypatch):
 
     monkeypatch.setattr(FileSystemWriter, "write_data", held_up)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, model, optimizer, {"tokens": 7})
+    state = TrainState(data="0", rows_per_step=4, step=1, tokens=7)
+    checkpoints.save(model, optimizer, state)
+    state.tokens = 8  # as the next step does
     for tensor in tensors.values():
         tensor.to_local().fill_(9.0)
     changed.set()
     checkpoints.wait()
-    assert checkpoints.load(checkpoints.at(1), model, optimizer) == {"tokens": 7, "step": 1}
+    assert checkpoints.load(checkpoints.at(1), model, optimizer) == dataclasses.replace(state, tokens=7)
     after = tensors_of(model, optimizer)
     assert after.keys() == before.keys()
     for name, tensor in after.items():
         assert torch.equal(tensor.full_tensor(), before[name]), name
     checkpoints.close()
-    job.world.close()
+    run.world.close()
 
 
 @pytest.mark.parametrize(("keep", "stay"), [(0, [1, 2, 3, 4]), (1, [4]), (3, [2, 3, 4])])

@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves
 from logtrain import cpt
 from logtrain.core.config import load
 from logtrain.model import llama as model
-from logtrain.training.job import Job
-from logtrain.training.optim import adamw
-from logtrain.training.trainer import Trainer
+from logtrain.training.optim import make_optimizer
+from logtrain.training.setup import set_up
+from logtrain.training.step import TrainStep
 from tests.support.synthetic import write_data, write_model
 
 STEPS = 20
@@ -45,7 +45,7 @@ class Watch(TorchDispatchMode):
 
 
 @pytest.fixture
-def trainer(tmp_path, monkeypatch):
+def stepper(tmp_path, monkeypatch):
     def whole_row(q_TNH, k_TKH, v_TKH, _cu_seqlens, _max_seqlen):  # on a CPU the reference reads lengths on the host
         q, k, v = (x.transpose(0, 1)[None] for x in (q_TNH, k_TKH, v_TKH))
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
@@ -55,29 +55,19 @@ def trainer(tmp_path, monkeypatch):
     data = write_data(tmp_path / "data", folder, seq_len=32, lengths={"train": [20, 9, 31, 30, 15, 8] * 40})
     flags = ["--model", str(folder), "--data", str(data), "--name", "steady", "--runs", str(tmp_path)]
     flags += ["--loader.seq_len", "32", "--loader.rows_per_step", "4", "--recompute", "selective"]
-    job = Job(load(cpt.CptConfig, flags))
-    llama = job.build(job.initial_rows())
-    yield Trainer(
-        job.config.trainer,
-        model=llama,
-        optimizer=adamw(llama, job.config.optim),
-        optim=job.config.optim,
-        train=job.loader(job.train_split, 4),
-        valid={},
-        world=job.world,
-        checkpoints=None,
-        metrics=None,
-        state=job.first_state(),
-    )
-    job.world.close()
+    run = set_up(load(cpt.CptConfig, flags))
+    llama = run.build_model(run.initial_weights())
+    optim = run.config.optim
+    yield run.data.train, TrainStep(llama, make_optimizer(llama, optim), optim, 1.0, STEPS, run.world)
+    run.world.close()
 
 
-def test_no_step_waits_for_the_device_and_none_leaves_more_in_memory_than_the_one_before(trainer):
-    held, done = [], []
+def test_no_step_waits_for_the_device_and_none_leaves_more_in_memory_than_the_one_before(stepper):
+    (loader, train_step), held, done = stepper, [], []
     with Watch() as watch:
         for step in range(STEPS):
             before = watch.operations.copy()
-            trainer.train_step(trainer.train.at(step))
+            train_step(loader.at(step), step)
             done.append(watch.operations - before)
             held.append(sum(watch.storages.values()))
     assert not WAITS & watch.operations.keys()

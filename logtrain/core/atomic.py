@@ -1,0 +1,138 @@
+"""Files and folders that come to be whole or not at all, and stay where a machine loses power.
+
+Everything is written aside, brought to the disk, given its name by one rename, and then the folder that holds the name
+is brought to the disk too. Until the rename an older file or folder of that name is untouched.
+
+    write_file(path, content)            a small file, in the place of an older one
+    with new_folder(path) as aside:      a folder: the block writes into `aside`
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+MARK = ".logtrain-partial"  # in every folder that is being written, locked by who writes: whose else may clear it
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # fcntl.h and linux/fs.h
+
+
+def write_file(file: Path, content: bytes) -> None:
+    """Put `content` into `file`, whole or not at all, in the place of an older one. Raises OSError."""
+    aside = aside_of(file)
+    try:
+        with open(aside, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(aside, file)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(file.parent)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
+    """What the block writes into the folder that it is given appears as `folder` when the block has ended.
+
+    If the block fails, nothing of it stays; if the process is killed, the next writer clears what is left. Only one
+    process writes at a time: it holds a lock that dies with it. `replace`: a folder of this name gives way, at the end;
+    without it `folder` may exist only if it is empty. Raises ValueError where another process is writing `folder`, or
+    where its place is taken by what is not ours to remove.
+    """
+    aside = aside_of(folder)
+    with held_aside(aside, folder):
+        try:
+            if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise ValueError(f"{folder}: not empty; empty it, or choose another name")
+            yield aside
+            sync_tree(aside)
+            put_in_place(aside, folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        (folder / MARK).unlink()  # after the rename: whoever opens it before still finds it held
+        sync_folder(folder)
+
+
+def aside_of(path: Path) -> Path:
+    """Where a file or folder is while it is being written."""
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextlib.contextmanager
+def held_aside(aside: Path, folder: Path) -> Iterator[None]:
+    """An empty folder `aside` that no other process writes into until the block ends. `folder`: its name to be."""
+    if aside.is_symlink() or (aside.exists() and not (aside / MARK).is_file()):
+        raise ValueError(f"{aside}: in the way, and not left by logtrain; move it elsewhere")
+    aside.mkdir(parents=True, exist_ok=True)
+    with open(aside / MARK, "wb") as mark:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_held = os.path.samestat(os.fstat(mark.fileno()), os.stat(aside / MARK))
+        except (BlockingIOError, FileNotFoundError):
+            is_held = False  # by another process, or renamed along with its folder before we came to hold it
+        if not is_held:
+            raise ValueError(f"{folder}: another process is writing it; wait for that one, or choose another name")
+        for left in aside.iterdir():
+            if left.name != MARK:
+                remove(left)
+        yield
+
+
+def put_in_place(aside: Path, folder: Path) -> None:
+    """Give `aside` the name `folder`; an older folder of that name is there until the new one is, and then removed."""
+    if not folder.exists() or not any(folder.iterdir()):
+        os.rename(aside, folder)
+    elif exchange(aside, folder):
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        old = folder.with_name(f".{folder.name}.old")
+        remove(old)
+        os.rename(folder, old)
+        os.rename(aside, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    sync_folder(folder.parent)
+
+
+def exchange(a: Path, b: Path) -> bool:
+    """Swap two names in one step; False where the kernel or the file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(AT_FDCWD, os.fsencode(a), AT_FDCWD, os.fsencode(b), RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(b))
+
+
+def remove(path: Path) -> None:
+    """A file, a link (not what it points to) or a folder with all in it; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring every file below a folder, and every name in it, to the disk."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with open(Path(parent, name), "rb") as stream:
+                os.fsync(stream.fileno())
+        sync_folder(Path(parent))
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,50 @@
+"""How a program of logtrain is called and how it ends: `run(main)` at the end of an entry's file."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from logtrain.core.printable import printable
+
+WRONG_INPUT = 2  # exit status: a mistake of the user's, told in one line
+INTERRUPTED = 75  # exit status: stopped on request with everything saved (EX_TEMPFAIL of sysexits.h: try again)
+OTHER_RANKS_WAIT = 5.0  # seconds; a process that held a GPU takes one or two to end
+
+
+def run(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """What an entry ends with: exits with what `main(argv)` returns, or shows a user's mistake as one line and exits 2.
+
+    Under torchrun every rank meets the same mistake, or loses its connection to the one that met it. Rank 0 speaks at
+    once and its exit makes torchrun end the others, which wait for that, and speak only if rank 0 had nothing to say.
+    What is no user's mistake may be that lost connection: with it rank 0 waits to be ended, too, but not as long.
+    LOGTRAIN_TRACEBACK=1 shows where it came from.
+    """
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        rank = os.environ.get("RANK", "0")
+        is_users = isinstance(error, ValueError | OSError)  # no space left, permission denied: theirs to mend
+        if "RANK" in os.environ and (rank != "0" or not is_users):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torchrun ends us by it, and the trainer's handler would not
+            time.sleep(OTHER_RANKS_WAIT if rank != "0" else OTHER_RANKS_WAIT / 2)
+        if not is_users or os.environ.get("LOGTRAIN_TRACEBACK"):
+            raise
+        who = "" if rank == "0" else f"rank {rank}: "
+        print(f"{who}error: {printable(' '.join(str(error).splitlines()))}", file=sys.stderr, flush=True)
+        if "RANK" in os.environ:
+            os._exit(WRONG_INPUT)  # at once: an orderly end waits for collectives of ranks that are gone
+        sys.exit(WRONG_INPUT)
+
+
+def program_name() -> str:
+    """How the running program was called, for its help: `logtrain cpt`, or `python -m logtrain.cpt`."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None or spec.name.endswith("__main__"):
+        return Path(sys.argv[0]).name
+    return f"python -m {spec.name}"

@@ -1,0 +1,126 @@
+"""The ranks of a run. Under torchrun each process is a rank; without it the process is a world of one, and everything
+here is the same.
+"""
+
+import os
+import signal
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def compute_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
+    """The dtype of products and activations: as named, or, for "auto", bfloat16 on GPUs and float32 on CPUs."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, name)
+
+
+class World:
+    """This process among all: rank, size, device, and a host-side group for what must not wait for the GPU."""
+
+    def __init__(self, symmetric_memory: bool = False, on_cpu: bool = False):
+        """Join the process group, or found one of a single rank where torchrun has not started this process.
+
+        `symmetric_memory`: prepare NCCL to gather by copy engines. `on_cpu`: leave the GPU alone. A process may make
+        several worlds, one after the other or at once: all of them share its one process group. Raises ValueError
+        where this rank has no GPU for itself.
+        """
+        launched = "RANK" in os.environ
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        on_cuda = torch.cuda.is_available() and not on_cpu
+        if on_cuda and self.local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"local rank {self.local_rank} has no GPU: {torch.cuda.device_count()} found; lower --nproc_per_node"
+            )
+        self.device = torch.device("cuda", self.local_rank) if on_cuda else torch.device("cpu")
+        if on_cuda:
+            torch.cuda.set_device(self.device)
+        if symmetric_memory:
+            if not on_cuda:
+                raise ValueError("parallel.symmetric_memory: only for GPUs, and none was found; set it to false")
+            os.environ.setdefault("NCCL_CTA_POLICY", "2")  # no processor takes part in what a copy engine can do
+        self.is_founder = not dist.is_initialized()
+        if self.is_founder:
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
+                device_id=self.device if on_cuda else None,
+                **({} if launched else {"store": dist.HashStore(), "rank": 0, "world_size": 1}),
+            )
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.is_main = self.rank == 0
+        self.control = dist.new_group(backend="gloo", timeout=timedelta(hours=4))  # rank 0 may write to a slow disk
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over ranks, in place; on a GPU without waiting for it. -> `values`, of any shape and dtype."""
+        dist.all_reduce(values)
+        return values
+
+    def from_main(self, value: object) -> object:
+        """Rank 0's value on every rank: any picklable host-side object; tensors do not belong here."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.control, device=torch.device("cpu"))
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait, on the host, until every rank has come here."""
+        dist.barrier(self.control)
+
+    def wait_for_device(self) -> None:
+        """Until the GPU has done all that was launched; on a CPU nothing runs behind."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def close(self) -> None:
+        """Leave together: when one process has ended with a status other than 0, torchrun ends the others. The
+        process group ends with the world that founded it.
+        """
+        self.barrier()
+        if self.is_founder:
+            dist.destroy_process_group()
+
+
+class StopSignal:
+    """SIGTERM or Ctrl-C on any rank, agreed on by all: `exchange()` turns true on every rank after the same step.
+
+    Agreement costs one host-side all-reduce of a byte a step; it is started a step ahead, so nobody waits for it. A
+    second Ctrl-C, a second or more later, stops at once.
+    """
+
+    def __init__(self, world: World):
+        self.world, self.flag, self.first = world, 0, 0.0
+        self.pending: tuple[Tensor, dist.Work] | None = None
+        self.before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_signal(self, number: int, _frame: object) -> None:
+        if number == signal.SIGINT and self.flag and time.monotonic() - self.first > 1:
+            os._exit(130)  # an exception would wait for the save under way
+        self.flag, self.first = 1, self.first or time.monotonic()
+
+    def exchange(self, also: bool = False) -> bool:
+        """Start to tell the other ranks whether this one wants to stop; -> whether any wanted to at the last call.
+
+        `also`: this rank has a reason of its own to stop. Every rank calls it once a step.
+        """
+        agreed = self.settle()
+        flag = torch.tensor([self.flag or also], dtype=torch.uint8)
+        self.pending = flag, dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.world.control, async_op=True)
+        return agreed
+
+    def settle(self) -> bool:
+        """Wait for the exchange under way; -> what the ranks agreed on in it."""
+        if self.pending is None:
+            return False
+        flag, work = self.pending
+        work.wait()
+        self.pending = None
+        return bool(flag)
+
+    def close(self) -> None:
+        """Give the signals back to who had them before."""
+        self.settle()
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

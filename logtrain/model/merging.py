@@ -1,0 +1,61 @@
+"""A model folder and an adapter folder into one model folder, which is held against the two before it gets its name."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from logtrain.core.atomic import new_folder
+from logtrain.core.batch import Batch
+from logtrain.model import hf, peft
+from logtrain.model.llama import Llama
+from logtrain.model.lora import GivenAdapters, add_adapters, merged
+from logtrain.model.weights import empty_model, materialize, read_model
+from logtrain.text import chat_template
+from logtrain.text.tokenizer import Tokenizer
+
+CPU = torch.device("cpu")
+TOKENS = 256  # for the comparison
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest logit; rounding W to bf16 moves them by 1%
+
+
+def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) -> float:
+    """Write `output`, the model of `source` with the adapter in its weights, in this dtype; -> how far its logits are
+    from those of model and adapter, as a share of the largest.
+
+    Raises ValueError for folders that do not belong together, an `output` that exists, and where the logits differ by
+    more than TOLERANCE.
+    """
+    if output.exists():
+        raise ValueError(f"{output}: exists already; choose another --output")
+    dtype = getattr(torch, dtype_name)
+    shape = hf.read_config(source)
+    lora, tensors = peft.read(adapter, shape)
+    adapted = empty_model(shape)
+    add_adapters(adapted, lora, torch.float32)
+    materialize(adapted, CPU, GivenAdapters(hf.Weights(source, shape), tensors))
+    named = ((name, parameter.detach()) for name, parameter in adapted.named_parameters())
+    files = Tokenizer.load(str(source)).files
+    with new_folder(output) as aside:
+        hf.save(aside, shape, merged(named, shape, lora), dtype, source=source, tokenizer_files=files)
+        for name in (chat_template.FILE, "generation_config.json"):  # with an adapter that has learned others
+            if (adapter / name).exists():
+                shutil.copy(adapter / name, aside)
+        before = logits(adapted)
+        after = logits(read_model(shape, hf.Weights(aside, shape), CPU, torch.float32))
+        difference = ((after - before).abs().max() / before.abs().max()).item()
+        if not difference <= TOLERANCE[dtype]:
+            raise ValueError(
+                f"{output}: logits differ by {difference:.1e} of the largest from those of model and adapter, more "
+                f"than {TOLERANCE[dtype]:.0e}; not written"
+            )
+    return difference
+
+
+@torch.no_grad()
+def logits(model: Llama) -> Tensor:
+    """[TOKENS, V] on fixed random tokens."""
+    tokens = torch.randint(model.config.vocab_size, (TOKENS,), generator=torch.Generator().manual_seed(0))
+    positions, bounds = torch.arange(TOKENS, dtype=torch.int32), torch.tensor([0, TOKENS], dtype=torch.int32)
+    return model(Batch(tokens, None, positions, bounds, TOKENS))

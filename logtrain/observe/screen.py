@@ -1,0 +1,109 @@
+"""What the person in front of a run sees: a table above a progress bar on a terminal, a line a record elsewhere."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from logtrain.observe.records import Record, as_line
+
+
+def on_terminal() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+class Lines:
+    """For a pipe or a file: one line a record."""
+
+    def train(self, record: Record) -> None:
+        self.print(as_line(record))
+
+    valid = train
+
+    def print(self, text: str) -> None:
+        print(text, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+# Heading, width, and text of a training record; as many as fit into the width of the terminal, in this order.
+COLUMNS: tuple[tuple[str, int, Callable[[dict], str]], ...] = (
+    ("step", 7, lambda r: f"{r['step']:,}"),
+    ("epoch", 7, lambda r: f"{r['epoch']:.3f}"),
+    ("loss", 9, lambda r: f"{r['loss']:.4f}"),
+    ("grad norm", 11, lambda r: f"{r['grad_norm']:.3g}"),
+    ("lr", 10, lambda r: f"{r['lr']:.2e}"),
+    ("tok/s/gpu", 11, lambda r: f"{r['tokens_per_second_per_gpu']:,.0f}"),
+    ("s/step", 8, lambda r: f"{r['step_seconds']:.3g}"),
+    ("GiB", 6, lambda r: f"{r['peak_memory_gib']:.1f}"),
+    ("MFU", 7, lambda r: "-" if r["mfu"] is None else f"{r['mfu']:.1%}"),
+    ("data wait", 11, lambda r: f"{r['data_seconds'] / r['step_seconds']:.1%}"),
+    ("tokens", 17, lambda r: f"{r['tokens']:,}"),
+)
+
+
+class Remaining(ProgressColumn):
+    """Time to the end: what the last record said, less the time since."""
+
+    def render(self, task: Task) -> Text:
+        if task.fields["ends_at"] is None:
+            return Text("-:--:-- left", "cyan")
+        minutes, seconds = divmod(round(max(0, task.fields["ends_at"] - time.monotonic())), 60)
+        return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left", "cyan")
+
+
+class Table:
+    """For a terminal: a row a record, above a progress bar with the time left."""
+
+    def __init__(self, total_steps: int, step: int):
+        self.headings: list[str] = []
+        self.progress = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("[progress.percentage]{task.percentage:.0f}%"),
+            TimeElapsedColumn(),
+            Remaining(),
+            console=Console(highlight=False),
+            refresh_per_second=2,  # a thread of this process draws it
+            expand=True,
+        )
+        self.task = self.progress.add_task("", total=total_steps, completed=step, ends_at=None)
+        self.progress.start()
+
+    def train(self, record: Record) -> None:
+        columns = self.columns()
+        self.print("".join(f"{text(record):>{width}}" for _, width, text in columns))
+        ends_at = time.monotonic() + record["eta_seconds"]
+        self.progress.update(self.task, completed=record["step"], ends_at=ends_at, refresh=True)
+
+    def valid(self, record: Record) -> None:
+        """The loss, in its column, and the set it is of."""
+        row = "".join(f"{text({**record, 'loss': record['valid_loss']}):>{width}}" for _, width, text in COLUMNS[:3])
+        self.columns()
+        self.print(f"{row}  on {record['set']} ({record['valid_targets']:,} targets)", style="bold green")
+
+    def columns(self) -> list[tuple[str, int, Callable[[dict], str]]]:
+        """The columns that fit; prints their headings whenever these are not the ones printed last."""
+        width, columns = 0, []
+        for column in COLUMNS:
+            width += column[1]
+            if width > self.progress.console.width:
+                break
+            columns.append(column)
+        headings = [heading for heading, _, _ in columns]
+        if headings != self.headings:
+            self.headings = headings
+            self.print("".join(f"{heading:>{width}}" for heading, width, _ in columns), style="dim")
+        return columns
+
+    def print(self, text: str, style: str | None = None) -> None:
+        self.progress.console.print(text, style=style, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self.progress.stop()

@@ -1,0 +1,97 @@
+"""A training run from its config to the exported model: every part that is built, in order.
+
+    setup.py       ranks, model shape, data      checkpoint.py   where a run goes on
+    sharding.py    the model on the ranks        step.py         forward, backward, update
+    optim.py       the optimizer                 trainer.py      the loop
+    checks.py      what would fail later         publish.py      what a run leaves
+"""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from logtrain.core.entry import INTERRUPTED
+from logtrain.core.run_folder import enter_run_folder
+from logtrain.model.weights import WeightSource
+from logtrain.observe.metrics import Metrics
+from logtrain.training.checkpoint import Checkpoints
+from logtrain.training.checks import check_space
+from logtrain.training.config import MAY_CHANGE, RunConfig
+from logtrain.training.optim import make_optimizer
+from logtrain.training.publish import publish_adapter, publish_model
+from logtrain.training.setup import RunSetup, set_up
+from logtrain.training.state import TrainState
+from logtrain.training.step import TrainStep
+from logtrain.training.trainer import Trainer
+
+
+def train(config: RunConfig) -> int:
+    """Train, or go on training, and export; -> the exit status of the program. Every rank calls it.
+
+    Raises ValueError, in one line, for whatever the user can mend.
+    """
+    run = set_up(config)
+    weights = run.initial_weights()  # opened and checked here, read when the model is built
+    resume = config.resume == "auto"
+    with enter_run_folder(run.folder, run.config, resume, MAY_CHANGE) if run.world.is_main else nullcontext():
+        run.world.barrier()
+        try:
+            finished = train_in_folder(run, weights)
+        except torch.OutOfMemoryError as error:
+            remedy = "lower loader.rows_per_batch, or set recompute to selective or full"
+            raise ValueError(f"{torch.cuda.get_device_name()}: out of memory; {remedy}") from error
+    run.world.close()
+    return 0 if finished else INTERRUPTED
+
+
+def train_in_folder(run: RunSetup, weights: WeightSource) -> bool:
+    """-> False when the run was stopped on request, everything saved."""
+    config, world, data = run.config, run.world, run.data
+    checkpoints = Checkpoints(run.folder / "checkpoints", config.trainer.keep, config.trainer.keep_best)
+    checkpoints.clean()
+    if world.is_main:
+        steps, present = data.train.steps_per_epoch, len(checkpoints.complete())
+        check_space(run.folder, config, run.shape, run.export_dtype, steps, present)
+    newest = checkpoints.newest()
+    is_in_checkpoint = newest is not None and not config.lora.rank  # frozen weights are in none
+    model = run.build_model(None if is_in_checkpoint else weights)
+    world.barrier()  # disks differ; NCCL's clock must not start before all have loaded
+    optimizer = make_optimizer(model, config.optim)
+    state = TrainState(data=data.fingerprint, rows_per_step=data.train.config.rows_per_step)
+    if newest:
+        state = checkpoints.load(newest, model, optimizer).continued_as(state, newest, config.data)
+    total_steps = config.trainer.total_steps(data.train.steps_per_epoch)
+    train_step = TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, total_steps, world)
+    with Metrics(run.folder, enabled=world.is_main, total_steps=total_steps, resume_step=state.step) as metrics:
+        announce(run, metrics, newest)
+        trainer = Trainer(
+            config.trainer,
+            train_step=train_step,
+            train=data.train,
+            valid=data.valid,
+            checkpoints=checkpoints,
+            metrics=metrics,
+            state=state,
+        )
+        if not trainer.fit():
+            metrics.info(f"stopped after step {state.step} of {total_steps}, saved; --resume auto goes on")
+            return False
+        optimizer.state.clear()
+        if config.trainer.keep_best and state.best_step != state.step:
+            checkpoints.load(checkpoints.at(state.best_step), model)
+            metrics.info(f"step {state.best_step} is the best: loss {state.best_loss:.4f}, and is exported")
+        if config.lora.rank:
+            publish_adapter(run.folder / "adapter", model, run)
+        result = publish_model(run.folder / "export", model, run)
+        metrics.info(f"exported to {run.folder / 'export'} {result}")
+    return True
+
+
+def announce(run: RunSetup, metrics: Metrics, newest: Path | None) -> None:
+    """Tell what could not be known from the config."""
+    if newest:
+        metrics.info(f"resumed from {newest}")
+    if wanted := run.config.loader.documents_per_step:
+        rows, mean = run.data.train.config.rows_per_step, run.data.documents_per_step
+        metrics.info(f"{rows} rows a step hold {mean:.1f} documents on average, {wanted} were asked for")

@@ -1,0 +1,57 @@
+"""What a run knows of itself besides its tensors: a checkpoint carries it, and a resumed run goes on from it."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class TrainState:
+    """Kept up to date by the trainer; equal on every rank."""
+
+    data: str
+    """fingerprint of the prepared data"""
+    rows_per_step: int
+    """packed rows of a step, over all ranks"""
+    step: int = 0
+    """updates made"""
+    tokens: int = 0
+    """trained on so far; padding does not count"""
+    targets: int = 0
+    """predicted so far"""
+    best_step: int = 0
+    """the step with the lowest loss on the first validation set; 0: none was validated"""
+    best_loss: float = math.inf
+    validations_since_best: int = 0
+
+    def to_json(self) -> dict[str, int | float | str | None]:
+        """Every field; JSON has no infinity, so null stands for a best loss that there is not."""
+        return dataclasses.asdict(self) | {"best_loss": None if self.best_loss == math.inf else self.best_loss}
+
+    @staticmethod
+    def from_json(facts: object) -> "TrainState":
+        """Raises ValueError for anything that `to_json` does not give."""
+        fields = {field.name: field.type for field in dataclasses.fields(TrainState)}
+        if not isinstance(facts, dict) or facts.keys() != fields.keys():
+            raise ValueError(f"not the state of a run, which is {', '.join(fields)}")
+        if facts["best_loss"] is None:
+            facts = facts | {"best_loss": math.inf}
+        for name, kind in fields.items():
+            if type(facts[name]) is not kind or (kind is int and facts[name] < 0):
+                raise ValueError(f"{name} = {facts[name]!r}: expected {kind.__name__}")
+        return TrainState(**facts)
+
+    def continued_as(self, fresh: "TrainState", checkpoint: Path, data: str) -> "TrainState":
+        """The state of a checkpoint, if a run that would start as `fresh` now is the one that it is of.
+
+        `data`: the folder of the training data. Raises ValueError where it would be another run.
+        """
+        if self.data != fresh.data:
+            raise ValueError(f"{data}: has been prepared anew since {checkpoint} was saved; the run would not be one")
+        if self.rows_per_step != fresh.rows_per_step:  # documents_per_step is rounded to what the ranks take at once
+            raise ValueError(
+                f"{checkpoint}: its steps have {self.rows_per_step} rows, here they would have {fresh.rows_per_step}; "
+                f"go on with the same ranks and loader.rows_per_batch"
+            )
+        return self

@@ -1,0 +1,74 @@
+"""One step of training: forward and backward of every micro-batch, then one update.
+
+A loss is a sum over targets, divided once: by the targets of the whole step over all ranks and micro-batches, which
+the loader knows beforehand. Ranks average gradients, hence the factor world size.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from logtrain.core.world import World
+from logtrain.data.loader import Loader, Step
+from logtrain.model.llama import Llama
+from logtrain.training.config import OptimConfig
+from logtrain.training.sharding import clip_grad_norm, free_gathered, last_micro_batch
+
+
+class StepResult(NamedTuple):
+    """Device tensors, so that nobody has to wait for the GPU to have them."""
+
+    summed_loss: Tensor
+    """fp32 scalar, in nats: over this rank's targets"""
+    grad_norm: Tensor
+    """fp32 scalar: of all gradients, over all ranks, before they were clipped"""
+
+
+class TrainStep:
+    """A model with the optimizer that updates it."""
+
+    def __init__(
+        self,
+        model: Llama,
+        optimizer: torch.optim.Optimizer,
+        optim: OptimConfig,
+        max_grad_norm: float,
+        total_steps: int,
+        world: World,
+    ):
+        """`max_grad_norm`: 0 for no clipping. `total_steps`: of the whole run, over which the learning rate goes."""
+        self.model, self.optimizer, self.optim = model, optimizer, optim
+        self.max_grad_norm, self.total_steps, self.world = max_grad_norm, total_steps, world
+
+    def __call__(self, step: Step, number: int) -> StepResult:
+        """Train on `step`, update `number` (0-based) of the run. Nothing here waits for the device."""
+        summed_loss = torch.zeros((), device=self.world.device)
+        for i, batch in enumerate(step.batches):
+            last_micro_batch(self.model, last=i == len(step.batches) - 1)
+            summed = self.model(batch.to(self.world.device))
+            (summed * (self.world.size / max(1, step.targets))).backward()
+            summed_loss += summed.detach()
+        grad_norm = clip_grad_norm(self.model, self.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr_at(number)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return StepResult(summed_loss, grad_norm)
+
+    def lr_at(self, number: int) -> float:
+        """Learning rate of update `number` (0-based)."""
+        return self.optim.lr_at(number, self.total_steps)
+
+
+@torch.no_grad()
+def mean_loss(model: Llama, loader: Loader, num_steps: int, world: World) -> tuple[float, int]:
+    """(loss per target in nats, targets) over the first steps of a loader, over all ranks. Nothing is trained."""
+    summed, targets = torch.zeros((), device=world.device), 0
+    for number in range(num_steps):
+        step = loader.at(number)
+        for batch in step.batches:
+            summed += model(batch.to(world.device))
+        targets += step.targets
+    free_gathered(model)
+    return world.sum(summed).item() / max(1, targets), targets
