@@ -32,9 +32,7 @@ def main(argv: list[str]) -> int:
     from logtrain.model.merging import merge_folders
 
     difference = merge_folders(Path(config.model), Path(config.adapter), Path(config.output), config.dtype)
-    print(
-        f"{config.output} ({config.dtype}): logits differ by {difference:.1e} of the largest from model and adapter"
-    )
+    print(f"{config.output} ({config.dtype}): logits differ by {difference:.1e} of the largest from model and adapter")
     return 0
 
 

@@ -27,8 +27,7 @@ class Worker:
         has gone."""
         self._connection, theirs = Pipe()
         program = (
-            "import sys; sys.path.insert(0, sys.argv[1]); "
-            "from logtrain.core import worker; worker.run(*sys.argv[2:])"
+            "import sys; sys.path.insert(0, sys.argv[1]); from logtrain.core import worker; worker.run(*sys.argv[2:])"
         )
         command = [sys.executable, "-P", "-c", program, ROOT, theirs.fileno(), module, *arguments]
         self._process = subprocess.Popen(

@@ -70,9 +70,7 @@ def read_answers(folder: Path, model: str) -> dict[int, Answered]:
     return found
 
 
-def check_same(
-    folder: Path, model: str, digest: str, prompts: Sequence[str], questions: Sequence[Question]
-) -> None:
+def check_same(folder: Path, model: str, digest: str, prompts: Sequence[str], questions: Sequence[Question]) -> None:
     """Raises ValueError if an answer there is another model's than the one of this digest, or to another question than
     the one of its number; `prompts`: fingerprints. Of more answers than questions (--limit was larger) the rest counts
     for nothing.

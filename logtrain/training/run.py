@@ -1,9 +1,9 @@
 """A training run from its config to the exported model: every part that is built, in order.
 
-    setup.py       ranks, model shape, data      checkpoint.py   where a run goes on
-    sharding.py    the model on the ranks        step.py         forward, backward, update
-    optim.py       the optimizer                 trainer.py      the loop
-    checks.py      what would fail later         publish.py      what a run leaves
+setup.py       ranks, model shape, data      checkpoint.py   where a run goes on
+sharding.py    the model on the ranks        step.py         forward, backward, update
+optim.py       the optimizer                 trainer.py      the loop
+checks.py      what would fail later         publish.py      what a run leaves
 """
 
 from contextlib import nullcontext

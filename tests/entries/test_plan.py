@@ -110,8 +110,6 @@ def test_a_gpu_without_a_source_is_refused(tmp_path):
         Gpu(str(path))
 
 
-
-
 @pytest.fixture(scope="module")
 def fine_tuning() -> dict[int, Plan]:
     """The plan of the LoRA recipe as it stands, with nothing on disk, and with all parameters trained."""

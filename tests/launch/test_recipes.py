@@ -1,6 +1,5 @@
 """The recipes in launch/ are configs as they stand, and the published one is what was published."""
 
-
 import pytest
 
 from logtrain.core import config

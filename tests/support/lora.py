@@ -33,9 +33,7 @@ def adapted(folder: Path, config: LoraConfig, dtype: torch.dtype = torch.float32
     return with_adapters(folder, config, RandomAdapters(folder, config), dtype)
 
 
-def with_adapters(
-    folder: Path, config: LoraConfig, source: WeightSource, dtype: torch.dtype = torch.float32
-) -> Llama:
+def with_adapters(folder: Path, config: LoraConfig, source: WeightSource, dtype: torch.dtype = torch.float32) -> Llama:
     """A model of the folder's shape with adapters, all from `source`."""
     model = empty_model(hf.read_config(folder))
     add_adapters(model, config, dtype)

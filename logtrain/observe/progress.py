@@ -1,0 +1,58 @@
+"""How far a long piece of work has come: on a terminal a bar with the time left, elsewhere a line now and then. All of
+it goes to stderr, so that stdout holds results alone.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+
+import rich.progress
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from logtrain.observe.records import as_line
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """Use as a context manager around the work."""
+
+    def __init__(self, verb: str, total: int, *, title: str = "", in_bytes: bool = False, enabled: bool = True):
+        """`verb`: the first word of every line. `total`: of what `update` is given, items or bytes. `title`: stands
+        before the bar. `enabled = False`: says nothing, as on all ranks but one.
+        """
+        self.verb, self.total, self.enabled = verb, total, enabled
+        self.began = self.said = time.monotonic()
+        self.bar = None
+        if enabled and sys.stderr.isatty():
+            counts = DownloadColumn() if in_bytes else MofNCompleteColumn()
+            columns = (
+                TextColumn(title),
+                BarColumn(),
+                counts,
+                TextColumn("{task.fields[facts]}"),
+                TimeRemainingColumn(),
+            )
+            self.bar = rich.progress.Progress(*columns, console=Console(stderr=True))
+            self.task = self.bar.add_task("", total=total, facts="")
+
+    def __enter__(self) -> "Progress":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def update(self, done: int, line: Mapping[str, float | int | str], bar: str = "") -> None:
+        """`done`: of `total`. `line`: what a line tells besides the time left; `bar`: what stands beside the bar."""
+        if self.bar:
+            self.bar.update(self.task, completed=done, facts=bar)
+            return
+        now = time.monotonic()
+        if self.enabled and now - self.said >= SECONDS_BETWEEN_LINES:
+            self.said = now
+            eta = (self.total - done) * (now - self.began) / max(1, done)
+            print(f"{self.verb} {as_line({**line, 'eta_seconds': round(eta)})}", file=sys.stderr, flush=True)
