@@ -52,10 +52,13 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["logtrain*"]) + find_packages("kernels"),
     package_data={
+        "logtrain": ["py.typed"],
+        "logtrain_kernels": ["py.typed"],
         "logtrain.planning": ["gpus/*.toml"],  # descriptions of GPUs
         "logtrain.evaluation": ["compare.html.jinja"],  # the page of an evaluation
         "logtrain.conversation": ["tasks.toml"],  # what a chat's tasks ask
     },
+    entry_points={"console_scripts": ["logtrain = logtrain.__main__:main"]},
     package_dir={"logtrain_kernels": "kernels/logtrain_kernels"},
     ext_modules=[
         Extension(

@@ -96,7 +96,7 @@ python -m logtrain.prepare --input "$input" --tokenizer "$model" --output "$outp
     --seq_len "$seq_len" --valid_fraction 0.03
 
 say "Continue the pretraining on $ranks rank(s), $gpus GPU(s), and export"
-"$here/cpt.sh" "${recipe[@]}" --model "$model" --data "$output/prepared" \
+"$here/run.sh" cpt "${recipe[@]}" --model "$model" --data "$output/prepared" \
     --runs "$output" --loader.seq_len "$seq_len" ${flags[@]+"${flags[@]}"}
 
 say "What it has learned"
@@ -111,7 +111,7 @@ if [ -n "${generated:-}" ]; then
     say "Fine-tune on chats: the pretrained model, and beside it the one from random weights"
     for start in cpt none; do
         [ "$start" = cpt ] && from="$output/cpt/export" name=cpt_sft || from="$model" name=sft
-        "$here/sft.sh" "$here/recipes/demo_sft.toml" --model "$from" --data "$output/prepared_chats" --runs "$output" \
+        "$here/run.sh" sft "$here/recipes/demo_sft.toml" --model "$from" --data "$output/prepared_chats" --runs "$output" \
             --name "$name" --loader.seq_len "$seq_len" "${spread[@]}"
     done
     say "Ask it"
@@ -119,7 +119,7 @@ if [ -n "${generated:-}" ]; then
     echo "$question"
     echo "$question" | python -m logtrain.chat --model "$output/cpt_sft/export" --temperature 0 --max_new_tokens 192
     say "Compare: random weights, fine-tuned alone, pretrained and fine-tuned"
-    "$here/evaluate.sh" --models "base=$model" "sft=$output/sft/export" "cpt_sft=$output/cpt_sft/export" \
+    "$here/run.sh" evaluate --models "base=$model" "sft=$output/sft/export" "cpt_sft=$output/cpt_sft/export" \
         --data "$output/questions.json" --format sharegpt --max_new_tokens 192 --run "$output/evaluation"
 fi
 

@@ -15,7 +15,7 @@ from types import FrameType
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
-INTERRUPTED = 75  # what a worker ends with that has stopped on request, everything saved
+from logtrain.core.entry import INTERRUPTED
 
 
 def workers() -> list[int]:

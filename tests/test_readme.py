@@ -31,19 +31,19 @@ ELSEWHERE = {
 # What makes the others short: flags added to each command that begins so.
 SHORT = {
     "python launch/demo/data.py": ["--rows", "150"],
-    "launch/cpt.sh launch/recipes/demo.toml": ["--trainer.max_steps", "2"],
+    "launch/run.sh cpt launch/recipes/demo.toml": ["--trainer.max_steps", "2"],
     "python launch/demo/result.py": ["--tokens", "3"],
 }
 # Ones that need what a test has not: their flags are parsed by the program they are for.
 PARSED = {
     "python -m logtrain.prepare --input NLPLog.json": PrepareConfig,
-    "launch/cpt.sh launch/recipes/cpt_8xh100.toml": CptConfig,
-    "sbatch --nodes 2 launch/slurm.sbatch": CptConfig,
+    "launch/run.sh cpt launch/recipes/cpt_8xh100.toml": CptConfig,
+    "sbatch --nodes 2 launch/slurm.sbatch cpt": CptConfig,
     "python -m logtrain.prepare --format sharegpt": PrepareConfig,
     "python -m logtrain.plan": PlanConfig,
-    "PET_NPROC_PER_NODE=4 launch/sft.sh": SftConfig,
-    "launch/sft.sh": SftConfig,
-    "launch/evaluate.sh": EvaluateConfig,
+    "PET_NPROC_PER_NODE=4 launch/run.sh sft": SftConfig,
+    "launch/run.sh sft": SftConfig,
+    "launch/run.sh evaluate": EvaluateConfig,
     "python -m logtrain.chat": ChatConfig,
     "echo /cause | python -m logtrain.chat": ChatConfig,
 }

@@ -14,7 +14,7 @@ import argparse
 import json
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -330,7 +330,7 @@ def write_weights(folder: Path, seed: int) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, object]]) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.write("[\n")
         for i, row in enumerate(rows):

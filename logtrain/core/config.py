@@ -1,12 +1,14 @@
 """Configs: dataclass defaults < TOML files, left to right < command-line flags.
 
-    config = load(Config, ["launch/demo/cpt.toml", "mine.toml", "--optim.lr", "3e-5", "--no_compile"])
+    config = load(Config, ["launch/recipes/demo.toml", "mine.toml", "--optim.lr", "3e-5", "--no_compile"])
 
 A config is a frozen, keyword-only dataclass; the string literal below a field is its help. A field is an int, float,
 bool, str, Literal, tuple[T, ...] or another config, which is a table in TOML and a dotted prefix in flags: `[optim]`
 with `lr = 1e-5` is `--optim.lr 1e-5`. Both sources fill one flat dictionary {dotted key: value}, checked against one
-list of fields, so a mistake reads the same from either: a ValueError of one line that says where. TOML values carry
-their type, and it must be the field's; flags are text, and tyro gives them their type. tyro also writes --help.
+list of fields, so a mistake reads the same from either: a ValueError of one line that says where.
+
+tyro writes --help, from the same dataclasses. It does not read the flags: a mistake is a box of several lines there,
+files of settings are not its business, and of a TOML file it could not name the line.
 """
 
 import dataclasses
@@ -15,14 +17,13 @@ import os
 import re
 import tomllib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import tomli_w
 import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveTypeInfo
 
 from logtrain.core.entry import program_name
 
@@ -37,18 +38,17 @@ def load(cls: type[T], argv: Sequence[str]) -> T:
     file is any `*.toml` that is not the value of a flag. `--help` prints help and exits. Raises ValueError: one line.
     """
     if "--help" in argv or "-h" in argv:
-        _print_help(cls)
-    fields = dict(_fields(cls))
-    paths, flags = _read_argv(argv, fields)
-    values = {key: default for key, (_, default) in fields.items()}
+        print_help(cls)
+    fields = fields_of(cls)
+    paths, flags = read_argv(argv, fields)
+    values = {key: field.default for key, field in fields.items()}
     for path in paths:
-        values |= _read_toml(path, fields)
+        values |= read_toml(path, fields)
     values |= flags
-    missing = [key for key, value in values.items() if value is REQUIRED]
-    if missing:
+    if missing := [key for key, value in values.items() if value is REQUIRED]:
         given = " ".join(f"--{key} ..." for key in missing)
         raise ValueError(f"{', '.join(missing)}: required; give {given}, or set it in a TOML file")
-    return _build(cls, values)
+    return build(cls, values)
 
 
 def dump(config: Any) -> str:
@@ -56,50 +56,63 @@ def dump(config: Any) -> str:
     return tomli_w.dumps(dataclasses.asdict(config))
 
 
-# -- the fields of a config, as one flat table -----------------------------------------------------
+def print_help(cls: type) -> NoReturn:
+    """Every flag of `cls` with its default and its help, from rank 0 alone; then the program ends."""
+    speaks = os.environ.get("RANK", "0") == "0"
+    program = f"{program_name()} [FILE.toml ...]"
+    tyro.cli(cls, args=["--help"], prog=program, use_underscores=True, console_outputs=speaks)
+    raise AssertionError("tyro exits after --help")
 
-Fields = dict[str, tuple[Any, Any]]  # {dotted key: (type, default or REQUIRED)}
+
+# ---- the fields of a config, as one flat table
 
 
-def _fields(cls: type, prefix: str = "", default: Any = REQUIRED) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Yields the items of Fields for `cls` and the configs within it; `default` is the instance it has as a field."""
-    types = get_type_hints(cls)
+class Field(NamedTuple):
+    kind: Any
+    """int, float, bool, str, a Literal, or a tuple of one of these"""
+    default: Any
+    """REQUIRED where there is none"""
+
+
+def fields_of(cls: Any, prefix: str = "", default: Any = REQUIRED) -> dict[str, Field]:
+    """{dotted key: Field} of `cls` and the configs within it; `default` is the instance that it has as a field."""
+    kinds, found = get_type_hints(cls), {}
     for field in dataclasses.fields(cls):
         if default is not REQUIRED:
             value = getattr(default, field.name)
         else:
             value = field.default if field.default_factory is REQUIRED else field.default_factory()
-        if dataclasses.is_dataclass(types[field.name]):
-            yield from _fields(types[field.name], f"{prefix}{field.name}.", value)
-        else:
-            yield prefix + field.name, (types[field.name], value)
+        kind, key = kinds[field.name], prefix + field.name
+        found |= fields_of(kind, f"{key}.", value) if dataclasses.is_dataclass(kind) else {key: Field(kind, value)}
+    return found
 
 
-def _build(cls: type[T], values: dict[str, Any], prefix: str = "") -> T:
-    types = get_type_hints(cls)
-    arguments = {}
-    for field in dataclasses.fields(cls):
-        key = prefix + field.name
-        nested = dataclasses.is_dataclass(types[field.name])
-        arguments[field.name] = _build(types[field.name], values, f"{key}.") if nested else values[key]
-    return cls(**arguments)
+def build(cls: Any, values: dict[str, Any], prefix: str = "") -> Any:
+    """A `cls` from values by dotted key."""
+    kinds = get_type_hints(cls)
+    return cls(
+        **{
+            name: build(kind, values, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else values[prefix + name]
+            for name, kind in ((field.name, kinds[field.name]) for field in dataclasses.fields(cls))
+        }
+    )
 
 
-def _expected(kind: Any) -> str:
+def expected(kind: Any) -> str:
     """The type of a field, in the words of an error."""
     if get_origin(kind) is Literal:
-        return "one of " + ", ".join(_shown(choice) for choice in get_args(kind))
+        return "one of " + ", ".join(map(as_json, get_args(kind)))
     if get_origin(kind) is tuple:
-        return f"a list, each item {_expected(get_args(kind)[0])}"
+        return f"a list, each item {expected(get_args(kind)[0])}"
     return {int: "an integer", float: "a number", bool: "true or false", str: "a string"}[kind]
 
 
-def _shown(value: Any) -> str:
-    """A value as the user wrote it, near enough: JSON is TOML for all but dates."""
+def as_json(value: Any) -> str:
+    """A value nearly as the user wrote it: JSON is TOML for all but dates."""
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _hint(key: str, known_keys: Iterable[str], dashes: str = "") -> str:
+def nearest(key: str, known_keys: Iterable[str], dashes: str = "") -> str:
     """Names the known key nearest to `key`, as a whole or in its last part (`lrr`, `train.lr`: `optim.lr`)."""
 
     def likeness(known: str) -> tuple[float, float]:
@@ -110,12 +123,12 @@ def _hint(key: str, known_keys: Iterable[str], dashes: str = "") -> str:
     return f"did you mean {dashes}{best}?" if score[0] >= 0.6 else "--help lists all there are"
 
 
-# -- flags -----------------------------------------------------------------------------------------
+# ---- flags: text, which gets the type of its field
 
 
-def _read_argv(argv: Sequence[str], fields: Fields) -> tuple[list[Path], dict[str, Any]]:
+def read_argv(argv: Sequence[str], fields: dict[str, Field]) -> tuple[list[Path], dict[str, Any]]:
     """Splits `argv` into its TOML files and {key: value} of its flags."""
-    negations = {_negated(key): key for key, (kind, _) in fields.items() if kind is bool}
+    negations = {negated(key): key for key, field in fields.items() if field.kind is bool}
     paths: list[Path] = []
     values: dict[str, Any] = {}
     words = deque(argv)
@@ -126,55 +139,48 @@ def _read_argv(argv: Sequence[str], fields: Fields) -> tuple[list[Path], dict[st
                 raise ValueError(f"{word}: neither a flag (--key value) nor a TOML file (*.toml)")
             paths.append(Path(word))
             continue
-
         flag, equals, text = word.partition("=")
         name = flag[2:].replace("-", "_")
         key = name if name in fields else negations.get(name)
         if key is None:
-            raise ValueError(f"{flag}: unknown flag; {_hint(name, fields, dashes='--')}")
-        kind = fields[key][0]
+            raise ValueError(f"{flag}: unknown flag; {nearest(name, fields, dashes='--')}")
+        kind = fields[key].kind
         is_list = get_origin(kind) is tuple
         texts = [text] if equals else []
         room = 0 if equals or kind is bool else len(words) if is_list else 1
         while words and len(texts) < room and not words[0].startswith("--"):
             texts.append(words.popleft())
-
-        if kind is bool:
-            if texts:
-                raise ValueError(f"{word}: a switch takes no value; it is on with --{key}, off with --{_negated(key)}")
-            values[key] = name == key
-        elif is_list:
-            values[key] = tuple(_from_text(item, get_args(kind)[0], flag) for item in texts)
-        elif texts:
-            values[key] = _from_text(texts[0], kind, flag)
+        if kind is bool and texts:
+            raise ValueError(f"{word}: a switch takes no value; it is on with --{key}, off with --{negated(key)}")
+        if not (texts or kind is bool or is_list):
+            raise ValueError(f"{flag}: has no value; expected {expected(kind)}")
+        if is_list:
+            values[key] = tuple(from_text(item, get_args(kind)[0], flag) for item in texts)
         else:
-            raise ValueError(f"{flag}: has no value; expected {_expected(kind)}")
+            values[key] = name == key if kind is bool else from_text(texts[0], kind, flag)
     return paths, values
 
 
-def _negated(key: str) -> str:
-    return re.sub(r"[^.]+$", r"no_\g<0>", key)  # optim.fused -> optim.no_fused
+def negated(key: str) -> str:
+    """optim.fused -> optim.no_fused"""
+    return re.sub(r"[^.]+$", r"no_\g<0>", key)
 
 
-def _from_text(text: str, kind: Any, flag: str) -> Any:
+def from_text(text: str, kind: Any, flag: str) -> Any:
+    """The value of a flag, in the type of its field."""
     try:
         text.encode()  # bytes that are not UTF-8 reach argv as lone surrogates, which no TOML file can hold
-        return ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, set())).instance_from_str([text])
-    except ValueError:
-        raise ValueError(f"{flag} {ascii(text) if kind is str else text}: expected {_expected(kind)}") from None
+        if get_origin(kind) is Literal:
+            return next(choice for choice in get_args(kind) if str(choice) == text)
+        return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError, StopIteration):
+        raise ValueError(f"{flag} {ascii(text) if kind is str else text}: expected {expected(kind)}") from None
 
 
-def _print_help(cls: type) -> NoReturn:
-    speaks = os.environ.get("RANK", "0") == "0"
-    program = f"{program_name()} [FILE.toml ...]"
-    tyro.cli(cls, args=["--help"], prog=program, use_underscores=True, console_outputs=speaks)
-    raise AssertionError("tyro exits after --help")
+# ---- TOML: typed values, which must have the type of their field
 
 
-# -- TOML ------------------------------------------------------------------------------------------
-
-
-def _read_toml(path: Path, fields: Fields) -> dict[str, Any]:
+def read_toml(path: Path, fields: dict[str, Field]) -> dict[str, Any]:
     """Reads {key: value} of one file."""
     try:
         text = path.read_bytes().decode()
@@ -186,43 +192,42 @@ def _read_toml(path: Path, fields: Fields) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         at = re.search(r"at line (\d+)", str(error))
         raise ValueError(f"{path}:{at[1] if at else text.count(chr(10)) + 1}: not TOML: {error}") from None
+    tables = {key[: dot.start()] for key in fields for dot in re.finditer(r"\.", key)}
 
-    table_keys = {key[: dot.start()] for key in fields for dot in re.finditer(r"\.", key)}
-    values: dict[str, Any] = {}
-
-    def read(table: dict[str, Any], parents: tuple[str, ...]) -> None:
+    def read(table: dict[str, Any], parents: tuple[str, ...]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
         for name, value in table.items():
             names = (*parents, name)
             key = ".".join(names)
-            if key in fields:
-                try:
-                    values[key] = _typed(value, fields[key][0])
-                except ValueError as error:
-                    raise ValueError(f"{path}:{_line_of(text, names)}: {key} = {error}") from None
-            elif key not in table_keys:
-                hint = _hint(key, [*fields, *table_keys])
-                raise ValueError(f"{path}:{_line_of(text, names)}: {key}: unknown key; {hint}")
-            elif isinstance(value, dict):
-                read(value, names)
-            else:
-                raise ValueError(f"{path}:{_line_of(text, names)}: {key} = {_shown(value)}: expected a table, [{key}]")
+            try:
+                if key in fields:
+                    values[key] = typed(key, value, fields[key].kind)
+                elif key not in tables:
+                    raise ValueError(f"{key}: unknown key; {nearest(key, [*fields, *tables])}")
+                elif not isinstance(value, dict):
+                    raise ValueError(f"{key} = {as_json(value)}: expected a table, [{key}]")
+            except ValueError as error:
+                raise ValueError(f"{path}:{line_of(text, names)}: {error}") from None
+            if key in tables:
+                values |= read(value, names)
+        return values
 
-    read(tree, ())
-    return values
+    return read(tree, ())
 
 
-def _typed(value: Any, kind: Any) -> Any:
+def typed(key: str, value: Any, kind: Any) -> Any:
     """`value` if it is of the field's type; only a list, and a float written without a point, change theirs."""
-    if not _fits(value, kind):
-        raise ValueError(f"{_shown(value)}: expected {_expected(kind)}")
+    if not fits(value, kind):
+        raise ValueError(f"{key} = {as_json(value)}: expected {expected(kind)}")
     if get_origin(kind) is tuple:
-        return tuple(_typed(item, get_args(kind)[0]) for item in value)
+        return tuple(typed(key, item, get_args(kind)[0]) for item in value)
     return float(value) if kind is float else value
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a TOML value is of a field's type."""
     if get_origin(kind) is tuple:
-        return type(value) is list and all(_fits(item, get_args(kind)[0]) for item in value)
+        return type(value) is list and all(fits(item, get_args(kind)[0]) for item in value)
     if get_origin(kind) is Literal:
         return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
     if kind is float and type(value) is int:
@@ -230,12 +235,12 @@ def _fits(value: Any, kind: Any) -> bool:
     return type(value) is kind  # not isinstance: True is an int
 
 
-def _line_of(text: str, names: tuple[str, ...]) -> int:
+def line_of(text: str, names: tuple[str, ...]) -> int:
     """The line where the value at `names` ends: the shortest beginning of the text that is TOML and has it."""
     lines = text.split("\n")
     for count in range(1, len(lines)):
         try:
-            found = tomllib.loads("\n".join(lines[:count]) + "\n")
+            found: Any = tomllib.loads("\n".join(lines[:count]) + "\n")
         except tomllib.TOMLDecodeError:  # cut within a value of several lines
             continue
         for name in names:

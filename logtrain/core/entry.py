@@ -45,6 +45,6 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
 def program_name() -> str:
     """How the running program was called, for its help: `logtrain cpt`, or `python -m logtrain.cpt`."""
     spec = sys.modules["__main__"].__spec__
-    if spec is None or spec.name.endswith("__main__"):
+    if spec is None or spec.name == "logtrain.__main__":
         return Path(sys.argv[0]).name
     return f"python -m {spec.name}"

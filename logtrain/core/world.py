@@ -19,6 +19,18 @@ def compute_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
     return getattr(torch, name)
 
 
+def alone() -> object:
+    """A store in which the ranks of a world of one meet."""
+    return dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]  (torch's stubs forget it)
+
+
+def host_group() -> dist.ProcessGroup:
+    """A group of all ranks for what passes between hosts alone, so that it does not wait for the GPU."""
+    group = dist.new_group(backend="gloo", timeout=timedelta(hours=4))  # rank 0 may write to a slow disk
+    assert isinstance(group, dist.ProcessGroup), "this rank is one of all"
+    return group
+
+
 class World:
     """This process among all: rank, size, device, and a host-side group for what must not wait for the GPU."""
 
@@ -48,11 +60,11 @@ class World:
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
                 device_id=self.device if on_cuda else None,
-                **({} if launched else {"store": dist.HashStore(), "rank": 0, "world_size": 1}),
+                **({} if launched else {"store": alone(), "rank": 0, "world_size": 1}),
             )
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.is_main = self.rank == 0
-        self.control = dist.new_group(backend="gloo", timeout=timedelta(hours=4))  # rank 0 may write to a slow disk
+        self.control = host_group()
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over ranks, in place; on a GPU without waiting for it. -> `values`, of any shape and dtype."""
@@ -107,7 +119,9 @@ class StopSignal:
         """
         agreed = self.settle()
         flag = torch.tensor([self.flag or also], dtype=torch.uint8)
-        self.pending = flag, dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.world.control, async_op=True)
+        work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.world.control, async_op=True)
+        assert work is not None
+        self.pending = flag, work
         return agreed
 
     def settle(self) -> bool:

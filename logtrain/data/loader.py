@@ -10,7 +10,7 @@ Shapes in names: T = rows_per_batch * seq_len tokens, D documents, P pieces, R r
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -167,7 +167,7 @@ class Loader:
         batch = Batch(*arrays, max(lengths), torch.from_numpy(token_seeds(self.seed, epoch.number, rows, seq_len)))
         return batch.pin() if self.pin_memory else batch
 
-    def __iter__(self) -> Iterator[Step]:
+    def __iter__(self) -> Generator[Step, None, None]:
         """Steps from `self.step` on; a thread lays out the next two while the current one trains."""
         ready: queue.Queue = queue.Queue(maxsize=2)
         stopped = threading.Event()

@@ -79,8 +79,9 @@ class Table:
     def train(self, record: Record) -> None:
         columns = self.columns()
         self.print("".join(f"{text(record):>{width}}" for _, width, text in columns))
-        ends_at = time.monotonic() + record["eta_seconds"]
-        self.progress.update(self.task, completed=record["step"], ends_at=ends_at, refresh=True)
+        step, eta = record["step"], record["eta_seconds"]
+        assert isinstance(step, int) and isinstance(eta, int | float)
+        self.progress.update(self.task, completed=step, ends_at=time.monotonic() + eta, refresh=True)
 
     def valid(self, record: Record) -> None:
         """The loss, in its column, and the set it is of."""

@@ -18,16 +18,18 @@ import platform
 import shutil
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 
 import orjson
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from logtrain.core.untrusted import from_json
+from logtrain.core.world import host_group
 from logtrain.training.optim import MOMENTS, create_moments, trained_parameters
 from logtrain.training.state import TrainState
 
@@ -55,7 +57,7 @@ class Checkpoints:
         self.folder, self.keep, self.keep_best = folder, keep, keep_best
         self.is_main = dist.get_rank() == 0
         # The writing thread's own: its messages must not meet the training's, and disks may be slow.
-        self.group = dist.new_group(backend="gloo", timeout=timedelta(hours=4))
+        self.group = host_group()
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self.writing: Future | None = None
 
@@ -78,7 +80,8 @@ class Checkpoints:
         self.wait()
         name = f"step-{state.step:06d}"
         aside = self.folder / f".{name}.partial"
-        written = dcp.async_save(tensors_of(model, optimizer), checkpoint_id=aside, process_group=self.group)
+        written = async_save(tensors_of(model, optimizer), checkpoint_id=aside, process_group=self.group)
+        assert isinstance(written, Future)
         self.writing = self.thread.submit(self.finish, written, aside, name, dataclasses.replace(state))
 
     def finish(self, written: Future, aside: Path, name: str, state: TrainState) -> None:
@@ -99,7 +102,7 @@ class Checkpoints:
             raise problem[0]
 
     def complete_folder(self, aside: Path, name: str, state: TrainState) -> None:
-        facts = {"state": state.to_json(), "ranks": dist.get_world_size(), "files": checksums(aside)}
+        facts = {"state": dataclasses.asdict(state), "ranks": dist.get_world_size(), "files": checksums(aside)}
         with open(aside / FACTS, "wb") as file:
             file.write(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
             file.flush()
@@ -163,7 +166,7 @@ class Checkpoints:
         if optimizer is not None:
             create_moments(model, optimizer, state.step)
         try:
-            dcp.load(tensors_of(model, optimizer), checkpoint_id=path, process_group=self.group)
+            load(tensors_of(model, optimizer), checkpoint_id=path, process_group=self.group)
         except CheckpointException as error:
             raise ValueError(f"{path}: does not fit this model: {reason(error)}") from error
         return state
@@ -194,7 +197,7 @@ def read_facts(path: Path) -> tuple[TrainState, dict[str, dict]]:
     """What checkpoint.json says: the state of the run, and size and checksum of each file."""
     try:
         facts = orjson.loads((path / FACTS).read_bytes())
-        state, files = TrainState.from_json(facts["state"]), facts["files"]
+        state, files = from_json(TrainState, facts["state"]), facts["files"]
         if state.step >= 0 and files:
             return state, files
     except FileNotFoundError:
@@ -250,7 +253,7 @@ class IndexReader(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """The first cause of a DCP failure, in words."""
     causes = [error]
     if isinstance(error, CheckpointException):

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from logtrain.model.llama import Llama, LlamaConfig
+from logtrain.model.llama import Block, Llama, LlamaConfig
 from logtrain.model.lora import add_adapters
 from logtrain.model.weights import WeightSource, empty_model, materialize
 from logtrain.training.config import ParallelConfig, RunConfig
@@ -42,9 +42,8 @@ def build_model(
     """
     model = sharded_model(config, shape, mesh, dtype, adapters=adapters)
     materialize(model, torch.device(mesh.device_type), source)
-    for block in model.blocks:
-        block.recompute = config.recompute
-        if config.compile:  # the forward, within FSDP's hooks; attention on CPUs reads its lengths on the host
+    if config.compile:
+        for block in model.blocks:  # the forward, within FSDP's hooks; on CPUs attention reads lengths on the host
             block.forward = torch.compile(block.forward, fullgraph=mesh.device_type == "cuda")
     return model
 
@@ -54,6 +53,9 @@ def sharded_model(
 ) -> Llama:
     """The model of a run on the meta device, sharded over the mesh."""
     model = empty_model(shape)
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        block.recompute = config.recompute
     if config.lora.rank and adapters:
         add_adapters(model, config.lora, dtype)
     shard(model, mesh, config.parallel, dtype)
@@ -75,22 +77,20 @@ def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype:
     )
     free_after_forward = config.reshard_after_forward and not kept_out  # adapters alone are small, and cast each time
 
-    def wrap(module: nn.Module, free_after_forward: bool) -> None:
-        fully_shard(
-            module, mesh=mesh, mp_policy=policy, ignored_params=kept_out, reshard_after_forward=free_after_forward
-        )
+    def wrap(module: nn.Module, free: bool) -> FSDPModule:
+        return fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params=kept_out, reshard_after_forward=free)
 
-    for block in model.blocks:
-        last = block is model.blocks[-1]  # its backward comes next: freed, it would be gathered again at once
-        wrap(block, free_after_forward and not last)
+    *others, last = model.blocks
+    # The last one's backward comes next: freed, it would be gathered again at once.
+    blocks = [*(wrap(block, free_after_forward) for block in others), wrap(last, False)]
     if not model.config.tied:
-        wrap(model.embedding, free_after_forward)
-        model.embedding.set_unshard_in_backward(False)  # its backward reads only which rows were looked up
+        embedding = wrap(model.embedding, free_after_forward)
+        embedding.set_unshard_in_backward(False)  # its backward reads only which rows were looked up
         wrap(model.head, False)  # its backward comes next
     wrap(model, False)
-    for i, block in enumerate(model.blocks):
-        block.set_modules_to_forward_prefetch(list(model.blocks[i + 1 : i + 1 + config.prefetch]))
-        block.set_modules_to_backward_prefetch(list(model.blocks[max(0, i - config.prefetch) : i])[::-1])
+    for i, block in enumerate(blocks):
+        block.set_modules_to_forward_prefetch(blocks[i + 1 : i + 1 + config.prefetch])
+        block.set_modules_to_backward_prefetch(blocks[max(0, i - config.prefetch) : i][::-1])
     if config.symmetric_memory:
         for module in sharded_modules(model):
             module.set_symm_mem_for_comm()
@@ -118,7 +118,7 @@ def last_micro_batch(model: nn.Module, last: bool) -> None:
 def clip_grad_norm(model: nn.Module, max_norm: float) -> Tensor:
     """Scale gradients to a global L2 norm of at most `max_norm` (0: none); -> the norm before, a device scalar."""
     parameters = [p for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters])
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     if max_norm > 0:
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)

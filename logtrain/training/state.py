@@ -1,7 +1,5 @@
 """What a run knows of itself besides its tensors: a checkpoint carries it, and a resumed run goes on from it."""
 
-import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,25 +20,9 @@ class TrainState:
     """predicted so far"""
     best_step: int = 0
     """the step with the lowest loss on the first validation set; 0: none was validated"""
-    best_loss: float = math.inf
+    best_loss: float | None = None
+    """on the first validation set, at `best_step`"""
     validations_since_best: int = 0
-
-    def to_json(self) -> dict[str, int | float | str | None]:
-        """Every field; JSON has no infinity, so null stands for a best loss that there is not."""
-        return dataclasses.asdict(self) | {"best_loss": None if self.best_loss == math.inf else self.best_loss}
-
-    @staticmethod
-    def from_json(facts: object) -> "TrainState":
-        """Raises ValueError for anything that `to_json` does not give."""
-        fields = {field.name: field.type for field in dataclasses.fields(TrainState)}
-        if not isinstance(facts, dict) or facts.keys() != fields.keys():
-            raise ValueError(f"not the state of a run, which is {', '.join(fields)}")
-        if facts["best_loss"] is None:
-            facts = facts | {"best_loss": math.inf}
-        for name, kind in fields.items():
-            if type(facts[name]) is not kind or (kind is int and facts[name] < 0):
-                raise ValueError(f"{name} = {facts[name]!r}: expected {kind.__name__}")
-        return TrainState(**facts)
 
     def continued_as(self, fresh: "TrainState", checkpoint: Path, data: str) -> "TrainState":
         """The state of a checkpoint, if a run that would start as `fresh` now is the one that it is of.

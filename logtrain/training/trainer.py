@@ -170,7 +170,8 @@ class Trainer:
                 self.metrics.valid(record)
                 if number and not math.isfinite(loss):
                     self.refuse(f"loss {loss} on {name}")
-        if losses and number and losses[0] < self.state.best_loss:
+        best = self.state.best_loss
+        if losses and number and (best is None or losses[0] < best):
             self.state.best_loss, self.state.best_step, self.state.validations_since_best = losses[0], number, 0
         elif losses and number:
             self.state.validations_since_best += 1

@@ -106,11 +106,11 @@ def test_exit_status(codes, status):
 
 
 def test_cpt_stops_with_75_and_goes_on(tmp_path):
-    """launch/cpt.sh with the real trainer on two ranks: SIGTERM saves, --resume auto finishes."""
+    """launch/run.sh cpt with the real trainer on two ranks: SIGTERM saves, --resume auto finishes."""
     model = write_model(tmp_path / "model", hidden_size=32, vocab_size=130, num_attention_heads=4)
     data = write_data(tmp_path / "data", model, seq_len=32, lengths={"train": [32] * 200})
     run = tmp_path / "stopped"
-    command = [LAUNCH / "cpt.sh", "--name", "stopped", "--model", model, "--data", data, "--runs", tmp_path]
+    command = [LAUNCH / "run.sh", "cpt", "--name", "stopped", "--model", model, "--data", data, "--runs", tmp_path]
     command += ["--loader.seq_len", "32", "--loader.rows_per_step", "2", "--trainer.log_every", "1"]
     environment = {**os.environ, "PET_NPROC_PER_NODE": "2", "VIRTUAL_ENV": sys.prefix, "PYTHONUNBUFFERED": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
@@ -144,9 +144,11 @@ def test_slurm_requeues_what_has_stopped(tmp_path, status, requeued):
         (tmp_path / name).chmod(0o755)
     slurm = {"SLURM_JOB_ID": "17", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[01-02]"}
     environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    job = subprocess.run(["bash", LAUNCH / "slurm.sbatch", "a.toml", "--name", "x"], cwd=tmp_path, env=environment)
+    job = subprocess.run(
+        ["bash", LAUNCH / "slurm.sbatch", "cpt", "a.toml", "--name", "x"], cwd=tmp_path, env=environment
+    )
     assert job.returncode == status
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls[0].endswith("launch/cpt.sh a.toml --name x --resume auto")
+    assert calls[0].endswith("launch/run.sh cpt a.toml --name x --resume auto")
     assert calls[1] == "2 n01:29500 17-0"
     assert calls[2:] == (["scontrol requeue 17"] if requeued else [])

@@ -1,0 +1,40 @@
+"""`logtrain COMMAND ARGUMENTS`: the commands of logtrain by one name. `python -m logtrain.COMMAND` is the same."""
+
+import importlib
+import sys
+from difflib import get_close_matches
+from typing import NoReturn
+
+from logtrain.core.entry import WRONG_INPUT, run
+
+COMMANDS = {
+    "prepare": "raw text or chats to token shards, with a report",
+    "plan": "before a GPU is rented: whether a recipe fits, how fast, how long, what it costs",
+    "cpt": "continue the pretraining of a Llama on prepared text",
+    "sft": "fine-tune a Llama on prepared chats, by LoRA or all parameters",
+    "merge": "a LoRA adapter (PEFT's format) into its model",
+    "export": "any checkpoint of a run to a Hugging Face folder",
+    "evaluate": "models answer a test set: scores with intervals, differences, a page to read",
+    "chat": "talk to a model in the terminal, about a log or anything else",
+}
+USAGE = "usage: logtrain COMMAND [ARGUMENTS]\n\n" + "".join(f"  {name:<10}{does}\n" for name, does in COMMANDS.items())
+MORE = "\nlogtrain COMMAND --help lists the arguments of a command. On several GPUs: torchrun ... -m logtrain.COMMAND"
+
+
+def main() -> NoReturn:
+    """What the console script `logtrain` calls."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("-h", "--help"):
+        print(USAGE + MORE)
+        sys.exit(0)
+    if command not in COMMANDS:
+        near = get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
+        print(f"error: {command}: no such command; {hint}", file=sys.stderr)
+        sys.exit(WRONG_INPUT)
+    sys.argv[:2] = [f"logtrain {command}"]
+    run(importlib.import_module(f"logtrain.{command}").main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What others may have written, read so that nothing in it can hurt: only JSON, of a bounded size and depth, into types
+that are checked. Every mistake is a ValueError of one line.
+"""
+
+import dataclasses
+import json
+import stat
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+MAX_BYTES = 1 << 26  # of a JSON file: the largest that is honest, a tokenizer.json, has some 30 MB
+MAX_DEPTH = 100  # arrays and objects within each other
+
+
+def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """The object that a file holds. `what`: named where it holds something else. Raises ValueError for a file that is
+    missing, no regular file, too large, too deep, or not JSON.
+    """
+    try:
+        facts = json.loads(read_bytes(path, max_bytes).decode(), parse_int=parse_int)
+    except (UnicodeDecodeError, ValueError) as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    except RecursionError:
+        raise ValueError(f"{path}: arrays and objects within each other too deep to be {what}") from None
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path}: expected {what}, found {json_type(facts)}")
+    check_depth(path, facts, what)
+    return facts
+
+
+def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """All of a regular file. Raises ValueError where there is none, it cannot be read, or it has more bytes."""
+    try:
+        mode, size = path.stat().st_mode, path.stat().st_size
+        if stat.S_ISREG(mode) and size <= max_bytes:
+            return path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path}: not a regular file")
+    raise ValueError(f"{path}: {size:,} bytes, more than the {max_bytes:,} that such a file may have")
+
+
+def parse_int(text: str) -> int:
+    """Raises ValueError for an integer that no file here has a use for: Python would take minutes for some."""
+    if len(text) > 40:
+        raise ValueError(f"an integer of {len(text):,} digits")
+    return int(text)
+
+
+def check_depth(path: Path, facts: object, what: str) -> None:
+    """Raises ValueError beyond MAX_DEPTH: what recurses over the value later, to print it say, has less room left."""
+    level = [facts]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise ValueError(f"{path}: arrays and objects within each other too deep to be {what}")
+
+
+def from_json(cls: type[T], facts: object) -> T:
+    """A dataclass from the JSON object that `dataclasses.asdict` gave. Raises ValueError that names the field."""
+    kinds = get_type_hints(cls)
+    if not isinstance(facts, dict) or facts.keys() != kinds.keys():
+        found = ", ".join(map(str, facts)) if isinstance(facts, dict) else json_type(facts)
+        raise ValueError(f"expected {', '.join(kinds)}, found {found}")
+    return cls(**{name: checked(name, facts[name], kind) for name, kind in kinds.items()})
+
+
+def checked(name: str, value: Any, kind: Any) -> Any:
+    """`value` if it is of the type: int, float, bool, str, None, a list, a dict, a dataclass, or a union of these."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return from_json(kind, value)
+    if origin is list and isinstance(value, list):
+        return [checked(f"{name}[{i}]", item, inner[0]) for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {key: checked(f"{name}.{key}", item, inner[1]) for key, item in value.items()}
+    if origin is UnionType and type(value) in inner:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{name} = {json.dumps(value)[:80]}: expected {type_name(kind)}")
+    return value
+
+
+def json_type(value: object) -> str:
+    """A JSON value's type in words."""
+    words = {
+        str: "a string",
+        int: "a number",
+        float: "a number",
+        bool: "a boolean",
+        list: "an array",
+        dict: "an object",
+    }
+    return words.get(type(value), "null")
+
+
+def type_name(kind: Any) -> str:
+    """A field's type in words."""
+    if get_origin(kind) is UnionType:
+        return " or ".join(map(type_name, get_args(kind)))
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a string", NoneType: "null"}
+    return words.get(kind) or {list: "an array", dict: "an object"}[get_origin(kind)]
