@@ -3,6 +3,7 @@ that are checked. Every mistake is a ValueError of one line.
 """
 
 import dataclasses
+import hashlib
 import json
 import stat
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 MAX_BYTES = 1 << 26  # of a JSON file: the largest that is honest, a tokenizer.json, has some 30 MB
 MAX_DEPTH = 100  # arrays and objects within each other
+SEAL = "sha256"  # of the rest of an object, so that a bit that flips on the disk does not pass
 
 
 def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_BYTES) -> dict[str, Any]:
@@ -115,3 +117,22 @@ def type_name(kind: Any) -> str:
         return " or ".join(map(type_name, get_args(kind)))
     words = {int: "an integer", float: "a number", bool: "true or false", str: "a string", NoneType: "null"}
     return words.get(kind) or {list: "an array", dict: "an object"}[get_origin(kind)]
+
+
+def sealed(facts: dict[str, Any]) -> bytes:
+    """A JSON object as a file's content, with a hash over all of it."""
+    assert SEAL not in facts
+    return json.dumps(facts | {SEAL: seal_of(facts)}, indent=1).encode() + b"\n"
+
+
+def read_sealed(path: Path, what: str = "a JSON object") -> dict[str, Any]:
+    """What `sealed` was given. Raises ValueError as `read_json` does, and where it has changed."""
+    facts = read_json(path, what=what)
+    if facts.pop(SEAL, None) != seal_of(facts):
+        raise ValueError(f"{path}: its content has changed since it was written ({SEAL} does not fit)")
+    return facts
+
+
+def seal_of(facts: dict[str, Any]) -> str:
+    """The hash of an object, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

@@ -62,13 +62,18 @@ def materialize(model: Llama, device: torch.device, source: WeightSource | None)
     if source is None:
         return
     for name, parameter in model.named_parameters():
-        start, local = local_rows(parameter)
-        filled = 0
-        for piece in source.rows(name, start, start + len(local)) if len(local) else ():
-            with torch.no_grad():
-                local[filled : filled + len(piece)].copy_(piece)
-            filled += len(piece)
-        assert filled == len(local), f"{name}: {filled} of {len(local)} rows filled"
+        fill_rows(parameter, name, source)
+
+
+@torch.no_grad()
+def fill_rows(parameter: Tensor, name: str, source: WeightSource) -> None:
+    """Put the rows of `source` into a parameter of that name in place: those that this rank owns, piece by piece."""
+    start, local = local_rows(parameter)
+    filled = 0
+    for piece in source.rows(name, start, start + len(local)) if len(local) else ():
+        local[filled : filled + len(piece)].copy_(piece)
+        filled += len(piece)
+    assert filled == len(local), f"{name}: {filled} of {len(local)} rows filled"
 
 
 def local_rows(parameter: Tensor) -> tuple[int, Tensor]:

@@ -1,50 +1,48 @@
-"""Checkpoints of a run: model, optimizer and the trainer's few numbers, sharded over the ranks (torch DCP), resumable
-on any number of them.
+"""Checkpoints of a run: model, optimizer and the trainer's few numbers, sharded over the ranks, resumable on any number
+of them.
 
     checkpoints/step-000100/      complete: it was renamed to this after its last byte
-        __0_0.distcp ...          each rank's shards
-        .metadata                 DCP's index
-        checkpoint.json           the trainer's state, and size and CRC-32 of every file
+        rank-00000.safetensors ...  the rows of every tensor that the rank owned (tensor_files.py)
+        checkpoint.json             the trainer's state, size and CRC-32 of every file, and its own hash
     checkpoints/.step-000200.partial/   being written, or left by a killed run: ignored, and removed at the next start
 
-A save copies the shards to host memory and returns; writing goes on in a thread. Everything else that a run needs is
-a pure function of the step (learning rate, rows, random numbers), so the state is small.
+A save copies the shards to host memory and returns; each rank writes its own in a thread. Everything else that a run
+needs is a pure function of the step (learning rate, rows, random numbers), so the state is small. Nothing is pickled:
+a checkpoint may come from others.
 """
 
 import dataclasses
 import os
-import pickle
 import platform
 import shutil
-import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-import orjson
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.tensor import DTensor
 
-from logtrain.core.untrusted import from_json
+from logtrain.core.atomic import sync_folder, write_file
+from logtrain.core.untrusted import from_json, read_sealed, sealed
 from logtrain.core.world import host_group
+from logtrain.model.weights import fill_rows, local_rows
 from logtrain.training.optim import MOMENTS, create_moments, trained_parameters
 from logtrain.training.state import TrainState
+from logtrain.training.tensor_files import FileFacts, Rows, TensorFiles, find_damage, write_tensors
 
 FACTS = "checkpoint.json"
-INDEX = ".metadata"  # DCP's own, a pickle; `IndexReader` says what may be in it
-INDEX_MAY_NAME = {
-    "torch": {"Size", *(str(t).removeprefix("torch.") for t in vars(torch).values() if isinstance(t, torch.dtype))},
-    "torch.serialization": {"_get_layout"},
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-    "torch.distributed.checkpoint.metadata": {
-        *("Metadata", "MetadataIndex", "StorageMeta", "TensorStorageMetadata", "BytesStorageMetadata"),
-        *("ChunkStorageMetadata", "TensorProperties", "_MEM_FORMAT_ENCODING"),
-    },
-    "pathlib": {"PosixPath"},
-}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What checkpoint.json says."""
+
+    state: TrainState
+    files: dict[str, FileFacts]
 
 
 class Checkpoints:
@@ -53,17 +51,17 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 0, keep_best: bool = False):
-        """`keep`: how many of the newest stay; 0 keeps all. `keep_best`: and that of state["best_step"]."""
+        """`keep`: how many of the newest stay; 0 keeps all. `keep_best`: the one of `state.best_step` stays too."""
         self.folder, self.keep, self.keep_best = folder, keep, keep_best
-        self.is_main = dist.get_rank() == 0
-        # The writing thread's own: its messages must not meet the training's, and disks may be slow.
-        self.group = host_group()
+        self.rank = dist.get_rank()
+        self.group = host_group()  # the writing thread's own: its messages must not meet the training's
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self.writing: Future | None = None
+        self.buffers: dict[str, Tensor] = {}
 
     def clean(self) -> None:
         """Remove what a killed run left behind; for the run that owns the folder, before its first save."""
-        if self.is_main:
+        if self.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             for left in self.folder.glob(".*.partial"):
                 shutil.rmtree(left)
@@ -73,45 +71,73 @@ class Checkpoints:
                 f"{self.folder}: not there on {platform.node()}; --runs must lie on a disk all nodes share"
             )
 
+    # ---- saving
+
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
         """Begin to write `step-<state.step>`; waits only for the copy to host memory and for an earlier save still
         being written.
         """
         self.wait()
-        name = f"step-{state.step:06d}"
-        aside = self.folder / f".{name}.partial"
-        written = async_save(tensors_of(model, optimizer), checkpoint_id=aside, process_group=self.group)
-        assert isinstance(written, Future)
-        self.writing = self.thread.submit(self.finish, written, aside, name, dataclasses.replace(state))
+        tensors = {
+            name: Rows(first, self.copied(name, local))
+            for name, tensor in tensors_of(model, optimizer).items()
+            if is_written_here(tensor)
+            for first, local in [local_rows(tensor)]
+            if len(local)
+        }
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.writing = self.thread.submit(self.write, tensors, dataclasses.replace(state))
 
-    def finish(self, written: Future, aside: Path, name: str, state: TrainState) -> None:
-        """In the writing thread: rank 0 gives the checkpoint its name once every rank has written its shards.
+    def copied(self, name: str, tensor: Tensor) -> Tensor:
+        """A copy in host memory: on a GPU in page-locked memory that is kept for the next save."""
+        if tensor.device.type == "cpu":
+            return tensor.clone()
+        if name not in self.buffers:
+            self.buffers[name] = torch.empty_like(tensor, device="cpu", pin_memory=True)
+        return self.buffers[name].copy_(tensor, non_blocking=True)
 
-        No rank returns before that, and all raise if it fails: one that went on could end its process, and torchrun
+    def write(self, tensors: dict[str, Rows], state: TrainState) -> None:
+        """In the writing thread: every rank writes its file, then rank 0 gives the checkpoint its name.
+
+        No rank returns before that, and all raise if one fails: one that went on could end its process, and torchrun
         would end rank 0 over it, just before the rename.
         """
-        written.result()  # what failed on one rank is raised on all
-        problem = [None]
-        if self.is_main:
+        name = f"step-{state.step:06d}"
+        aside, file = self.folder / f".{name}.partial", f"rank-{self.rank:05d}.safetensors"
+        files: dict[str, FileFacts] = {}
+        problem = None
+        try:
+            if tensors:
+                aside.mkdir(exist_ok=True)
+                files = {file: write_tensors(aside / file, tensors)}
+        except OSError as error:
+            problem = error
+        every = self.gathered((files, problem))
+        problem = next((found for _, found in every if found), None)
+        if self.rank == 0 and not problem:
             try:
-                self.complete_folder(aside, name, state)
+                facts = CheckpointFacts(state, {name: facts for files, _ in every for name, facts in files.items()})
+                self.complete_folder(aside, name, facts)
             except OSError as error:
-                problem = [error]
-        dist.broadcast_object_list(problem, src=0, group=self.group)
-        if problem[0]:
-            raise problem[0]
+                problem = error
+        problem = next((found for found in self.gathered(problem) if found), None)
+        if problem:
+            raise problem
 
-    def complete_folder(self, aside: Path, name: str, state: TrainState) -> None:
-        facts = {"state": dataclasses.asdict(state), "ranks": dist.get_world_size(), "files": checksums(aside)}
-        with open(aside / FACTS, "wb") as file:
-            file.write(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(aside)
+    def gathered(self, value: T) -> list[T]:
+        """The value of every rank, on every rank; host side."""
+        found: list[T] = [value] * dist.get_world_size()
+        dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def complete_folder(self, aside: Path, name: str, facts: CheckpointFacts) -> None:
+        """Write what the checkpoint is, name it, and remove the ones that are too many."""
+        write_file(aside / FACTS, sealed(dataclasses.asdict(facts)))
         os.rename(aside, self.folder / name)
         sync_folder(self.folder)
         if self.keep:
-            best = state.best_step if self.keep_best else None
+            best = facts.state.best_step if self.keep_best else None
             for old in (path for path in self.complete()[: -self.keep] if step_of(path) != best):
                 doomed = self.folder / f".{old.name}.partial"
                 os.rename(old, doomed)  # a kill between the two leaves no half checkpoint under its name
@@ -124,15 +150,25 @@ class Checkpoints:
         writing, self.writing = self.writing, None
         try:
             writing.result()
-        except (OSError, CheckpointException) as error:
-            # torch calls it "unexpected pos" when a disk is full; what was written until then fills it still.
-            full = "No space left" in reason(error) or shutil.disk_usage(self.folder).free < 1 << 20
-            why = "no space left on the device; free some and resume" if full else reason(error)
-            raise ValueError(f"{self.folder}: checkpoint not saved: {why}") from error
+        except OSError as error:
+            full = "; free some and resume" if shutil.disk_usage(self.folder).free < 1 << 20 else ""
+            raise ValueError(f"{self.folder}: checkpoint not saved: {error.strerror or error}{full}") from error
 
     def failed(self) -> bool:
         """Whether the save under way has failed; does not wait for it. `wait` raises the error."""
         return self.writing is not None and self.writing.done() and self.writing.exception() is not None
+
+    def close(self) -> None:
+        """Wait for the save under way, and end the writing thread."""
+        self.wait()
+        self.thread.shutdown()
+
+    # ---- finding and loading
+
+    def complete(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        named = (path for path in self.folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+        return sorted(named, key=step_of)
 
     def at(self, step: int) -> Path:
         """The complete checkpoint of a step; 0: the newest."""
@@ -142,42 +178,34 @@ class Checkpoints:
             raise ValueError(f"{self.folder}: {wanted}; there are: {', '.join(map(str, found)) or 'none'}")
         return found[step or max(found)]
 
-    def complete(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
-        named = (path for path in self.folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
-        return sorted(named, key=step_of)
-
     def newest(self) -> Path | None:
         """The newest complete checkpoint, the same on every rank."""
-        box = [next(reversed(self.complete()), None)]
-        dist.broadcast_object_list(box, src=0, group=self.group)
-        return box[0]
+        return self.gathered(next(reversed(self.complete()), None))[0]
 
     def load(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> TrainState:
-        """Fill the model (and the optimizer) in place from `path`; -> the state given to `save`. ValueError where
-        anything is damaged.
+        """Fill the model (and the optimizer) in place from `path`; -> the state given to `save`. Raises ValueError
+        where anything is damaged, or of another model.
         """
-        state, files = read_facts(path)
-        damage = find_damage(path, files) if self.is_main else None
-        box = [damage]
-        dist.broadcast_object_list(box, src=0, group=self.group)
-        if box[0]:
-            raise ValueError(f"{path}: corrupt checkpoint: {box[0]}; remove it to resume from an older one")
+        facts = read_facts(path)
+        mine = list(facts.files.items())[self.rank :: dist.get_world_size()]
+        damage = next((found for name, of_file in mine if (found := find_damage(path / name, of_file))), None)
+        if damage := next((found for found in self.gathered(damage) if found), None):
+            raise ValueError(f"{path}: corrupt checkpoint: {damage}; remove it to resume from an older one")
         if optimizer is not None:
-            create_moments(model, optimizer, state.step)
+            create_moments(model, optimizer, facts.state.step)
+        wanted = tensors_of(model, optimizer)
         try:
-            load(tensors_of(model, optimizer), checkpoint_id=path, process_group=self.group)
-        except CheckpointException as error:
-            raise ValueError(f"{path}: does not fit this model: {reason(error)}") from error
-        return state
-
-    def close(self) -> None:
-        self.wait()
-        self.thread.shutdown()
+            source = TensorFiles(path, sorted(facts.files))
+            source.check({name: tensor.shape for name, tensor in stored_with(model).items()})
+        except ValueError as error:
+            raise ValueError(f"{path}: does not fit this model: {error}") from None
+        for name, tensor in wanted.items():
+            fill_rows(tensor, name, source)
+        return facts.state
 
 
 def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
-    """Names -> this rank's shards of trained weights and of the optimizer's moments, sharing memory with them. Frozen
+    """Names -> trained weights and the optimizer's moments, sharded as they are, sharing memory with them. Frozen
     weights come from where they came from before.
     """
     tensors = {}
@@ -189,80 +217,41 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dic
     return tensors
 
 
+def stored_with(model: nn.Module) -> dict[str, Tensor]:
+    """Names -> tensors of the shapes that a checkpoint of this model has: the parameters stand for their moments."""
+    found = {}
+    for name, parameter in trained_parameters(model):
+        found |= {f"model.{name}": parameter, **{f"optimizer.{key}.{name}": parameter for key in MOMENTS}}
+    return found
+
+
+def is_written_here(tensor: Tensor) -> bool:
+    """Whether this rank writes its rows: of several copies of a model the first one's ranks do."""
+    if not isinstance(tensor, DTensor):
+        return dist.get_rank() == 0
+    mesh = tensor.device_mesh
+    coordinate, names = mesh.get_coordinate(), mesh.mesh_dim_names
+    assert coordinate is not None and names is not None
+    return "replica" not in names or coordinate[names.index("replica")] == 0
+
+
 def step_of(path: Path) -> int:
+    """The step that a checkpoint's folder is named after."""
     return int(path.name.removeprefix("step-"))
 
 
-def read_facts(path: Path) -> tuple[TrainState, dict[str, dict]]:
-    """What checkpoint.json says: the state of the run, and size and checksum of each file."""
+def read_facts(path: Path) -> CheckpointFacts:
+    """What a checkpoint says of itself. Raises ValueError where that is damaged or not true."""
+    file = path / FACTS
+    if not file.exists():
+        raise ValueError(f"{path}: not a complete checkpoint (no {FACTS})")
     try:
-        facts = orjson.loads((path / FACTS).read_bytes())
-        state, files = from_json(TrainState, facts["state"]), facts["files"]
-        if state.step >= 0 and files:
-            return state, files
-    except FileNotFoundError:
-        raise ValueError(f"{path}: not a complete checkpoint (no {FACTS})") from None
-    except (orjson.JSONDecodeError, ValueError, KeyError, TypeError):
-        pass
-    raise ValueError(f"{path / FACTS}: damaged; remove the checkpoint to resume from an older one")
-
-
-def checksums(folder: Path) -> dict[str, dict]:
-    """Size and CRC-32 of every file in the folder; 8 threads read about 8 GB/s, so 96 GB (8B parameters) take 12 s
-    off the training's path.
-    """
-    files = sorted(path for path in folder.iterdir() if path.name != FACTS)
-    with ThreadPoolExecutor(8) as threads:
-        sums = threads.map(crc32, files)
-        return {
-            path.name: {"bytes": path.stat().st_size, "crc32": total} for path, total in zip(files, sums, strict=True)
-        }
-
-
-def crc32(path: Path) -> int:
-    total = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 24):
-            total = zlib.crc32(chunk, total)
-    return total
-
-
-def find_damage(path: Path, expected: dict[str, dict]) -> str | None:
-    for name, fact in expected.items():
-        if not (path / name).exists():
-            return f"{name} is missing"
-        if (size := (path / name).stat().st_size) != fact["bytes"]:
-            return f"{name} has {size} bytes instead of {fact['bytes']}"
-    found = checksums(path)
-    if changed := [name for name in expected if found[name] != expected[name]]:
-        return f"{changed[0]} has another checksum"
-    try:
-        with open(path / INDEX, "rb") as file:
-            IndexReader(file).load()
-    except Exception as error:  # whatever a damaged pickle comes to
-        return f"{INDEX}: {error}"
-    return None
-
-
-class IndexReader(pickle.Unpickler):
-    """Reads DCP's index before DCP does, and refuses one that would run anything: checkpoints may come from others."""
-
-    def find_class(self, module: str, name: str) -> object:
-        if name not in INDEX_MAY_NAME.get(module, ()):
-            raise pickle.UnpicklingError(f"names {module}.{name}, which no checkpoint holds")
-        return super().find_class(module, name)
-
-
-def reason(error: BaseException) -> str:
-    """The first cause of a DCP failure, in words."""
-    causes = [error]
-    if isinstance(error, CheckpointException):
-        causes = [cause for cause, _ in error.failures.values()]
-    cause = next((cause for cause in causes if isinstance(cause, OSError)), causes[0])
-    return f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}"
-
-
-def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+        facts = from_json(CheckpointFacts, read_sealed(file))
+        if facts.state.step != step_of(path):
+            raise ValueError(f"is of step {facts.state.step}")
+        if outside := next((name for name in facts.files if Path(name).name != name or name == FACTS), None):
+            raise ValueError(f"names the file {outside!r}")
+    except ValueError as error:
+        what = str(error).removeprefix(f"{file}: ")
+        raise ValueError(f"{file}: damaged ({what}); remove the checkpoint to resume from an older one") from None
+    return facts

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 
 from logtrain import cpt
@@ -223,9 +222,8 @@ def test_checkpoints_before_the_divergence_stay_and_are_finite(case, command):
     assert (status, said.split(":")[1]) == (2, " step 2")
     (path,) = (case.run / "checkpoints").iterdir()
     assert path.name == "step-000001"
-    index = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-    tensors = {name: torch.empty(entry.size) for name, entry in index.items()}
-    dcp.load(tensors, checkpoint_id=path, no_dist=True)
+    tensors = load_file(path / "rank-00000.safetensors")
+    assert len(tensors) > 20
     assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 

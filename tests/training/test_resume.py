@@ -15,10 +15,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.distributed.checkpoint import FileSystemWriter
 
 from logtrain.core.config import load
 from logtrain.cpt import CptConfig
+from logtrain.training import checkpoint
 from logtrain.training.checkpoint import Checkpoints, tensors_of
 from logtrain.training.optim import make_optimizer
 from logtrain.training.setup import set_up
@@ -191,13 +191,13 @@ def test_a_save_is_a_snapshot(case, tmp_path, monkeypatch):
     optimizer.step()
     tensors = tensors_of(model, optimizer)
     before = {name: tensor.full_tensor().clone() for name, tensor in tensors.items()}
-    write_data = FileSystemWriter.write_data
+    write_tensors = checkpoint.write_tensors
 
     def held_up(*args):
         assert changed.wait(60)
-        return write_data(*args)
+        return write_tensors(*args)
 
-    monkeypatch.setattr(FileSystemWriter, "write_data", held_up)
+    monkeypatch.setattr(checkpoint, "write_tensors", held_up)
     checkpoints = Checkpoints(tmp_path)
     state = TrainState(data="0", rows_per_step=4, step=1, tokens=7)
     checkpoints.save(model, optimizer, state)

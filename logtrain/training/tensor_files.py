@@ -1,0 +1,130 @@
+"""The tensors of a checkpoint on disk: a safetensors file a rank, with the rows that the rank owned.
+
+    rank-00003.safetensors    for each tensor its dtype, shape and rows; under __metadata__ the first row of each
+
+Any rank of a later run reads from them the rows that it owns itself, whatever the number of ranks. A file is written
+tensor by tensor, its checksum taken on the way, so that neither needs memory or a second reading.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from logtrain.core.untrusted import checked
+
+CHUNK = 1 << 24  # bytes that are written, or read for a checksum, at a time
+DTYPE = "F32"  # of masters and moments
+FIRST_ROWS = "first_rows"
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a file must be, byte for byte."""
+
+    bytes: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a tensor, in host memory, and the number of the first of them in the whole tensor."""
+
+    first: int
+    tensor: Tensor
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Rows]) -> FileFacts:
+    """Write `file`, to the disk itself. Raises OSError."""
+    header: dict[str, object] = {
+        "__metadata__": {"format": "pt", FIRST_ROWS: json.dumps({name: rows.first for name, rows in tensors.items()})}
+    }
+    end = 0
+    for name, rows in tensors.items():
+        begin, end = end, end + rows.tensor.nbytes
+        shape = list(rows.tensor.shape)
+        assert rows.tensor.dtype == torch.float32, name
+        header[name] = {"dtype": DTYPE, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    size = crc = 0
+    with open(file, "wb", buffering=0) as stream:
+        for part in (len(text).to_bytes(8, "little"), text, *(as_bytes(rows.tensor) for rows in tensors.values())):
+            for at in range(0, len(part), CHUNK):
+                chunk = memoryview(part)[at : at + CHUNK]
+                crc = zlib.crc32(chunk, crc)
+                while chunk:
+                    chunk = chunk[stream.write(chunk) :]
+            size += len(part)
+        os.fsync(stream.fileno())
+    return FileFacts(size, crc)
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    return tensor.contiguous().view(torch.uint8).reshape(-1).numpy().data
+
+
+def find_damage(file: Path, facts: FileFacts) -> str | None:
+    """What is wrong with a file, read whole at some 2 GB/s; None where it is what it must be."""
+    if not file.is_file() or file.is_symlink():
+        return f"{file.name} is missing"
+    if (size := file.stat().st_size) != facts.bytes:
+        return f"{file.name} has {size} bytes instead of {facts.bytes}"
+    crc = 0
+    with open(file, "rb") as stream:
+        while chunk := stream.read(CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return None if crc == facts.crc32 else f"{file.name} has another checksum"
+
+
+class TensorFiles:
+    """Where the weights and moments of a checkpoint come from: a `WeightSource`."""
+
+    def __init__(self, folder: Path, names: list[str]):
+        """Reads the headers of the files. Raises ValueError for one that `write_tensors` has not written."""
+        self.parts: dict[str, list[tuple[int, int, str]]] = {}  # tensor -> first row, row after the last, file
+        self.shapes: dict[str, tuple[str, tuple[int, ...]]] = {}  # tensor -> dtype, sizes of the other dimensions
+        self.files = {}
+        for file in names:
+            try:
+                opened = self.files[file] = safe_open(folder / file, framework="pt")
+                found = checked(FIRST_ROWS, json.loads(opened.metadata()[FIRST_ROWS]), dict[str, int])
+                for name in opened.keys():  # noqa: SIM118 (no dictionary)
+                    rows = opened.get_slice(name)
+                    size, *others = rows.get_shape()
+                    self.parts.setdefault(name, []).append((found[name], found[name] + size, file))
+                    kind = rows.get_dtype(), tuple(others)
+                    if self.shapes.setdefault(name, kind) != kind:
+                        raise ValueError(f"{name} is {self.shapes[name]} in another file")
+            except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+                raise ValueError(f"{file}: not written by a save ({error})") from None
+        for parts in self.parts.values():
+            parts.sort()
+
+    def check(self, expected: Mapping[str, torch.Size]) -> None:
+        """Raises ValueError unless these tensors are there, whole, fp32, of these shapes, and no others."""
+        if others := expected.keys() ^ self.parts.keys():
+            name = sorted(others)[0]
+            raise ValueError(f"it has {'no' if name in expected else 'an unexpected'} tensor {name}")
+        for name, shape in expected.items():
+            kind, others = self.shapes[name]
+            end = 0
+            for first, after, _ in self.parts[name]:
+                if first != end:
+                    raise ValueError(f"{name}: rows {end} to {first} are missing or there twice")
+                end = after
+            if (end, *others) != tuple(shape) or kind != DTYPE:
+                raise ValueError(f"{name} is {kind} {[end, *others]}, the model has {DTYPE} {list(shape)}")
+
+    def rows(self, name: str, start: int, stop: int) -> Iterator[Tensor]:
+        """Rows [start, stop) of a tensor, in order, in pieces."""
+        for first, after, file in self.parts[name]:
+            if start < after and first < stop:
+                yield self.files[file].get_slice(name)[max(start, first) - first : min(stop, after) - first]
