@@ -33,9 +33,11 @@ EXTRAS = {
     # transformers, peft and rouge-score are the oracles; our kernels must not move more bytes than Liger's. rouge-score
     # is not at run time: all that scoring.py could use of it is a regular expression, and it brings nltk with it.
     "test": [
-        "pytest>=8",
+        "pytest>=8.1",  # import mode importlib as used here
+        "pytest-xdist>=3.5",  # a file of tests a core at a time
         "hypothesis>=6.100",
         "ruff>=0.9",
+        "pyright[nodejs]>=1.1.390",  # with the program that it is written for, so that nothing else is installed
         "transformers>=5.0",
         "peft>=0.18",
         "liger-kernel>=0.8",

@@ -1,8 +1,16 @@
 #!/usr/bin/env bash
-# Installs logtrain with what its tests need and runs them, on the CPU (GPUs have launch/gpu_check.sh). Arguments go to
-# pytest: bash launch/test.sh -k pack
+# Installs logtrain with what its tests need and runs them, on the CPU (GPUs have launch/gpu_check.sh).
+#
+#     launch/test.sh             what answers within 5 minutes on 2 cores: all but the tests that are marked slow
+#     launch/test.sh --all       every test
+#     launch/test.sh -k pack     arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/install.sh
 . launch/install.sh test
-CUDA_VISIBLE_DEVICES="" exec python -m pytest -q "$@"
+which=(-m "not slow")
+if [ "${1:-}" = --all ]; then
+    which=()
+    shift
+fi
+CUDA_VISIBLE_DEVICES="" exec python -m pytest -q --numprocesses auto --dist loadfile ${which[@]+"${which[@]}"} "$@"

@@ -1,4 +1,4 @@
-"""README.md says what is: its commands run, its files exist, its example of an error is what one gets."""
+"""README.md and docs/ say what is: their commands run, their files exist, the example of an error is what one gets."""
 
 import os
 import re
@@ -8,19 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from logtrain.planning.config import PlanConfig
 
+from logtrain.__main__ import COMMANDS
 from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
-from logtrain.evaluate import EvaluateConfig
-from logtrain.planning.prediction import PlanConfig
 from logtrain.prepare import PrepareConfig
 from logtrain.sft import SftConfig
-from tests.support import ROOT
+from tests.support import LAUNCH, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = [block.strip().splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.S)]
-COMMANDS = [command for block in BLOCKS for command in block]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+BLOCKS = [block.strip().splitlines() for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S)]
+SHELL = list(dict.fromkeys(command for block in BLOCKS for command in block))
 
 # Ones that other tests run, or that are running now.
 ELSEWHERE = {
@@ -34,32 +36,23 @@ SHORT = {
     "launch/run.sh cpt launch/recipes/demo.toml": ["--trainer.max_steps", "2"],
     "python launch/demo/result.py": ["--tokens", "3"],
 }
-# Ones that need what a test has not: their flags are parsed by the program they are for.
-PARSED = {
-    "python -m logtrain.prepare --input NLPLog.json": PrepareConfig,
-    "launch/run.sh cpt launch/recipes/cpt_8xh100.toml": CptConfig,
-    "sbatch --nodes 2 launch/slurm.sbatch cpt": CptConfig,
-    "python -m logtrain.prepare --format sharegpt": PrepareConfig,
-    "python -m logtrain.plan": PlanConfig,
-    "PET_NPROC_PER_NODE=4 launch/run.sh sft": SftConfig,
-    "launch/run.sh sft": SftConfig,
-    "launch/run.sh evaluate": EvaluateConfig,
-    "python -m logtrain.chat": ChatConfig,
-    "echo /cause | python -m logtrain.chat": ChatConfig,
-}
-
-FIRST_FLAGS = ("--input", "--format", "--model", "--models")  # what comes before is the program
+# Configs of commands that need what a test has not: their flags are parsed by the program that they are for.
+CONFIGS = {"prepare": PrepareConfig, "cpt": CptConfig, "sft": SftConfig, "plan": PlanConfig, "chat": ChatConfig}
 
 
-def of(table: dict, command: str):
-    return next((value for start, value in table.items() if command.startswith(start)), None)
+def parsed(command: str) -> tuple[str, list[str]] | None:
+    """(the command of logtrain, its arguments) of a line of a shell, None for another program's."""
+    line = command.split("|")[-1].strip()
+    pattern = r"(?:PET_\w+=\S+ )?(?:sbatch --nodes 2 launch/slurm\.sbatch|launch/run\.sh|logtrain) (\w+) (.*)"
+    found = re.fullmatch(pattern, line)
+    return (found[1], shlex.split(found[2])) if found else None
 
 
 def test_every_command_is_run_or_parsed_by_a_test():
     """The tour is run as it stands; each other command is in one of the tables."""
-    assert len(COMMANDS) >= 10
-    for command in COMMANDS:
-        kinds = [command in ELSEWHERE, "runs/tour" in command, bool(of(PARSED, command))]
+    assert len(SHELL) >= 15
+    for command in SHELL:
+        kinds = [command in ELSEWHERE, "runs/tour" in command, "runs/tour" not in command and bool(parsed(command))]
         assert sum(kinds) == 1, command
     for test in ELSEWHERE.values():
         assert (ROOT / test).exists()
@@ -67,45 +60,53 @@ def test_every_command_is_run_or_parsed_by_a_test():
 
 def test_the_tour(tmp_path):
     """The block of commands from generated data to a result, one after the other."""
-    (tmp_path / "launch").symlink_to(ROOT / "launch")
+    (tmp_path / "launch").symlink_to(LAUNCH)
     environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PET_NPROC_PER_NODE": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    tour = [command for command in COMMANDS if "runs/tour" in command]
+    tour = [command for command in SHELL if "runs/tour" in command]
     assert len(tour) == 5
     for command in tour:
-        words = [*shlex.split(command), *(of(SHORT, command) or [])]
+        short = next((flags for start, flags in SHORT.items() if command.startswith(start)), [])
+        words = [*shlex.split(command), *short]
         result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     assert (tmp_path / "runs/tour/exported/model.safetensors").exists()
     assert "The exported model goes on:" in result.stdout
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if of(PARSED, command)])
+@pytest.mark.parametrize("command", [line for line in SHELL if parsed(line) and "runs/tour" not in line])
 def test_flags_of_what_needs_more_than_a_test_has(command, monkeypatch):
+    from logtrain.evaluation.config import EvaluateConfig
+
     monkeypatch.chdir(ROOT)
-    words = shlex.split(command)
-    arguments = words[words.index("logtrain.prepare") + 1 :] if "logtrain.prepare" in words else words
-    first = next(i for i, word in enumerate(arguments) if word.endswith(".toml") or word in FIRST_FLAGS)
-    config.load(of(PARSED, command), arguments[first:])
+    name, arguments = parsed(command)
+    config.load({**CONFIGS, "evaluate": EvaluateConfig}[name], arguments)
 
 
 def test_every_file_and_module_named_exists():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    scripts = re.findall(r"\b(?:launch|benchmarks)/[\w.]+\.(?:sh|py|toml|sbatch)\b", README)
-    assert len(links) > 10
-    for path in links + scripts:
-        assert (ROOT / path).exists() or path == "launch/mine.toml", path
-    for module in re.findall(r"-m ((?:logtrain|benchmarks)\.\w+)", README):
+    count = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        links = [(page.parent, link) for link in re.findall(r"\]\(([^)#:]+)\)", text)]
+        named = re.findall(r"\b(?:launch|benchmarks|logtrain|kernels|tests|csrc)/[\w./]+\.(?:sh|py|toml|cpp)\b", text)
+            r"\b(?:launch|benchmarks|logtrain|kernels|tests|csrc)/[\w./]+\.(?:sh|py|toml|sbatch|cpp)\b", text
+        )
+        for folder, path in [*links, *((ROOT, path) for path in named)]:
+            assert (folder / path).exists() or path == "launch/mine.toml" or "*" in path, f"{page.name}: {path}"
+            count += 1
+    assert count > 30
+    for module in re.findall(r"-m ((?:logtrain|benchmarks)\.[a-z]+)", TEXT):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
 
 
-def test_every_launcher_and_entry_is_in_the_table():
+def test_every_launcher_and_command_is_in_the_table():
     table = re.findall(r"^\| `([^`]+)` \|", README, re.M)
-    files = [path for path in (ROOT / "launch").iterdir() if path.suffix in (".sh", ".sbatch")]
-    entries = [path.stem for path in (ROOT / "logtrain").glob("*.py") if "if __name__ ==" in path.read_text()]
+    files = [path for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch")]
+    entries = {path.stem for path in (ROOT / "logtrain").glob("[!_]*.py") if "if __name__ ==" in path.read_text()}
+    assert entries == COMMANDS.keys()
     assert {f"launch/{path.name}" for path in files if path.stem not in ("install", "ranks")} <= set(table)
-    assert {f"python -m logtrain.{entry}" for entry in entries} <= set(table)
+    assert {f"logtrain {entry}" for entry in entries} <= set(table)
 
 
 def test_the_error_that_is_shown(tmp_path, monkeypatch):
@@ -119,6 +120,10 @@ def test_the_error_that_is_shown(tmp_path, monkeypatch):
 
 
 def test_the_dependencies_are_those_of_setup_py():
-    listed = re.search(r"At run time: ([\w, ]+);", README.replace("\n", " "))[1]
+    listed = re.search(r"The core needs ([\w, ]+);", README.replace("\n", " "))[1]
     required = re.search(r"RUN_TIME = \[(.*?)\]", (ROOT / "setup.py").read_text(), re.S)[1]
     assert set(listed.split(", ")) == set(re.findall(r'"(\w+)>=', required))
+
+
+def test_the_readme_can_be_read_in_a_sitting():
+    assert len(README.splitlines()) <= 150
