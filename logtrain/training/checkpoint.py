@@ -192,7 +192,7 @@ class Checkpoints:
         if damage := next((found for found in self.gathered(damage) if found), None):
             raise ValueError(f"{path}: corrupt checkpoint: {damage}; remove it to resume from an older one")
         if optimizer is not None:
-            create_moments(model, optimizer, facts.state.step)
+            create_moments(model, optimizer, facts.state.step - facts.state.skipped)
         wanted = tensors_of(model, optimizer)
         try:
             source = TensorFiles(path, sorted(facts.files))

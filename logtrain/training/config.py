@@ -83,6 +83,8 @@ class TrainerConfig:
     """End after this many steps, the schedule with them. 0: as many as the epochs have."""
     max_grad_norm: float = 1.0
     """Global L2 norm to which gradients are clipped. 0: no clipping."""
+    max_skipped: int = 3
+    """End after so many steps in a row whose gradients are not finite. Such a step updates nothing."""
     log_every: int = 10
     """Steps between records."""
     valid_every: int = 0
@@ -101,7 +103,7 @@ class TrainerConfig:
     """Save and exit with 75 after this step, as SIGTERM would; the schedule does not change. 0: never."""
 
     def __post_init__(self):
-        for name in ("epochs", "log_every"):
+        for name in ("epochs", "log_every", "max_skipped"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} = {getattr(self, name)} must be at least 1")
         for name in ("max_steps", "max_grad_norm", "valid_every", "save_every", "keep", "patience", "stop_after"):

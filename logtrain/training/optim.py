@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from logtrain.training.config import OptimConfig
 
@@ -25,6 +25,11 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+
+
+def skip_where(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:
+    """Let the next update change nothing where the fp32 scalar `skipped` is 1: fused AdamW reads it on the device."""
+    optimizer.found_inf = skipped  # pyright: ignore[reportAttributeAccessIssue]  (as torch.amp.GradScaler sets it)
 
 
 def create_moments(model: nn.Module, optimizer: torch.optim.Optimizer, num_updates: int) -> None:

@@ -13,11 +13,13 @@ class TrainState:
     rows_per_step: int
     """packed rows of a step, over all ranks"""
     step: int = 0
-    """updates made"""
+    """steps made"""
     tokens: int = 0
     """trained on so far; padding does not count"""
     targets: int = 0
     """predicted so far"""
+    skipped: int = 0
+    """of the steps, those whose gradients were not finite, so that they updated nothing"""
     best_step: int = 0
     """the step with the lowest loss on the first validation set; 0: none was validated"""
     best_loss: float | None = None

@@ -2,6 +2,9 @@
 
 A loss is a sum over targets, divided once: by the targets of the whole step over all ranks and micro-batches, which
 the loader knows beforehand. Ranks average gradients, hence the factor world size.
+
+A step whose gradients are not finite changes nothing: neither weights, nor moments, nor their counter. The optimizer is
+told by a tensor on the device, so the host need not wait to know.
 """
 
 from typing import NamedTuple
@@ -13,6 +16,7 @@ from logtrain.core.world import World
 from logtrain.data.loader import Loader, Step
 from logtrain.model.llama import Llama
 from logtrain.training.config import OptimConfig
+from logtrain.training.optim import skip_where
 from logtrain.training.sharding import clip_grad_norm, free_gathered, last_micro_batch
 
 
@@ -23,6 +27,8 @@ class StepResult(NamedTuple):
     """fp32 scalar, in nats: over this rank's targets"""
     grad_norm: Tensor
     """fp32 scalar: of all gradients, over all ranks, before they were clipped"""
+    skipped: Tensor
+    """fp32 scalar: 1 where the gradients were not finite, so that nothing was updated, else 0"""
 
 
 class TrainStep:
@@ -50,11 +56,13 @@ class TrainStep:
             (summed * (self.world.size / max(1, step.targets))).backward()
             summed_loss += summed.detach()
         grad_norm = clip_grad_norm(self.model, self.max_grad_norm)
+        skipped = grad_norm.isfinite().logical_not().float()
+        skip_where(self.optimizer, skipped)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr_at(number)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return StepResult(summed_loss, grad_norm)
+        return StepResult(summed_loss, grad_norm, skipped)
 
     def lr_at(self, number: int) -> float:
         """Learning rate of update `number` (0-based)."""

@@ -17,34 +17,9 @@ from logtrain.observe.metrics import Metrics
 from logtrain.observe.system import peak_memory_gib
 from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.config import TrainerConfig
+from logtrain.training.interval import Interval, SkippedSteps
 from logtrain.training.state import TrainState
 from logtrain.training.step import StepResult, TrainStep, mean_loss
-
-
-class Interval:
-    """What has happened since the last record, from which its rates are."""
-
-    def __init__(self):
-        self.steps = self.tokens = self.attention_pairs = 0
-        self.data_seconds = self.excluded_seconds = 0.0
-        self.began = time.perf_counter()
-
-    def add(self, step: Step) -> None:
-        self.steps += 1
-        self.tokens += step.tokens
-        self.attention_pairs += step.attention_pairs
-
-    @property
-    def seconds(self) -> float:
-        """Of training alone: validation and the start of a save are not counted."""
-        return time.perf_counter() - self.began - self.excluded_seconds
-
-    @contextmanager
-    def excluding(self) -> Iterator[None]:
-        """What the block takes is no training."""
-        began = time.perf_counter()
-        yield
-        self.excluded_seconds += time.perf_counter() - began
 
 
 class Trainer:
@@ -73,6 +48,7 @@ class Trainer:
         self.adapter_parameters = sum(p.numel() for p in trained) if len(trained) < len(parameters) else 0
         self.is_warm = False
         self.interval = Interval()
+        self.skipped = SkippedSteps(self.world.device)
 
     def fit(self) -> bool:
         """Train to the last step; False when a stop was asked for and everything is saved."""
@@ -100,6 +76,7 @@ class Trainer:
         self.state.tokens += step.tokens
         self.state.targets += step.targets
         self.interval.add(step)
+        self.skipped.add(result.skipped)
         number, epoch_length = self.state.step, self.train.steps_per_epoch
         done = number == self.total_steps
         saving = done or stopping or number % (self.config.save_every or epoch_length) == 0
@@ -114,9 +91,15 @@ class Trainer:
         if validating:
             self.validate()
             saving |= self.out_of_patience() or (self.config.keep_best and self.state.best_step == number)
-        if saving:
+        if saving and self.is_worth_saving(done or stopping):
             with self.interval.excluding():
                 self.checkpoints.save(self.model, self.train_step.optimizer, self.state)
+
+    def is_worth_saving(self, is_last: bool) -> bool:
+        """Weights from which the last gradients were not finite may be damaged: they are not saved."""
+        if self.skipped.in_a_row and is_last:
+            self.refuse(f"the last {self.skipped.in_a_row} steps had gradients that are not finite")
+        return not self.skipped.in_a_row
 
     def out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.state.validations_since_best
@@ -125,6 +108,7 @@ class Trainer:
         """Record the last step, with rates over all since the last record; here alone the host waits for the device."""
         loss = self.world.sum(result.summed_loss).item() / max(1, targets)
         grad_norm = result.grad_norm.item()
+        self.state.skipped += self.skipped.read()
         number, interval = self.state.step, self.interval
         seconds = interval.seconds
         flops = model_flops(self.model.config, interval.tokens, interval.attention_pairs, self.adapter_parameters)
@@ -137,6 +121,7 @@ class Trainer:
                 "lr": self.train_step.lr_at(number - 1),
                 "tokens": self.state.tokens,
                 "targets": self.state.targets,
+                "skipped_steps": self.state.skipped,
                 "tokens_per_second": interval.tokens / seconds,
                 "tokens_per_second_per_gpu": interval.tokens / seconds / self.world.size,
                 "mfu": flops / seconds / self.world.size / self.peak_flops if self.peak_flops else None,
@@ -146,8 +131,11 @@ class Trainer:
                 "eta_seconds": (self.total_steps - number) * seconds / interval.steps,
             }
         )
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            self.refuse(f"loss {loss}, gradient norm {grad_norm}")
+        if self.skipped.longest >= self.config.max_skipped:
+            self.refuse(f"loss {loss}, gradient norm {grad_norm}, {self.skipped.longest} steps in a row")
+        if self.skipped.found:
+            told = f"{self.skipped.found} of the last {interval.steps} steps had gradients that are not finite"
+            self.metrics.info(f"step {number}: {told}; they updated nothing")
         gc.collect(1)
         self.interval = Interval()
 

@@ -205,13 +205,18 @@ def test_without_a_mistake_it_runs(case, command):
 
 @pytest.mark.parametrize(
     ("flags", "step"),
-    [(["--trainer.log_every", "1"], 2), (["--trainer.stop_after", "5"], 5)],  # a stop looks before it saves
+    [
+        (["--trainer.log_every", "1"], 4),  # the third in a row
+        (["--trainer.log_every", "1", "--trainer.max_skipped", "1"], 2),
+        (["--trainer.stop_after", "5"], 5),  # a stop looks before it saves
+        (["--trainer.stop_after", "3"], 3),  # though two in a row might pass
+    ],
 )
 def test_diverged_training_stops_and_is_not_saved(case, command, flags: list[str], step: int):
-    """With a learning rate of 1e30 the first update leaves weights with which the second step is not finite."""
+    """With a learning rate of 1e30 the first update leaves weights with which no later step is finite."""
     status, said = command([*case.flags, "--optim.lr", "1e30", "--trainer.save_every", "1000", *flags])
     assert status == 2
-    assert re.match(rf"error: step {step}: loss \S+, gradient norm nan: training has diverged; ", said)
+    assert re.match(rf"error: step {step}: .*: training has diverged; ", said)
     assert said.count("\n") == 1
     assert list((case.run / "checkpoints").iterdir()) == []
 
@@ -219,7 +224,7 @@ def test_diverged_training_stops_and_is_not_saved(case, command, flags: list[str
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_checkpoints_before_the_divergence_stay_and_are_finite(case, command):
     status, said = command([*case.flags, "--optim.lr", "1e30", "--trainer.save_every", "1", "--trainer.keep", "0"])
-    assert (status, said.split(":")[1]) == (2, " step 2")
+    assert (status, said.split(":")[1]) == (2, " step 4")
     (path,) = (case.run / "checkpoints").iterdir()
     assert path.name == "step-000001"
     tensors = load_file(path / "rank-00000.safetensors")
