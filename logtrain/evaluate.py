@@ -192,7 +192,7 @@ def too_long(config: EvaluateConfig, contestants: list[Contestant]) -> dict[int,
 
 
 def claim_folder(folder: Path, config: EvaluateConfig) -> TextIO:
-    return enter_run_folder(folder, config, config.resume == "auto", MAY_CHANGE, record="answers", flag="--run")
+    return enter_run_folder(folder, config, config.resume == "auto", MAY_CHANGE, flag="--run")
 
 
 # ---- answers

@@ -8,6 +8,7 @@ from typing import Literal
 
 from logtrain.core.config import load
 from logtrain.core.entry import run
+from logtrain.core.run_folder import read_run_config
 from logtrain.training.config import ParallelConfig, RunConfig
 
 
@@ -35,9 +36,7 @@ def main(argv: list[str]) -> int:
     folder, output = Path(config.run), Path(config.output)
     if output.exists():
         raise ValueError(f"{output}: exists already; choose another --output")
-    if not (folder / "config.toml").exists():
-        raise ValueError(f"{folder}: not a run (no config.toml)")
-    trained = load(RunConfig, [str(folder / "config.toml")])
+    trained = read_run_config(folder, RunConfig)
     export_dtype = trained.export_dtype if config.dtype == "auto" else config.dtype
     of_run = set_up(replace(trained, parallel=ParallelConfig(), export_dtype=export_dtype))  # on any ranks
     checkpoints = Checkpoints(folder / "checkpoints")

@@ -28,8 +28,12 @@ class Metrics:
         self.records = open(run_dir / "metrics.jsonl", "ab")  # noqa: SIM115 (closed in close)
         self.log = open(run_dir / "log.txt", "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         self.screen = Table(total_steps, resume_step) if on_terminal() else Lines()
-        if cut:
-            self.info(f"metrics.jsonl: removed {cut} records made after the checkpoint; their steps run again")
+        if cut.later:
+            self.info(f"metrics.jsonl: removed {cut.later} records made after the checkpoint; their steps run again")
+        if cut.damaged:
+            self.info(f"metrics.jsonl: removed {cut.damaged} lines that are damaged; their records are lost")
+        if resume_step and cut.last != resume_step:
+            self.info(f"metrics.jsonl: has no record of step {resume_step}, at which the run goes on: some are lost")
 
     def train(self, record: Record) -> None:
         """Record a training step."""

@@ -2,35 +2,57 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
+
+from logtrain.core.atomic import write_file
 
 Record = dict[str, float | int | str | None]
 
 
-def cut_after(path: Path, step: int) -> int:
-    """Removes the records after `step` (at step 0 all, for a run begins with one) and torn lines; returns how many.
+class Cut(NamedTuple):
+    """What `cut_after` found."""
+
+    later: int
+    """records made after the step, removed"""
+    damaged: int
+    """lines before the last whole one that are no records, removed; what a kill has torn counts as later"""
+    last: int
+    """the step of the last record that stays, -1 without any"""
+
+
+def cut_after(path: Path, step: int) -> Cut:
+    """Removes the records after `step` (at step 0 all, for a run begins with one) and lines that are no records.
 
     The file is replaced as a whole: a kill in here leaves the old one or the new one.
     """
     if not path.exists():
-        return 0
-    kept = []
+        return Cut(0, 0, -1)
     lines = path.read_bytes().splitlines(keepends=True)
-    for line in lines:
-        try:
-            if step > 0 and line.endswith(b"\n") and orjson.loads(line)["step"] <= step:
-                kept.append(line)
-        except orjson.JSONDecodeError:
-            continue
-    aside = path.with_suffix(".jsonl.aside")
-    aside.write_bytes(b"".join(kept))
-    aside.replace(path)
-    return len(lines) - len(kept)
+    steps = [step_of(line) for line in lines]
+    kept = [line for line, of in zip(lines, steps, strict=True) if of is not None and 0 <= of <= step and step > 0]
+    whole = len(steps) - next((i for i, of in enumerate(reversed(steps)) if of is not None), len(steps))
+    damaged = steps[:whole].count(None)
+    write_file(path, b"".join(kept))
+    last = max((of for of in steps if of is not None and of <= step), default=-1) if step > 0 else -1
+    return Cut(len(lines) - len(kept) - damaged, damaged, last)
 
 
-def as_line(record: Record) -> str:
+def step_of(line: bytes) -> int | None:
+    """The step of a whole line of metrics.jsonl, None of anything else."""
+    try:
+        record = orjson.loads(line) if line.endswith(b"\n") else None
+    except orjson.JSONDecodeError:
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if type(step) is int else None
+
+
+def as_line(record: Mapping[str, float | int | str | None]) -> str:
+    """A record as `key=value key=value`."""
     return " ".join(f"{key}={plain(value)}" for key, value in record.items())
 
 

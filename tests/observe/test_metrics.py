@@ -104,6 +104,7 @@ def test_what_stopped_a_run_is_logged(tmp_path):
         (b'{"step":40,"epo', 20, [0, 10, 20, 20]),
         (b'{"step":20}', 30, [0, 10, 20, 20, 30]),  # whole, but for the end of its line
         (b"\0\0\0\0\n\0\0", 30, [0, 10, 20, 20, 30]),  # what a file system leaves after a power cut
+        (b"30\n[30]\n{}", 30, [0, 10, 20, 20, 30]),  # JSON, but no records
     ],
 )
 def test_a_resumed_run_continues_one_series(tmp_path, capsys, torn, resume_step, kept):
@@ -122,6 +123,24 @@ def test_a_resumed_run_continues_one_series(tmp_path, capsys, torn, resume_step,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "metrics.jsonl"]
 
 
+def test_what_is_lost_of_the_records_is_told(tmp_path, capsys):
+    with Metrics(tmp_path, enabled=True, total_steps=106) as metrics:
+        for step in (10, 20, 30, 40):
+            metrics.train(record(step))
+    first, second, *rest = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_bytes(first + second.replace(b'"step"', b'"stop"') + b"".join(rest))
+    capsys.readouterr()
+    Metrics(tmp_path, enabled=True, total_steps=106, resume_step=40).close()
+    assert capsys.readouterr().out == "metrics.jsonl: removed 1 lines that are damaged; their records are lost\n"
+    (tmp_path / "metrics.jsonl").write_bytes(first)
+    Metrics(tmp_path, enabled=True, total_steps=106, resume_step=40).close()
+    lost = "metrics.jsonl: has no record of step 40, at which the run goes on: some are lost\n"
+    assert capsys.readouterr().out == lost
+    (tmp_path / "metrics.jsonl").unlink()
+    Metrics(tmp_path, enabled=True, total_steps=106, resume_step=40).close()
+    assert capsys.readouterr().out == lost
+
+
 def test_a_kill_while_records_are_removed_leaves_the_old_ones(tmp_path, monkeypatch):
     with Metrics(tmp_path, enabled=True, total_steps=106) as metrics:
         metrics.train(record(10))
@@ -131,7 +150,7 @@ def test_a_kill_while_records_are_removed_leaves_the_old_ones(tmp_path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", killed)
+        patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             Metrics(tmp_path, enabled=True, total_steps=106, resume_step=10)
     assert read(tmp_path) == [record(10), record(20)]
