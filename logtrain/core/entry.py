@@ -1,5 +1,6 @@
 """How a program of logtrain is called and how it ends: `run(main)` at the end of an entry's file."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -11,7 +12,9 @@ from typing import NoReturn
 from logtrain.core.printable import printable
 
 WRONG_INPUT = 2  # exit status: a mistake of the user's, told in one line
+RANK_LOST = 3  # exit status: a rank of the job has stopped; --resume auto goes on
 INTERRUPTED = 75  # exit status: stopped on request with everything saved (EX_TEMPFAIL of sysexits.h: try again)
+PR_SET_PDEATHSIG = 1  # prctl.h
 OTHER_RANKS_WAIT = 5.0  # seconds; a process that held a GPU takes one or two to end
 
 
@@ -23,6 +26,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     What is no user's mistake may be that lost connection: with it rank 0 waits to be ended, too, but not as long.
     LOGTRAIN_TRACEBACK=1 shows where it came from.
     """
+    if "RANK" in os.environ:
+        end_with_launcher()
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
@@ -40,6 +45,14 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         if "RANK" in os.environ:
             os._exit(WRONG_INPUT)  # at once: an orderly end waits for collectives of ranks that are gone
         sys.exit(WRONG_INPUT)
+
+
+def end_with_launcher() -> None:
+    """A rank whose launcher is killed gets SIGTERM: alone it would wait for the others for minutes, or train on."""
+    launcher = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != launcher:  # it has ended just now
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def program_name() -> str:

@@ -6,10 +6,13 @@ import os
 import signal
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from logtrain.core.watchdog import Watchdog
 
 
 def compute_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
@@ -65,6 +68,19 @@ class World:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.is_main = self.rank == 0
         self.control = host_group()
+        self.watchdog: Watchdog | None = None
+
+    def watch(self, timeout: float, stacks: Path) -> Watchdog:
+        """From now on, until the watchdog is closed, end the job when no rank gets anything done for `timeout` seconds.
+        Every rank calls it, then `note` whenever it has done something. `stacks`: a folder for what each was at then.
+        """
+        self.watchdog = Watchdog(timeout, stacks)
+        return self.watchdog
+
+    def note(self, doing: str) -> None:
+        """Something has been done; `doing` comes next, and takes less than the timeout."""
+        if self.watchdog:
+            self.watchdog.note(doing)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over ranks, in place; on a GPU without waiting for it. -> `values`, of any shape and dtype."""

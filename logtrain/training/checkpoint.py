@@ -15,6 +15,7 @@ import dataclasses
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +51,13 @@ class Checkpoints:
     the folders.
     """
 
-    def __init__(self, folder: Path, keep: int = 0, keep_best: bool = False):
-        """`keep`: how many of the newest stay; 0 keeps all. `keep_best`: the one of `state.best_step` stays too."""
-        self.folder, self.keep, self.keep_best = folder, keep, keep_best
+    def __init__(
+        self, folder: Path, keep: int = 0, keep_best: bool = False, note: Callable[[str], None] = lambda _: None
+    ):
+        """`keep`: how many of the newest stay; 0 keeps all. `keep_best`: the one of `state.best_step` stays too.
+        `note`: told what a long piece of work is at, now and then.
+        """
+        self.folder, self.keep, self.keep_best, self.note = folder, keep, keep_best, note
         self.rank = dist.get_rank()
         self.group = host_group()  # the writing thread's own: its messages must not meet the training's
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -110,7 +115,7 @@ class Checkpoints:
         try:
             if tensors:
                 aside.mkdir(exist_ok=True)
-                files = {file: write_tensors(aside / file, tensors)}
+                files = {file: write_tensors(aside / file, tensors, self.note)}
         except OSError as error:
             problem = error
         every = self.gathered((files, problem))
@@ -188,7 +193,10 @@ class Checkpoints:
         """
         facts = read_facts(path)
         mine = list(facts.files.items())[self.rank :: dist.get_world_size()]
-        damage = next((found for name, of_file in mine if (found := find_damage(path / name, of_file))), None)
+        damage = None
+        for name, of_file in mine:
+            self.note(f"verifying {path / name}")
+            damage = damage or find_damage(path / name, of_file)
         if damage := next((found for found in self.gathered(damage) if found), None):
             raise ValueError(f"{path}: corrupt checkpoint: {damage}; remove it to resume from an older one")
         if optimizer is not None:

@@ -70,9 +70,13 @@ class ParallelConfig:
     processors to the matrix products.
     """
 
+    timeout: float = 600.0
+    """Seconds in which no rank gets anything done after which the job ends and says which rank is stuck. 0: never."""
+
     def __post_init__(self):
-        if self.prefetch < 0:
-            raise ValueError(f"parallel.prefetch = {self.prefetch} must not be negative")
+        for name in ("prefetch", "timeout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"parallel.{name} = {getattr(self, name)} must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,6 +113,7 @@ def in_step(tensors: Iterable[tuple[str, Tensor]], world: World) -> Iterator[tup
     """No rank gathers the next tensor before rank 0 has dealt with this one: queued all at once on a GPU, gatherings
     that wait for a slow disk time out (NCCL: 10 minutes).
     """
-    for tensor in tensors:
-        yield tensor
+    for name, tensor in tensors:
+        world.note(f"writing {name}")
+        yield name, tensor
         world.barrier()

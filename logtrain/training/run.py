@@ -6,7 +6,7 @@ optim.py       the optimizer                 trainer.py      the loop
 checks.py      what would fail later         publish.py      what a run leaves
 """
 
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import torch
@@ -37,7 +37,8 @@ def train(config: RunConfig) -> int:
     with enter_run_folder(run.folder, run.config, resume, MAY_CHANGE) if run.world.is_main else nullcontext():
         run.world.barrier()
         try:
-            finished = train_in_folder(run, weights)
+            with closing(run.world.watch(config.parallel.timeout, run.folder)):
+                finished = train_in_folder(run, weights)
         except torch.OutOfMemoryError as error:
             remedy = "lower loader.rows_per_batch, or set recompute to selective or full"
             raise ValueError(f"{torch.cuda.get_device_name()}: out of memory; {remedy}") from error
@@ -48,7 +49,8 @@ def train(config: RunConfig) -> int:
 def train_in_folder(run: RunSetup, weights: WeightSource) -> bool:
     """-> False when the run was stopped on request, everything saved."""
     config, world, data = run.config, run.world, run.data
-    checkpoints = Checkpoints(run.folder / "checkpoints", config.trainer.keep, config.trainer.keep_best)
+    keep, keep_best = config.trainer.keep, config.trainer.keep_best
+    checkpoints = Checkpoints(run.folder / "checkpoints", keep, keep_best, world.note)
     checkpoints.clean()
     if world.is_main:
         steps, present = data.train.steps_per_epoch, len(checkpoints.complete())

@@ -1,9 +1,11 @@
 """What a run works with, opened and checked against each other before anything large is loaded."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from logtrain.core.world import World, compute_dtype
@@ -44,7 +46,21 @@ class RunSetup:
 
     def build_model(self, source: WeightSource | None, *, adapters: bool = True) -> Llama:
         """See `sharding.build_model`."""
+        source = source and Noted(source, self.world)
         return build_model(self.config, self.shape, self.mesh, self.dtype, source, adapters=adapters)
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Weights of `source`, whose reading counts as something that gets done: a slow disk is no stuck rank."""
+
+    source: WeightSource
+    world: World
+
+    def rows(self, name: str, start: int, stop: int) -> Iterable[Tensor]:
+        """Rows [start, stop) of our parameter `name`."""
+        self.world.note(f"reading {name}")
+        return self.source.rows(name, start, stop)
 
 
 def set_up(config: RunConfig) -> RunSetup:

@@ -74,6 +74,7 @@ def mean_loss(model: Llama, loader: Loader, num_steps: int, world: World) -> tup
     """(loss per target in nats, targets) over the first steps of a loader, over all ranks. Nothing is trained."""
     summed, targets = torch.zeros((), device=world.device), 0
     for number in range(num_steps):
+        world.note(f"validation, step {number + 1} of {num_steps}")
         step = loader.at(number)
         for batch in step.batches:
             summed += model(batch.to(world.device))

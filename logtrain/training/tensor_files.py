@@ -9,7 +9,7 @@ tensor by tensor, its checksum taken on the way, so that neither needs memory or
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +40,8 @@ class Rows:
     tensor: Tensor
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Rows]) -> FileFacts:
-    """Write `file`, to the disk itself. Raises OSError."""
+def write_tensors(file: Path, tensors: Mapping[str, Rows], note: Callable[[str], None]) -> FileFacts:
+    """Write `file`, to the disk itself. `note` is told what comes next. Raises OSError."""
     header: dict[str, object] = {
         "__metadata__": {"format": "pt", FIRST_ROWS: json.dumps({name: rows.first for name, rows in tensors.items()})}
     }
@@ -56,6 +56,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Rows]) -> FileFacts:
     size = crc = 0
     with open(file, "wb", buffering=0) as stream:
         for part in (len(text).to_bytes(8, "little"), text, *(as_bytes(rows.tensor) for rows in tensors.values())):
+            note(f"writing {file}, {size:,} bytes so far")
             for at in range(0, len(part), CHUNK):
                 chunk = memoryview(part)[at : at + CHUNK]
                 crc = zlib.crc32(chunk, crc)

@@ -59,8 +59,10 @@ class Trainer:
                 self.validate()
             self.interval = Interval()
             while self.state.step < self.total_steps and not self.out_of_patience():
-                waited = time.perf_counter()
+                number, waited = self.state.step + 1, time.perf_counter()
+                self.world.note(f"the rows of step {number}")
                 step = next(steps)
+                self.world.note(f"step {number}")
                 self.interval.data_seconds += time.perf_counter() - waited
                 result = self.train_step(step, self.state.step)
                 failed = self.checkpoints.failed()  # ends the run now: all trained until the next save would be lost

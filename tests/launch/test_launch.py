@@ -1,5 +1,6 @@
 """The launchers as a shell or a scheduler meets them: what signals do, and which exit status comes out."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -152,3 +153,33 @@ def test_slurm_requeues_what_has_stopped(tmp_path, status, requeued):
     assert calls[0].endswith("launch/run.sh cpt a.toml --name x --resume auto")
     assert calls[1] == "2 n01:29500 17-0"
     assert calls[2:] == (["scontrol requeue 17"] if requeued else [])
+
+
+@pytest.mark.slow
+def test_the_ranks_of_a_killed_launcher_end_with_it(tmp_path):
+    """Even before they have met, when the one that has come waits for the other."""
+    model = write_model(tmp_path / "model", hidden_size=32, vocab_size=130, num_attention_heads=4)
+    data = write_data(tmp_path / "data", model, seq_len=32, lengths={"train": [32] * 200})
+    command = [LAUNCH / "run.sh", "cpt", "--name", "orphans", "--model", model, "--data", data, "--runs", tmp_path]
+    command += ["--loader.seq_len", "32", "--loader.rows_per_step", "2"]
+    environment = {**os.environ, "PET_NPROC_PER_NODE": "2", "VIRTUAL_ENV": sys.prefix}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    launcher = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def ranks() -> list[Path]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                text = path.read_bytes()
+                if b"logtrain.cpt" in text and str(tmp_path).encode() in text and b"torchrun" not in text:
+                    found.append(path)
+        return found
+
+    until(lambda: len(ranks()) == 2, launcher)
+    time.sleep(0.5)  # they import torch
+    launcher.kill()
+    launcher.wait()
+    began = time.monotonic()
+    while ranks():
+        assert time.monotonic() - began < 10, "orphans after 10 s"
+        time.sleep(0.05)

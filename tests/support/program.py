@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,10 +25,18 @@ SERVER.set_forkserver_preload(["logtrain.cpt", "logtrain.export", "logtrain.chat
 class Program:
     """`python -m logtrain.cpt FLAGS`, or another entry, on so many ranks; what they print goes to the file `output`."""
 
-    def __init__(self, flags: Sequence[str], output: Path, *, ranks: int = 1, entry: str = "logtrain.cpt"):
+    def __init__(
+        self,
+        flags: Sequence[str],
+        output: Path,
+        *,
+        ranks: int = 1,
+        entry: str = "logtrain.cpt",
+        environment: Mapping[str, str] | None = None,
+    ):
         self.output = output
         output.write_text("")
-        world = free_world(ranks) if ranks > 1 else [{}]
+        world = [{**env, **(environment or {})} for env in (free_world(ranks) if ranks > 1 else [{}])]
         self.processes = [SERVER.Process(target=become, args=(entry, flags, env, output), daemon=True) for env in world]
         for process in self.processes:
             process.start()

@@ -148,11 +148,11 @@ def refuse_writing(patch: pytest.MonkeyPatch, step: int) -> None:
     """This process finds no room for its shards of checkpoint `step`."""
     original = checkpoint.write_tensors
 
-    def write_tensors(file, tensors):
+    def write_tensors(file, tensors, note):
         if file.parent.name == f".step-{step:06d}.partial":
             file.write_bytes(b"half of it")
             raise NO_SPACE
-        return original(file, tensors)
+        return original(file, tensors, note)
 
     patch.setattr(checkpoint, "write_tensors", write_tensors)
 

@@ -1,0 +1,150 @@
+"""Which of the ranks has stopped: a job in which one is stopped, stuck or gone ends within minutes, and says which one.
+
+A collective that one rank never reaches makes all others wait, and none of them knows for whom. So every rank counts
+what it gets done (`note`), and a thread of it tells the others, by the store in which they have met, that it is there
+and how far it is. A rank that gets nothing done for `timeout` seconds looks at what the others tell. While any of them
+gets something done it goes on waiting. Else one that tells nothing any more is stopped or gone, and of those that do
+the one that is the least far keeps the rest waiting.
+"""
+
+import faulthandler
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
+
+from logtrain.core.entry import OTHER_RANKS_WAIT, RANK_LOST
+
+T = TypeVar("T")
+BEATS = 20  # within a timeout: how often a rank tells that it is there
+MOST_NAMED = 5  # ranks
+GONE = "does not answer: it is stopped, or its machine is gone"
+
+
+class Beat(NamedTuple):
+    """What a rank tells."""
+
+    count: int
+    """how often it has told"""
+    done: int
+    """how much it has got done"""
+    doing: str
+    host: str
+
+
+class Watchdog:
+    """Of one rank. Every rank has one, from when they have met until `close`."""
+
+    def __init__(self, timeout: float, stacks: Path):
+        """`timeout`: seconds without anything done after which the job is ended; 0: never. `stacks`: a folder for what
+        every rank was at then.
+        """
+        self.rank, self.size, self.timeout, self.stacks = dist.get_rank(), dist.get_world_size(), timeout, stacks
+        self.count = 0
+        self.done, self.doing, self.last = 0, "starting", time.monotonic()
+        self.closing = threading.Event()
+        self.thread = threading.Thread(target=self.watch, name="watchdog", daemon=True)
+        if self.size > 1 and timeout:
+            self.store = own_store()
+            self.thread.start()
+
+    def note(self, doing: str) -> None:
+        """Something has been done; `doing` comes next."""
+        self.done, self.doing, self.last = self.done + 1, doing, time.monotonic()
+
+    def close(self) -> None:
+        """End the thread: what comes now may take any time."""
+        self.closing.set()
+        if self.thread.is_alive():
+            self.thread.join()
+
+    # ---- in the thread
+
+    def watch(self) -> None:
+        """Tell the others, and look at what they tell when nothing gets done here."""
+        while not self.closing.wait(self.timeout / BEATS):
+            try:
+                answered(self.tell, self.timeout / 2)
+                lost = answered(self.lost, self.timeout) if self.is_overdue() else {}
+            except RuntimeError:  # the store does not answer, which the launcher keeps, or rank 0 without one
+                if self.is_overdue() and not self.closing.wait(OTHER_RANKS_WAIT):  # a launcher would end this one
+                    self.end_job({0: f"on {os.environ.get('MASTER_ADDR')} or its launcher {GONE}"})
+                continue
+            if lost and not self.closing.is_set():
+                self.end_job(lost)
+
+    def is_overdue(self) -> bool:
+        """Whether nothing has got done here for longer than the timeout."""
+        return time.monotonic() - self.last > self.timeout
+
+    def tell(self) -> None:
+        """Let the others know how far this rank is."""
+        self.count += 1
+        beat = Beat(self.count, self.done, self.doing, platform.node())
+        self.store.set(f"beat/{self.rank}", json.dumps(beat))
+
+    def beats(self) -> dict[int, Beat]:
+        """What each rank told last; of one that has not told yet nothing."""
+        keys = {rank: f"beat/{rank}" for rank in range(self.size)}
+        return {rank: Beat(*json.loads(self.store.get(key))) for rank, key in keys.items() if self.store.check([key])}
+
+    def lost(self) -> dict[int, str]:
+        """The ranks for which the others wait, and what is known of each; {} while any gets something done."""
+        before = self.beats()
+        for _ in range(3):  # a beat may be late on a busy machine
+            if self.closing.wait(self.timeout / BEATS):
+                return {}
+            self.tell()
+        after = self.beats()
+        if any(rank not in before or beat.done > before[rank].done for rank, beat in after.items()):
+            return {}
+        silent = [rank for rank in range(self.size) if rank not in after or after[rank].count == before[rank].count]
+        if silent:
+            return {rank: f"{where(after.get(rank))} {GONE}" for rank in silent}
+        least = min(beat.done for beat in after.values())
+        behind = {rank: beat for rank, beat in after.items() if beat.done == least}
+        return {rank: f"{where(beat)} gets nothing done, at {beat.doing}" for rank, beat in behind.items()}
+
+    def end_job(self, lost: dict[int, str]) -> None:
+        """Leave this rank's stacks in a file, let one rank that is there say which is not, and end the process."""
+        stacks = self.stacks / f"stacks-rank-{self.rank:05d}.txt"
+        with open(stacks, "w") as file:
+            faulthandler.dump_traceback(file=file)
+        speaker = next((rank for rank in range(self.size) if rank not in lost), 0)
+        if self.rank == speaker:
+            for rank, told in list(lost.items())[:MOST_NAMED]:
+                print(f"error: rank {rank} {told}, for {self.timeout:g} s", file=sys.stderr)
+            print(f"error: the job ends; what each rank was at is in {self.stacks}/stacks-rank-*.txt", file=sys.stderr)
+            sys.stderr.flush()
+        else:
+            time.sleep(OTHER_RANKS_WAIT)  # the launcher ends this one once the speaker has ended
+        os._exit(RANK_LOST)
+
+
+def answered(call: Callable[[], T], seconds: float) -> T:
+    """What a call to the store gives; RuntimeError where it gives nothing in time, for some of them wait for ever."""
+    found: list[T] = []
+    thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not found:
+        raise RuntimeError("no answer")
+    return found[0]
+
+
+def own_store() -> Any:
+    """The store in which the ranks have met, by a connection of its own: threads must not wait for each other."""
+    return _get_default_store().clone()  # pyright: ignore[reportAttributeAccessIssue]  (torch's stubs forget it)
+
+
+def where(beat: Beat | None) -> str:
+    """The host of a rank, as far as it is known."""
+    return f"on {beat.host}" if beat else "on an unknown host"

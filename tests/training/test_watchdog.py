@@ -1,0 +1,76 @@
+"""A rank that is stopped or stuck ends the job, within the timeout and a little more, and is named."""
+
+import platform
+import re
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.support.program import Program, last_step
+from tests.support.synthetic import write_data, write_model
+
+TIMEOUT, HOST = 3.0, platform.node()
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("watchdog")
+    model = write_model(folder / "model", hidden_size=32, intermediate_size=48, vocab_size=130, num_attention_heads=4)
+    data = write_data(folder / "data", model, seq_len=32, lengths={"train": [32] * 4000})
+    flags = ["--name", "run", "--model", str(model), "--data", str(data), "--parallel.timeout", str(TIMEOUT)]
+    flags += ["--loader.seq_len", "32", "--loader.rows_per_step", "2", "--trainer.log_every", "1"]
+    return SimpleNamespace(flags=flags)
+
+
+def said(program: Program) -> list[str]:
+    lines = program.output.read_text().splitlines()
+    return [line for line in lines if line.startswith("error: ")]
+
+
+def wait_for(program: Program, rank: int, seconds: float) -> int | None:
+    program.processes[rank].join(seconds)
+    return program.processes[rank].exitcode
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_stopped_rank(case, tmp_path, stopped: int):
+    program = Program([*case.flags, "--runs", str(tmp_path)], tmp_path / "output", ranks=2)
+    program.until(lambda: last_step(tmp_path / "run") >= 3)
+    program.send(signal.SIGSTOP, stopped)
+    began = time.monotonic()
+    assert wait_for(program, 1 - stopped, 60) == 3
+    assert TIMEOUT < time.monotonic() - began < 4 * TIMEOUT
+    program.send(signal.SIGKILL, stopped)
+    where = f"rank 1 on {HOST}" if stopped else "rank 0 on 127.0.0.1 or its launcher"  # rank 0 keeps the store here
+    gone = f"error: {where} does not answer: it is stopped, or its machine is gone, for {TIMEOUT:g} s"
+    assert said(program) == [gone, f"error: the job ends; what each rank was at is in {tmp_path}/run/stacks-rank-*.txt"]
+    stacks = tmp_path / "run" / f"stacks-rank-{1 - stopped:05d}.txt"
+    assert "train_in_folder" in stacks.read_text()
+
+
+def test_a_stuck_rank(case, tmp_path):
+    """Its process is there, but it gets nothing done. Its stacks show where."""
+    flags = [*case.flags, "--runs", str(tmp_path)]
+    environment = {"STUCK_AT": "4"}
+    program = Program(flags, tmp_path / "output", ranks=2, entry="tests.support.stuck", environment=environment)
+    assert sorted(wait_for(program, rank, 60) for rank in (0, 1)) == [3, 3]
+    first, second, *_ = said(program)  # without a launcher the other rank speaks, too, when the first has gone
+    told = re.fullmatch(rf"error: rank 1 on {HOST} gets nothing done, at the rows of step (\d+), for 3 s", first)
+    assert told and 5 <= int(told[1]) <= 6  # two steps are laid out ahead
+    assert (
+        "time.sleep" in (tmp_path / "run" / "stacks-rank-00001.txt").read_text()
+        or "in stuck" in (tmp_path / "run" / "stacks-rank-00001.txt").read_text()
+    )
+    assert second.startswith("error: the job ends")
+
+
+def test_a_job_that_gets_something_done_is_left_alone(case, tmp_path):
+    """For longer than the timeout, a rank alone even for twice as long."""
+    flags = [*case.flags, "--runs", str(tmp_path), "--trainer.stop_after", "60"]
+    program = Program([*flags, "--parallel.timeout", "0.5"], tmp_path / "output", ranks=2)
+    program.until(lambda: last_step(tmp_path / "run") >= 3)
+    assert program.wait() == [75, 75], program.output.read_text()
+    assert not list(Path(tmp_path / "run").glob("stacks-*"))
