@@ -1,7 +1,7 @@
 """Packaging. All metadata is here; pyproject.toml holds only the build requirement and the tools' settings.
 
-The build needs setuptools and, for the fast document packer, a C++17 compiler: neither torch nor numpy. Without a
-compiler the package installs all the same and packs documents in Python: equal output, about 50 times slower.
+The build needs setuptools and, for packing documents and scoring answers in C++, a C++17 compiler: neither torch nor
+numpy. Without a compiler the package installs all the same and does both in Python: equal output, but slow.
 """
 
 from setuptools import Extension, find_packages, setup
@@ -54,7 +54,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["logtrain*"]) + find_packages("kernels"),
     package_data={
-        "logtrain": ["py.typed"],
+        "logtrain": ["py.typed", "*.pyi"],  # .pyi: types of what is compiled from csrc/
         "logtrain_kernels": ["py.typed"],
         "logtrain.planning": ["gpus/*.toml"],  # descriptions of GPUs
         "logtrain.evaluation": ["compare.html.jinja"],  # the page of an evaluation
@@ -64,12 +64,13 @@ setup(
     package_dir={"logtrain_kernels": "kernels/logtrain_kernels"},
     ext_modules=[
         Extension(
-            "logtrain._pack",
-            sources=["csrc/pack.cpp"],
+            f"logtrain._{name}",
+            sources=[f"csrc/{name}.cpp"],
             language="c++",
             extra_compile_args=["-O3", "-std=c++17"],
-            optional=True,  # a failed build is a warning; logtrain.data.pack says at run time that it packs in Python
+            optional=True,  # a failed build is a warning; who imports it says at run time that it works in Python
         )
+        for name in ("pack", "rouge")
     ],
     install_requires=RUN_TIME,
     extras_require=EXTRAS,

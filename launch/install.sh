@@ -68,8 +68,8 @@ install_pip() {  # pip says what it downloads and builds; its warnings are told 
 }
 
 install_key() {
-    # The extension counts by its name alone: where it should be and is not, installing builds it.
-    (cd "$1" && pwd && cat setup.py pyproject.toml csrc/* && { ls logtrain/_pack.* 2>/dev/null || true; }) | cksum
+    # The extensions count by their names alone: where one should be and is not, installing builds it.
+    (cd "$1" && pwd && cat setup.py pyproject.toml csrc/* && { ls logtrain/_*.so 2>/dev/null || true; }) | cksum
 }
 
 install_is_new_enough() {

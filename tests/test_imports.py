@@ -18,8 +18,8 @@ core < text, observe < data, model < generation, training < evaluation, conversa
 """
 LEVEL_OF = {name.strip(): level for level, names in enumerate(HOUSE.split("<")) for name in names.split(",")}
 
-NATIVE = "logtrain._pack"  # compiled from csrc/
-ONLY_IN = {NATIVE: ("data",), "logtrain_kernels": ("model", "planning")}  # a package of which only these may import
+NATIVE = {"logtrain._pack": ("data",), "logtrain._rouge": ("evaluation",)}  # compiled from csrc/, and who may import it
+ONLY_IN = {**NATIVE, "logtrain_kernels": ("model", "planning")}  # a package of which only these may import
 OPTIONAL = {"pyarrow", "flash_attn"}  # what an extra brings, so imported where it is used
 KERNELS_MAY_IMPORT = {"torch", "triton", "logtrain_kernels"} | sys.stdlib_module_names
 
@@ -81,7 +81,7 @@ def imports(node: ast.AST, module: str, is_package: bool, files: dict[str, Path]
         own = module.split(".")
         parts = own[: len(own) - node.level + is_package] + parts
     source = ".".join(parts)
-    modules = files.keys() | {NATIVE}
+    modules = files.keys() | NATIVE.keys()
     return {full if (full := f"{source}.{alias.name}") in modules else source for alias in node.names}
 
 
@@ -188,6 +188,7 @@ def test_what_is_right_passes(tmp_path):
         ("logtrain/data/shards.py", "from logtrain_kernels.rope import x", "logtrain_kernels.rope: only model and"),
         ("logtrain/model/hf.py", "from logtrain import _pack", "logtrain._pack: only data may"),
         ("logtrain/cpt.py", "import logtrain._pack", "logtrain._pack: only data may"),
+        ("logtrain/data/shards.py", "from logtrain import _rouge", "logtrain._rouge: only evaluation may"),
         # kernels
         ("kernels/logtrain_kernels/rope.py", "import numpy", ":1: imports numpy: kernels take torch, triton"),
         ("kernels/logtrain_kernels/rope.py", "from logtrain.core import config", "logtrain.core.config: kernels take"),

@@ -24,15 +24,26 @@ def write_file(file: Path, content: bytes) -> None:
     """Put `content` into `file`, whole or not at all, in the place of an older one. Raises OSError."""
     aside = aside_of(file)
     try:
-        with open(aside, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, file)
+        with naming(file):
+            with open(aside, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(aside, file)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
     sync_folder(file.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of the block names a file, `path` where the system names none: a full disk is met at an open one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -124,7 +135,7 @@ def sync_tree(folder: Path) -> None:
     """Bring every file below a folder, and every name in it, to the disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
-            with open(Path(parent, name), "rb") as stream:
+            with naming(Path(parent, name)), open(Path(parent, name), "rb") as stream:
                 os.fsync(stream.fileno())
         sync_folder(Path(parent))
 

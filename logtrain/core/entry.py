@@ -41,10 +41,17 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         if not is_users or os.environ.get("LOGTRAIN_TRACEBACK"):
             raise
         who = "" if rank == "0" else f"rank {rank}: "
-        print(f"{who}error: {printable(' '.join(str(error).splitlines()))}", file=sys.stderr, flush=True)
+        print(f"{who}error: {printable(' '.join(words_of(error).splitlines()))}", file=sys.stderr, flush=True)
         if "RANK" in os.environ:
             os._exit(WRONG_INPUT)  # at once: an orderly end waits for collectives of ranks that are gone
         sys.exit(WRONG_INPUT)
+
+
+def words_of(error: Exception) -> str:
+    """What a user's mistake is shown as: of the system's errors where they were met, and what it was."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def end_with_launcher() -> None:

@@ -1,17 +1,8 @@
-"""What answers say of the models that gave them: every score with its interval, every difference with its own.
+"""What samples say of the models that gave their answers: every score with its interval, every difference with its own.
 
-scores.json
-
-    data          the questions: file, its sha256, how many, of how many rows
-    models        NAME -> {metrics, corpus, tasks, perplexity, ...}
-    differences   [{models: [A, B], metrics, tasks}]    B less A, over the same questions
-
-A metric is {mean, low, high, n}, with Wilson's interval where scores are yes or no, else the bootstrap's; a difference
-{difference, low, high, n, significant, p}. Nothing in it depends on when or how fast it was made.
-
-n counts rows, not answers. The answers of one conversation (--answers all) are alike: taken for independent, those of
-50 conversations of 10 turns got intervals of which 67% held the true mean. So a row's score is the mean over its
-answers, and everything but `corpus` is computed over rows.
+The means are over rows of the test set, not over answers. The answers of one conversation (--answers all) are alike:
+taken for independent, those of 50 conversations of 10 turns got intervals of which 67% held the true mean. So a row's
+score is the mean over its answers, and everything but `corpus` is computed over rows.
 """
 
 import itertools
@@ -20,149 +11,106 @@ from statistics import fmean
 from typing import NamedTuple
 
 from logtrain.evaluation.intervals import bootstrap_all, paired_all, wilson
-from logtrain.evaluation.scoring import CORPUS_METRICS, METRICS, Scores, corpus_scores
-
-TITLES = {**METRICS, "stopped": "Stopped"}
-"""Of every score of a sample. stopped: 1 where the answer ended by itself, 0 where it was cut."""
+from logtrain.evaluation.results import Comparison, MetricDifference, MetricMean, ModelDifference, ModelScores
+from logtrain.evaluation.samples import SAMPLE_METRICS, Sample
+from logtrain.evaluation.scoring import Scores, corpus_scores
 
 YES_OR_NO = ("exact_match", "json_valid", "stopped")
 
-PUBLISHED = list(METRICS)[:6]  # the metrics of the published table
 
-BOLD = (
-    "Bold: 0 is outside the interval, and p, by the paired randomisation test, is at most 0.05; with fewer than 6 "
-    "questions none can be."
-)
-MULTIPLE = (
-    "Each interval and p is for one score, pair of models and task alone: of 20 differences between equal models one "
-    "is expected to be bold, so decide which of them counts before you look."
-)
+class RowScores(NamedTuple):
+    """The scores of a row of the test set: of each metric the mean over the row's answers that have one, else None."""
+
+    task: str
+    scores: Scores
 
 
-def compare(
-    scores: Mapping[str, Sequence[Scores]],
-    pairs: Mapping[str, Sequence[tuple[str, str]]],
-    rows: Sequence[int],
-    tasks: Sequence[str],
-) -> dict:
-    """{"models", "differences"} of models' scores of the same answers; `pairs`: (prediction, reference) of these.
+def compare(samples: Mapping[str, Sequence[Sample]]) -> Comparison:
+    """The models' scores, and the difference of every two of them. `samples`: of each model, by its name, in one order.
 
-    `rows`: which row of the test set each answer is of. `tasks`: of which kind; all of a row are of one. Each kind is
-    also looked at alone, where there are several.
+    Each task is also looked at alone, where there are several; all answers of a row are of one.
     """
-    of_rows = {name: by_row(samples, rows) for name, samples in scores.items()}
-    task_of = dict(zip(rows, tasks, strict=True))
-    kinds = sorted(set(tasks)) if len(set(tasks)) > 1 else []
-
-    def of_kind(name: str, kind: str) -> list[Scores]:
-        return [row for row, task in zip(of_rows[name], task_of.values(), strict=True) if task == kind]
-
-    models = {
-        name: {
-            "metrics": metrics_of(of_rows[name]),
-            "corpus": corpus_scores(pairs[name]),
-            "tasks": {kind: metrics_of(of_kind(name, kind)) for kind in kinds},
-        }
-        for name in scores
+    rows = {name: by_row(of_model) for name, of_model in samples.items()}
+    present = {sample.question.task for of_model in samples.values() for sample in of_model}
+    tasks = sorted(present) if len(present) > 1 else []
+    return {
+        "models": {name: scores_of(of_model, rows[name], tasks) for name, of_model in samples.items()},
+        "differences": [
+            difference_of(names, rows[names[0]], rows[names[1]], tasks) for names in itertools.combinations(samples, 2)
+        ],
     }
-    differences = [
-        {
-            "models": [a, b],
-            "metrics": differences_of(of_rows[a], of_rows[b]),
-            "tasks": {kind: differences_of(of_kind(a, kind), of_kind(b, kind)) for kind in kinds},
-        }
-        for a, b in itertools.combinations(scores, 2)
-    ]
-    return {"models": models, "differences": differences}
 
 
-def by_row(samples: Sequence[Scores], rows: Sequence[int]) -> list[Scores]:
-    """The scores of each row, in the order of the first answers: means over its answers that have one, else None."""
-    answers: dict[int, list[Scores]] = {}
-    for row, sample in zip(rows, samples, strict=True):
-        answers.setdefault(row, []).append(sample)
+def scores_of(samples: Sequence[Sample], rows: Sequence[RowScores], tasks: Sequence[str]) -> ModelScores:
+    """`rows`: the samples by row. `tasks`: those to look at alone."""
+    return {
+        "metrics": means_of(rows),
+        "corpus": corpus_scores([sample.pair for sample in samples]),
+        "tasks": {task: means_of(of_task(rows, task)) for task in tasks},
+    }
 
-    def mean(name: str, of_row: list[Scores]) -> float | None:
-        values = [sample[name] for sample in of_row if sample[name] is not None]
+
+def difference_of(
+    names: tuple[str, str], a: Sequence[RowScores], b: Sequence[RowScores], tasks: Sequence[str]
+) -> ModelDifference:
+    """`a` and `b`: the rows of the models of these names. `tasks`: those to look at alone."""
+    return {
+        "models": list(names),
+        "metrics": differences_of(a, b),
+        "tasks": {task: differences_of(of_task(a, task), of_task(b, task)) for task in tasks},
+    }
+
+
+def by_row(samples: Sequence[Sample]) -> list[RowScores]:
+    """In the order of the rows' first answers."""
+    of_rows: dict[int, list[Sample]] = {}
+    for sample in samples:
+        of_rows.setdefault(sample.question.row, []).append(sample)
+
+    def mean(metric: str, of_row: list[Sample]) -> float | None:
+        values = [value for sample in of_row if (value := sample.scores[metric]) is not None]
         return fmean(values) if values else None
 
-    return [{name: mean(name, of_row) for name in TITLES} for of_row in answers.values()]
+    return [
+        RowScores(of_row[0].question.task, {metric: mean(metric, of_row) for metric in SAMPLE_METRICS})
+        for of_row in of_rows.values()
+    ]
 
 
-def metrics_of(rows: Sequence[Scores]) -> dict[str, dict]:
+def of_task(rows: Sequence[RowScores], task: str) -> list[RowScores]:
+    """The rows of one task."""
+    return [row for row in rows if row.task == task]
+
+
+def means_of(rows: Sequence[RowScores]) -> dict[str, MetricMean]:
+    """The mean of each metric that any row has a score of."""
     means = bootstrap_all(columns(rows))
-    for name, values in columns(rows).items():
-        if name in YES_OR_NO and set(values) <= {0, 1, None}:  # not means of several answers
-            means[name] = wilson(values)
+    for metric, values in columns(rows).items():
+        if metric in YES_OR_NO and set(values) <= {0, 1, None}:  # not means of several answers
+            means[metric] = wilson(values)
     return {
-        name: {"mean": mean, "low": low, "high": high, "n": used}
-        for name, (mean, low, high, used) in means.items()
-        if used
+        metric: {"mean": found.mean, "low": found.low, "high": found.high, "n": found.num_used}
+        for metric, found in means.items()
+        if found.mean is not None
     }
 
 
-def differences_of(a: Sequence[Scores], b: Sequence[Scores]) -> dict[str, dict]:
-    """b less a."""
+def differences_of(a: Sequence[RowScores], b: Sequence[RowScores]) -> dict[str, MetricDifference]:
+    """b - a, over the same rows."""
     return {
-        name: {"difference": difference, "low": low, "high": high, "n": used, "significant": significant, "p": p}
-        for name, (difference, low, high, used, significant, p) in paired_all(columns(b), columns(a)).items()
-        if used
+        metric: {
+            "difference": found.difference,
+            "low": found.low,
+            "high": found.high,
+            "n": found.num_used,
+            "significant": found.significant,
+            "p": found.p_value,
+        }
+        for metric, found in paired_all(columns(b), columns(a)).items()
+        if found.difference is not None
     }
 
 
-def columns(rows: Sequence[Scores]) -> dict[str, list[float | None]]:
-    return {name: [row[name] for row in rows] for name in TITLES}
-
-
-# ---- in words, for a screen and for a page
-
-
-class Cell(NamedTuple):
-    value: str
-    interval: str = ""
-    bold: bool = False
-
-
-def table(columns: Sequence[Mapping[str, dict]]) -> list[tuple[str, list[Cell]]]:
-    """(title, cells) of each score that any column has; a column: "metrics" or one of "tasks" of a model or a
-    difference."""
-    return [
-        (title, [cell(column.get(name)) for column in columns])
-        for name, title in TITLES.items()
-        if any(name in column for column in columns)
-    ]
-
-
-def cell(score: dict | None) -> Cell:
-    if score is None:
-        return Cell("")
-    value, sign = (score["difference"], "+") if "difference" in score else (score["mean"], "")
-    interval = "" if score["low"] is None else f"{score['low']:{sign}.4f} to {score['high']:{sign}.4f}"
-    if score.get("p") is not None:
-        interval += f", p {score['p']:.4f}"
-    return Cell(f"{value:{sign}.4f}", interval, score.get("significant", False))
-
-
-def corpus_table(models: Mapping[str, dict]) -> list[tuple[str, list[Cell]]]:
-    return [
-        (title, [Cell(f"{model['corpus'][name]:.4f}") for model in models.values()])
-        for name, title in CORPUS_METRICS.items()
-    ]
-
-
-def remarks(data: Mapping) -> list[str]:
-    """What is to be known of the questions, as they are in scores.json: a line for each kind that was left out, and one
-    if several are of one row."""
-    found = [f"Left out: {number:,} {what}" for what, number in left_out(data).items()]
-    if data["questions"] > data["rows"]:
-        found.append(
-            f"{data['questions']:,} answers in {data['rows']:,} conversations: a conversation's score is the mean over "
-            "its answers. Means, intervals and differences are over conversations, corpus BLEU and chrF over answers."
-        )
-    return found
-
-
-def left_out(data: Mapping) -> dict[str, int]:
-    """Why -> how many, of what is not among the questions: "too_long", and what "left_out" has, if it is there."""
-    counts = {"too long": len(data["too_long"])} | data.get("left_out", {})
-    return {why: number for why, number in counts.items() if number}
+def columns(rows: Sequence[RowScores]) -> dict[str, list[float | None]]:
+    """The scores of all rows, by metric."""
+    return {metric: [row.scores[metric] for row in rows] for metric in SAMPLE_METRICS}

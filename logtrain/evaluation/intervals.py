@@ -1,28 +1,28 @@
 """How far the mean of a test set's scores can be trusted, and the difference of two models on the same samples.
 
     bootstrap(values_N)    the mean of one model's scores, with its 95% interval
-    wilson(values_N)       the same of scores that are only 0 or 1
+    wilson(values_N)       the mean and its interval, of scores that are only 0 or 1
     paired(a_N, b_N)       the mean difference of two models' scores, with its 95% interval and a p-value
-    bootstrap_all, paired_all    the same of several scores at once
+    bootstrap_all, paired_all    bootstrap and paired of several scores at once
 
 Of 10,000 resampled means an interval takes not the 2.5% and 97.5% quantiles but, at each end, the one further out of
 
     Phi(t)                                     the percentile interval, expanded for small N (Hesterberg 2015)
-    Phi(a + (a + t) / (1 - a * (a + t)))       the same corrected for skewness: BCa (Efron 1987)
+    Phi(a + (a + t) / (1 - a * (a + t)))       BCa, which corrects the percentile interval for skewness (Efron 1987)
 
 with t = -+ sqrt(N / (N - 1)) * the 97.5% quantile of Student's t with N - 1 degrees of freedom, a = skewness /
 (6 * sqrt(N)): of a mean, BCa's acceleration and, up to terms of 1 / N, its bias correction. The plain quantiles are too
 narrow, and too low for scores with a long upper tail: 20 scores of beta(0.3, 3) get 88% for 95%, these 94%. The one
 further out, because the skewness of a small sample is too uncertain to shorten an interval by.
 
-What holds and what does not, both simulated in tests/test_intervals.py: 93% to 97% of intervals hold the true mean, for
-N from 20 to 500, of skewed scores in 0..1, of ones with a spike at 0 as unsmoothed BLEU has, of differences of two
-models, and of real answers' scores. But no sample tells of what is not in it: where the mean hangs on a few, the
-interval ends too soon on the side of the rare ones. With 2 scores expected that are not 0, of 20 or of 76, it is 83%,
-with 5 of 50 96%; for a model that fails in 1 of 10 answers 90% at N = 20, 94% at 50. Scores without an upper bound
-(length_ratio: one answer that never ends outweighs the others) get 91% at 20. At N = 5 it is 90% to 93%, far less with
-a spike. Equal scores have an interval without width: after 0 in N, the truth may be 3 / N. For that, scores that are
-only 0 or 1 have `wilson`; differences have nothing.
+What holds and what does not, both simulated in tests/evaluation/test_interval_coverage.py: 93% to 97% of intervals hold
+the true mean, for N from 20 to 500, of skewed scores in 0..1, of ones with a spike at 0 as unsmoothed BLEU has, of
+differences of two models, and of real answers' scores. But no sample tells of what is not in it: where the mean hangs
+on a few, the interval ends too soon on the side of the rare ones. With 2 scores expected that are not 0, of 20 or of
+76, it is 83%, with 5 of 50 96%; for a model that fails in 1 of 10 answers 90% at N = 20, 94% at 50. Scores without an
+upper bound (length_ratio: one answer that never ends outweighs the others) get 91% at 20. At N = 5 it is 90% to 93%,
+far less with a spike. Equal scores have an interval without width: after 0 in N, the truth may be 3 / N. For that,
+scores that are only 0 or 1 have `wilson`; differences have nothing.
 
 The samples must be independent: of several answers of one conversation the mean is one sample (comparison.py).
 
@@ -44,23 +44,32 @@ RESAMPLES = 10_000
 CHUNK_ELEMENTS = 1 << 22  # of [C, N]: 32 MB for each array of 8-byte elements, whatever N is
 NORMAL = NormalDist()
 
+Values = Sequence[float | None] | np.ndarray
+"""A score of each sample; None or NaN where there is none."""
+
 
 class Mean(NamedTuple):
+    """The mean of a model's scores, with its 95% interval."""
+
     mean: float | None
     """None without a value."""
     low: float | None
-    """The 95% interval's ends; None below two values, of `wilson` without a value."""
+    """Lower end of the 95% interval. None below two values, or, of `wilson`, without a value."""
     high: float | None
+    """Upper end of the 95% interval. None where `low` is."""
     num_used: int
     """Values that were neither None nor NaN."""
 
 
 class Difference(NamedTuple):
+    """The mean difference of two models' scores of the same samples, with its 95% interval and a p-value."""
+
     difference: float | None
     """Mean of a - b: above 0 where a scores higher. None without a pair."""
     low: float | None
-    """The 95% interval's ends; None below two pairs."""
+    """Lower end of the 95% interval. None below two pairs."""
     high: float | None
+    """Upper end of the 95% interval. None below two pairs."""
     num_used: int
     """Pairs of which neither value was None or NaN."""
     significant: bool
@@ -74,7 +83,15 @@ class Difference(NamedTuple):
     below two pairs."""
 
 
-def bootstrap(values_N: Sequence[float | None], seed: int = 0) -> Mean:
+class Intervals(NamedTuple):
+    """Means of D sets of values, float64 [D] each, and the ends of their 95% intervals."""
+
+    mean_D: np.ndarray
+    low_D: np.ndarray
+    high_D: np.ndarray
+
+
+def bootstrap(values_N: Values, seed: int = 0) -> Mean:
     """The mean and its interval. The same values and seed give the same interval, whatever else has been drawn.
 
     Takes 0.1 s for N = 500, 20 s for 100,000, and 150 MB at most.
@@ -82,20 +99,16 @@ def bootstrap(values_N: Sequence[float | None], seed: int = 0) -> Mean:
     return bootstrap_all({"": values_N}, seed)[""]
 
 
-def bootstrap_all(columns: Mapping[str, Sequence[float | None]], seed: int = 0) -> dict[str, Mean]:
+def bootstrap_all(columns: Mapping[str, Values], seed: int = 0) -> dict[str, Mean]:
     """`bootstrap` of several scores of the same samples, from the same resamples: little slower than of one."""
     numbers = {name: _numbers(values_N) for name, values_N in columns.items()}
-    found: dict[str, Mean] = {}
+    means: dict[str, Mean] = {}
     for x_ND, names in _by_samples(numbers):
-        if len(x_ND) < 2:
-            found |= {name: Mean(*x_ND[:, i].tolist() or [None], None, None, len(x_ND)) for i, name in enumerate(names)}
-            continue
-        ends = (end_D.tolist() for end_D in _intervals(x_ND, seed))
-        found |= {name: Mean(*of_one, len(x_ND)) for name, *of_one in zip(names, *ends, strict=True)}
-    return {name: found[name] for name in columns}
+        means |= zip(names, _means(x_ND, seed), strict=True)
+    return {name: means[name] for name in columns}
 
 
-def wilson(values_N: Sequence[float | None]) -> Mean:
+def wilson(values_N: Values) -> Mean:
     """The mean of scores that are only 0 or 1, with Wilson's score interval: 30 ones of 30 get 0.886 to 1.
 
     N * mean +- 1.96 * sqrt(N * p * (1 - p)) is solved for p. From N = 20 on, 92.5% to 98% of the intervals hold a truth
@@ -111,42 +124,44 @@ def wilson(values_N: Sequence[float | None]) -> Mean:
     z = NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
     half = z * sqrt(ones * (n - ones) / n + z**2 / 4)
     low, high = ((ones + z**2 / 2 + reach) / (n + z**2) for reach in (-half, half))
-    return Mean(ones / n, round(low, 12) + 0.0, round(high, 12), n)
+    return Mean(ones / n, _without_rounding(low), _without_rounding(high), n)
 
 
-def paired(a_N: Sequence[float | None], b_N: Sequence[float | None], seed: int = 0) -> Difference:
+def paired(a_N: Values, b_N: Values, seed: int = 0) -> Difference:
     """The mean of a - b over the same N samples, and its interval. Raises ValueError for unequal numbers of samples."""
     return paired_all({"": a_N}, {"": b_N}, seed)[""]
 
 
-def paired_all(
-    a: Mapping[str, Sequence[float | None]], b: Mapping[str, Sequence[float | None]], seed: int = 0
-) -> dict[str, Difference]:
+def paired_all(a: Mapping[str, Values], b: Mapping[str, Values], seed: int = 0) -> dict[str, Difference]:
     """`paired` of several scores of the same samples, by their names in both."""
     for name in a:
         if len(a[name]) != len(b[name]):
             raise ValueError(
                 f"{len(a[name])} scores of one model and {len(b[name])} of the other; give both of the same samples"
             )
-    differences = {name: _numbers(a[name]) - _numbers(b[name]) for name in a}
-    means = bootstrap_all(differences, seed)
-    for name, mean in means.items():
-        if mean.low is not None:  # an end that is 0 but for the rounding of its sums is 0
-            means[name] = mean._replace(low=round(mean.low, 12) + 0.0, high=round(mean.high, 12) + 0.0)
-    p_values: dict[str, float] = {}
-    for x_ND, names in _by_samples(differences):
-        if len(x_ND) >= 2:
-            p_values |= zip(names, _sign_flip(x_ND, seed).tolist(), strict=True)
-    found = {}
-    for name, mean in means.items():
-        p_value = p_values.get(name)
-        significant = p_value is not None and p_value <= 1 - CONFIDENCE and (mean.low > 0 or mean.high < 0)
-        found[name] = Difference(*mean, significant, p_value)
-    return found
+    numbers = {name: _numbers(a[name]) - _numbers(b[name]) for name in a}
+    differences: dict[str, Difference] = {}
+    for x_ND, names in _by_samples(numbers):
+        p_D = _sign_flip(x_ND, seed).tolist() if len(x_ND) >= 2 else [None] * len(names)
+        differences |= zip(names, map(_difference, _means(x_ND, seed), p_D), strict=True)
+    return {name: differences[name] for name in a}
+
+
+def _difference(mean: Mean, p_value: float | None) -> Difference:
+    if mean.low is None or mean.high is None or p_value is None:
+        return Difference(mean.mean, None, None, mean.num_used, False, None)
+    low, high = _without_rounding(mean.low), _without_rounding(mean.high)
+    significant = p_value <= 1 - CONFIDENCE and (low > 0 or high < 0)
+    return Difference(mean.mean, low, high, mean.num_used, significant, p_value)
+
+
+def _without_rounding(end: float) -> float:
+    """An end that is 0 but for the rounding of its sums is 0, and not -0."""
+    return round(end, 12) + 0.0
 
 
 def _by_samples(numbers: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """(values [N, D], their D names) of the columns that have values in the same N samples."""
+    """(float64 [N, D], its D names) for each group of columns that have values in the same N samples."""
     groups: dict[bytes, list[str]] = {}
     for name, x_N in numbers.items():
         groups.setdefault(np.isnan(x_N).tobytes(), []).append(name)
@@ -155,14 +170,25 @@ def _by_samples(numbers: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray,
         yield np.stack([numbers[name][used_N] for name in names], axis=1), names
 
 
-def _numbers(values_N: Sequence[float | None]) -> np.ndarray:
+def _numbers(values_N: Values) -> np.ndarray:
+    """float64 [N], NaN where there is no score."""
     x_N = np.array(values_N, np.float64)  # None becomes NaN
     assert x_N.ndim == 1 and not np.isinf(x_N).any(), "scores are a flat list of finite numbers"
     return x_N
 
 
-def _intervals(x_ND: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and the interval's ends, each [D], of D sets of N >= 2 values, from the same resamples."""
+def _means(x_ND: np.ndarray, seed: int) -> list[Mean]:
+    """Of D sets of N values, none of which is missing."""
+    n, d = x_ND.shape
+    if n < 2:
+        return [Mean(x_ND[0, i].item() if n else None, None, None, n) for i in range(d)]
+    found = _intervals(x_ND, seed)
+    ends = zip(found.mean_D.tolist(), found.low_D.tolist(), found.high_D.tolist(), strict=True)
+    return [Mean(mean, low, high, n) for mean, low, high in ends]
+
+
+def _intervals(x_ND: np.ndarray, seed: int) -> Intervals:
+    """Of D sets of N >= 2 values, from the same resamples."""
     n = len(x_ND)
     mean_D = x_ND.mean(0)
     centered_ND = x_ND - mean_D
@@ -182,7 +208,7 @@ def _intervals(x_ND: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.
         ends.append(mean_D + _quantiles(resampled_RD, outer(bca_D, NORMAL.cdf(t))))
     # Rounding takes a mean out of the range of its values; of equal ones the interval has no width.
     low_D, mean_D, high_D = np.clip([ends[0], mean_D, ends[1]], x_ND.min(0), x_ND.max(0))
-    return mean_D, low_D, high_D
+    return Intervals(mean_D, low_D, high_D)
 
 
 def _resamples(n: int, seed: int) -> Iterator[np.ndarray]:
@@ -195,7 +221,7 @@ def _resamples(n: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _sign_flip(difference_ND: np.ndarray, seed: int) -> np.ndarray:
-    """Two-sided p-values [D] of D sets of N differences. The set as it is counts as one of the draws, so none is 0."""
+    """Two-sided p-values, float64 [D], of D sets of N differences. A set as it is counts as one draw: none is 0."""
     random = np.random.default_rng(seed)
     n, d = difference_ND.shape
     sum_D = difference_ND.sum(0)
@@ -209,18 +235,19 @@ def _sign_flip(difference_ND: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _chunks(n: int) -> Iterator[int]:
+    """Sizes of the chunks, in resamples, in which those of n samples are drawn."""
     size = max(1, CHUNK_ELEMENTS // n)
     for start in range(0, RESAMPLES, size):
         yield min(size, RESAMPLES - start)
 
 
 def _quantiles(sorted_RD: np.ndarray, level_D: np.ndarray) -> np.ndarray:
-    """Of each column at its own level, interpolated as numpy.quantile does."""
-    place_D = level_D * (len(sorted_RD) - 1)
-    below_D = place_D.astype(np.int64)
+    """A quantile of each column, each at its own level, interpolated as numpy.quantile does."""
+    index_D = level_D * (len(sorted_RD) - 1)
+    below_D = index_D.astype(np.int64)
     above_D = np.minimum(below_D + 1, len(sorted_RD) - 1)
-    low_D, high_D = (np.take_along_axis(sorted_RD, place_D[None], 0)[0] for place_D in (below_D, above_D))
-    return low_D + (place_D - below_D) * (high_D - low_D)
+    low_D, high_D = (np.take_along_axis(sorted_RD, at_D[None], 0)[0] for at_D in (below_D, above_D))
+    return low_D + (index_D - below_D) * (high_D - low_D)
 
 
 def _student_t(degrees: int) -> float:

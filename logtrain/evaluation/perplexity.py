@@ -8,7 +8,8 @@ A loss per byte can be compared between models of different tokenizers, a loss p
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,94 +17,97 @@ from torch import Tensor
 
 from logtrain.core.batch import IGNORE, Batch
 from logtrain.core.world import World
-from logtrain.data.chat import conversations
+from logtrain.data.chat import TURNS_IN, ChatFormat, conversations
 from logtrain.data.files import BadRow, InputFile
-from logtrain.data.text import CHAT_COLUMNS, documents
+from logtrain.data.manifest import sha256
+from logtrain.data.text import documents
+from logtrain.evaluation.candidate import ModelFiles
+from logtrain.evaluation.results import Perplexity
 from logtrain.model.llama import Llama
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.tokenizer import Tokenizer
 
 WINDOW = 8192  # tokens at most, of a document and of a batch of them
-TEXT_CHARS = 32_768  # of a document of a text file, as in prepare
+TEXT_CHARS = 32_768  # characters of a document of a text file, as in prepare
+LARGEST_EXPONENT = 700.0  # of random weights in bf16, say, the perplexity would be more than a float holds
+
+
+class EncodedRow(NamedTuple):
+    """A document or a conversation, encoded whole."""
+
+    ids: list[int]
+    is_target: Sequence[bool]
+    """Whether each of the ids is to be predicted."""
+    target_text: str
+    """The text of those that are."""
 
 
 class Piece(NamedTuple):
+    """A stretch of a document that is predicted without what is before it."""
+
     ids: Tensor
-    """int32"""
+    """int32 [N]"""
     labels: Tensor
-    """int32: the next token, or IGNORE"""
+    """int32 [N]: the next token, or IGNORE."""
 
 
-class Text(NamedTuple):
-    """What is read once for all ranks and batches."""
+class TextPieces(NamedTuple):
+    """A file as it is predicted, the same on all ranks."""
 
     pieces: list[Piece]
-    bytes: int
-    """of the text that is predicted, in UTF-8"""
+    num_bytes: int
+    """Size in UTF-8 of the text that is predicted."""
 
 
-def read_text(path: str, tokenizer: Tokenizer, template: ChatTemplate | None, window: int) -> Text:
-    """The file cut into pieces of at most `window` tokens. Raises ValueError for a file or a row that is none."""
-    file = InputFile(path)
-    pieces, num_bytes = [], 0
-    for ids, is_target, text in encoded(file, tokenizer, template):
-        num_bytes += len(text.encode())
-        ids_N = torch.tensor(ids, dtype=torch.int32)
-        labels_N = torch.where(torch.tensor(is_target), ids_N, IGNORE).roll(-1)
-        labels_N[-1:] = IGNORE
-        pieces += map(Piece, ids_N.split(window), labels_N.split(window))
-    return Text(pieces, num_bytes)
-
-
-def encoded(
-    file: InputFile, tokenizer: Tokenizer, template: ChatTemplate | None
-) -> Iterator[tuple[list[int], list[bool], str]]:
-    """(ids, whether each is to be predicted, the text of these) of each row."""
-    _, first = next(iter(InputFile(file.path).rows(text_chars=1)), (0, None))
-    format = next((CHAT_COLUMNS[name] for name in CHAT_COLUMNS if isinstance(first, dict) and name in first), None)
-    if format and template is None:
-        raise ValueError(f"{file.path}: holds chats, and {tokenizer.folder} has no chat template to write them with")
-    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    for item in conversations(file, format) if format else documents(file, "auto", TEXT_CHARS):
-        if isinstance(item, BadRow):
-            raise ValueError(f"{file.path} row {item.row}: {item}")
-        if format:
-            ids, is_target = template.encode(item.turns)
-            yield ids, list(is_target), "".join(turn.content for turn in item.turns if turn.role == "assistant")
-        else:
-            ids = [*begin, *tokenizer.encode(item.text), tokenizer.document_end()]
-            yield ids, [True] * len(ids), item.text
-
-
-@torch.no_grad()
-def measure(model: Llama, text: Text, world: World) -> dict[str, float]:
-    """-> {"perplexity", "loss" (nats a token), "bits_per_byte", "tokens"}, of the predicted tokens, over all ranks."""
-    sums = torch.zeros(2, dtype=torch.float64, device=world.device)
-    for batch in list(batches(text.pieces))[world.rank :: world.size]:
-        lengths = torch.tensor([len(piece.ids) for piece in batch])
-        packed = Batch(
-            torch.cat([piece.ids for piece in batch]).long(),
-            torch.cat([piece.labels for piece in batch]).long(),
-            torch.cat([torch.arange(length, dtype=torch.int32) for length in lengths.tolist()]),
-            torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0))).int(),
-            int(lengths.max()),
-        ).to(world.device)
-        sums += torch.stack((model(packed).double(), (packed.labels_T != IGNORE).sum().double()))
-    loss, tokens = world.sum(sums).tolist()
-    mean = loss / max(1, tokens)
-    if not math.isfinite(mean):
+def measure(model: Llama, files: ModelFiles, path: Path, world: World) -> Perplexity:
+    """The perplexity of a model on a file; every rank calls it and predicts its share. `model`: the weights of `files`.
+    Raises ValueError for a file or a row that cannot be read, and for weights whose loss is not finite.
+    """
+    text = read_text(InputFile(path), files, min(files.max_positions or WINDOW, WINDOW))
+    sums = sum_losses(model, list(batches(text.pieces))[world.rank :: world.size], world.device)
+    summed_loss, num_tokens = world.sum(sums).tolist()
+    loss = summed_loss / max(1, num_tokens)
+    if not math.isfinite(loss):
         raise ValueError("the model's loss is not finite; its weights are damaged")
     return {
-        "perplexity": math.exp(min(mean, 700.0)),  # of random weights in bf16, say, it would be more than a float holds
-        "loss": mean,
-        "bits_per_byte": loss / math.log(2) / max(1, text.bytes),
-        "tokens": int(tokens),
+        "perplexity": math.exp(min(loss, LARGEST_EXPONENT)),
+        "loss": loss,
+        "bits_per_byte": summed_loss / math.log(2) / max(1, text.num_bytes),
+        "tokens": int(num_tokens),
+        "sha256": sha256(path),
+        "model_sha256": files.sha256,
     }
 
 
-def batches(pieces: list[Piece]) -> Iterator[list[Piece]]:
+@torch.no_grad()
+def sum_losses(model: Llama, batches: Sequence[Sequence[Piece]], device: torch.device) -> Tensor:
+    """fp64 [2]: the loss in nats and the number of tokens, summed over the predicted tokens of this rank's batches.
+
+    Not `training.step.mean_loss`, which takes the steps of a loader of packed shards, and sums in fp32.
+    """
+    summed_loss, num_tokens = torch.zeros((), dtype=torch.float64, device=device), 0
+    for pieces in batches:
+        summed_loss += model(packed(pieces).to(device)).double()
+        num_tokens += sum(int((piece.labels != IGNORE).sum()) for piece in pieces)
+    return torch.stack((summed_loss, torch.tensor(num_tokens, dtype=torch.float64, device=device)))
+
+
+def packed(pieces: Sequence[Piece]) -> Batch:
+    """The pieces end to end, none of which sees another."""
+    lengths = torch.tensor([len(piece.ids) for piece in pieces])
+    return Batch(
+        tokens_T=torch.cat([piece.ids for piece in pieces]).long(),
+        labels_T=torch.cat([piece.labels for piece in pieces]).long(),
+        positions_T=torch.cat([torch.arange(length, dtype=torch.int32) for length in lengths.tolist()]),
+        cu_seqlens=torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0))).int(),
+        max_seqlen=int(lengths.max()),
+    )
+
+
+def batches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
     """The pieces by length, so that few are alone, in batches of at most WINDOW tokens or one piece."""
-    batch, room = [], WINDOW
+    batch: list[Piece] = []
+    room = WINDOW
     for piece in sorted(pieces, key=lambda piece: len(piece.ids)):
         if batch and len(piece.ids) > room:
             yield batch
@@ -112,3 +116,54 @@ def batches(pieces: list[Piece]) -> Iterator[list[Piece]]:
         room -= len(piece.ids)
     if batch:
         yield batch
+
+
+# ---- reading
+
+
+def read_text(file: InputFile, files: ModelFiles, window: int) -> TextPieces:
+    """The file cut into pieces of at most `window` tokens. Raises ValueError for a file or a row that is none."""
+    pieces: list[Piece] = []
+    num_bytes = 0
+    for row in encoded_rows(file, files):
+        num_bytes += len(row.target_text.encode())
+        ids_N = torch.tensor(row.ids, dtype=torch.int32)
+        labels_N = torch.where(torch.tensor(row.is_target), ids_N, IGNORE).roll(-1)
+        labels_N[-1:] = IGNORE
+        pieces += map(Piece, ids_N.split(window), labels_N.split(window))
+    return TextPieces(pieces, num_bytes)
+
+
+def encoded_rows(file: InputFile, files: ModelFiles) -> Iterator[EncodedRow]:
+    """Each row of a file as the model's tokenizer and template have it; what the first row is, all are."""
+    format = chat_format(file)
+    return encoded_documents(file, files.tokenizer) if format is None else encoded_chats(file, format, files.template)
+
+
+def chat_format(file: InputFile) -> ChatFormat | None:
+    """By the columns of the first row; None for what is no chat."""
+    _, first = next(InputFile(file.path).rows(text_chars=1), (0, None))
+    for format in ("sharegpt", "messages"):
+        if isinstance(first, dict) and TURNS_IN[format][0] in first:
+            return format
+    return None
+
+
+def encoded_documents(file: InputFile, tokenizer: Tokenizer) -> Iterator[EncodedRow]:
+    """The documents of a file, all of whose tokens are to be predicted. Raises ValueError for a bad row."""
+    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    for document in documents(file, "auto", TEXT_CHARS):
+        if isinstance(document, BadRow):
+            raise ValueError(f"{file.path} row {document.row}: {document}")
+        ids = [*begin, *tokenizer.encode(document.text), tokenizer.document_end()]
+        yield EncodedRow(ids, [True] * len(ids), document.text)
+
+
+def encoded_chats(file: InputFile, format: ChatFormat, template: ChatTemplate) -> Iterator[EncodedRow]:
+    """The conversations of a file, of which the answers are to be predicted. Raises ValueError for a bad row."""
+    for chat in conversations(file, format):
+        if isinstance(chat, BadRow):
+            raise ValueError(f"{file.path} row {chat.row}: {chat}")
+        ids, is_target = template.encode(chat.turns)
+        answers = "".join(turn.content for turn in chat.turns if turn.role == "assistant")
+        yield EncodedRow(ids, is_target.tolist(), answers)

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from logtrain.core.atomic import naming
 from logtrain.observe.records import Record, as_line, cut_after
 from logtrain.observe.screen import Lines, Table, on_terminal
 
@@ -68,11 +69,13 @@ class Metrics:
         self.close()
 
     def _write(self, record: Record) -> None:
-        self.records.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-        self.records.flush()
+        with naming(Path(self.records.name)):
+            self.records.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+            self.records.flush()
         self._write_log(as_line(record))
 
     def _write_log(self, text: str) -> None:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        self.log.writelines(f"{now} {line}\n" for line in text.splitlines())
-        self.log.flush()
+        with naming(Path(self.log.name)):
+            self.log.writelines(f"{now} {line}\n" for line in text.splitlines())
+            self.log.flush()

@@ -7,6 +7,7 @@ from shutil import disk_usage
 
 import torch
 
+from logtrain.core.units import size
 from logtrain.model.llama import LlamaConfig, use_attention
 from logtrain.model.lora import num_adapter_parameters
 from logtrain.training.config import RunConfig
@@ -48,6 +49,6 @@ def check_space(
     free = disk_usage(folder).free
     if free < need:
         raise ValueError(
-            f"{folder}: {need / 1e9:.1f} GB needed for {more} checkpoints and the export, {free / 1e9:.1f} GB "
+            f"{folder}: {size(need)} needed for {more} checkpoints and the export, {size(free)} "
             f"free; free some, set --runs to another disk, or --trainer.keep lower"
         )

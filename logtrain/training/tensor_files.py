@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from logtrain.core.atomic import naming
 from logtrain.core.untrusted import checked
 
 CHUNK = 1 << 24  # bytes that are written, or read for a checksum, at a time
@@ -54,7 +55,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Rows], note: Callable[[str],
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     size = crc = 0
-    with open(file, "wb", buffering=0) as stream:
+    with naming(file), open(file, "wb", buffering=0) as stream:
         for part in (len(text).to_bytes(8, "little"), text, *(as_bytes(rows.tensor) for rows in tensors.values())):
             note(f"writing {file}, {size:,} bytes so far")
             for at in range(0, len(part), CHUNK):

@@ -297,7 +297,7 @@ def test_run_exits_with_what_main_returns(entry):
     ("argv", "code", "stderr"),
     [
         (["--seq_len", "x"], 2, "error: --seq_len x: expected an integer\n"),
-        (["--name", "full"], 2, "error: [Errno 28] No space left on device: 'shard'\n"),
+        (["--name", "full"], 2, "error: shard: No space left on device\n"),
         (["--name", "two lines"], 2, "error: first second\n"),
         (["--name", "row\x1b]0;x\x07\x9b2J\r\u202eé"], 2, "error: no column row\\x1b]0;x\\x07\\x9b2J \\u202eé\n"),
         (["--name", "interrupt"], 130, ""),

@@ -5,9 +5,13 @@ from html import escape
 from pathlib import Path
 
 from logtrain.data.questions import questions
-from logtrain.evaluation.comparison import BOLD, MULTIPLE, TITLES, compare
+from logtrain.evaluation.comparison import compare
 from logtrain.evaluation.page import write_page
-from logtrain.evaluation.progress import print_scores
+from logtrain.evaluation.results import Perplexity, Result
+from logtrain.evaluation.samples import SAMPLE_METRICS
+from logtrain.evaluation.score_table import BOLD, MULTIPLE
+from logtrain.evaluation.screen import print_scores
+from tests.support.samples import make_sample
 
 
 def shown(page: str) -> dict[str, list[tuple[int, str]]]:
@@ -25,22 +29,37 @@ ODD = ("Node.js", "45", "items", "<b>&", "plain")
 TALK = (("system", "be brief"), ("user", "<i>why"), ("assistant", "so"), ("user", "and now"))
 
 
-def write_odd_page(folder: Path, gains: dict[str, list[float]], **data) -> tuple[str, dict]:
+def write_odd_page(folder: Path, gains: dict[str, list[float]], **data) -> tuple[str, Result]:
     """Of a question a task of ODD, by turns; the models' ROUGE-L is 0.5 and their gain over it. -> page, result"""
     n = len(next(iter(gains.values())))
     talk = [{"role": role, "content": content} for role, content in (*TALK, ("assistant", "<u>because"))]
     rows = [{"messages": talk, "domain": ODD[i % len(ODD)]} for i in range(n)]
     (folder / "test.json").write_text(json.dumps(rows))
     asked = list(questions(folder / "test.json", "messages"))
-    blank = dict.fromkeys(TITLES, 0.5) | {"json_valid": None, "stopped": 1.0}
-    scores = {name: [blank | {"rougeL": 0.5 + gain} for gain in of_model] for name, of_model in gains.items()}
-    pairs = {name: [(f"{name}<hr>{i}", "<u>because") for i in range(n)] for name in gains}
-    result = {"data": {"path": "x<y.json", "questions": n, "rows": n, "too_long": []} | data}
-    result |= compare(scores, pairs, range(n), [question.task for question in asked])
-    loss = {"perplexity": 2.0, "bits_per_byte": 1.0}
-    for model in result["models"].values():
-        model["perplexity"] = {"items": loss, "a.b": loss}
-    write_page(folder, result, asked, pairs, scores)
+    blank = dict.fromkeys(SAMPLE_METRICS, 0.5) | {"json_valid": None, "stopped": 1.0}
+    samples = {
+        name: [
+            make_sample(blank | {"rougeL": 0.5 + gain}, prediction=f"{name}<hr>{i}")._replace(question=question)
+            for i, (question, gain) in enumerate(zip(asked, of_model, strict=True))
+        ]
+        for name, of_model in gains.items()
+    }
+    found = compare(samples)
+    loss: Perplexity = {
+        "perplexity": 2.0,
+        "loss": 1.0,
+        "bits_per_byte": 1.0,
+        "tokens": 1,
+        "sha256": "",
+        "model_sha256": "",
+    }
+    models = {
+        name: {**model, "path": "", "perplexity": {"items": loss, "a.b": loss}}
+        for name, model in found["models"].items()
+    }
+    counts = {"path": "x<y.json", "sha256": "", "questions": n, "rows": n, "left_out": {}, "too_long": []} | data
+    result = {"data": counts, "models": models, "differences": found["differences"]}
+    write_page(folder, result, samples)
     return (folder / "compare.html").read_text(), result
 
 

@@ -240,7 +240,7 @@ def test_too_little_room_is_refused_before_training(case, run, tmp_path, monkeyp
         (["--trainer.save_every", "6"], 1),  # no more than there will be
     ):
         needed = 12 * checkpoints + export
-        with pytest.raises(ValueError, match=f"GB needed for {checkpoints} checkpoints and the export"):
+        with pytest.raises(ValueError, match=f"B needed for {checkpoints} checkpoints and the export"):
             start(*flags, free=needed - 0.1)
         assert start(*flags, free=needed) == 0
     assert start("--runs", str(run.parent), "--resume", "auto", free=export) == 0  # three are there already

@@ -1,0 +1,11 @@
+"""Numbers as people read them."""
+
+SUFFIXES = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def size(num_bytes: float) -> str:
+    """Bytes with a decimal prefix and three digits: 999 bytes, 61.2 kB, 16.1 GB."""
+    value, at = float(num_bytes), 0
+    while value >= 999.5 and at < len(SUFFIXES) - 1:
+        value, at = value / 1000, at + 1
+    return f"{value:.0f} {SUFFIXES[at]}" if at == 0 or value >= 99.95 else f"{value:.3g} {SUFFIXES[at]}"

@@ -1,0 +1,104 @@
+"""A candidate's turn, on all ranks: its weights are read, its perplexities measured, its answers generated.
+
+What is in the run's folder already is neither measured nor generated again.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import orjson
+
+from logtrain.core.atomic import write_file
+from logtrain.core.world import World
+from logtrain.data.manifest import sha256
+from logtrain.evaluation.answers import RecordedAnswer, file_name, read_answers, record_answers
+from logtrain.evaluation.candidate import Candidate
+from logtrain.evaluation.config import EvaluateConfig
+from logtrain.evaluation.perplexity import measure
+from logtrain.evaluation.remote import Server
+from logtrain.evaluation.results import Perplexity
+from logtrain.generation.generator import Generator, cache_bytes
+from logtrain.generation.load import Pretrained, load_pretrained
+from logtrain.observe.progress import Progress
+
+
+def answer_questions(
+    config: EvaluateConfig, candidate: Candidate, numbers: Sequence[int], texts: Mapping[str, Path], world: World
+) -> dict[str, Perplexity]:
+    """Let a candidate answer the questions of these numbers, into the run's folder; -> its perplexities on `texts`,
+    which are files by their names. Every rank calls it.
+    """
+    folder = answers_folder(config)
+    recorded = read_answers(folder, candidate.name)
+    missing = [number for number in numbers if number not in recorded]
+    missing.sort(key=lambda number: -len(candidate.prompts[number]))
+    perplexities = read_perplexities(folder, candidate.name)
+    sources = {name: {"sha256": sha256(path), "model_sha256": candidate.model.sha256} for name, path in texts.items()}
+    unmeasured = [name for name in texts if not sources[name].items() <= perplexities.get(name, {}).items()]
+    world.barrier()  # all have read what is there before any writes more
+    if config.backend == "openai" and missing:
+        server = Server(config.base_url, config.prompts, config.concurrency)
+        record(config, candidate, candidate.server_answers(missing, server, config), len(missing), world)
+    elif missing or unmeasured:
+        loaded = load_pretrained(candidate.model.path, world.device, config.max_sequences)
+        for name in unmeasured:
+            perplexities[name] = measure(loaded.model, candidate.model, texts[name], world)
+        if world.is_main and unmeasured:
+            write_perplexities(folder, candidate.name, perplexities)
+        generate(config, candidate, loaded, missing[world.rank :: world.size], world)
+        world.barrier()
+    return {name: perplexities[name] for name in texts}
+
+
+def generate(
+    config: EvaluateConfig, candidate: Candidate, loaded: Pretrained, numbers: Sequence[int], world: World
+) -> None:
+    """This rank's share of the answers."""
+    if not numbers:
+        return
+    generator = Generator(
+        loaded.model,
+        loaded.tokenizer,
+        candidate.model.stop_ids,
+        memory=cache_bytes(config.memory, world.device),
+        max_sequences=config.max_sequences,
+    )
+    record(config, candidate, candidate.answers(numbers, generator, config), len(numbers), world)
+
+
+def record(
+    config: EvaluateConfig, candidate: Candidate, answers: Iterator[RecordedAnswer], total: int, world: World
+) -> None:
+    """Write `total` answers of this rank as they come, and show how far rank 0 is: the others have as many."""
+    title = f"{candidate.name}, rank 0 of {world.size}" if world.size > 1 else candidate.name
+    with Progress("evaluate", total, title=title, enabled=world.is_main) as progress:
+        tokens = 0
+        written = record_answers(answers_folder(config), candidate.name, world.rank, answers)
+        for done, answer in enumerate(written, start=1):
+            tokens += answer.output_tokens or 0
+            rate = tokens / (time.monotonic() - progress.began)
+            line = {"model": candidate.name, "answers": done, "of": total, "ranks": world.size}
+            progress.update(done, {**line, "tokens_per_second": round(rate, 1)}, bar=f"{rate:,.0f} tokens/s")
+
+
+def answers_folder(config: EvaluateConfig) -> Path:
+    """Where the answers of a run are, and the perplexities of its candidates."""
+    return Path(config.run) / "answers"
+
+
+def read_perplexities(folder: Path, name: str) -> dict[str, Perplexity]:
+    """What has been measured of a candidate, by the texts' names."""
+    file = perplexity_file(folder, name)
+    return orjson.loads(file.read_bytes()) if file.exists() else {}
+
+
+def write_perplexities(folder: Path, name: str, perplexities: Mapping[str, Perplexity]) -> None:
+    """Put what has been measured of a candidate beside its answers. Raises OSError."""
+    folder.mkdir(exist_ok=True)
+    write_file(perplexity_file(folder, name), orjson.dumps(perplexities))
+
+
+def perplexity_file(folder: Path, name: str) -> Path:
+    """Where the perplexities of candidate `name` are, in the folder of answers."""
+    return folder / f"{file_name(name)}.perplexity.json"

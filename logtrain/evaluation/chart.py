@@ -1,0 +1,90 @@
+"""The chart of an evaluation: bars of the published metrics by model, below them the differences between models."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from logtrain.evaluation.results import ModelDifference, ModelScores, Result
+from logtrain.evaluation.score_table import difference_title
+from logtrain.evaluation.scoring import METRICS, PUBLISHED
+
+COLORS = ("#8a96a3", "#2f6fb0", "#d9822b", "#3f9c6b", "#8e5ea2", "#b9423f")  # told apart by the colour-blind, too
+INK = "#1d2733"
+SCORES_HEIGHT, DIFFERENCE_HEIGHT = 4.0, 1.2  # inches, the latter for each pair of models
+
+
+def draw(result: Result) -> Figure:
+    """The chart, with 95% intervals."""
+    models, differences = result["models"], result["differences"]
+    heights = (SCORES_HEIGHT, DIFFERENCE_HEIGHT * len(differences)) if differences else (SCORES_HEIGHT,)
+    with matplotlib.rc_context({"font.size": 10}):
+        figure = Figure(figsize=(10, sum(heights) + 0.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        draw_scores(axes[0], models)
+        if differences:
+            draw_differences(axes[1], differences)
+        for each in axes:
+            each.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """The chart as a PNG of 150 dots an inch."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    return picture.getvalue()
+
+
+def svg_bytes(figure: Figure) -> bytes:
+    """The chart as an SVG. Equal charts are equal bytes: they hold no date and no random names."""
+    picture = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "logtrain"}):
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    return picture.getvalue()
+
+
+def draw_scores(axes: Axes, models: Mapping[str, ModelScores]) -> None:
+    """A group of bars a metric, a bar a model."""
+    width = 0.8 / len(models)
+    for i, (name, model) in enumerate(models.items()):
+        scores = [model["metrics"][metric] for metric in PUBLISHED]
+        means = [score["mean"] for score in scores]
+        reach = [
+            [0.0 if end is None else abs(mean - end) for mean, end in zip(means, ends, strict=True)]
+            for ends in ([score["low"] for score in scores], [score["high"] for score in scores])
+        ]
+        at = [x + (i - (len(models) - 1) / 2) * width for x in range(len(PUBLISHED))]
+        bars = axes.bar(at, means, width * 0.92, yerr=reach, color=COLORS[i % len(COLORS)], label=name,
+                        error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2})  # fmt: skip
+        axes.bar_label(bars, [f"{mean:.3f}" for mean in means], padding=2, fontsize=8 if len(models) < 4 else 6)
+    axes.set_xticks(range(len(PUBLISHED)), [METRICS[metric] for metric in PUBLISHED])
+    axes.set_ylabel("mean score, 95% interval")
+    axes.margins(y=0.1)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, ncols=len(models), loc="lower right", bbox_to_anchor=(1, 1))
+
+
+def draw_differences(axes: Axes, differences: Sequence[ModelDifference]) -> None:
+    """A line a metric, in groups of a pair of models."""
+    labels, heights = [], []
+    for i, difference in enumerate(differences):
+        top = i * (len(PUBLISHED) + 1.5)
+        axes.text(0.01, top - 0.9, difference_title(difference), weight="bold", va="center",
+                  bbox={"color": "white", "pad": 0.5}, transform=axes.get_yaxis_transform())  # fmt: skip
+        for j, metric in enumerate(PUBLISHED):
+            score = difference["metrics"][metric]
+            if score["low"] is not None and score["high"] is not None:
+                axes.plot([score["low"], score["high"]], [top + j] * 2, color=INK, linewidth=1.5)
+            fill = INK if score["significant"] else "white"
+            axes.plot(score["difference"], top + j, "o", color=INK, markersize=5, markerfacecolor=fill)
+            labels.append(METRICS[metric])
+            heights.append(top + j)
+    axes.axvline(0, color=INK, linewidth=1, linestyle=":")
+    axes.set_yticks(heights, labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("paired difference, 95% interval; filled: 0 is outside it, and p is at most 0.05")

@@ -1,0 +1,114 @@
+"""What a user may set of an evaluation. Nothing here imports torch, so that `--help` answers at once."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from logtrain.data.questions import TASK_COLUMN, AnswersOf, QuestionFormat
+from logtrain.generation.config import SamplingConfig
+from logtrain.text.chat_template import DATE
+
+Prompts = Literal["ids", "messages"]
+NAME_MARKS = "._+-/:@"  # beside letters and digits
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerConfig:
+    """How every candidate answers."""
+
+    max_new_tokens: int = 1024
+    """An answer is cut after so many tokens; the report says how many were."""
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer, beside the model's own stop tokens."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(AnswerConfig):
+    """Let models answer a test set, score the answers, and compare."""
+
+    models: tuple[str, ...]
+    """NAME=DIR of each model: a Hugging Face Llama folder, an export, or a PEFT adapter that names its model's folder.
+    With backend = openai: the name by which the server knows the model, and a folder with its tokenizer."""
+    data: str
+    """The test set: .json, .jsonl or .ndjson, also as .gz or .zst."""
+    format: QuestionFormat
+    """Form of the rows: sharegpt, messages or alpaca as in logtrain.prepare, or nlplog {instruction, log, output}."""
+    run: str
+    """Folder to write."""
+    resume: Literal["none", "auto"] = "none"
+    """auto: go on with the answers that are in the folder."""
+    answers: AnswersOf = "last"
+    """Which answers of a conversation are asked for: the last, or all, each after the reference's turns."""
+    limit: int = 0
+    """Ask only the first so many questions. 0: all."""
+    task_column: str = TASK_COLUMN
+    """Column that names the task of a row's question; scores are given for each task, too."""
+    ignore_columns: tuple[str, ...] = ()
+    """Columns of the rows to leave out, as in logtrain.prepare."""
+    max_bad_rows: int = 0
+    """More bad rows than this stop the evaluation; up to so many are left out."""
+    too_long: Literal["error", "skip"] = "error"
+    """A question that does not fit into a model's context together with its answer: an error, or left out for all."""
+    perplexity: tuple[str, ...] = ()
+    """NAME=FILE of each file of texts or chats to measure perplexity on, of the models' domain or general, say."""
+    template: str = ""
+    """A jinja file to write the prompts with instead of each model's own chat template."""
+    date: str = DATE
+    """What a chat template that asks for the date is told."""
+    backend: Literal["local", "openai"] = "local"
+    """Who answers: this program, or a server that speaks OpenAI's API (vLLM, say)."""
+    base_url: str = ""
+    """The server's address, up to and with /v1. Its key is taken from OPENAI_API_KEY."""
+    prompts: Prompts = "ids"
+    """What the server is sent: the token ids, or messages that it puts into a template of its own."""
+    concurrency: int = 32
+    """Requests at once to the server."""
+    memory: float = 0.0
+    """GiB for keys and values. 0: four fifths of what is free on a GPU, 2 GiB on a CPU."""
+    max_sequences: int = 64
+    """Questions that are answered at once on a device, as far as the memory allows."""
+
+    def __post_init__(self):
+        least = {"limit": 0, "max_bad_rows": 0, "max_new_tokens": 1, "concurrency": 1, "max_sequences": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least {value}")
+        if not 0 <= self.memory < float("inf"):
+            raise ValueError(f"memory = {self.memory} must be a finite number >= 0")
+        if (self.backend == "openai") != bool(self.base_url):
+            raise ValueError("backend = openai and base_url go together: give both or neither")
+        if self.backend == "openai" and self.perplexity:
+            raise ValueError("perplexity: only with backend = local; a server gives no losses")
+        if not self.model_paths:
+            raise ValueError("models: none given; give at least one NAME=DIR")
+        paths_by_name("perplexity", self.perplexity)
+
+    @property
+    def model_paths(self) -> dict[str, str]:
+        """{NAME: DIR} of the models."""
+        return paths_by_name("models", self.models)
+
+    @property
+    def perplexity_paths(self) -> dict[str, str]:
+        """{NAME: FILE} of the texts that perplexity is measured on."""
+        return paths_by_name("perplexity", self.perplexity)
+
+
+def paths_by_name(key: str, pairs: tuple[str, ...]) -> dict[str, str]:
+    """NAME=PATH of each as {NAME: PATH}. Raises ValueError, which names the setting `key`, for anything else."""
+    paths = {}
+    for pair in pairs:
+        name, _, path = pair.partition("=")
+        if not name or not path or name in paths or not all(c.isalnum() or c in NAME_MARKS for c in name):
+            raise ValueError(
+                f"{key}: {pair!r}: expected NAME=PATH, each name once, of letters, digits and {NAME_MARKS}"
+            )
+        paths[name] = path
+    return paths
+
+
+MAY_CHANGE = (  # by a resumed run: no answer depends on it, or `check_answers` holds the answers against it (of a
+    # server's model not the weights)
+    *("resume", "run", "memory", "max_sequences", "base_url", "concurrency", "perplexity"),
+    *("models", "data", "limit", "too_long", "max_bad_rows", "task_column", "ignore_columns"),
+)

@@ -1,0 +1,83 @@
+"""The scores of an evaluation on the screen: tables on a terminal, elsewhere lines of key=value."""
+
+import sys
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from logtrain.evaluation.results import Result
+from logtrain.evaluation.score_table import (
+    BOLD,
+    MULTIPLE,
+    Cell,
+    TableRow,
+    corpus_rows,
+    difference_rows,
+    difference_title,
+    left_out,
+    mean_rows,
+    remarks,
+)
+from logtrain.observe.records import plain
+
+
+def print_scores(result: Result) -> None:
+    """To stdout."""
+    if not sys.stdout.isatty():
+        print("\n".join(lines(result)))
+        return
+    console = Console(highlight=False)
+    data, models, differences = result["data"], list(result["models"].values()), result["differences"]
+    counted = "answers" if data["rows"] == data["questions"] else "conversations"
+    means = mean_rows([model["metrics"] for model in models]) + corpus_rows(models)
+    title = f"mean of {data['rows']:,} {counted}, with its 95% interval"
+    console.print(table(title, list(result["models"]), means), *remarks(data), sep="\n")
+    if differences:
+        paired = difference_rows([difference["metrics"] for difference in differences])
+        headings = [difference_title(difference) for difference in differences]
+        console.print(table("paired difference, with its 95% interval", headings, paired), BOLD, MULTIPLE, sep="\n")
+    if texts := sorted({name for model in models for name in model["perplexity"]}):
+        losses = Table("", *result["models"], title="perplexity a token, and bits a byte")
+        for name in texts:
+            measured = (model["perplexity"][name] for model in models)
+            losses.add_row(name, *(f"{of['perplexity']:.3f}   {of['bits_per_byte']:.4f}" for of in measured))
+        console.print(losses)
+
+
+def table(title: str, headings: list[str], rows: list[TableRow]) -> Table:
+    """rich's table of these rows, with a heading for each column of cells."""
+    shown = Table("", *headings, title=title)
+    for row in rows:
+        shown.add_row(row.title, *map(marked_up, row.cells))
+    return shown
+
+
+def marked_up(cell: Cell) -> str:
+    """A cell in rich's markup."""
+    text = f"{cell.value} ({cell.interval})" if cell.interval else cell.value
+    return f"[bold]{text}[/bold]" if cell.bold else text
+
+
+def lines(result: Result) -> list[str]:
+    """Every figure for a program to read."""
+    found = [f"left_out reason={why.replace(' ', '_')} n={n}" for why, n in left_out(result["data"]).items()]
+    for name, model in result["models"].items():
+        for metric, score in model["metrics"].items():
+            found.append(f"score model={name} metric={metric} {figures(score)}")
+        for metric, value in model["corpus"].items():
+            found.append(f"score model={name} metric={metric} {figures({'value': value})}")
+        for text, measured in model["perplexity"].items():
+            found.append(f"perplexity model={name} set={text} {figures(measured)}")
+    for difference in result["differences"]:
+        a, b = difference["models"]
+        for metric, score in difference["metrics"].items():
+            found.append(f"difference of={b} less={a} metric={metric} {figures(score)}")
+    return found
+
+
+def figures(values: Mapping[str, object]) -> str:
+    """Numbers as key=value; hashes are left out."""
+    return " ".join(
+        f"{key}={plain(value)}" for key, value in values.items() if value is None or isinstance(value, float | int)
+    )
