@@ -23,8 +23,8 @@ from pathlib import Path
 
 import tokenizers
 
+from logtrain.data.documents import Document, documents
 from logtrain.data.files import InputFile
-from logtrain.data.text import Document, documents
 
 DEMO_DATA = Path(__file__).resolve().parents[1] / "launch" / "demo" / "data.py"
 RAW_BATCH = 1000  # texts in a call of encode_batch_fast; with more it is slower

@@ -21,15 +21,15 @@ import numpy as np
 
 from logtrain.core.config import load
 from logtrain.core.entry import run
-from logtrain.data.chat import ChatFormat, Conversation, conversations
+from logtrain.data.conversations import ChatFormat, Conversation, conversations
+from logtrain.data.documents import Document, Format, documents
 from logtrain.data.encode import Framing, Pool
 from logtrain.data.encode_chat import ChatFraming, TooLong
 from logtrain.data.files import BadRow, InputFile
 from logtrain.data.manifest import CHAT_ONLY, TEXT_ONLY, begin_manifest, check_same, describe
+from logtrain.data.preview import print_note, print_sample
 from logtrain.data.report import ChatCount, Progress, RowCount, make_report, print_report
 from logtrain.data.shards import DOCUMENT, ShardWriter, new_folder
-from logtrain.data.show import print_note, print_sample
-from logtrain.data.text import Document, Format, documents
 from logtrain.text.chat_template import DATE, TrainOn
 from logtrain.text.tokenizer import Tokenizer
 

@@ -1,6 +1,6 @@
 """Rows of a test set -> questions with the answer they should get.
 
-    sharegpt, messages, alpaca   as in fine-tuning (chat.py)
+    sharegpt, messages, alpaca   as in fine-tuning (conversations.py)
     nlplog   {instruction, log, output, domain}    the question is {instruction}, which quotes the log
 
 A question is all turns before an assistant's, the reference that turn's text. What cannot be read is a BadRow in its
@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from logtrain.data.chat import row_conversation
+from logtrain.data.conversations import row_conversation
+from logtrain.data.documents import check_encodes, string
 from logtrain.data.files import BadRow, InputFile
-from logtrain.data.text import check_encodes, string
 from logtrain.text.chat_template import Turn
 
 QuestionFormat = Literal["sharegpt", "messages", "alpaca", "nlplog"]

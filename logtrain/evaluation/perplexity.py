@@ -16,9 +16,9 @@ from torch import Tensor
 
 from logtrain.core.batch import IGNORE, Batch
 from logtrain.core.world import World
-from logtrain.data.chat import conversations
+from logtrain.data.conversations import conversations
+from logtrain.data.documents import CHAT_COLUMNS, documents
 from logtrain.data.files import BadRow, InputFile
-from logtrain.data.text import CHAT_COLUMNS, documents
 from logtrain.model.llama import Llama
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.tokenizer import Tokenizer

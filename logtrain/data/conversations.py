@@ -15,8 +15,8 @@ No text is changed on its way here. What a chat template strips, it strips in a 
 from collections.abc import Collection, Iterator
 from typing import Literal, NamedTuple
 
+from logtrain.data.documents import check_encodes, json_type, string
 from logtrain.data.files import BadRow, InputFile
-from logtrain.data.text import check_encodes, json_type, string
 from logtrain.text.chat_template import Turn, check_turns
 
 ChatFormat = Literal["sharegpt", "messages", "alpaca"]
