@@ -27,14 +27,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, pairwise
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 
 import orjson
 from rapidfuzz import fuzz
 from rapidfuzz.distance import LCSseq
 from sacrebleu.metrics import BLEU, CHRF
 
-from logtrain.core.worker import Worker
+from logtrain.core.worker import Worker, wait
 
 METRICS = {
     "fuzzy": "Fuzzy",
