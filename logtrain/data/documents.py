@@ -15,64 +15,55 @@ A row of a text file is a document as it stands. No text is changed on its way: 
 """
 
 from collections.abc import Collection, Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from logtrain.data.config import TextFormat
+from logtrain.data.conversations import CHAT_COLUMNS
 from logtrain.data.files import BadRow, InputFile
-
-Format = Literal["auto", "nlplog", "corpus"]
-CHAT_COLUMNS = {"conversations": "sharegpt", "messages": "messages"}
-JSON_TYPES = {
-    str: "a string",
-    int: "a number",
-    float: "a number",
-    bool: "a boolean",
-    list: "an array",
-    dict: "an object",
-}
+from logtrain.data.rows import columns, parsed_rows, refuse_unencodable, string
 
 
 class Document(NamedTuple):
+    """A text to train on, and where it comes from."""
+
     row: int
     text: str
     domain: str
 
 
 def documents(
-    file: InputFile, format: Format, text_chars: int, ignore_columns: Collection[str] = ()
+    file: InputFile, format: TextFormat, text_chars: int, ignore_columns: Collection[str] = ()
 ) -> Iterator[Document | BadRow]:
-    """The documents in the file's order, a BadRow in the place of each row that is none and of an empty file."""
-    if format == "nlplog" and not file.is_json:
+    """The documents in the file's order, a BadRow in the place of each row that is none and of an empty file. Raises
+    ValueError for a file that cannot be read on, or that has no rows of this format.
+    """
+    if format == "nlplog" and file.kind.is_text:
         raise ValueError(f"{file.path}: a text file has no NLPlog rows; use --format auto")
-    row = -1
-    for row, value in file.rows(text_chars):
-        try:
-            text, domain = row_document(value, format, ignore_columns) if file.is_json else text_document(value)
-            domain = domain or file.stem
-            if not (text.isascii() and domain.isascii()):
-                check_encodes(text)
-                check_encodes(domain)
-            yield Document(row, text, domain)
-        except BadRow as bad:
-            bad.row = row
-            yield bad
-    if row < 0:
-        yield BadRow("the file holds no row", 0)
+
+    def parse(row: int, value: object) -> Iterator[Document]:
+        if file.kind.is_text:
+            assert isinstance(value, str)
+            text, domain = text_document(value)
+        else:
+            text, domain = row_document(value, format, ignore_columns)
+        domain = domain or file.stem
+        refuse_unencodable(text)
+        refuse_unencodable(domain)
+        yield Document(row, text, domain)
+
+    return parsed_rows(file, text_chars, parse)
 
 
 def text_document(text: str) -> tuple[str, str]:
+    """The text and domain ("", for it names none) of a row of a text file. Raises BadRow."""
     if text.isspace():
         raise BadRow("empty")
     return text, ""
 
 
-def row_document(row: object, format: Format, ignore_columns: Collection[str] = ()) -> tuple[str, str]:
-    """A JSON row's text and domain ("" if it names none). Raises BadRow."""
-    if isinstance(row, BadRow):
-        raise row
-    if not isinstance(row, dict):
-        raise BadRow(f"{json_type(row)}, not an object")
-    if ignore_columns:
-        row = {name: value for name, value in row.items() if name not in ignore_columns}
+def row_document(value: object, format: TextFormat, ignore_columns: Collection[str] = ()) -> tuple[str, str]:
+    """The text and domain ("" if it names none) of a JSON row. Raises BadRow."""
+    row = columns(value, ignore_columns)
     if format == "corpus" or (format == "auto" and "text" in row):
         reads = {"text", "domain"}
         text = string(row, "text")
@@ -90,30 +81,3 @@ def row_document(row: object, format: Format, ignore_columns: Collection[str] = 
     if unread:
         raise BadRow(f'no rule reads the text in "{unread[0]}"; to leave it out, --ignore_columns {" ".join(unread)}')
     return text, string(row, "domain", required=False).strip()
-
-
-def string(row: dict, name: str, required: bool = True) -> str:
-    """A column's text, "" if it is blank or absent and not required."""
-    value = row.get(name)
-    if isinstance(value, str) and value and not value.isspace():
-        return value
-    if value is not None and not isinstance(value, str):
-        raise BadRow(f'"{name}" is {json_type(value)}, not a string')
-    if required:
-        raise BadRow(f'no "{name}"' if value is None else f'"{name}" is empty')
-    return ""
-
-
-def json_type(value: object) -> str:
-    return JSON_TYPES.get(type(value), "null")
-
-
-def check_encodes(text: str) -> None:
-    """Raises BadRow for what has no UTF-8 form: bytes that were none in the file, half a surrogate pair from \\u."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        code = ord(text[error.start])
-        if 0xDC80 <= code <= 0xDCFF:
-            raise BadRow(f"not UTF-8: byte 0x{code - 0xDC00:02x} after {error.start:,} characters") from None
-        raise BadRow(f"\\u{code:04x} without its other half is no character") from None

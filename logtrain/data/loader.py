@@ -105,7 +105,10 @@ def mixed(x: np.ndarray) -> np.ndarray:
 
 
 class Loader:
-    """Iterates over `Step`s from `self.step` on, without end; `steps_per_epoch` of them are an epoch."""
+    """Iterates over `Step`s from `self.step` on, without end; `steps_per_epoch` of them are an epoch.
+
+    split: what it reads. num_rows: packed rows of an epoch. accumulation: micro-batches of a step on each rank.
+    """
 
     def __init__(
         self,
@@ -118,6 +121,9 @@ class Loader:
         world_size: int = 1,
         pin_memory: bool = False,
     ):
+        """`pad_id`: the token in the room that is left. `pin_memory`: let a GPU copy batches by itself. Raises
+        ValueError where the ranks cannot share the rows of a step evenly.
+        """
         self.split, self.config, self.seed, self.pad_id = split, config, seed, pad_id
         self.rank, self.world_size, self.pin_memory = rank, world_size, pin_memory
         self.accumulation = config.accumulation(world_size)
@@ -143,6 +149,7 @@ class Loader:
         return targets_P
 
     def pack_epoch(self, epoch: int) -> Epoch:
+        """The packing of epoch `epoch` (0-based), and the counts of its rows."""
         length_P = self.pieces.length_P.astype(np.int64)  # squares of 46,341 and more overflow int32
         rows = pack(length_P, self.config.seq_len, self.seed, epoch)
 

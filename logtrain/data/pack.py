@@ -47,6 +47,7 @@ class PackedRows(NamedTuple):
 
     @property
     def num_rows(self) -> int:
+        """R."""
         return len(self.row_start_R1) - 1
 
     def pieces_of(self, row: int) -> np.ndarray:
