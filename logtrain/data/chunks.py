@@ -50,15 +50,15 @@ class _Chunk:
     """A chunk that is being filled."""
 
     items: list[Item] = field(default_factory=list)
-    origins: list[tuple[int, int, int]] = field(default_factory=list)  # row, source, domain
+    came_from: list[tuple[int, int, int]] = field(default_factory=list)  # row, source, domain
     bad_rows: list[BadRowFound] = field(default_factory=list)
     num_chars: int = 0
 
     def rows_read(self) -> RowsRead:
         """Where its items come from."""
         records_I = np.zeros(len(self.items), DOCUMENT)
-        origins_I = np.array(self.origins, np.int64).reshape(-1, 3)
-        records_I["row"], records_I["source"], records_I["domain"] = origins_I.T
+        columns_I = np.array(self.came_from, np.int64).reshape(-1, 3).T
+        records_I["row"], records_I["source"], records_I["domain"] = columns_I
         return RowsRead(records_I, self.bad_rows)
 
 
@@ -82,7 +82,7 @@ class Chunks:
                 elif self.config.is_chat or num_bad <= self.config.max_bad_rows:
                     item, num_chars = content(row)
                     chunk.items.append(item)
-                    chunk.origins.append((row.row, source, self.domains.setdefault(row.domain, len(self.domains))))
+                    chunk.came_from.append((row.row, source, self.domains.setdefault(row.domain, len(self.domains))))
                     chunk.num_chars += num_chars
                 if chunk.num_chars >= CHUNK_CHARS:
                     yield chunk.rows_read(), chunk.items

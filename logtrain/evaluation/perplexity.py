@@ -16,8 +16,8 @@ from torch import Tensor
 
 from logtrain.core.batch import IGNORE, Batch
 from logtrain.core.world import World
-from logtrain.data.conversations import conversations
-from logtrain.data.documents import CHAT_COLUMNS, documents
+from logtrain.data.conversations import CHAT_COLUMNS, conversations
+from logtrain.data.documents import documents
 from logtrain.data.files import BadRow, InputFile
 from logtrain.model.llama import Llama
 from logtrain.text.chat_template import ChatTemplate
