@@ -20,11 +20,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
+from logtrain.data.documents import Document, documents
 from logtrain.data.files import InputFile
-from logtrain.data.text import Document, documents
 
 DEMO_DATA = Path(__file__).resolve().parents[1] / "launch" / "demo" / "data.py"
 RAW_BATCH = 1000  # texts in a call of encode_batch_fast; with more it is slower
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--input", nargs="+", help="JSON arrays of rows (default: the demo's)")
     parser.add_argument("--tokenizer", help="folder with a tokenizer.json (default: the demo's)")
     parser.add_argument("--megabytes", type=float, default=200, help="size of the input of the race")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="times that each is run")
     parser.add_argument("--memory", type=float, nargs="*", default=[10, 500], help="sizes in MB to measure memory at")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     parser.add_argument("--time_raw", nargs=2, help=argparse.SUPPRESS)
@@ -51,7 +52,8 @@ def main() -> None:
                 print("  ".join(f"{name} {value}" for name, value in result.items()), flush=True)
 
 
-def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict]:
+def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Rates and memory, one line of the table each. `folder`: to write inputs and outputs into."""
     if not (args.input and args.tokenizer):
         subprocess.run([sys.executable, DEMO_DATA, folder / "demo"], check=True, stdout=subprocess.DEVNULL)
     inputs = args.input or [folder / "demo" / "nlplog.json"]
@@ -95,6 +97,7 @@ def write_array(file: Path, rows: list[str], megabytes: float) -> Path:
 
 
 def texts_of(file: Path) -> Iterator[str]:
+    """The texts of the documents that prepare makes of a file. Raises ValueError for a bad row."""
     for document in documents(InputFile(file), "auto", text_chars=1):
         if not isinstance(document, Document):
             raise ValueError(f"{file} row {document.row}: {document}")
@@ -102,6 +105,7 @@ def texts_of(file: Path) -> Iterator[str]:
 
 
 def time_raw(file: str, folder: str) -> float:
+    """Seconds that the tokenizers library takes for a file's texts. `folder`: of the tokenizer."""
     tokenizer = tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     tokenizer.encode_special_tokens = True
     texts = list(texts_of(Path(file)))
@@ -113,7 +117,9 @@ def time_raw(file: str, folder: str) -> float:
 
 
 def run_prepare(file: Path, tokenizer: Path, output: Path, look_every: float | None = None) -> tuple[float, int]:
-    """Seconds, and the most memory seen in bytes. Looking takes a tenth of a core, so not when the time counts."""
+    """Seconds that prepare takes, and the most memory seen, in bytes. `look_every`: seconds between two looks at the
+    memory; looking takes a tenth of a core, so it is None where the time counts.
+    """
     command = [sys.executable, "-m", "logtrain.prepare", "--input", file, "--tokenizer", tokenizer, "--output", output]
     start, peak = time.perf_counter(), 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, process_group=0) as process:
@@ -131,7 +137,7 @@ def run_prepare(file: Path, tokenizer: Path, output: Path, look_every: float | N
 
 
 def resident_bytes(process_group: int) -> int:
-    """Of all processes of the group together; pages they share count in each."""
+    """The memory of all processes of a group together, in bytes; pages that they share count in each."""
     pages = 0
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -13,19 +13,22 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-MARK = ".logtrain-partial"  # in every folder that is being written, locked by who writes: whose else may clear it
+MARK = ".logtrain-partial"  # in every folder that is being written, and locked by who writes it
+OLD = ".logtrain-old"  # in a folder aside: the older folder, while none has the name, where names cannot be exchanged
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # fcntl.h and linux/fs.h
 
 
 def write_file(file: Path, content: bytes) -> None:
     """Put `content` into `file`, whole or not at all, in the place of an older one. Raises OSError."""
     aside = aside_of(file)
+    aside.unlink(missing_ok=True)  # what a killed process left; a link would lead elsewhere
     try:
         with naming(file):
-            with open(aside, "wb") as stream:
+            with open(aside, "xb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -42,7 +45,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno and not error.filename:
+            error.filename = str(path)
         raise
 
 
@@ -53,21 +57,21 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     If the block fails, nothing of it stays; if the process is killed, the next writer clears what is left. Only one
     process writes at a time: it holds a lock that dies with it. `replace`: a folder of this name gives way, at the end;
     without it `folder` may exist only if it is empty. Raises ValueError where another process is writing `folder`, or
-    where its place is taken by what is not ours to remove.
+    where its place is taken by what is not ours to remove, and OSError.
     """
     aside = aside_of(folder)
     with held_aside(aside, folder):
         try:
-            if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if os.path.lexists(folder) and (not folder.is_dir() or (any(folder.iterdir()) and not replace)):
                 raise ValueError(f"{folder}: not empty; empty it, or choose another name")
             yield aside
             sync_tree(aside)
             put_in_place(aside, folder)
         except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
+            discard(aside)
             raise
-        (folder / MARK).unlink()  # after the rename: whoever opens it before still finds it held
         sync_folder(folder)
+        sync_folder(folder.parent)
 
 
 def aside_of(path: Path) -> Path:
@@ -78,36 +82,64 @@ def aside_of(path: Path) -> Path:
 @contextlib.contextmanager
 def held_aside(aside: Path, folder: Path) -> Iterator[None]:
     """An empty folder `aside` that no other process writes into until the block ends. `folder`: its name to be."""
-    if aside.is_symlink() or (aside.exists() and not (aside / MARK).is_file()):
-        raise ValueError(f"{aside}: in the way, and not left by logtrain; move it elsewhere")
-    aside.mkdir(parents=True, exist_ok=True)
-    with open(aside / MARK, "wb") as mark:
+    with contextlib.ExitStack() as stack:
         try:
+            if not is_free(aside):
+                raise ValueError(f"{aside}: in the way, and not left by logtrain; move it elsewhere")
+            aside.mkdir(parents=True, exist_ok=True)
+            mark = stack.enter_context(open(aside / MARK, "ab"))
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_held = os.path.samestat(os.fstat(mark.fileno()), os.stat(aside / MARK))
-        except (BlockingIOError, FileNotFoundError):
+        except (BlockingIOError, FileNotFoundError, FileExistsError):
             is_held = False  # by another process, or renamed along with its folder before we came to hold it
         if not is_held:
             raise ValueError(f"{folder}: another process is writing it; wait for that one, or choose another name")
-        for left in aside.iterdir():
-            if left.name != MARK:
-                remove(left)
+        if (aside / OLD).exists() and not os.path.lexists(folder):  # its process was killed between two renames
+            os.rename(aside / OLD, folder)
+            (folder / MARK).unlink(missing_ok=True)
+        clear(aside)
         yield
+
+
+def is_free(aside: Path) -> bool:
+    """Whether nothing is there but what a writer has left: a folder with a mark, or without the time to set one."""
+    try:
+        mode = os.lstat(aside).st_mode
+    except FileNotFoundError:
+        return True
+    if not stat.S_ISDIR(mode):
+        return False
+    names = os.listdir(aside)
+    return MARK in names or not names
 
 
 def put_in_place(aside: Path, folder: Path) -> None:
     """Give `aside` the name `folder`; an older folder of that name is there until the new one is, and then removed."""
-    if not folder.exists() or not any(folder.iterdir()):
-        os.rename(aside, folder)
-    elif exchange(aside, folder):
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        old = folder.with_name(f".{folder.name}.old")
-        remove(old)
-        os.rename(folder, old)
-        os.rename(aside, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    sync_folder(folder.parent)
+    try:
+        if not os.path.lexists(folder) or (not folder.is_symlink() and not any(folder.iterdir())):
+            os.rename(aside, folder)
+        else:
+            put_in_place_of_older(aside, folder)
+    finally:
+        (folder / MARK).unlink(missing_ok=True)  # after the rename: whoever opens it before still finds it held
+
+
+def put_in_place_of_older(aside: Path, folder: Path) -> None:
+    """Give `aside` the name of a folder that is there, in one step where names can be exchanged."""
+    with contextlib.nullcontext() if folder.is_symlink() else open(folder / MARK, "ab") as mark:
+        if mark:
+            fcntl.flock(mark, fcntl.LOCK_EX)  # so that the older folder, too, is held by us while it lies aside
+        if exchange(aside, folder):
+            discard(aside)
+            return
+        os.rename(folder, aside / OLD)
+        try:
+            os.rename(aside, folder)
+        except BaseException:
+            os.rename(aside / OLD, folder)
+            raise
+        with contextlib.suppress(OSError):
+            remove(folder / OLD)
 
 
 def exchange(a: Path, b: Path) -> bool:
@@ -123,8 +155,28 @@ def exchange(a: Path, b: Path) -> bool:
     raise OSError(number, os.strerror(number), str(b))
 
 
+def discard(aside: Path) -> None:
+    """Delete what lies aside, its mark last: as long as anything is left, others find it held. What cannot be deleted
+    is left to the next writer.
+    """
+    with contextlib.suppress(OSError):
+        if not aside.is_symlink():
+            clear(aside)
+            (aside / MARK).unlink(missing_ok=True)
+            aside.rmdir()
+        else:
+            aside.unlink()
+
+
+def clear(aside: Path) -> None:
+    """Delete all in a folder but its mark."""
+    for left in aside.iterdir():
+        if left.name != MARK:
+            remove(left)
+
+
 def remove(path: Path) -> None:
-    """A file, a link (not what it points to) or a folder with all in it; nothing where there is none."""
+    """Delete a file, a link (not what it points to) or a folder with all in it; nothing where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,9 +1,13 @@
 """A worker process and its pipe.
 
-A worker imports the module that has its work and what that needs, not the program that calls (multiprocessing's spawn
-and forkserver import that again, with torch), and inherits no lock that a thread holds, as after a fork. Nobody else
+A worker imports the module that has its work and what that needs, and nothing of the program that calls. Nobody else
 has the ends of its pipe: to the parent a dead worker (out of memory) is an end of file, and so is a dead parent to the
 worker. Neither waits for the other in vain. It is in a process group of its own, which Ctrl-C does not reach.
+
+No library does that (Python 3.11): multiprocessing's Pool waits for ever for what a killed worker had in hand, and the
+workers of concurrent.futures and of joblib outlive a parent that is killed. The first two run the calling program again
+in each worker, with all that it imports, or copy the locks that its threads hold. All three give a worker one task at a
+time, where the threads of one of ours share a tokenizer.
 """
 
 import importlib
@@ -12,11 +16,13 @@ import signal
 import subprocess
 import sys
 import traceback
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from collections.abc import Sequence
+from multiprocessing import Pipe, connection
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
+PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from logtrain.core import worker; worker.run(*sys.argv[2:])"
 
 
 class Worker:
@@ -24,19 +30,17 @@ class Worker:
 
     def __init__(self, module: str, *arguments: str | int):
         """Runs the module's `work(connection, *arguments)`, the arguments as strings, until it returns or the parent
-        has gone."""
+        has gone.
+        """
         self._connection, theirs = Pipe()
-        program = (
-            "import sys; sys.path.insert(0, sys.argv[1]); from logtrain.core import worker; worker.run(*sys.argv[2:])"
-        )
-        command = [sys.executable, "-P", "-c", program, ROOT, theirs.fileno(), module, *arguments]
-        self._process = subprocess.Popen(
-            list(map(str, command)), stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0
-        )
-        theirs.close()
+        with theirs:
+            command = [sys.executable, "-P", "-c", PROGRAM, ROOT, theirs.fileno(), module, *arguments]
+            self._process = subprocess.Popen(
+                list(map(str, command)), stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0
+            )
 
     def fileno(self) -> int:
-        """What multiprocessing's `wait` waits on: a result, or the end of file of a dead worker."""
+        """The handle to wait on for a result, or for the end of file of a dead worker."""
         return self._connection.fileno()
 
     def send(self, work: object) -> None:
@@ -46,13 +50,15 @@ class Worker:
         except OSError:
             raise self._death() from None
 
-    def receive(self):
+    def receive(self) -> Any:
+        """Waits for what the worker sends. Raises ValueError where it is dead."""
         try:
             return self._connection.recv()
         except (EOFError, OSError):  # OSError: it died in the middle of a message
             raise self._death() from None
 
     def stop(self) -> None:
+        """Ends the worker, whatever it is doing."""
         self._connection.close()
         self._process.kill()
         self._process.wait()
@@ -64,11 +70,17 @@ class Worker:
         return ValueError(f"a worker died with exit code {code}; what it said stands above")
 
 
+def wait(workers: Sequence[Worker]) -> list[Worker]:
+    """Waits until a worker has a result or is dead -> all that have, or are."""
+    ready = connection.wait([worker.fileno() for worker in workers])
+    return [worker for worker in workers if worker.fileno() in ready]
+
+
 def run(descriptor: str, module: str, *arguments: str) -> None:
     """The worker's side."""
     work = importlib.import_module(module).work
     try:
-        work(Connection(int(descriptor)), *arguments)
+        work(connection.Connection(int(descriptor)), *arguments)
     except (EOFError, OSError):
         os._exit(0)  # the parent has gone, and nobody wants the rest
     except BaseException:

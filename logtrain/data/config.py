@@ -1,11 +1,115 @@
-"""What a user may set of the loader. Nothing here imports torch, so that `--help` answers at once."""
+"""What a user may set of the data: how it is prepared, and how it is loaded. Nothing here imports torch, so that
+`--help` answers at once.
+"""
 
 from dataclasses import dataclass
-from typing import Literal
+from datetime import date
+from typing import Annotated, Literal, TypeGuard, get_args
+
+import tyro
+
+from logtrain.data.files import ENDINGS
+from logtrain.text.chat_template import DATE, TrainOn
+
+TextFormat = Literal["auto", "nlplog", "corpus"]
+ChatFormat = Literal["sharegpt", "messages", "alpaca"]
+TooLong = Literal["error", "drop", "split_turns", "truncate_content"]
+TEXT_ONLY = {"document_end", "text_chars"}  # settings of continual pretraining
+CHAT_ONLY = {"train_on", "too_long", "template", "date"}  # settings of fine-tuning
+
+
+def is_text_format(format: str) -> TypeGuard[TextFormat]:
+    """Whether rows of this format become documents of text."""
+    return format in get_args(TextFormat)
+
+
+def is_chat_format(format: str) -> TypeGuard[ChatFormat]:
+    """Whether rows of this format become conversations."""
+    return format in get_args(ChatFormat)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Turn raw text files into token shards for training."""
+
+    input: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Files: {ENDINGS}.")]  # files.py knows the kinds there are
+    tokenizer: str
+    """Folder of the model's tokenizer (tokenizer.json or a sentencepiece tokenizer.model)."""
+    output: str = ""
+    """Folder to write. It comes to be when everything is done; a folder that holds something else is never touched."""
+    format: Literal[TextFormat, ChatFormat] = "auto"
+    """JSON rows: nlplog {instruction, log, output}, corpus {text}. auto goes by the columns, row for row, and takes
+    {instruction, input, output} too: Human: {instruction}, a new line, {input} if there is one, Assistant: {output}.
+    For fine-tuning, as the turns of a chat: sharegpt {conversations: [{from, value}]}, messages {messages: [{role,
+    content}]}, alpaca {instruction, input, output}; sharegpt and alpaca may have {system}."""
+    seq_len: int = 8192
+    """Tokens in a packed row of the training to come. No document is cut here; the report counts what will be split."""
+    valid_fraction: float = 0.01
+    """Share of the documents kept for validation, chosen by a hash of their text: duplicates stay together."""
+    seed: int = 1309
+    """Another seed, another choice of validation documents."""
+    train_on: TrainOn = "all"
+    """Chat rows: the answers that are trained on, each with the token that ends it: all of them, or the last."""
+    too_long: TooLong = "truncate_content"
+    """A conversation of more than seq_len tokens: truncate_content cuts the longest questions in their middle, never an
+    answer; split_turns goes on in another conversation; drop leaves it out; error stops. The report counts each."""
+    template: str = ""
+    """Chat rows: a jinja file to render them with instead of the tokenizer's own chat template."""
+    date: str = DATE
+    """What a chat template that asks for the date is told."""
+    show: int = 0
+    """Prints so many documents of the input, as they would be stored, with their targets marked; writes nothing."""
+    document_end: str = "auto"
+    """Token that closes a document; auto: <|end_of_text|>, <|endoftext|> or </s>, the first the tokenizer has."""
+    text_chars: int = 32768
+    """A .txt or .log file is cut between lines into documents of at most this many characters. Documents nearly as long
+    as a row pack badly: of 8,192 tokens, system logs fill 98% with 2,048 or 32,768 characters, 79% with 16,384."""
+    ignore_columns: tuple[str, ...] = ()
+    """Columns of JSON rows to leave out. Without this, a column with text that is not used makes its row bad."""
+    max_bad_rows: int = 0
+    """More bad rows than this stop the run; up to this many are left out and listed in the report."""
+    shard_tokens: int = 100_000_000
+    """A shard file is closed at this many tokens."""
+    workers: int = 0
+    """Tokenising processes, which share the cores: a thread each, at most 8 a process. 0: one for every 8 cores."""
+
+    def __post_init__(self):
+        if not self.input:
+            raise ValueError("input: no file given")
+        if not self.output and not self.show:
+            raise ValueError("output: required; give --output ..., or set it in a TOML file")
+        least_of = {"seq_len": 2, "text_chars": 1, "shard_tokens": 1, "max_bad_rows": 0, "workers": 0, "seed": 0}
+        for name, least in (least_of | {"show": 0}).items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
+        if not 0 <= self.valid_fraction < 1:
+            raise ValueError(f"valid_fraction = {self.valid_fraction} must be at least 0 and below 1")
+        for name in sorted(TEXT_ONLY if self.is_chat else CHAT_ONLY):
+            if getattr(self, name) != getattr(PrepareConfig, name):  # its default
+                formats = ", ".join(get_args(TextFormat if self.is_chat else ChatFormat))
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} has no meaning with format = {self.format}; it is for {formats}"
+                )
+        if self.train_on == "last" and self.too_long == "split_turns":
+            raise ValueError(
+                "train_on = last trains one answer of a row, too_long = split_turns makes several conversations of it; "
+                "take another of the two"
+            )
+        try:
+            date.fromisoformat(self.date)
+        except ValueError:
+            raise ValueError(f"date = {self.date}: not a date as {DATE}") from None
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether rows become conversations, for fine-tuning, rather than documents of text."""
+        return is_chat_format(self.format)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
+    """The rows of a step."""
+
     seq_len: int = 8192
     """Tokens in a packed row; the data must have been prepared for it."""
     rows_per_step: int = 128
@@ -27,7 +131,7 @@ class LoaderConfig:
             raise ValueError(f"loader.documents_per_step = {self.documents_per_step} must not be negative")
 
     def accumulation(self, world_size: int) -> int:
-        """Micro-batches a rank runs in a step."""
+        """Micro-batches a rank runs in a step. Raises ValueError where the ranks cannot share its rows evenly."""
         at_once = world_size * self.rows_per_batch
         if self.rows_per_step % at_once:
             nearest = -(-self.rows_per_step // at_once) * at_once

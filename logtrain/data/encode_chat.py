@@ -8,8 +8,6 @@ What is longer than `seq_len` tokens is dealt with by `too_long`:
                        same system turn, as many in each as fit; it is left out if one exchange alone does not
     truncate_content   its longest questions lose their middle, a visible mark standing there; never the template, the
                        system turn or an answer. It is left out if it does not fit with only the mark left of each
-
-Legend: N tokens and D documents of a batch, C its conversations.
 """
 
 import bisect
@@ -18,39 +16,36 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from logtrain.data.encode import Encoded
+from logtrain.data.config import TooLong
+from logtrain.data.encode import BAD, DROPPED, OUTCOME, SPLIT, TOO_LONG, TRUNCATED, WHOLE, Encoded
 from logtrain.data.shards import CONTEXT
 from logtrain.text.chat_template import ChatTemplate, TrainOn, Turn
 from logtrain.text.tokenizer import Tokenizer
 
-TooLong = Literal["error", "drop", "split_turns", "truncate_content"]
-CASES = ("whole", "truncated", "split", "dropped", "bad", "too long")
-WHOLE, TRUNCATED, SPLIT, DROPPED, BAD, TOO_LONG = range(len(CASES))
 MARKER = "\n[...]\n"
-OUTCOME = np.dtype([("case", "u1"), ("tokens", "<i8"), ("targets", "<i8")])  # as it was read, whole
 PART_BITS = 16
-Sample = tuple[list[int], np.ndarray]  # ids, and whether each is a target
 
 
-class EncodedChats(NamedTuple):
-    documents: Encoded
-    """hashes_D: 48 bits of the conversation, then the number of the part, so that its parts are on the same side of the
-    split into training and validation and yet no duplicates of each other"""
-    chat_D: np.ndarray
-    """int64: the conversation that each document is of"""
-    outcomes_C: np.ndarray
-    """OUTCOME"""
-    problems: dict[int, str]
-    """why a conversation is BAD"""
+class Sample(NamedTuple):
+    """A conversation as it is trained on."""
+
+    ids: list[int]
+    is_target: np.ndarray
+    """bool [ids]"""
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens that are predicted; the first is not, for nothing stands before it."""
+        return int(self.is_target[1:].sum())
 
 
 @dataclass(frozen=True)
-class ChatFraming:
-    """How conversations become documents."""
+class ChatEncoder:
+    """A conversation becomes a document, or several or none where it is too long, by a chat template."""
 
     template: str
     date: str
@@ -59,37 +54,43 @@ class ChatFraming:
     seq_len: int
     hash_key: bytes
 
-    def encode(self, chats: Sequence[Sequence[Turn]], tokenizer: Tokenizer) -> EncodedChats:
+    def encode(self, items: Sequence[Sequence[Turn]], tokenizer: Tokenizer) -> Encoded:
+        """`items`: the turns of conversations.
+
+        A document's hash is 48 bits of the conversation, then the number of the part, so that its parts are on the same
+        side of the split into training and validation and yet no duplicates of each other.
+        """
         template = _template(tokenizer, self.template, self.date)
-        outcomes_C = np.zeros(len(chats), OUTCOME)
-        tokens, lengths, targets, hashes, chat_of, problems = [], [], [], [], [], {}
-        for i, turns in enumerate(chats):
+        outcomes_I = np.zeros(len(items), OUTCOME)
+        samples_D: list[Sample] = []
+        item_D, hash_D, problems = [], [], {}
+        for i, turns in enumerate(items):
             digest = hashlib.blake2b(json.dumps(turns).encode(), digest_size=8, key=self.hash_key).digest()
             hash = int.from_bytes(digest, "little") >> PART_BITS << PART_BITS
             try:
-                whole = template.encode(turns, self.train_on)
+                whole = Sample(*template.encode(turns, self.train_on))
                 case, samples = self._fit(turns, whole, template)
             except ValueError as error:
                 problems[i] = str(error)
-                outcomes_C[i] = (BAD, 0, 0)
+                outcomes_I[i] = (BAD, 0, 0)
                 continue
-            outcomes_C[i] = (case, len(whole[0]), whole[1][1:].sum())
-            for part, (ids, is_target) in enumerate(samples):
-                tokens.append(np.array(ids, np.uint32) | np.where(is_target, np.uint32(0), np.uint32(CONTEXT)))
-                lengths.append(len(ids))
-                targets.append(is_target[1:].sum())
-                hashes.append(hash | min(part, (1 << PART_BITS) - 1))
-                chat_of.append(i)
-        documents = Encoded(
-            np.concatenate([np.empty(0, np.uint32), *tokens]),
-            np.array(lengths, np.int32),
-            np.array(targets, np.int32),
-            np.array(hashes, np.uint64),
+            outcomes_I[i] = (case, len(whole.ids), whole.num_targets)
+            samples_D += samples
+            item_D += [i] * len(samples)
+            hash_D += [hash | min(part, (1 << PART_BITS) - 1) for part in range(len(samples))]
+        return Encoded(
+            tokens_N=np.concatenate([np.empty(0, np.uint32), *map(_stored, samples_D)]),
+            lengths_D=np.array([len(sample.ids) for sample in samples_D], np.int32),
+            targets_D=np.array([sample.num_targets for sample in samples_D], np.int32),
+            hashes_D=np.array(hash_D, np.uint64),
+            item_D=np.array(item_D, np.int64),
+            outcomes_I=outcomes_I,
+            problems=problems,
         )
-        return EncodedChats(documents, np.array(chat_of, np.int64), outcomes_C, problems)
 
     def _fit(self, turns: Sequence[Turn], whole: Sample, template: ChatTemplate) -> tuple[int, list[Sample]]:
-        if len(whole[0]) <= self.seq_len:
+        """What becomes of a conversation: one of CASES, and what is trained on."""
+        if len(whole.ids) <= self.seq_len:
             return WHOLE, [whole]
         if self.too_long == "error":
             return TOO_LONG, []
@@ -106,8 +107,8 @@ class ChatFraming:
         while start < len(turns):
             fitting = None
             for stop in range(start + 2, len(turns) + 1, 2):
-                sample = template.encode([*turns[:first], *turns[start:stop]], self.train_on)
-                if len(sample[0]) > self.seq_len:
+                sample = Sample(*template.encode([*turns[:first], *turns[start:stop]], self.train_on))
+                if len(sample.ids) > self.seq_len:
                     break
                 fitting = sample, stop
             if fitting is None:
@@ -128,21 +129,21 @@ class ChatFraming:
             if turn.role == "user"
         }
         lengths = [len(spans_N) for spans_N in spans.values()]
-        marker = len(template.tokenizer.encode(MARKER))
+        num_marker = len(template.tokenizer.encode(MARKER))
 
         def removed(level: int) -> int:
             return sum(max(0, length - level) for length in lengths)
 
         level = max(lengths)
-        while (excess := len(sample[0]) - self.seq_len) > 0:
-            if level <= marker:
+        while (excess := len(sample.ids) - self.seq_len) > 0:
+            if level <= num_marker:
                 return None
             goal = removed(level) + excess
-            levels = range(marker, level)
-            level = marker + max(0, bisect.bisect_right(levels, -goal, key=lambda tokens: -removed(tokens)) - 1)
-            cut = {i: shorten(turns[i].content, spans[i], level, level - marker) for i in spans}
+            levels = range(num_marker, level)
+            level = num_marker + max(0, bisect.bisect_right(levels, -goal, key=lambda tokens: -removed(tokens)) - 1)
+            cut = {i: shorten(turns[i].content, spans[i], level, level - num_marker) for i in spans}
             shorter = [turn._replace(content=cut.get(i, turn.content)) for i, turn in enumerate(turns)]
-            sample = template.encode(shorter, self.train_on)
+            sample = Sample(*template.encode(shorter, self.train_on))
         return sample
 
 
@@ -155,6 +156,11 @@ def shorten(text: str, spans: Sequence[tuple[int, int]], most: int, keep: int) -
     return text[:head] + MARKER + text[tail:]
 
 
-@functools.lru_cache(maxsize=4)  # of a worker, which meets it with every batch
+def _stored(sample: Sample) -> np.ndarray:
+    """The tokens of a sample as they are in a shard."""
+    return np.array(sample.ids, np.uint32) | np.where(sample.is_target, np.uint32(0), np.uint32(CONTEXT))
+
+
+@functools.lru_cache(maxsize=4)  # of a worker, which meets it with every chunk
 def _template(tokenizer: Tokenizer, source: str, date: str) -> ChatTemplate:
     return ChatTemplate(tokenizer, source, date)

@@ -19,7 +19,7 @@ import torch
 
 from logtrain.core.batch import IGNORE, Batch
 from logtrain.data.config import LoaderConfig
-from logtrain.data.pack import Rows, pack, pieces
+from logtrain.data.pack import PackedRows, pack, pieces
 from logtrain.data.shards import CONTEXT, Split
 
 
@@ -28,6 +28,7 @@ class Step:
     """What one rank needs for an optimizer step; the counts are over all ranks, known without asking them."""
 
     batches: list[Batch]
+    """this rank's micro-batches, in order"""
     tokens: int
     targets: int
     attention_pairs: int
@@ -39,11 +40,53 @@ class Epoch:
     """An epoch's packing, and what each of its rows holds."""
 
     number: int
-    rows: Rows
+    rows: PackedRows
     tokens_R: np.ndarray
+    """int64"""
     targets_R: np.ndarray
+    """int64"""
     pairs_R: np.ndarray
+    """int64: (query, key) pairs within the causal mask"""
     max_pieces: int
+    """the most pieces that a row has"""
+
+
+class Layout:
+    """The tokens of a micro-batch while its rows are laid out, one behind the other. What nothing is put into is
+    padding without targets.
+    """
+
+    def __init__(self, num_tokens: int, pad_id: int):
+        self.tokens_T = np.full(num_tokens, pad_id, dtype=np.int64)
+        self.labels_T = np.full(num_tokens, IGNORE, dtype=np.int64)
+        self.positions_T = np.empty(num_tokens, dtype=np.int32)
+        self.starts: list[int] = []
+        self.lengths: list[int] = []
+
+    def add_sequence(self, start: int, length: int) -> None:
+        """Let the tokens from `start` on attend to each other, and to no others."""
+        self.positions_T[start : start + length] = np.arange(length, dtype=np.int32)
+        self.starts.append(start)
+        self.lengths.append(length)
+
+    def add_piece(self, start: int, stored: np.ndarray) -> None:
+        """Put tokens of a document, as they are stored, and their labels from `start` on."""
+        end = start + len(stored)
+        self.tokens_T[start:end] = stored & (CONTEXT - 1)
+        self.labels_T[start : end - 1] = np.where(stored[1:] & CONTEXT, IGNORE, self.tokens_T[start + 1 : end])
+
+    def batch(self, max_sequences: int, seeds_T: np.ndarray) -> Batch:
+        """`max_sequences`: the most sequences that any batch has. `seeds_T`: int64."""
+        cu_seqlens = np.full(max_sequences + 1, len(self.tokens_T), dtype=np.int32)
+        cu_seqlens[: len(self.starts)] = self.starts
+        return Batch(
+            torch.from_numpy(self.tokens_T),
+            torch.from_numpy(self.labels_T),
+            torch.from_numpy(self.positions_T),
+            torch.from_numpy(cu_seqlens),
+            max(self.lengths),
+            torch.from_numpy(seeds_T),
+        )
 
 
 def token_seeds(seed: int, epoch: int, rows: range, seq_len: int) -> np.ndarray:
@@ -55,13 +98,17 @@ def token_seeds(seed: int, epoch: int, rows: range, seq_len: int) -> np.ndarray:
 
 
 def mixed(x: np.ndarray) -> np.ndarray:
+    """The finalizer of splitmix64, of uint64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 class Loader:
-    """Iterates over `Step`s from `self.step` on, without end; `steps_per_epoch` of them are an epoch."""
+    """Iterates over `Step`s from `self.step` on, without end; `steps_per_epoch` of them are an epoch.
+
+    split: what it reads. num_rows: packed rows of an epoch. accumulation: micro-batches of a step on each rank.
+    """
 
     def __init__(
         self,
@@ -74,6 +121,9 @@ class Loader:
         world_size: int = 1,
         pin_memory: bool = False,
     ):
+        """`pad_id`: the token in the room that is left. `pin_memory`: let a GPU copy batches by itself. Raises
+        ValueError where the ranks cannot share the rows of a step evenly.
+        """
         self.split, self.config, self.seed, self.pad_id = split, config, seed, pad_id
         self.rank, self.world_size, self.pin_memory = rank, world_size, pin_memory
         self.accumulation = config.accumulation(world_size)
@@ -99,6 +149,7 @@ class Loader:
         return targets_P
 
     def pack_epoch(self, epoch: int) -> Epoch:
+        """The packing of epoch `epoch` (0-based), and the counts of its rows."""
         length_P = self.pieces.length_P.astype(np.int64)  # squares of 46,341 and more overflow int32
         rows = pack(length_P, self.config.seq_len, self.seed, epoch)
 
@@ -129,43 +180,30 @@ class Loader:
         )
 
     def batch(self, epoch: Epoch, rows: range) -> Batch:
-        """Lay out rows one behind the other; a row past the epoch's end is empty. Room left in a row is a document of
-        its own without targets.
-        """
-        seq_len, by_document = self.config.seq_len, self.config.attention == "document"
-        size = len(rows) * seq_len
-        tokens = np.full(size, self.pad_id, dtype=np.int64)
-        labels = np.full(size, IGNORE, dtype=np.int64)
-        positions = np.empty(size, dtype=np.int32)
-        starts, lengths = [], []
-        for place, row in enumerate(rows):
-            at, end = place * seq_len, (place + 1) * seq_len
-            positions[at:end] = np.arange(seq_len, dtype=np.int32)
-            if not by_document:
-                starts.append(at)
-                lengths.append(seq_len)
-            for piece in (
-                epoch.rows.piece_P[slice(*epoch.rows.row_start_R1[row : row + 2])] if row < self.num_rows else ()
-            ):
-                length, start = int(self.pieces.length_P[piece]), int(self.pieces.start_P[piece])
-                stored = self.split.read(int(self.pieces.document_P[piece]), start, start + length)
-                tokens[at : at + length] = stored & (CONTEXT - 1)
-                labels[at : at + length - 1] = np.where(stored[1:] & CONTEXT, IGNORE, tokens[at + 1 : at + length])
-                if by_document:
-                    positions[at : at + length] = np.arange(length, dtype=np.int32)
-                    starts.append(at)
-                    lengths.append(length)
-                at += length
-            if by_document and at < end:
-                positions[at:end] = np.arange(end - at, dtype=np.int32)
-                starts.append(at)
-                lengths.append(end - at)
-        longest = len(rows) * (epoch.max_pieces + 1) + 1 if by_document else len(rows) + 1
-        cu_seqlens = np.full(longest, size, dtype=np.int32)
-        cu_seqlens[: len(starts)] = starts
-        arrays = (torch.from_numpy(a) for a in (tokens, labels, positions, cu_seqlens))
-        batch = Batch(*arrays, max(lengths), torch.from_numpy(token_seeds(self.seed, epoch.number, rows, seq_len)))
+        """Rows of an epoch as one micro-batch; a row past the epoch's end is empty."""
+        seq_len = self.config.seq_len
+        layout = Layout(len(rows) * seq_len, self.pad_id)
+        for i, row in enumerate(rows):
+            self.lay_out_row(layout, i * seq_len, epoch.rows.pieces_of(row).tolist() if row < self.num_rows else [])
+        by_document = self.config.attention == "document"
+        max_sequences = len(rows) * (epoch.max_pieces + 1) if by_document else len(rows)
+        batch = layout.batch(max_sequences, token_seeds(self.seed, epoch.number, rows, seq_len))
         return batch.pin() if self.pin_memory else batch
+
+    def lay_out_row(self, layout: Layout, start: int, row: list[int]) -> None:
+        """Put the pieces of a row into `layout` from `start` on. Room left is a document of its own."""
+        end, by_document = start + self.config.seq_len, self.config.attention == "document"
+        if not by_document:
+            layout.add_sequence(start, end - start)
+        for piece in row:
+            first = int(self.pieces.start_P[piece])
+            length = int(self.pieces.length_P[piece])
+            layout.add_piece(start, self.split.read(int(self.pieces.document_P[piece]), first, first + length))
+            if by_document:
+                layout.add_sequence(start, length)
+            start += length
+        if by_document and start < end:
+            layout.add_sequence(start, end - start)
 
     def __iter__(self) -> Generator[Step, None, None]:
         """Steps from `self.step` on; a thread lays out the next two while the current one trains."""

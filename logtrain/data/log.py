@@ -15,39 +15,54 @@ from typing import NamedTuple
 
 import zstandard
 
-from logtrain.data.files import BLOCK_BYTES, PACKED_BLOCK_BYTES, decoded, lines
+from logtrain.data.files import BLOCK_BYTES, COMPRESSIONS, PACKED_BLOCK_BYTES, decoded, lines
 
 MAX_CHARS = 1 << 22  # a million tokens and more, which takes seconds to find out
 NOT_UTF8 = re.compile("[\udc80-\udcff]")  # as `decoded` has it
 
 
 class Log(NamedTuple):
+    """Lines of a log file."""
+
     path: str
-    """as it was given"""
+    """the file, as it was given"""
     lines: list[str]
     """without their ends"""
     first: int
-    """number of the first of them"""
+    """number of the first line"""
     note: str
-    """how they differ from the file's; "" if they do not"""
+    """how the lines differ from the file's; "" if they do not"""
 
     @property
     def text(self) -> str:
+        """The lines as one string."""
         return "\n".join(self.lines)
 
 
+class LineRange(NamedTuple):
+    """Which lines of a file are asked for."""
+
+    first: int
+    last: int | None = None
+    """None: to the end"""
+    count: int | None = None
+    """the last so many of these; None: all"""
+
+
 def read_log(path: str, which: str = "") -> Log:
-    """`which`: lines, "" for all. Raises ValueError."""
-    first, last, count = line_range(which)
+    """`which`: lines, "" for all. Raises ValueError for a file that cannot be read, is no text, or has no such lines,
+    and for more than MAX_CHARS.
+    """
+    wanted = line_range(which)
     file = Path(path).expanduser()
     if file.is_dir():
         raise ValueError(f"{path}: a directory; name a file in it")
-    packed = {".gz": "gz", ".zst": "zst"}.get(file.suffix.lower())
-    size = PACKED_BLOCK_BYTES if packed else BLOCK_BYTES
+    compression = COMPRESSIONS.get(file.suffix.lower().removeprefix("."))
+    size = PACKED_BLOCK_BYTES if compression else BLOCK_BYTES
     try:
         with open(file, "rb") as stream:
-            every = lines(decoded(iter(lambda: stream.read(size), b""), packed))
-            found, before = bounded(itertools.islice(every, first - 1, last), count)
+            every = lines(decoded(iter(lambda: stream.read(size), b""), compression))
+            found, before = bounded(itertools.islice(every, wanted.first - 1, wanted.last), wanted.count)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (ValueError, OSError, zlib.error, zstandard.ZstdError) as error:
@@ -55,23 +70,25 @@ def read_log(path: str, which: str = "") -> Log:
     if not any(line.strip() for line in found):
         what = "nothing but blanks" if found else "no line"
         raise ValueError(f"{path}: {what} in it" + (f" at {which}" if which else ""))
-    return as_text(path, found, first + before)
+    return as_log(path, found, wanted.first + before)
 
 
-def line_range(which: str) -> tuple[int, int | None, int | None]:
-    """First line, last one, and how many of them from the end; None: all."""
+def line_range(which: str) -> LineRange:
+    """What `100-200`, `100-`, `-50` or "" asks for. Raises ValueError."""
     parts = re.fullmatch(r"(\d*)-(\d*)", which or "1-")
     if not parts or which == "-":
         raise ValueError(f"lines {which}: expected as 100-200, 100- to the end, or -50 for the last 50")
-    numbers = [int(part) if part else None for part in parts.groups()]
-    first, last, count = (1, None, numbers[1]) if numbers[0] is None else (*numbers, None)
-    if first < 1 or count == 0 or (last is not None and last < first):
+    left, right = (int(part) if part else None for part in parts.groups())
+    wanted = LineRange(1, count=right) if left is None else LineRange(left, last=right)
+    if wanted.first < 1 or wanted.count == 0 or (wanted.last is not None and wanted.last < wanted.first):
         raise ValueError(f"lines {which}: no lines; they count from 1, and the first comes first")
-    return first, last, count
+    return wanted
 
 
 def bounded(some: Iterable[str], count: int | None) -> tuple[list[str], int]:
-    """The last `count` lines, or all, and how many come before."""
+    """The last `count` lines, or all, and how many come before. Raises ValueError for more than MAX_CHARS, and for zero
+    bytes.
+    """
     kept, size, before = deque(), 0, 0
     for line in some:
         kept.append(line)
@@ -88,7 +105,8 @@ def bounded(some: Iterable[str], count: int | None) -> tuple[list[str], int]:
     return list(kept), before
 
 
-def as_text(path: str, found: list[str], first: int) -> Log:
+def as_log(path: str, found: list[str], first: int) -> Log:
+    """Lines without their ends and without bytes that are not UTF-8, with a note of what was changed."""
     pairs = sum(line.endswith("\r\n") for line in found)
     bad = sum(len(NOT_UTF8.findall(line)) for line in found)
     clean = [line[:-2] if line.endswith("\r\n") else line.removesuffix("\n") for line in found]

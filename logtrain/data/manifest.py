@@ -1,4 +1,7 @@
-"""What a prepared folder was made from: the beginning of its manifest, its fingerprint, and what has changed since."""
+"""manifest.json of a prepared folder: what is in it, what it was made from, and a fingerprint of the latter.
+
+The manifest is written last, so a folder without one is not a prepared folder.
+"""
 
 import dataclasses
 import hashlib
@@ -6,27 +9,134 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
+from logtrain.data.config import CHAT_ONLY, TEXT_ONLY, PrepareConfig
 from logtrain.data.files import InputFile
-from logtrain.data.shards import FORMAT_VERSION, read_manifest
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.tokenizer import Tokenizer
 
-ELSEWHERE = {"input", "tokenizer", "document_end", "template", "output", "workers", "show"}  # or without effect on it
-TEXT_ONLY = {"document_end", "text_chars"}  # settings of continual pretraining
-CHAT_ONLY = {"train_on", "too_long", "template", "date"}  # of fine-tuning
+FORMAT_VERSION = 1
+NOT_SETTINGS = {"input", "tokenizer", "document_end", "template"}  # they are told elsewhere, by content
+WITHOUT_EFFECT = {"output", "workers", "show"}  # on what is written
 
 
-def begin_manifest(config, files: list[InputFile]) -> dict:
-    """All that decides the output, known before any of it is written. `config`: a PrepareConfig."""
-    places = Counter(file.path.resolve() for file in files)
-    if repeated := [str(path) for path, times in places.items() if times > 1]:
+class TokenizerFacts(TypedDict):
+    """The tokenizer, and the tokens around a document."""
+
+    path: str
+    sha256: str
+    vocab_size: int
+    bos_id: int | None
+    document_end: str
+    document_end_id: int
+
+
+class ChatFacts(TypedDict):
+    """The chat template that conversations are written with."""
+
+    template_path: str
+    template_sha256: str
+    template: str
+    named_tokens: dict[str, str]
+
+
+class SourceFacts(TypedDict):
+    """An input file."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class ShardFacts(TypedDict):
+    """Two arrays on the disk: names of their files, lengths and checksums."""
+
+    tokens: str
+    documents: str
+    num_tokens: int
+    num_documents: int
+    num_targets: int
+    tokens_crc32: int
+    documents_crc32: int
+
+
+class SplitFacts(TypedDict):
+    """A split, and the shards that it consists of."""
+
+    documents: int
+    tokens: int
+    targets: int
+    shards: list[ShardFacts]
+
+
+class Ingredients(TypedDict):
+    """All that decides the output."""
+
+    format_version: int
+    tokenizer: TokenizerFacts
+    settings: dict[str, Any]
+    """fields of PrepareConfig by name"""
+    sources: list[SourceFacts]
+    chat: NotRequired[ChatFacts]
+
+
+class Origin(Ingredients):
+    """What a folder is made from, known before any of it is written."""
+
+    fingerprint: str
+
+
+class Manifest(Origin):
+    """What is in a prepared folder."""
+
+    domains: list[str]
+    splits: dict[str, SplitFacts]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a complete prepared folder. Raises ValueError where there is none, or a damaged one."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such prepared folder")
+    file = folder / "manifest.json"
+    if not file.is_file():
+        raise ValueError(f"{folder}: not a prepared folder (no manifest.json); run logtrain.prepare with this --output")
+    damaged = ValueError(f"{file}: damaged (not a manifest); prepare the folder again")
+    try:
+        manifest = json.loads(file.read_bytes())
+        version = manifest["format_version"]
+    except (ValueError, KeyError, TypeError):
+        raise damaged from None
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{file}: format version {version}, this program reads {FORMAT_VERSION}; prepare it again")
+    try:
+        is_whole = {"sha256", "bos_id", "document_end_id"} <= manifest["tokenizer"].keys()
+        is_whole &= Manifest.__required_keys__ <= manifest.keys()
+        for shard in (shard for split in manifest["splits"].values() for shard in split["shards"]):
+            for kind in ("tokens", "documents"):
+                is_whole &= {f"num_{kind}", f"{kind}_crc32"} <= shard.keys()
+                if Path(shard[kind]).name != shard[kind]:
+                    raise ValueError(f"{file}: {shard[kind]!r} is not a plain file name; prepare the folder again")
+    except (AttributeError, KeyError, TypeError):
+        raise damaged from None
+    if not is_whole:
+        raise damaged
+    return manifest
+
+
+def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
+    """What the output of `config` depends on; reads tokenizer, template and every byte of the files. Raises ValueError
+    for a tokenizer or a template that does not do, and for a file that is given twice.
+    """
+    times = Counter(file.path.resolve() for file in files)
+    if repeated := [str(path) for path, count in times.items() if count > 1]:
         raise ValueError(f"input: given more than once: {', '.join(repeated)}")
     tokenizer = Tokenizer.load(config.tokenizer)
     chat = ChatTemplate.load(tokenizer, config.template, config.date) if config.is_chat else None
     end_id = chat.end_id if chat else tokenizer.document_end(config.document_end)
-    elsewhere = ELSEWHERE | (TEXT_ONLY if chat else CHAT_ONLY)
-    manifest = {
+    left_out = NOT_SETTINGS | WITHOUT_EFFECT | (TEXT_ONLY if chat else CHAT_ONLY)
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in left_out}
+    ingredients: Ingredients = {
         "format_version": FORMAT_VERSION,
         "tokenizer": {
             "path": os.path.abspath(config.tokenizer),
@@ -36,46 +146,49 @@ def begin_manifest(config, files: list[InputFile]) -> dict:
             "document_end": next(text for text, id in tokenizer.special_tokens().items() if id == end_id),
             "document_end_id": end_id,
         },
-        "settings": {name: value for name, value in dataclasses.asdict(config).items() if name not in elsewhere},
+        "settings": json.loads(json.dumps(settings)),  # as they will be read back: tuples are lists
         "sources": [{"path": str(file.path), "bytes": file.num_bytes, "sha256": sha256(file.path)} for file in files],
     }
     if chat:
-        manifest["chat"] = {
+        ingredients["chat"] = {
             "template_path": os.path.abspath(chat.where),
             "template_sha256": chat.sha256,
             "template": chat.source,
             "named_tokens": chat.named,
         }
-    manifest["fingerprint"] = hashlib.sha256(json.dumps(deciding(manifest)).encode()).hexdigest()
-    return json.loads(json.dumps(manifest))  # as it will be read back: tuples are lists
+    fingerprint = hashlib.sha256(json.dumps(deciding(ingredients)).encode()).hexdigest()
+    return {**ingredients, "fingerprint": fingerprint}
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def deciding(manifest: dict) -> dict:
-    """What the output depends on. Files count by name (it may be a domain) and content, not by where they lie."""
-    chat = manifest.get("chat")
+def deciding(ingredients: Ingredients) -> dict[str, Any]:
+    """What the output depends on, by name. Files count by name (it may be a domain) and content, not by where they lie;
+    a tokenizer and a template by content.
+    """
+    chat = ingredients.get("chat")
     of_chat = {"template": chat["template_sha256"], "named_tokens": chat["named_tokens"]} if chat else {}
     return {
-        "format_version": manifest["format_version"],
-        "input": [[Path(source["path"]).name, source["sha256"]] for source in manifest["sources"]],
-        "tokenizer": manifest["tokenizer"]["sha256"],
-        "bos_id": manifest["tokenizer"]["bos_id"],
-        "document_end": manifest["tokenizer"]["document_end"],
-        **manifest["settings"],
+        "format_version": ingredients["format_version"],
+        "input": [[Path(source["path"]).name, source["sha256"]] for source in ingredients["sources"]],
+        "tokenizer": ingredients["tokenizer"]["sha256"],
+        "bos_id": ingredients["tokenizer"]["bos_id"],
+        "document_end": ingredients["tokenizer"]["document_end"],
+        **ingredients["settings"],
         **of_chat,
     }
 
 
-def check_same(output: Path, manifest: dict) -> None:
-    """Raises ValueError if `output` was prepared from something else than `manifest` says, naming what."""
+def refuse_other_origin(output: Path, origin: Origin) -> None:
+    """Raises ValueError if `output` was prepared from something else than `origin` says, naming what."""
     there = read_manifest(output)
-    if there["fingerprint"] == manifest["fingerprint"]:
+    if there["fingerprint"] == origin["fingerprint"]:
         return
-    was, now = deciding(there), deciding(manifest)
+    was, now = deciding(there), deciding(origin)
     differing = []
     for name in now if was.keys() == now.keys() else ("format",):  # text there and a chat now, or the other way round
         if name == "input" and was[name] != now[name]:
@@ -87,15 +200,16 @@ def check_same(output: Path, manifest: dict) -> None:
     raise ValueError(f"{output}: was prepared with other {', '.join(differing)}; delete it, or give another --output")
 
 
-def describe(manifest: dict) -> None:
-    tokenizer, sources = manifest["tokenizer"], manifest["sources"]
+def print_origin(origin: Origin) -> None:
+    """Say what is about to be prepared, and with which tokens around a document."""
+    tokenizer, sources = origin["tokenizer"], origin["sources"]
     files = "1 file" if len(sources) == 1 else f"{len(sources):,} files"
     print(f"input: {files}, {sum(source['bytes'] for source in sources) / 1e6:,.1f} MB")
     bos = "no token" if tokenizer["bos_id"] is None else f"id {tokenizer['bos_id']}"
-    what = "conversation" if "chat" in manifest else "document"
+    what = "conversation" if "chat" in origin else "document"
     print(
         f"tokenizer: {tokenizer['path']}, {tokenizer['vocab_size']:,} ids; a {what} begins with {bos} "
         f"and ends with {tokenizer['document_end']} (id {tokenizer['document_end_id']})"
     )
-    if "chat" in manifest:
-        print(f"chat template: {manifest['chat']['template_path']}, as of {manifest['settings']['date']}")
+    if "chat" in origin:
+        print(f"chat template: {origin['chat']['template_path']}, as of {origin['settings']['date']}")

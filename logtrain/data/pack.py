@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 try:
-    from logtrain import _pack
+    from logtrain import _pack  # pyright: ignore[reportAttributeAccessIssue]  # compiled from csrc/
 except ImportError as error:
     logging.getLogger(__name__).warning(
         "the C++ packer is not built (%s): packing in Python, about 50 times slower; "
@@ -29,16 +29,30 @@ USES_CPP = _pack is not None
 class Pieces(NamedTuple):
     """Piece p is tokens [start_P[p], start_P[p] + length_P[p]) of document document_P[p]."""
 
-    document_P: np.ndarray  # int64, ascending
-    start_P: np.ndarray  # int64
-    length_P: np.ndarray  # int32, 1..seq_len
+    document_P: np.ndarray
+    """int64, ascending"""
+    start_P: np.ndarray
+    """int64"""
+    length_P: np.ndarray
+    """int32, 1..seq_len"""
 
 
-class Rows(NamedTuple):
+class PackedRows(NamedTuple):
     """Row r holds pieces piece_P[row_start_R1[r] : row_start_R1[r + 1]], in that order."""
 
-    piece_P: np.ndarray  # int64, a permutation of the pieces
-    row_start_R1: np.ndarray  # int64, from 0 to P
+    piece_P: np.ndarray
+    """int64, a permutation of the pieces"""
+    row_start_R1: np.ndarray
+    """int64, from 0 to P"""
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self.row_start_R1) - 1
+
+    def pieces_of(self, row: int) -> np.ndarray:
+        """The pieces of a row, int64, in order."""
+        return self.piece_P[self.row_start_R1[row] : self.row_start_R1[row + 1]]
 
 
 def pieces(lengths_D: np.ndarray, seq_len: int) -> Pieces:
@@ -64,7 +78,7 @@ def pieces(lengths_D: np.ndarray, seq_len: int) -> Pieces:
     return Pieces(document_P, start_P, length_P)
 
 
-def pack(length_P: np.ndarray, seq_len: int, seed: int, epoch: int) -> Rows:
+def pack(length_P: np.ndarray, seq_len: int, seed: int, epoch: int) -> PackedRows:
     """Puts every piece into exactly one row of at most seq_len tokens; another epoch gives other rows in another order.
 
     Chance decides three things: which of several pieces of one length goes where, the order of the rows, and the order
@@ -76,16 +90,16 @@ def pack(length_P: np.ndarray, seq_len: int, seed: int, epoch: int) -> Rows:
     # NumPy promises that a bit generator's raw stream never changes, but not what Generator.permutation makes of it.
     bits = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
     shuffled_P = np.argsort(bits.random_raw(len(length_P)), kind="stable")
-    row_P = best_fit_decreasing(length_P[shuffled_P], seq_len)  # equal lengths go by input order, so by chance
-    num_rows = int(row_P.max(initial=-1)) + 1
-    place_R = np.argsort(bits.random_raw(num_rows), kind="stable")
-    place_P = place_R[row_P]
-    # Sorted by place, and inside a row by fresh random bits: shuffled_P had its part in which pieces came together.
-    key_P = place_P.astype(np.uint64) << 32 | bits.random_raw(len(length_P)) >> 32
+    packed_row_P = best_fit_decreasing(length_P[shuffled_P], seq_len)  # equal lengths go by input order, so by chance
+    num_rows = int(packed_row_P.max(initial=-1)) + 1
+    row_of_packed_R = np.argsort(bits.random_raw(num_rows), kind="stable")
+    row_P = row_of_packed_R[packed_row_P]
+    # Sorted by row, and inside a row by fresh random bits: shuffled_P had its part in which pieces came together.
+    key_P = row_P.astype(np.uint64) << 32 | bits.random_raw(len(length_P)) >> 32
     order_P = np.argsort(key_P, kind="stable")
     row_start_R1 = np.zeros(num_rows + 1, np.int64)
-    np.cumsum(np.bincount(place_P, minlength=num_rows), out=row_start_R1[1:])
-    return Rows(shuffled_P[order_P], row_start_R1)
+    np.cumsum(np.bincount(row_P, minlength=num_rows), out=row_start_R1[1:])
+    return PackedRows(shuffled_P[order_P], row_start_R1)
 
 
 def best_fit_decreasing(length_P: np.ndarray, capacity: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Rows of a test set -> questions with the answer they should get.
 
-    sharegpt, messages, alpaca   as in fine-tuning (chat.py)
+    sharegpt, messages, alpaca   as in fine-tuning (conversations.py)
     nlplog   {instruction, log, output, domain}    the question is {instruction}, which quotes the log
 
 A question is all turns before an assistant's, the reference that turn's text. What cannot be read is a BadRow in its
@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from logtrain.data.chat import row_conversation
+from logtrain.data.conversations import row_conversation
 from logtrain.data.files import BadRow, InputFile
-from logtrain.data.text import check_encodes, string
+from logtrain.data.rows import NoRow, parsed_rows, refuse_unencodable, string
 from logtrain.text.chat_template import Turn
 
 QuestionFormat = Literal["sharegpt", "messages", "alpaca", "nlplog"]
@@ -22,15 +22,19 @@ AnswersOf = Literal["last", "all"]
 
 
 class Question(NamedTuple):
+    """What a model is asked, and the answer that it should give."""
+
     row: int
     turn: int
-    """which of the row's turns is asked for"""
+    """which of the row's turns should be the answer"""
     task: str
+    """the kind of question: what the row names, else the name of its file"""
     has_task: bool
-    """or it is of the kind named after its file"""
+    """whether the row names it"""
     turns: tuple[Turn, ...]
-    """before it"""
+    """all before the answer"""
     reference: str
+    """the answer"""
 
 
 def questions(
@@ -40,39 +44,29 @@ def questions(
     task_column: str = TASK_COLUMN,
     ignore_columns: Collection[str] = (),
 ) -> Iterator[Question | BadRow]:
-    """`answers`: which assistant turns of a row are asked for. `task_column` names the kind of a row's questions, a
-    string; without one it is of the kind named after its file.
+    """The questions in the file's order, a BadRow in the place of each row that is none.
+
+    `answers`: which assistant turns of a row are asked for. `task_column` names the kind of a row's questions, a
+    string; without one it is of the kind named after its file. Raises ValueError for a file without rows, that has no
+    rows of this format, or that cannot be read on.
     """
     file = InputFile(path)
-    if not file.is_json:
+    if file.kind.is_text:
         raise ValueError(f"{path}: a text file has no {format} rows; give JSON or JSON lines")
-    row = -1
-    for row, value in file.rows(text_chars=1):
-        try:
-            yield from row_questions(row, value, format, answers, task_column, ignore_columns, file.stem)
-        except BadRow as bad:
-            bad.row = row
-            yield bad
-    if row < 0:
-        raise ValueError(f"{path}: holds no row")
+    chat_format = "alpaca" if format == "nlplog" else format
+    ignored = {*ignore_columns, task_column, *(["log"] if format == "nlplog" else [])}
 
+    def parse(row: int, value: object) -> Iterator[Question]:
+        task = ""
+        if isinstance(value, dict):
+            task = string(value, task_column, required=False).strip()
+            refuse_unencodable(task)
+        turns, _ = row_conversation(value, chat_format, ignored)
+        answered = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
+        for i in answered if answers == "all" else answered[-1:]:
+            yield Question(row, i, task or file.stem, bool(task), turns[:i], turns[i].content)
 
-def row_questions(
-    row: int,
-    value: object,
-    format: QuestionFormat,
-    answers: AnswersOf,
-    task_column: str,
-    ignore_columns: Collection[str],
-    stem: str,
-) -> list[Question]:
-    task, ignored = "", {*ignore_columns, task_column}
-    if isinstance(value, dict):
-        task = string(value, task_column, required=False).strip()
-        check_encodes(task)
-    if format == "nlplog":
-        format, ignored = "alpaca", ignored | {"log"}
-    turns, _ = row_conversation(value, format, ignored)
-    answered = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
-    asked = answered if answers == "all" else answered[-1:]
-    return [Question(row, i, task or stem, bool(task), turns[:i], turns[i].content) for i in asked]
+    for item in parsed_rows(file, 1, parse):
+        if isinstance(item, NoRow):
+            raise ValueError(f"{path}: holds no row")
+        yield item

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from logtrain.core.batch import IGNORE, Batch
 from logtrain.core.world import World
-from logtrain.data.chat import TURNS_IN, ChatFormat, conversations
+from logtrain.data.config import ChatFormat
+from logtrain.data.conversations import CHAT_COLUMNS, conversations
+from logtrain.data.documents import documents
 from logtrain.data.files import BadRow, InputFile
 from logtrain.data.manifest import sha256
-from logtrain.data.text import documents
 from logtrain.evaluation.candidate import ModelFiles
 from logtrain.evaluation.results import Perplexity
 from logtrain.model.llama import Llama
@@ -143,10 +144,8 @@ def encoded_rows(file: InputFile, files: ModelFiles) -> Iterator[EncodedRow]:
 def chat_format(file: InputFile) -> ChatFormat | None:
     """By the columns of the first row; None for what is no chat."""
     _, first = next(InputFile(file.path).rows(text_chars=1), (0, None))
-    for format in ("sharegpt", "messages"):
-        if isinstance(first, dict) and TURNS_IN[format][0] in first:
-            return format
-    return None
+    columns = first if isinstance(first, dict) else {}
+    return next((format for column, format in CHAT_COLUMNS.items() if column in columns), None)
 
 
 def encoded_documents(file: InputFile, tokenizer: Tokenizer) -> Iterator[EncodedRow]:

@@ -21,7 +21,7 @@ Sources: Papineni et al. 2002 (BLEU), Lin 2004 (ROUGE), Popovic 2015 (chrF).
 
 import os
 from collections.abc import Sequence
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import orjson
@@ -29,7 +29,7 @@ from rapidfuzz import fuzz
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from logtrain.core.worker import Worker
+from logtrain.core.worker import Worker, wait
 from logtrain.evaluation.rouge import rouge, warn_without_cpp
 
 METRICS = {
@@ -127,7 +127,7 @@ def score_all(pairs: Sequence[Pair], num_workers: int = 0) -> list[Scores]:
         while len(scores) < len(starts):
             while idle and (start := next(unsent, None)) is not None:
                 idle.pop().send((start, pairs[start : start + CHUNK]))
-            for worker in wait_for_any(workers):
+            for worker in wait(workers):
                 start, scored = worker.receive()
                 scores[start] = scored
                 idle.append(worker)
@@ -135,12 +135,6 @@ def score_all(pairs: Sequence[Pair], num_workers: int = 0) -> list[Scores]:
         for worker in workers:
             worker.stop()
     return [of_pair for start in starts for of_pair in scores[start]]
-
-
-def wait_for_any(workers: Sequence[Worker]) -> list[Worker]:
-    """Those that have a result, or have died; at least one."""
-    ready = set(wait([worker.fileno() for worker in workers]))
-    return [worker for worker in workers if worker.fileno() in ready]
 
 
 def work(connection: Connection) -> None:

@@ -214,22 +214,22 @@ def test_utf16(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "stem", "is_json"),
+    ("name", "stem", "is_text"),
     [
-        ("a.json", "a", True),
-        ("a.b.JSONL", "a.b", True),
-        ("a.ndjson.gz", "a", True),
-        ("Android_2k.log", "Android_2k", False),
-        ("syslog.log.12.zst", "syslog", False),
-        ("notes.txt", "notes", False),
+        ("a.json", "a", False),
+        ("a.b.JSONL", "a.b", False),
+        ("a.ndjson.gz", "a", False),
+        ("Android_2k.log", "Android_2k", True),
+        ("syslog.log.12.zst", "syslog", True),
+        ("notes.txt", "notes", True),
     ],
 )
-def test_names(tmp_path, name, stem, is_json):
+def test_names(tmp_path, name, stem, is_text):
     file = InputFile(write(tmp_path / name, b""))
-    assert (file.stem, file.is_json) == (stem, is_json)
+    assert (file.stem, file.kind.is_text) == (stem, is_text)
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.log.csv", "a.json.bz2", "a", "json", ".json"])
+@pytest.mark.parametrize("name", ["a.csv", "a.log.csv", "a.json.bz2", "a.json.1", "a", "json", ".json"])
 def test_other_names(tmp_path, name):
     with pytest.raises(ValueError, match=r": not named \.json, "):
         InputFile(write(tmp_path / name, b""))

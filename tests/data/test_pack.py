@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logtrain.data import pack as packing
-from logtrain.data.pack import Rows, best_fit_decreasing, best_fit_decreasing_reference, pack, pieces
+from logtrain.data.pack import PackedRows, best_fit_decreasing, best_fit_decreasing_reference, pack, pieces
 
 needs_cpp = pytest.mark.skipif(not packing.USES_CPP, reason="the C++ packer is not built (no compiler at install time)")
 
@@ -32,7 +32,7 @@ def nlplog_lengths(num_documents: int) -> np.ndarray:
     return np.maximum(2, random.lognormal(np.log(444) - sigma**2 / 2, sigma, num_documents)).astype(np.int64)
 
 
-def fill(rows: Rows, length_P: np.ndarray, seq_len: int) -> float:
+def fill(rows: PackedRows, length_P: np.ndarray, seq_len: int) -> float:
     return length_P.sum() / ((len(rows.row_start_R1) - 1) * seq_len)
 
 
@@ -195,7 +195,7 @@ def test_rows_depend_on_seed_and_epoch_alone():
     np.testing.assert_array_equal(first.piece_P, again.piece_P)
     np.testing.assert_array_equal(first.row_start_R1, again.row_start_R1)
 
-    def row_mates(rows: Rows) -> set[frozenset[int]]:
+    def row_mates(rows: PackedRows) -> set[frozenset[int]]:
         return {frozenset(row.tolist()) for row in np.split(rows.piece_P, rows.row_start_R1[1:-1])}
 
     for seed, epoch in ((1309, 1), (1310, 0)):

@@ -1,10 +1,8 @@
-"""Shards: what was written is read, damage is found, and a folder is there whole or not at all."""
+"""Shards: what was written is read, and damage is found."""
 
 import io
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter, Split, new_folder
+from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter, Split
 from tests.support.synthetic import manifest
 
 
@@ -185,65 +183,3 @@ def test_folders_that_are_none(tmp_path, content, message):
 def test_no_folder(tmp_path):
     with pytest.raises(ValueError, match="none: no such prepared folder"):
         Split.open(tmp_path / "none")
-
-
-# -- a folder that comes to be all at once -----------------------------------------------------------
-
-
-def test_new_folder(tmp_path):
-    target = tmp_path / "a" / "data"
-    with new_folder(target) as folder:
-        (folder / "x").write_text("1")
-        assert not target.exists()
-    assert [file.name for file in target.iterdir()] == ["x"]
-    assert [file.name for file in target.parent.iterdir()] == ["data"]
-
-
-@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt, SystemExit])
-def test_a_failure_leaves_nothing(tmp_path, failure):
-    with pytest.raises(failure), new_folder(tmp_path / "data") as folder:
-        (folder / "x").write_text("1")
-        raise failure
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_is_there_is_not_touched(tmp_path):
-    (tmp_path / "data").mkdir()
-    with new_folder(tmp_path / "data") as folder:  # an empty folder is as good as none
-        (folder / "x").write_text("1")
-    with (
-        pytest.raises(ValueError, match="data: not empty; empty it, or give another --output"),
-        new_folder(tmp_path / "data"),
-    ):
-        pytest.fail("not to be entered")
-    assert [file.name for file in (tmp_path / "data").iterdir()] == ["x"]
-    (tmp_path / "file").write_text("1")
-    with pytest.raises(ValueError, match="file: not empty"), new_folder(tmp_path / "file"):
-        pytest.fail("not to be entered")
-    assert {file.name for file in tmp_path.iterdir()} == {"data", "file"}
-
-
-def test_one_writer_at_a_time_and_the_dead_hold_nothing(tmp_path):
-    target = tmp_path / "data"
-    program = f"""
-import sys, time
-from pathlib import Path
-from logtrain.data.shards import new_folder
-with new_folder(Path({str(target)!r})) as folder:
-    (folder / "stale").write_text("1")
-    print("ready", flush=True)
-    time.sleep(600)
-"""
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"ready\n"
-        try:
-            with pytest.raises(ValueError, match="data: another process is writing it"), new_folder(target):
-                pytest.fail("not to be entered")
-        finally:
-            process.kill()
-    assert not target.exists()
-    assert (tmp_path / "data.partial" / "stale").exists()
-    with new_folder(target) as folder:
-        (folder / "x").write_text("1")
-    assert [file.name for file in target.iterdir()] == ["x"]
-    assert [file.name for file in tmp_path.iterdir()] == ["data"]

@@ -18,7 +18,7 @@ from logtrain.conversation.session import TASKS, Conversation
 from logtrain.conversation.terminal import Screen
 from logtrain.core.printable import printable
 from logtrain.data import log as log_module
-from logtrain.data.chat import conversations
+from logtrain.data.conversations import conversations
 from logtrain.data.files import InputFile
 from logtrain.data.log import read_log
 from logtrain.generation.generator import Generator, Request

@@ -1,118 +1,26 @@
-"""prepare, from files to shards: every token in its place, an account that adds up, and nothing half done."""
+"""prepare, from files to shards: every token in its place, an account that adds up, and what is shown of it."""
 
 import gzip
 import json
 import os
 import pty
-import random
 import re
-import resource
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
 
 from logtrain import prepare
-from logtrain.data import report as reporting
-from logtrain.data.encode import Framing, Pool, encode
+from logtrain.data import chunks
 from logtrain.data.pack import pieces
-from logtrain.data.shards import Split
+from logtrain.data.report import Counts
+from logtrain.observe import progress
 from logtrain.text.tokenizer import Tokenizer
-
-BOS, END = 256, 257
-
-
-@pytest.fixture(scope="session")
-def bytes_tokenizer(tmp_path_factory) -> Path:
-    """One token a byte, <|begin_of_text|> = 256, <|end_of_text|> = 257."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>"])
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text('{"bos_token": "<|begin_of_text|>"}')
-    return folder
-
-
-@pytest.fixture
-def inline(monkeypatch):
-    """Tokenises in this process: the pool has tests of its own, and starting it takes a second."""
-
-    class Inline(Pool):
-        def __enter__(self):
-            return self
-
-        def encode(self, batches, framing):
-            tokenizer = Tokenizer.load(self._tokenizer)
-            for tag, texts in batches:
-                yield tag, encode(texts, tokenizer, framing)
-
-    monkeypatch.setattr(prepare, "Pool", Inline)
-
-
-def make_rows(num_rows: int, seed: int = 0) -> list[dict]:
-    """NLPlog-shaped rows, a fifth of them seen before."""
-    random_ = random.Random(seed)
-    rows = []
-    for i in range(num_rows):
-        if rows and random_.random() < 0.2:
-            rows.append(random_.choice(rows) | {"domain": random_.choice(["HDFS", "BGL", ""])})
-            continue
-        log = f"node-{i} é error {random_.random()}" + " more" * random_.randrange(12)
-        row = {
-            "instruction": f"Explain '{log}'.",
-            "log": log,
-            "output": f"It is {i}.",
-            "domain": random_.choice(["HDFS", "BGL"]),
-        }
-        rows.append(row)
-    return rows
-
-
-def text_of(row: dict) -> str:
-    return f"Human: {row['instruction']}\nAssistant: {row['output']}\n"
-
-
-def arguments(tokenizer: Path, output: Path, *inputs: Path, **flags) -> list[str]:
-    flags = {"seq_len": 100, "valid_fraction": 0.2, "workers": 1} | flags
-    argv = ["--input", *map(str, inputs), "--tokenizer", str(tokenizer), "--output", str(output)]
-    for name, value in flags.items():
-        argv += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return argv
-
-
-def dump(path: Path, rows: list) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows))
-    return path
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-def read_documents(folder: Path) -> dict[str, list[tuple[list[int], dict]]]:
-    """By split, each document's tokens, and what it came from."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    found = {}
-    for name, of_split in manifest["splits"].items():
-        split = Split.open(folder, name)
-        records = np.concatenate([np.load(folder / shard["documents"]) for shard in of_split["shards"]])
-        found[name] = [
-            (split.read(i, 0, int(split.lengths[i])).tolist(), dict(zip(records.dtype.names, record, strict=True)))
-            for i, record in enumerate(records.tolist())
-        ]
-    return found
-
+from tests.support.preparing import BOS, END, arguments, dump, make_rows, read_documents, text_of
 
 # -- tokens and splits -------------------------------------------------------------------------------
 
@@ -236,7 +144,7 @@ def test_the_account_adds_up(bytes_tokenizer, tmp_path, inline, capsys):
     ]
     assert report["bad_rows"][0]["reason"] == 'no "output"'
 
-    counts = reporting.COUNTS
+    counts = Counts._fields
     assert counts == ("documents", "duplicates", "split_over_rows", "tokens", "targets")
     for count in counts:
         assert report["total"][count] == sum(split[count] for split in report["splits"].values())
@@ -296,260 +204,12 @@ def test_nothing_but_allowed_bad_rows(bytes_tokenizer, tmp_path, inline):
         prepare.main(arguments(bytes_tokenizer, tmp_path / "out", dump(tmp_path / "a.json", []), max_bad_rows=1))
 
 
-# -- the same again ----------------------------------------------------------------------------------
-
-
-def test_prepared_already(bytes_tokenizer, tmp_path, inline, monkeypatch, capsys):
-    path = dump(tmp_path / "a" / "a.json", make_rows(50))
-    prepare.main(arguments(bytes_tokenizer, tmp_path / "out", path))
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
-    monkeypatch.setattr(prepare, "prepare", None)  # not to be called
-    moved = tmp_path / "elsewhere" / "a.json"
-    moved.parent.mkdir()
-    path.rename(moved)
-    capsys.readouterr()
-    prepare.main(arguments(bytes_tokenizer, tmp_path / "out", moved, workers=2))  # neither where nor how matters
-    assert "already prepared from this input with these settings" in capsys.readouterr().out
-    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()} == before
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"seq_len": 32}, "seq_len (100 there, 32 now)"),
-        ({"seed": 7}, "seed (1309 there, 7 now)"),
-        ({"valid_fraction": 0.3}, "valid_fraction (0.2 there, 0.3 now)"),
-        ({"format": "nlplog"}, "format (auto there, nlplog now)"),
-        ({"document_end": "<|begin_of_text|>"}, "document_end (<|end_of_text|> there, <|begin_of_text|> now)"),
-        ({"text_chars": 5}, "text_chars (32768 there, 5 now)"),
-        ({"shard_tokens": 5}, "shard_tokens (100000000 there, 5 now)"),
-        ({"ignore_columns": ("x", "y")}, "ignore_columns ([] there, ['x', 'y'] now)"),
-        ({"max_bad_rows": 1}, "max_bad_rows (0 there, 1 now)"),
-        ("input", "input (a.json)"),
-        ("name", "input (b.json)"),
-        ("more", "input (b.json)"),
-        ("tokenizer", "other tokenizer;"),
-        ("bos", "bos_id (256 there, None now)"),
-    ],
-)
-def test_prepared_otherwise_is_named_and_not_touched(bytes_tokenizer, tmp_path, inline, changed, message):
-    inputs, tokenizer = [dump(tmp_path / "a.json", make_rows(50))], tmp_path / "tokenizer"
-    tokenizer.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tokenizer / name).write_bytes((bytes_tokenizer / name).read_bytes())
-    prepare.main(arguments(tokenizer, tmp_path / "out", *inputs))
-    before = contents(tmp_path / "out")
-    if changed == "input":
-        dump(inputs[0], make_rows(51))
-    elif changed == "name":
-        inputs = [inputs[0].rename(tmp_path / "b.json")]
-    elif changed == "more":
-        inputs.append(dump(tmp_path / "b.json", make_rows(5)))
-    elif changed == "tokenizer":
-        (tokenizer / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text() + " ")
-    elif changed == "bos":
-        (tokenizer / "tokenizer_config.json").write_text("{}")
-    flags = changed if isinstance(changed, dict) else {}
-    with pytest.raises(ValueError, match=re.escape(message)) as error:
-        prepare.main(arguments(tokenizer, tmp_path / "out", *inputs, **flags))
-    assert re.match(
-        rf"{tmp_path}/out: was prepared with other [^;]*; delete it, or give another --output$", str(error.value)
-    )
-    assert contents(tmp_path / "out") == before
-
-
-def test_a_file_that_changes_while_it_is_read(bytes_tokenizer, tmp_path, inline, monkeypatch):
-    path = dump(tmp_path / "a.json", make_rows(50))
-    begin = prepare.begin_manifest
-
-    def begin_and_touch(*arguments):
-        manifest = begin(*arguments)
-        dump(path, make_rows(51))
-        return manifest
-
-    monkeypatch.setattr(prepare, "begin_manifest", begin_and_touch)
-    with pytest.raises(ValueError, match=r"a\.json: changed while it was read; run again"):
-        prepare.main(arguments(bytes_tokenizer, tmp_path / "out", path))
-    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"seq_len": 1}, "seq_len = 1 must be at least 2"),
-        ({"valid_fraction": 1}, "valid_fraction = 1.0 must be at least 0 and below 1"),
-        ({"valid_fraction": -0.1}, "valid_fraction = -0.1 must be at least 0 and below 1"),
-        ({"seed": -1}, "seed = -1 must be at least 0"),
-        ({"workers": -1}, "workers = -1 must be at least 0"),
-        ({"document_end": "<|eot_id|>"}, "document_end <|eot_id|> marks a turn of a chat"),
-        ({"input": "a.json"}, "input: given more than once: "),
-    ],
-)
-def test_bad_settings(bytes_tokenizer, tmp_path, monkeypatch, flags, message):
-    dump(tmp_path / "a.json", make_rows(5))
-    monkeypatch.chdir(tmp_path)
-    inputs = [Path("a.json"), Path("./a.json").resolve()] if "input" in flags else [Path("a.json")]
-    flags.pop("input", None)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        prepare.main(arguments(bytes_tokenizer, tmp_path / "out", *inputs, **flags))
-    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
-
-
-# -- processes ---------------------------------------------------------------------------------------
-
-
-def test_the_pool_keeps_order_and_content(bytes_tokenizer):
-    framing = Framing(bos_id=BOS, document_end_id=END, hash_key=b"1309")
-    random_ = random.Random(0)
-    batches = [(n, [f"{n} " + "x" * random_.choice([0, 10, 300_000]) for _ in range(n % 4)]) for n in range(25)]
-    expected = [encode(texts, Tokenizer.load(bytes_tokenizer), framing) for _, texts in batches]
-    for num_workers, num_threads in ((1, 1), (1, 4), (3, 2)):
-        with Pool(str(bytes_tokenizer), num_workers, num_threads) as pool:
-            found = list(pool.encode(iter(batches), framing))
-        assert [tag for tag, _ in found] == list(range(25))
-        for (_, encoded), same in zip(found, expected, strict=True):
-            assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(encoded, same, strict=True))
-
-
-def test_bytes_do_not_depend_on_the_number_of_workers(bytes_tokenizer, tmp_path, inline, monkeypatch):
-    monkeypatch.setattr(prepare, "BATCH_CHARS", 500)
-    path = dump(tmp_path / "a.json", make_rows(300))
-    prepare.main(arguments(bytes_tokenizer, tmp_path / "here", path, shard_tokens=5000))
-    monkeypatch.setattr(prepare, "Pool", Pool)
-    for workers in (1, 3):
-        prepare.main(arguments(bytes_tokenizer, tmp_path / str(workers), path, shard_tokens=5000, workers=workers))
-        assert contents(tmp_path / str(workers)) == contents(tmp_path / "here")
-    assert len(contents(tmp_path / "here")) > 12
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory) -> Path:
-    """Enough for a second or two."""
-    return dump(tmp_path_factory.mktemp("large") / "a.json", make_rows(12_000))
-
-
-def start(argv: list[str], **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "logtrain.prepare", *argv]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
-    )
-
-
-def workers_of(process: subprocess.Popen, at_least: int = 1) -> list[int]:
-    """The tokenising processes, once there are so many."""
-    for _ in range(6000):
-        try:
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
-        except FileNotFoundError:
-            continue
-        found = [child for child, command in commands.items() if b"logtrain.data.encode" in command]
-        if len(found) >= at_least:
-            return found
-        time.sleep(0.005)
-    raise AssertionError("no workers came up")
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(condition) -> bool:
-    for _ in range(6000):
-        if condition():
-            return True
-        time.sleep(0.005)
-    return False
-
-
-def test_killed_at_any_time(bytes_tokenizer, tmp_path, large, inline):
-    argv = arguments(bytes_tokenizer, tmp_path / "out", large, workers=2)
-    for num_bytes in (-1, 0, 1 << 19, 1 << 20):  # as soon as it has written more than that
-        process = start(argv)
-        workers = workers_of(process, at_least=2)
-        assert wait_until(lambda: num_bytes < sum(f.stat().st_size for f in tmp_path.glob("out.partial/*.npy")))  # noqa: B023
-        assert process.poll() is None, "the input is too small for this test"
-        process.kill()
-        process.communicate()
-        assert not (tmp_path / "out").exists()
-        assert wait_until(lambda: not any(map(is_running, workers))), "workers outlive their parent"  # noqa: B023
-    assert (tmp_path / "out.partial").exists()
-    process = start(argv)
-    assert process.communicate()[0].count("already prepared") == 0
-    assert process.returncode == 0
-    assert [file.name for file in tmp_path.iterdir()] == ["out"]
-    prepare.main(arguments(bytes_tokenizer, tmp_path / "clean", large))
-    assert contents(tmp_path / "out") == contents(tmp_path / "clean")
-
-
-@pytest.mark.parametrize(
-    ("victim", "signal_", "code", "message"),
-    [
-        (
-            "worker",
-            signal.SIGKILL,
-            2,
-            "error: a worker was killed, most likely for want of memory; try fewer workers\n",
-        ),
-        ("group", signal.SIGINT, 130, ""),
-    ],
-)
-def test_an_end_that_it_sees_coming_leaves_nothing(
-    bytes_tokenizer, tmp_path, tmp_path_factory, victim, signal_, code, message
-):
-    # So long that on a busy machine too the signal comes before its end.
-    long = dump(tmp_path_factory.mktemp("long") / "a.json", make_rows(12_000) * 5)
-    process = start(arguments(bytes_tokenizer, tmp_path / "out", long, workers=2))
-    workers = workers_of(process, at_least=2)
-    assert wait_until(lambda: list(tmp_path.glob("out.partial/*.npy")))
-    if victim == "worker":
-        os.kill(workers[1], signal_)
-    else:
-        os.killpg(process.pid, signal_)
-    _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (code, message)
-    assert list(tmp_path.iterdir()) == []
-    assert not any(map(is_running, workers))
-
-
-def test_no_space_left(bytes_tokenizer, tmp_path, large):
-    process = start(
-        arguments(bytes_tokenizer, tmp_path / "out", large),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),  # stands in for a full disk
-    )
-    _, errors = process.communicate()
-    assert process.returncode == 2
-    assert errors == f"error: {tmp_path}/out: File too large; nothing was left behind\n"
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_two_at_once(bytes_tokenizer, tmp_path, large, inline):
-    process = start(arguments(bytes_tokenizer, tmp_path / "out", large))
-    assert wait_until(lambda: list(tmp_path.glob("out.partial/*.npy")))
-    with pytest.raises(ValueError, match="out: another process is writing it"):
-        prepare.main(arguments(bytes_tokenizer, tmp_path / "out", large))
-    process.communicate()
-    assert process.returncode == 0
-    assert Split.open(tmp_path / "out").lengths.sum() > 100_000
-
-
-def test_command_line(bytes_tokenizer, tmp_path):
-    path = dump(tmp_path / "a.json", [{"text": "a"}, {"text": ""}])
-    process = start(arguments(bytes_tokenizer, tmp_path / "out", path))
-    _, errors = process.communicate()
-    assert process.returncode == 2
-    assert re.fullmatch(r'error: 1 bad row .*a\.json row 1: "text" is empty\. .*\n', errors)
-
-
 # -- what is shown -----------------------------------------------------------------------------------
 
 
 def test_progress_lines(bytes_tokenizer, tmp_path, inline, monkeypatch, capsys):
-    monkeypatch.setattr(prepare, "BATCH_CHARS", 3000)
-    monkeypatch.setattr(reporting, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(chunks, "CHUNK_CHARS", 3000)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     inputs = [dump(tmp_path / f"{i}.json", make_rows(60, seed=i)) for i in range(4)]
     prepare.main(arguments(bytes_tokenizer, tmp_path / "out", *inputs))
     lines = [dict(pair.split("=") for pair in line.split()[1:]) for line in capsys.readouterr().err.splitlines()]

@@ -1,10 +1,8 @@
-"""prepare of chat data: no answer lost, no template cut, no conversation longer than a row, an account that adds up."""
+"""prepare of chat data: folders with every answer in them, an account that adds up, and what is shown."""
 
-import itertools
 import json
 import os
 import pty
-import random
 import re
 import subprocess
 import sys
@@ -12,196 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from logtrain import prepare
-from logtrain.data.encode import Pool
-from logtrain.data.encode_chat import CASES, MARKER, ChatFraming
-from logtrain.data.report import ChatCount
-from logtrain.data.shards import CONTEXT, DOCUMENT, Split
-from logtrain.text.chat_template import DATE, ChatTemplate, Turn
+from logtrain.data import chunks
+from logtrain.data.pool import Pool
+from logtrain.data.shards import CONTEXT, Split
+from logtrain.text.chat_template import DATE, Turn
 from logtrain.text.tokenizer import Tokenizer
-from tests.support.chats import CHATML, SPECIAL, TRIMMING, write_tokenizer
-from tests.text.test_chat_template import chats, contents
-
-
-@pytest.fixture(scope="session")
-def tokenizer_folder(tmp_path_factory) -> Path:
-    return write_tokenizer(tmp_path_factory.mktemp("chat_tokenizer"))
-
-
-@pytest.fixture(scope="session")
-def template(tokenizer_folder) -> ChatTemplate:
-    return ChatTemplate.load(Tokenizer.load(tokenizer_folder))
-
-
-@pytest.fixture
-def inline(monkeypatch):
-    """Tokenises in this process: starting another takes a second."""
-
-    class Inline(Pool):
-        def __enter__(self):
-            return self
-
-        def encode(self, batches, framing):
-            tokenizer = Tokenizer.load(self._tokenizer)
-            for tag, batch in batches:
-                yield tag, framing.encode(batch, tokenizer)
-
-    monkeypatch.setattr(prepare, "Pool", Inline)
-
-
-# -- any conversation, any length ------------------------------------------------------------------
-
-
-def parts(template: ChatTemplate, ids: list[int], is_target: np.ndarray) -> list[tuple[str, bool]]:
-    """The texts between special tokens, each with the special token after it, and whether it is trained on."""
-    special, found, start = set(template.tokenizer.special_tokens(added=False).values()), [], 0
-    for i, id in enumerate(ids):
-        if id in special:
-            found.append((template.tokenizer.decode(ids[start : i + 1], skip_special=False), bool(is_target[i])))
-            start = i + 1
-    return found
-
-
-def turns_of(template: ChatTemplate, ids: list[int], is_target: np.ndarray) -> list[Turn]:
-    """Reads a conversation back from its ids; fails where the template is not whole, or a target not an answer's."""
-    (bos, _), *rest = parts(template, ids, is_target)
-    assert bos == "<|begin|>"
-    turns = []
-    for (start, a), (role, b), (content, is_answer) in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-        role = role.removesuffix("<|header|>")
-        assert start == "<|start|>" and content.startswith("\n\n") and content.endswith("<|eot|>")
-        assert (a, b, is_answer) == (False, False, role == "assistant")
-        turns.append(Turn(role, content.removeprefix("\n\n").removesuffix("<|eot|>")))
-    answers = "".join(turn.content + "<|eot|>" for turn in turns if turn.role == "assistant")
-    assert template.tokenizer.decode(np.array(ids)[is_target].tolist(), skip_special=False) == answers
-    return turns
-
-
-def trimmed(turns) -> list[Turn]:
-    return [turn._replace(content=turn.content.strip()) for turn in turns]
-
-
-@st.composite
-def batches(draw) -> list[list[Turn]]:
-    long = st.builds(lambda text, times: text * times, contents, st.integers(1, 12))
-    return draw(st.lists(chats(long, max_exchanges=4), min_size=1, max_size=4))
-
-
-@settings(max_examples=120)
-@given(
-    chats=batches(), seq_len=st.integers(20, 250), too_long=st.sampled_from(["drop", "split_turns", "truncate_content"])
-)
-def test_any_conversation_at_any_length(template, chats, seq_len, too_long):
-    tokenizer = template.tokenizer
-    framing = ChatFraming(TRIMMING, DATE, "all", too_long, seq_len, b"1309")
-    encoded = framing.encode(chats, tokenizer)
-    documents, ends = encoded.documents, np.cumsum(encoded.documents.lengths_D)
-    assert max(documents.lengths_D, default=0) <= seq_len
-    assert not encoded.problems
-
-    for i, turns in enumerate(chats):
-        whole = template.encode(turns)
-        case, num_tokens, num_targets = encoded.outcomes_C[i].tolist()
-        assert (num_tokens, num_targets) == (len(whole[0]), whole[1].sum())
-        stored = [documents.tokens_N[end - n : end] for end, n in zip(ends, documents.lengths_D, strict=True)]
-        stored = [tokens for tokens, chat in zip(stored, encoded.chat_D, strict=True) if chat == i]
-        samples = [((tokens & ~np.uint32(CONTEXT)).tolist(), tokens < CONTEXT) for tokens in stored]
-        read = [turns_of(template, *sample) for sample in samples]
-        first = turns[0].role == "system"
-        name = CASES[case]
-        assert (name == "whole") == (num_tokens <= seq_len)
-        if name == "whole":
-            assert samples[0][0] == whole[0]
-            assert np.array_equal(samples[0][1], whole[1])
-        elif name == "truncated":
-            assert too_long == "truncate_content"
-            ((*kept,),) = read
-            assert sum(sample[1].sum() for sample in samples) == num_targets
-            for now, was in zip(kept, trimmed(turns), strict=True):
-                assert now.role == was.role
-                if now.content != was.content:
-                    assert now.role == "user"
-                    assert MARKER.strip() in now.content
-                    heads = [m.start() for m in re.finditer(re.escape(MARKER.strip()), now.content)]
-                    assert any(
-                        was.content.startswith(now.content[:at].rstrip("\n"))
-                        and was.content.endswith(now.content[at + len(MARKER.strip()) :].lstrip("\n"))
-                        for at in heads
-                    )
-        elif name == "split":
-            assert too_long == "split_turns"
-            assert len(read) > 1
-            assert all(part[:first] == trimmed(turns)[:first] for part in read)
-            assert [turn for part in read for turn in part[first:]] == trimmed(turns)[first:]
-            for before, after in itertools.pairwise(read):  # one exchange more would not have fit
-                assert len(template.encode([*before, *after[first : first + 2]])[0]) > seq_len
-        else:
-            assert (name, read) == ("dropped", [])
-            if too_long == "truncate_content":
-                short = [t._replace(content=shortest(tokenizer, t.content)) if t.role == "user" else t for t in turns]
-                assert len(template.encode(short)[0]) > seq_len
-            elif too_long == "split_turns":
-                exchanges = [[*turns[:first], *turns[j : j + 2]] for j in range(first, len(turns), 2)]
-                assert any(len(template.encode(exchange)[0]) > seq_len for exchange in exchanges)
-
-    count, records = ChatCount(["a"]), np.zeros(len(chats), DOCUMENT)
-    records["row"] = np.arange(len(chats))
-    of_documents, _ = count.add(records, [], encoded)
-    assert of_documents["row"].tolist() == encoded.chat_D.tolist()
-    cases = count.conversations()
-    for column, expected in {
-        "conversations": len(chats),
-        "read_tokens": encoded.outcomes_C["tokens"].sum(),
-        "read_targets": encoded.outcomes_C["targets"].sum(),
-        "documents": len(documents.lengths_D),
-        "tokens": len(documents.tokens_N),
-        "targets": (documents.tokens_N < CONTEXT).sum(),
-    }.items():
-        assert cases["total"][column] == expected == sum(cases[case][column] for case in list(cases)[:-1])
-    assert cases["total"]["read_targets"] == cases["total"]["targets"] + cases["dropped"]["read_targets"]
-
-
-def shortest(tokenizer: Tokenizer, content: str) -> str:
-    return MARKER if len(tokenizer.encode(content)) > len(tokenizer.encode(MARKER)) else content
-
-
-def test_a_truncated_question_is_not_cut_more_than_it_must(template):
-    random_ = random.Random(0)
-    for seq_len in (100, 200, 400):
-        words = " ".join(random_.choices(["error", "disk", "sshd[24499]:", "é", "\n", "10.0.0.1"], k=400))
-        turns = [Turn("user", words), Turn("assistant", "because"), Turn("user", "why"), Turn("assistant", "disk")]
-        encoded = ChatFraming(TRIMMING, DATE, "all", "truncate_content", seq_len, b"").encode(
-            [turns], template.tokenizer
-        )
-        assert seq_len - 4 <= encoded.documents.lengths_D[0] <= seq_len
-        text = template.tokenizer.decode((encoded.documents.tokens_N & ~np.uint32(CONTEXT)).tolist())
-        head, tail = text.split(MARKER)
-        assert abs(len(template.tokenizer.encode(head)) - len(template.tokenizer.encode(tail))) < 30
-        assert "why" in tail
-
+from tests.support.chats import CHATML, SPECIAL, TRIMMING, make_chats, write_tokenizer
+from tests.support.preparing import dump
 
 # -- a folder --------------------------------------------------------------------------------------
-
-
-def make_rows(num_rows: int) -> list[dict]:
-    random_ = random.Random(0)
-
-    def text(most: int) -> str:
-        return " ".join(random_.choices(["error", "disk", "why", "é", "<|eot|>"], k=random_.randint(1, most)))
-
-    rows = []
-    for i in range(num_rows):
-        if i and random_.random() < 0.1:
-            rows.append(random_.choice(rows))
-            continue
-        turns = [{"from": name, "value": text(20)} for _ in range(random_.randint(1, 4)) for name in ("human", "gpt")]
-        rows.append({"conversations": turns, "domain": random_.choice(["A", "B"])})
-        if i % 3 == 0:
-            rows[-1]["system"] = "sshd " + text(4)
-    return rows
 
 
 def arguments(tokenizer: Path, output: Path | None, *inputs: Path, **flags) -> list[str]:
@@ -211,11 +30,6 @@ def arguments(tokenizer: Path, output: Path | None, *inputs: Path, **flags) -> l
     for name, value in flags.items():
         argv += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
     return argv
-
-
-def dump(path: Path, rows: list) -> Path:
-    path.write_text(json.dumps(rows))
-    return path
 
 
 def read(folder: Path) -> list[tuple[tuple[int, int], str, np.ndarray]]:
@@ -232,12 +46,12 @@ def read(folder: Path) -> list[tuple[tuple[int, int], str, np.ndarray]]:
 
 
 @pytest.mark.parametrize("too_long", ["drop", "split_turns", "truncate_content"])
-def test_a_folder_and_its_account(tokenizer_folder, template, tmp_path, inline, capsys, too_long):
-    rows = make_rows(150)
+def test_a_folder_and_its_account(chat_tokenizer, template, tmp_path, inline, capsys, too_long):
+    rows = make_chats(150)
     rows[7] = {"conversations": [{"from": "human", "value": "why"}]}
     rows[9] = {"conversations": [{"from": "human", "value": "why"}, {"from": "tool", "value": "x"}]}
     inputs = [dump(tmp_path / "a.json", rows[:100]), dump(tmp_path / "b.json", rows[100:])]
-    prepare.main(arguments(tokenizer_folder, tmp_path / "out", *inputs, too_long=too_long, max_bad_rows=2))
+    prepare.main(arguments(chat_tokenizer, tmp_path / "out", *inputs, too_long=too_long, max_bad_rows=2))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     found, cases = read(tmp_path / "out"), report["conversations"]
@@ -288,16 +102,16 @@ def test_a_folder_and_its_account(tokenizer_folder, template, tmp_path, inline, 
     assert re.search(rf"^ *{case} +{cases[case]['conversations']} +{cases[case]['read_tokens']:,} ", printed, re.M)
 
 
-def test_train_on_last(tokenizer_folder, template, tmp_path, inline):
-    rows = [{"conversations": row["conversations"]} for row in make_rows(20)]
+def test_train_on_last(chat_tokenizer, template, tmp_path, inline):
+    rows = [{"conversations": row["conversations"]} for row in make_chats(20)]
     path = dump(tmp_path / "a.json", rows)
-    prepare.main(arguments(tokenizer_folder, tmp_path / "out", path, train_on="last", seq_len=1000, valid_fraction=0))
+    prepare.main(arguments(chat_tokenizer, tmp_path / "out", path, train_on="last", seq_len=1000, valid_fraction=0))
     for (_, row), _, tokens in read(tmp_path / "out"):
         last = template.tokenizer.decode(tokens[tokens < CONTEXT].tolist(), skip_special=False)
         assert last == rows[row]["conversations"][-1]["value"] + "<|eot|>"
 
 
-def test_messages_and_alpaca(tokenizer_folder, template, tmp_path, inline):
+def test_messages_and_alpaca(chat_tokenizer, template, tmp_path, inline):
     turns = [Turn("user", "why error"), Turn("assistant", "disk")]
     rows = {
         "messages": {"messages": [turn._asdict() for turn in turns]},
@@ -306,22 +120,22 @@ def test_messages_and_alpaca(tokenizer_folder, template, tmp_path, inline):
     }
     for format, row in rows.items():
         path, output = dump(tmp_path / f"{format}.json", [row]), tmp_path / format
-        prepare.main(arguments(tokenizer_folder, output, path, format=format, valid_fraction=0))
+        prepare.main(arguments(chat_tokenizer, output, path, format=format, valid_fraction=0))
         ((_, _, tokens),) = read(output)
         assert (tokens & ~np.uint32(CONTEXT)).tolist() == template.encode(turns)[0]
         assert np.array_equal(tokens < CONTEXT, template.encode(turns)[1])
 
 
-def test_too_long_error(tokenizer_folder, tmp_path, inline):
-    path = dump(tmp_path / "a.json", make_rows(30))
+def test_too_long_error(chat_tokenizer, tmp_path, inline):
+    path = dump(tmp_path / "a.json", make_chats(30))
     with pytest.raises(
         ValueError, match=r"a\.json row \d+: \d+ tokens, more than seq_len; give .* --too_long drop, split"
     ):
-        prepare.main(arguments(tokenizer_folder, tmp_path / "out", path, too_long="error"))
+        prepare.main(arguments(chat_tokenizer, tmp_path / "out", path, too_long="error"))
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match=r"no conversation fits in seq_len = 9 tokens; give a greater --seq_len"):
-        prepare.main(arguments(tokenizer_folder, tmp_path / "out", path, seq_len=9))
-    prepare.main(arguments(tokenizer_folder, tmp_path / "out", path, too_long="error", seq_len=1000))
+        prepare.main(arguments(chat_tokenizer, tmp_path / "out", path, seq_len=9))
+    prepare.main(arguments(chat_tokenizer, tmp_path / "out", path, too_long="error", seq_len=1000))
     assert len(read(tmp_path / "out")) == 30
 
 
@@ -342,17 +156,17 @@ def test_what_the_template_refuses_is_a_bad_row(tmp_path, inline, capsys):
     assert (report["rows"]["read"], report["rows"]["bad"], report["rows"]["documents"]) == (6, 4, 2)
 
 
-def test_bytes_do_not_depend_on_the_number_of_workers(tokenizer_folder, tmp_path, inline, monkeypatch):
-    monkeypatch.setattr(prepare, "BATCH_CHARS", 2000)
-    rows = make_rows(120)
+def test_bytes_do_not_depend_on_the_number_of_workers(chat_tokenizer, tmp_path, inline, monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK_CHARS", 2000)
+    rows = make_chats(120)
     rows[3] = rows[80] = {"conversations": []}
     path = dump(tmp_path / "a.json", rows)
     flags = {"max_bad_rows": 2, "shard_tokens": 5000}
-    prepare.main(arguments(tokenizer_folder, tmp_path / "here", path, **flags))
+    prepare.main(arguments(chat_tokenizer, tmp_path / "here", path, **flags))
     monkeypatch.setattr(prepare, "Pool", Pool)
     for workers in (1, 2):
         output = tmp_path / str(workers)
-        prepare.main(arguments(tokenizer_folder, output, path, workers=workers, **flags))
+        prepare.main(arguments(chat_tokenizer, output, path, workers=workers, **flags))
         assert {f.name: f.read_bytes() for f in output.iterdir()} == {
             f.name: f.read_bytes() for f in (tmp_path / "here").iterdir()
         }
@@ -376,7 +190,7 @@ def test_prepared_otherwise_is_named(tmp_path, inline, monkeypatch, capsys, chan
     (tmp_path / "same.jinja").write_text(TRIMMING)
     (tmp_path / "other.jinja").write_text(TRIMMING.replace("| trim", ""))
     (tmp_path / "dated.jinja").write_text(TRIMMING.replace("bos_token", "bos_token ~ strftime_now('%Y')"))
-    path = dump(tmp_path / "a.json", make_rows(20))
+    path = dump(tmp_path / "a.json", make_chats(20))
     prepare.main(arguments(folder, tmp_path / "out", path))
     prepare.main(arguments(folder, tmp_path / "out", path, template="same.jinja"))  # where it stands does not matter
     assert "already prepared" in capsys.readouterr().out
@@ -418,17 +232,17 @@ def test_prepared_otherwise_is_named(tmp_path, inline, monkeypatch, capsys, chan
         ({"format": "auto"}, "a chat to fine-tune on is read with --format sharegpt"),
     ],
 )
-def test_bad_settings(tokenizer_folder, tmp_path, inline, flags, message):
-    path = dump(tmp_path / "a.json", make_rows(3))
+def test_bad_settings(chat_tokenizer, tmp_path, inline, flags, message):
+    path = dump(tmp_path / "a.json", make_chats(3))
     with pytest.raises(ValueError) as error:
-        prepare.main(arguments(tokenizer_folder, tmp_path / "out", path, **flags))
+        prepare.main(arguments(chat_tokenizer, tmp_path / "out", path, **flags))
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_output_is_required_but_to_show(tokenizer_folder, tmp_path):
+def test_output_is_required_but_to_show(chat_tokenizer, tmp_path):
     with pytest.raises(ValueError, match=re.escape("output: required; give --output ..., or set it in a TOML file")):
-        prepare.main(arguments(tokenizer_folder, None, dump(tmp_path / "a.json", make_rows(3))))
+        prepare.main(arguments(chat_tokenizer, None, dump(tmp_path / "a.json", make_chats(3))))
 
 
 # -- what is shown ---------------------------------------------------------------------------------
@@ -443,8 +257,8 @@ def to_show(tmp_path) -> Path:
     return dump(tmp_path / "a.json", rows + rows)
 
 
-def test_show(tokenizer_folder, to_show, capsys):
-    prepare.main(arguments(tokenizer_folder, None, to_show, show=3))
+def test_show(chat_tokenizer, to_show, capsys):
+    prepare.main(arguments(chat_tokenizer, None, to_show, show=3))
     shown = capsys.readouterr().out
     question = "<|start|>user<|header|>\n\nwhy \\x1b[31m<|eot|>?<|eot|><|start|>assistant<|header|>\n\n"
     assert f"<|begin|>{question}{{+disk\nerror<|eot|>+}}{question}{{+disk\nerror<|eot|>+}}\n" in shown
@@ -456,17 +270,17 @@ def test_show(tokenizer_folder, to_show, capsys):
     assert [file.name for file in to_show.parent.iterdir()] == ["a.json"]
 
 
-def test_show_of_text(tokenizer_folder, tmp_path, capsys):
+def test_show_of_text(chat_tokenizer, tmp_path, capsys):
     path = dump(tmp_path / "a.json", [{"text": "why error"}, {"text": "disk"}])
-    prepare.main(arguments(tokenizer_folder, None, path, show=1, format="auto"))
+    prepare.main(arguments(chat_tokenizer, None, path, show=1, format="auto"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("a.json row 0: 4 tokens, 3 of them targets")
     assert lines[1:] == ["<|begin|>{+why error<|end_of_text|>+}"]
 
 
-def test_show_on_a_terminal(tokenizer_folder, to_show):
+def test_show_on_a_terminal(chat_tokenizer, to_show):
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "logtrain.prepare", *arguments(tokenizer_folder, None, to_show, show=1)]
+    command = [sys.executable, "-m", "logtrain.prepare", *arguments(chat_tokenizer, None, to_show, show=1)]
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80"}
     with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment) as process:
         os.close(theirs)
@@ -506,7 +320,7 @@ def test_real_chats(shared, llama3_tokenizer, tmp_path):
 
 def test_chatml_has_no_bos(tmp_path, inline):
     folder = write_tokenizer(tmp_path / "tokenizer", CHATML, bos=False)
-    path = dump(tmp_path / "a.json", make_rows(10))
+    path = dump(tmp_path / "a.json", make_chats(10))
     prepare.main(arguments(folder, tmp_path / "out", path, valid_fraction=0))
     start = Tokenizer.load(folder).token_id(SPECIAL[2])
     assert {int(tokens[0]) & ~CONTEXT for _, _, tokens in read(tmp_path / "out")} == {start}

@@ -258,8 +258,8 @@ def watched(monkeypatch):
             seen.append((process, Path(f"/proc/{process}/maps").read_text()))
         return ready
 
-    real = scoring.wait_for_any
-    monkeypatch.setattr(scoring, "wait_for_any", wait)
+    real = scoring.wait
+    monkeypatch.setattr(scoring, "wait", wait)
     return seen
 
 
@@ -311,8 +311,8 @@ def test_a_worker_that_is_killed(workers_pay, monkeypatch):
         os.kill(started[1].pid, signal.SIGKILL)
         return real(busy)
 
-    real = scoring.wait_for_any
-    monkeypatch.setattr(scoring, "wait_for_any", wait)
+    real = scoring.wait
+    monkeypatch.setattr(scoring, "wait", wait)
     with pytest.raises(ValueError, match="killed, most likely for want of memory; try fewer workers"):
         score_all(many(2000), num_workers=2)
     assert all(process.returncode == -signal.SIGKILL for process in started)  # the other has been stopped

@@ -52,3 +52,22 @@ def write_tokenizer(folder: Path, template: str | None = TRIMMING, bos: bool = T
     config |= {} if template is None else {"chat_template": template}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
+
+
+def make_chats(num_rows: int) -> list[dict]:
+    """Rows of sharegpt, a tenth of them seen before."""
+    random_ = random.Random(0)
+
+    def text(most: int) -> str:
+        return " ".join(random_.choices(["error", "disk", "why", "é", "<|eot|>"], k=random_.randint(1, most)))
+
+    rows = []
+    for i in range(num_rows):
+        if i and random_.random() < 0.1:
+            rows.append(random_.choice(rows))
+            continue
+        turns = [{"from": name, "value": text(20)} for _ in range(random_.randint(1, 4)) for name in ("human", "gpt")]
+        rows.append({"conversations": turns, "domain": random_.choice(["A", "B"])})
+        if i % 3 == 0:
+            rows[-1]["system"] = "sshd " + text(4)
+    return rows

@@ -8,7 +8,8 @@ import numpy as np
 import tokenizers
 import torch
 
-from logtrain.data.shards import CONTEXT, DOCUMENT, FORMAT_VERSION, ShardWriter
+from logtrain.data.manifest import FORMAT_VERSION
+from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter
 from logtrain.model import hf
 from logtrain.model.llama import Llama
 from logtrain.model.weights import materialize

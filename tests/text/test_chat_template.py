@@ -10,7 +10,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from logtrain.data.chat import conversations
+from logtrain.data.conversations import conversations
 from logtrain.data.files import BadRow, InputFile
 from logtrain.text.chat_template import ChatTemplate, Turn
 from logtrain.text.tokenizer import Tokenizer

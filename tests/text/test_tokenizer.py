@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from logtrain.data.documents import documents
 from logtrain.data.files import InputFile
-from logtrain.data.text import documents
 from logtrain.text.tokenizer import Tokenizer
 
 SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>"]

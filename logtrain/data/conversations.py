@@ -15,17 +15,43 @@ No text is changed on its way here. What a chat template strips, it strips in a 
 from collections.abc import Collection, Iterator
 from typing import Literal, NamedTuple
 
+from logtrain.data.config import ChatFormat
 from logtrain.data.files import BadRow, InputFile
-from logtrain.data.text import check_encodes, json_type, string
+from logtrain.data.rows import columns, json_type, parsed_rows, refuse_unencodable, string
 from logtrain.text.chat_template import Turn, check_turns
 
-ChatFormat = Literal["sharegpt", "messages", "alpaca"]
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+ROLES: dict[str, Literal["system", "user", "assistant"]] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
 TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observation", "ipython")
-TURNS_IN = {"sharegpt": ("conversations", "from", "value"), "messages": ("messages", "role", "content")}
+
+
+class TurnColumns(NamedTuple):
+    """Where a format has its turns."""
+
+    turns: str
+    """the column of a row that lists them"""
+    role: str
+    """in a turn: who speaks"""
+    text: str
+    """in a turn: what is said"""
+
+
+TURNS_IN: dict[ChatFormat, TurnColumns] = {
+    "sharegpt": TurnColumns("conversations", "from", "value"),
+    "messages": TurnColumns("messages", "role", "content"),
+}
+CHAT_COLUMNS = {where.turns: format for format, where in TURNS_IN.items()}
+"""The column by which a row is known as a chat -> its format."""
 
 
 class Conversation(NamedTuple):
+    """Turns to train on, and where they come from."""
+
     row: int
     turns: tuple[Turn, ...]
     domain: str
@@ -34,30 +60,24 @@ class Conversation(NamedTuple):
 def conversations(
     file: InputFile, format: ChatFormat, ignore_columns: Collection[str] = ()
 ) -> Iterator[Conversation | BadRow]:
-    """The conversations in the file's order, a BadRow in the place of each row that is none and of an empty file."""
-    if not file.is_json:
+    """The conversations in the file's order, a BadRow in the place of each row that is none and of an empty file.
+    Raises ValueError for a file that cannot be read on, or that has no rows of this format.
+    """
+    if file.kind.is_text:
         raise ValueError(f"{file.path}: a text file has no {format} rows; use --format auto")
-    row = -1
-    for row, value in file.rows(text_chars=1):
-        try:
-            turns, domain = row_conversation(value, format, ignore_columns)
-            yield Conversation(row, turns, domain or file.stem)
-        except BadRow as bad:
-            bad.row = row
-            yield bad
-    if row < 0:
-        yield BadRow("the file holds no row", 0)
+
+    def parse(row: int, value: object) -> Iterator[Conversation]:
+        turns, domain = row_conversation(value, format, ignore_columns)
+        yield Conversation(row, turns, domain or file.stem)
+
+    return parsed_rows(file, 1, parse)
 
 
 def row_conversation(
-    row: object, format: ChatFormat, ignore_columns: Collection[str] = ()
+    value: object, format: ChatFormat, ignore_columns: Collection[str] = ()
 ) -> tuple[tuple[Turn, ...], str]:
-    """A JSON row's turns and domain ("" if it names none). Raises BadRow."""
-    if isinstance(row, BadRow):
-        raise row
-    if not isinstance(row, dict):
-        raise BadRow(f"{json_type(row)}, not an object")
-    row = {name: value for name, value in row.items() if name not in ignore_columns}
+    """The turns and domain ("" if it names none) of a JSON row. Raises BadRow."""
+    row = columns(value, ignore_columns)
     if format == "alpaca":
         reads = {"instruction", "input", "output"}
         prompt = string(row, "instruction")
@@ -65,48 +85,50 @@ def row_conversation(
             prompt = f"{prompt}\n{context}"
         turns = [Turn("user", prompt), Turn("assistant", string(row, "output"))]
     else:
-        reads = {TURNS_IN[format][0]}
-        turns = listed_turns(row, *TURNS_IN[format], ignore_columns)
+        reads = {TURNS_IN[format].turns}
+        turns = listed_turns(row, TURNS_IN[format], ignore_columns)
     if format != "messages":  # where the system's words have a place among the others
         reads.add("system")
         if system := string(row, "system", required=False):
             turns.insert(0, Turn("system", system))
     unread = [name for name in row if name not in reads | {"domain"} and isinstance(row[name], str | list | dict)]
-    check_unread([name for name in unread if row[name]])
+    refuse_unread([name for name in unread if row[name]])
     try:
         check_turns(turns)
     except ValueError as error:
         raise BadRow(str(error)) from None
     domain = string(row, "domain", required=False).strip()
     for text in (domain, *(turn.content for turn in turns)):
-        if not text.isascii():
-            check_encodes(text)
+        refuse_unencodable(text)
     return tuple(turns), domain
 
 
-def listed_turns(row: dict, column: str, role_key: str, text_key: str, ignore_columns: Collection[str]) -> list[Turn]:
-    if row.get(column) is None:
-        raise BadRow(f'no "{column}" among its columns ({", ".join(row)})')
-    if not isinstance(row[column], list):
-        raise BadRow(f'"{column}" is {json_type(row[column])}, not an array')
+def listed_turns(row: dict[str, object], where: TurnColumns, ignore_columns: Collection[str]) -> list[Turn]:
+    """The turns in the column of a row that lists them. Raises BadRow."""
+    listed = row.get(where.turns)
+    if listed is None:
+        raise BadRow(f'no "{where.turns}" among its columns ({", ".join(row)})')
+    if not isinstance(listed, list):
+        raise BadRow(f'"{where.turns}" is {json_type(listed)}, not an array')
     turns = []
-    for i, turn in enumerate(row[column]):
+    for i, turn in enumerate(listed):
         if not isinstance(turn, dict):
             raise BadRow(f"turn {i} is {json_type(turn)}, not an object")
         try:
-            name = string(turn, role_key)
+            name = string(turn, where.role)
             if name in TOOL_ROLES:
-                raise BadRow(f"{role_key} {name!r} is a tool's: conversations with tools are not supported")
+                raise BadRow(f"{where.role} {name!r} is a tool's: conversations with tools are not supported")
             if name not in ROLES:
-                raise BadRow(f"unknown {role_key} {name!r}, not one of {', '.join(ROLES)}")
-            turns.append(Turn(ROLES[name], string(turn, text_key)))
-            others = [key for key in turn if key not in {role_key, text_key, *ignore_columns}]
-            check_unread([key for key in others if turn[key] not in (None, "", [], {})])
+                raise BadRow(f"unknown {where.role} {name!r}, not one of {', '.join(ROLES)}")
+            turns.append(Turn(ROLES[name], string(turn, where.text)))
+            others = [key for key in turn if key not in {where.role, where.text, *ignore_columns}]
+            refuse_unread([key for key in others if turn[key] not in (None, "", [], {})])
         except BadRow as bad:
             raise BadRow(f"turn {i}: {bad}") from None
     return turns
 
 
-def check_unread(names: list[str]) -> None:
+def refuse_unread(names: list[str]) -> None:
+    """Raises BadRow where a row or a turn has columns that no rule reads."""
     if names:
         raise BadRow(f'no rule reads "{names[0]}"; to leave it out, --ignore_columns {" ".join(names)}')

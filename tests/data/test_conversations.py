@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from logtrain.data.chat import Conversation, conversations, row_conversation
+from logtrain.data.conversations import Conversation, conversations, row_conversation
 from logtrain.data.files import BadRow, InputFile
 from logtrain.text.chat_template import Turn
 

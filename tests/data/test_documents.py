@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from logtrain.data.documents import Document, documents, row_document
 from logtrain.data.files import BadRow, InputFile
-from logtrain.data.text import Document, documents, row_document
 
 
 def read(path: Path, format: str = "auto", ignore_columns: tuple[str, ...] = (), text_chars: int = 100) -> list:

@@ -1,0 +1,115 @@
+"""The account of the rows that are read: what became of each, by file and by case. It is kept as chunks come back from
+the workers, for only then it is known what became of a conversation.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from logtrain.data.chunks import BadRowFound, RowsRead
+from logtrain.data.encode import BAD, CASES, DROPPED, TOO_LONG, Encoded
+
+MAX_BAD_ROWS_LISTED = 1000
+BAD_ROWS_NAMED = 3
+
+
+class RowCounts(NamedTuple):
+    """How many rows there are of each sort, and how many documents they became."""
+
+    read: int
+    bad: int
+    good: int
+    """texts or conversations"""
+    dropped: int
+    """of the good ones: too long"""
+    documents: int
+
+
+class CaseCounts(NamedTuple):
+    """The conversations of one of CASES, as they were read (whole) and as they are stored (as documents)."""
+
+    conversations: int
+    read_tokens: int
+    read_targets: int
+    documents: int
+    tokens: int
+    targets: int
+
+
+class Account:
+    """Counts rows, and lists the first bad ones."""
+
+    def __init__(self, paths: list[str]):
+        """`paths`: of the files, whose indices are the sources of rows."""
+        self.paths = paths
+        self.num_bad = 0
+        self.bad_rows: list[BadRowFound] = []
+        self._bad_S, self._good_S, self._dropped_S, self._documents_S = np.zeros((4, len(paths)), np.int64)
+        self._cases = np.zeros((BAD, len(CaseCounts._fields)), np.int64)
+
+    def add(self, read: RowsRead, encoded: Encoded) -> np.ndarray:
+        """Count a chunk -> DOCUMENT [D], the records of its documents. Raises ValueError for a conversation that is
+        TOO_LONG.
+        """
+        source_I, case_I = read.records_I["source"], encoded.outcomes_I["case"]
+        if TOO_LONG in case_I:
+            raise self._too_long(read, encoded, i=int(np.argmax(case_I == TOO_LONG)))
+        refused = [
+            BadRowFound(int(source_I[i]), int(read.records_I["row"][i]), reason)
+            for i, reason in encoded.problems.items()
+        ]
+        self._add_bad_rows(sorted(read.bad_rows + refused))
+        self._good_S += self._by_source(source_I[case_I != BAD])
+        self._dropped_S += self._by_source(source_I[case_I == DROPPED])
+        self._documents_S += self._by_source(source_I[encoded.item_D])
+        case_D = case_I[encoded.item_D]
+        for case in range(BAD):
+            outcomes, lengths = encoded.outcomes_I[case_I == case], encoded.lengths_D[case_D == case]
+            self._cases[case] += CaseCounts(
+                conversations=len(outcomes),
+                read_tokens=outcomes["tokens"].sum(),
+                read_targets=outcomes["targets"].sum(),
+                documents=len(lengths),
+                tokens=lengths.sum(),
+                targets=encoded.targets_D[case_D == case].sum(),
+            )
+        records_D = read.records_I[encoded.item_D]
+        records_D["length"], records_D["targets"] = encoded.lengths_D, encoded.targets_D
+        return records_D
+
+    def _too_long(self, read: RowsRead, encoded: Encoded, i: int) -> ValueError:
+        where = f"{self.paths[read.records_I['source'][i]]} row {read.records_I['row'][i]}"
+        return ValueError(
+            f"{where}: {encoded.outcomes_I['tokens'][i]:,} tokens, more than seq_len; give a greater --seq_len, or "
+            f"what to do with such rows: --too_long drop, split_turns or truncate_content"
+        )
+
+    def _add_bad_rows(self, found: list[BadRowFound]) -> None:
+        self.num_bad += len(found)
+        self.bad_rows += found[: MAX_BAD_ROWS_LISTED - len(self.bad_rows)]
+        for bad in found:
+            self._bad_S[bad.source] += 1
+
+    def _by_source(self, source: np.ndarray) -> np.ndarray:
+        return np.bincount(source, minlength=len(self.paths))
+
+    def sources(self) -> dict[str, RowCounts]:
+        """The counts of each file, by its path."""
+        columns = (self._bad_S + self._good_S, self._bad_S, self._good_S, self._dropped_S, self._documents_S)
+        return {path: RowCounts(*(int(column[i]) for column in columns)) for i, path in enumerate(self.paths)}
+
+    def cases(self) -> dict[str, CaseCounts]:
+        """What became of the conversations, and the total."""
+        cases = {CASES[case]: CaseCounts(*counts.tolist()) for case, counts in enumerate(self._cases)}
+        return cases | {"total": CaseCounts(*self._cases.sum(0).tolist())}
+
+    def refuse_bad_rows(self, most: int) -> None:
+        """Raises ValueError, which names the first ones, where there are more than so many bad rows."""
+        if self.num_bad <= most:
+            return
+        first = (f"{self.paths[bad.source]} row {bad.row}: {bad.reason}" for bad in self.bad_rows[:BAD_ROWS_NAMED])
+        more = f"; and {self.num_bad - BAD_ROWS_NAMED:,} more" if self.num_bad > BAD_ROWS_NAMED else ""
+        raise ValueError(
+            f"{self.num_bad:,} bad row{'s' if self.num_bad > 1 else ''} (counting from 0): {'; '.join(first)}{more}. "
+            f"Mend the input, or leave them out with --max_bad_rows {self.num_bad}"
+        )

@@ -1,0 +1,98 @@
+"""The rows of all input files, in chunks of what a worker tokenises at a time.
+
+Legend: I items (texts, or the turns of conversations) of a chunk.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from logtrain.data.config import PrepareConfig, is_chat_format, is_text_format
+from logtrain.data.conversations import Conversation, conversations
+from logtrain.data.documents import Document, documents
+from logtrain.data.files import BadRow, InputFile
+from logtrain.data.shards import DOCUMENT
+from logtrain.text.chat_template import Turn
+
+CHUNK_CHARS = 1 << 18  # about 80 ms of work, and a few MB while it is worked on
+Item = str | tuple[Turn, ...]
+
+
+class BadRowFound(NamedTuple):
+    """A row that was left out, and why."""
+
+    source: int
+    """index of its file"""
+    row: int
+    reason: str
+
+
+class RowsRead(NamedTuple):
+    """Where the items of a chunk come from, and what was found between them."""
+
+    records_I: np.ndarray
+    """DOCUMENT: row, source and domain are filled in"""
+    bad_rows: list[BadRowFound]
+
+
+def rows_of(config: PrepareConfig, file: InputFile) -> Iterator[Document | Conversation | BadRow]:
+    """The rows of a file as what `config.format` makes of them."""
+    if is_chat_format(config.format):
+        return conversations(file, config.format, config.ignore_columns)
+    assert is_text_format(config.format)
+    return documents(file, config.format, config.text_chars, config.ignore_columns)
+
+
+@dataclass
+class _Chunk:
+    """A chunk that is being filled."""
+
+    items: list[Item] = field(default_factory=list)
+    came_from: list[tuple[int, int, int]] = field(default_factory=list)  # row, source, domain
+    bad_rows: list[BadRowFound] = field(default_factory=list)
+    num_chars: int = 0
+
+    def rows_read(self) -> RowsRead:
+        """Where its items come from."""
+        records_I = np.zeros(len(self.items), DOCUMENT)
+        columns_I = np.array(self.came_from, np.int64).reshape(-1, 3).T
+        records_I["row"], records_I["source"], records_I["domain"] = columns_I
+        return RowsRead(records_I, self.bad_rows)
+
+
+class Chunks:
+    """Iterates over (RowsRead, items). `domains`: those that have come so far, each with its number."""
+
+    def __init__(self, config: PrepareConfig, files: list[InputFile]):
+        self.config, self.files = config, files
+        self.domains: dict[str, int] = {}
+
+    def __iter__(self) -> Iterator[tuple[RowsRead, list[Item]]]:
+        chunk, num_bad = _Chunk(), 0
+        for source, file in enumerate(self.files):
+            for row in rows_of(self.config, file):
+                if isinstance(row, BadRow):
+                    num_bad += 1
+                    chunk.bad_rows.append(BadRowFound(source, row.row, str(row)))
+                    chunk.num_chars += len(str(row))
+                # Too many bad rows: the run has failed, and only reads on to say how many there are. Of conversations
+                # a template may refuse more, in a worker.
+                elif self.config.is_chat or num_bad <= self.config.max_bad_rows:
+                    item, num_chars = content(row)
+                    chunk.items.append(item)
+                    chunk.came_from.append((row.row, source, self.domains.setdefault(row.domain, len(self.domains))))
+                    chunk.num_chars += num_chars
+                if chunk.num_chars >= CHUNK_CHARS:
+                    yield chunk.rows_read(), chunk.items
+                    chunk = _Chunk()
+        if chunk.num_chars:
+            yield chunk.rows_read(), chunk.items
+
+
+def content(row: Document | Conversation) -> tuple[Item, int]:
+    """What an encoder is given of a row, and how many characters that is."""
+    if isinstance(row, Document):
+        return row.text, len(row.text)
+    return row.turns, sum(len(turn.content) for turn in row.turns)

@@ -1,0 +1,67 @@
+"""The order of things in which a folder is prepared, from input files to the manifest."""
+
+import json
+import time
+from pathlib import Path
+
+from logtrain.data.account import Account
+from logtrain.data.chunks import Chunks
+from logtrain.data.config import PrepareConfig
+from logtrain.data.encode import Encoder, TextEncoder
+from logtrain.data.encode_chat import ChatEncoder
+from logtrain.data.files import InputFile
+from logtrain.data.held_out import SplitWriters
+from logtrain.data.manifest import Manifest, Origin
+from logtrain.data.pool import Pool
+from logtrain.data.report import Report, make_report
+from logtrain.observe.progress import Progress
+
+
+def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folder: Path, pool: Pool) -> Report:
+    """Write shards, report.json and, last, manifest.json into an empty folder -> the report.
+
+    `origin`: as `read_origin` gives it. Raises ValueError for a file that cannot be read on, for too many bad rows, for
+    a split without documents, and OSError.
+    """
+    chunks, account = Chunks(config, files), Account([str(file.path) for file in files])
+    splits = SplitWriters(folder, config.shard_tokens, config.valid_fraction)
+    num_bytes, num_documents, num_tokens, began = sum(file.num_bytes for file in files), 0, 0, time.monotonic()
+    with Progress("prepare", num_bytes, in_bytes=True) as progress:
+        for read, encoded in pool.encode(chunks, encoder_of(config, origin)):
+            splits.add(account.add(read, encoded), encoded)
+            num_documents += len(encoded.lengths_D)
+            num_tokens += len(encoded.tokens_N)
+            done = sum(file.bytes_read for file in files)
+            facts = {
+                "percent": round(100 * done / num_bytes, 1),
+                "documents": num_documents,
+                "tokens": num_tokens,
+                "mb_per_second": round(done / (time.monotonic() - began) / 1e6, 2),
+            }
+            progress.update(done, facts, bar=f"{num_tokens:,} tokens")
+    refuse_incomplete(config, files, account, splits)
+    manifest: Manifest = {**origin, "domains": list(chunks.domains), "splits": splits.close()}
+    report = make_report(folder, manifest, splits.hashes(), account)
+    for name, content in (("report.json", report.as_json()), ("manifest.json", manifest)):
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def encoder_of(config: PrepareConfig, origin: Origin) -> Encoder:
+    """What makes documents of the rows."""
+    hash_key = str(config.seed).encode()
+    if "chat" in origin:
+        template = origin["chat"]["template"]
+        return ChatEncoder(template, config.date, config.train_on, config.too_long, config.seq_len, hash_key)
+    return TextEncoder(origin["tokenizer"]["bos_id"], origin["tokenizer"]["document_end_id"], hash_key)
+
+
+def refuse_incomplete(config: PrepareConfig, files: list[InputFile], account: Account, splits: SplitWriters) -> None:
+    """Raises ValueError where what was read is not what was asked for."""
+    account.refuse_bad_rows(config.max_bad_rows)
+    sources = account.sources().values()
+    if sum(of.dropped for of in sources) == sum(of.good for of in sources) > 0:
+        raise ValueError(f"no conversation fits in seq_len = {config.seq_len} tokens; give a greater --seq_len")
+    splits.refuse_empty()
+    if changed := [str(file.path) for file in files if file.has_changed()]:
+        raise ValueError(f"{', '.join(changed)}: changed while it was read; run again")

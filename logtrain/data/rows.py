@@ -1,0 +1,74 @@
+"""What the rows of all formats have in common: how a file's are read, and how text is taken from their columns."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from logtrain.data.files import BadRow, InputFile
+
+T = TypeVar("T")
+JSON_TYPES = {
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    list: "an array",
+    dict: "an object",
+}
+
+
+class NoRow(BadRow):
+    """What stands in the place of the rows of a file that holds none."""
+
+
+def parsed_rows(file: InputFile, text_chars: int, parse: Callable[[int, object], Iterable[T]]) -> Iterator[T | BadRow]:
+    """What `parse(row, value)` makes of each row of a file, in order; a BadRow in the place of each row that cannot be
+    read, or that `parse` raises one for, and a NoRow for a file without rows. Raises ValueError as `file.rows` does.
+    """
+    row = -1
+    for row, value in file.rows(text_chars):
+        try:
+            if isinstance(value, BadRow):
+                raise value
+            yield from parse(row, value)
+        except BadRow as bad:
+            bad.row = row
+            yield bad
+    if row < 0:
+        yield NoRow("the file holds no row", 0)
+
+
+def columns(row: object, ignore: Iterable[str] = ()) -> dict[str, object]:
+    """The columns of a JSON row but for those to ignore. Raises BadRow for a row that is no object."""
+    if not isinstance(row, dict):
+        raise BadRow(f"{json_type(row)}, not an object")
+    return {name: value for name, value in row.items() if name not in ignore}
+
+
+def string(row: dict[str, object], name: str, required: bool = True) -> str:
+    """A column's text, "" if it is blank or absent and not required. Raises BadRow."""
+    value = row.get(name)
+    if isinstance(value, str) and value and not value.isspace():
+        return value
+    if value is not None and not isinstance(value, str):
+        raise BadRow(f'"{name}" is {json_type(value)}, not a string')
+    if required:
+        raise BadRow(f'no "{name}"' if value is None else f'"{name}" is empty')
+    return ""
+
+
+def json_type(value: object) -> str:
+    """The type of a JSON value, in words."""
+    return JSON_TYPES.get(type(value), "null")
+
+
+def refuse_unencodable(text: str) -> None:
+    """Raises BadRow for what has no UTF-8 form: bytes that were none in the file, half a surrogate pair from \\u."""
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        if 0xDC80 <= code <= 0xDCFF:
+            raise BadRow(f"not UTF-8: byte 0x{code - 0xDC00:02x} after {error.start:,} characters") from None
+        raise BadRow(f"\\u{code:04x} without its other half is no character") from None
