@@ -13,7 +13,7 @@ from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
 from logtrain.evaluate import EvaluateConfig
-from logtrain.planning.prediction import PlanConfig
+from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
 from logtrain.sft import SftConfig
 from tests.support import ROOT

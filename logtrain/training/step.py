@@ -4,7 +4,7 @@ A loss is a sum over targets, divided once: by the targets of the whole step ove
 the loader knows beforehand. Ranks average gradients, hence the factor world size.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,16 @@ class StepResult(NamedTuple):
     """fp32 scalar: of all gradients, over all ranks, before they were clipped"""
 
 
+class StepWorld(Protocol):
+    """What a step must know of the ranks; `World` is one."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def size(self) -> int: ...
+
+
 class TrainStep:
     """A model with the optimizer that updates it."""
 
@@ -35,7 +45,7 @@ class TrainStep:
         optim: OptimConfig,
         max_grad_norm: float,
         total_steps: int,
-        world: World,
+        world: StepWorld,
     ):
         """`max_grad_norm`: 0 for no clipping. `total_steps`: of the whole run, over which the learning rate goes."""
         self.model, self.optimizer, self.optim = model, optimizer, optim
