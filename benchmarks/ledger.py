@@ -1,7 +1,7 @@
 """What a step of every recipe costs, on record: `python -m benchmarks.ledger` compares, `--accept` writes anew.
 
 The counts are exact, for the real step runs on pretended GPUs; tokens/s/GPU is a prediction. A change that makes one of
-them worse by more than 1% fails tests/test_ledger.py until it is accepted on purpose.
+them worse by more than 1% fails tests/benchmarks/test_ledger.py until it is accepted on purpose.
 """
 
 import argparse
@@ -9,12 +9,13 @@ import json
 from pathlib import Path
 
 from logtrain.core.config import load
-from logtrain.planning.prediction import PlanConfig, make_plan
+from logtrain.planning.config import PlanConfig
+from logtrain.planning.prediction import make_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 TOLERANCE = 0.01
-CHATS = ["--documents", "8971", "--document_tokens", "4000"]  # the published chats: their number and about their length
+CHATS = ["--documents", "8971", "--document_tokens", "4000"]  # as many as the published chats, about as long
 LLAMA = ["--model", "Llama-3.1-8B"]
 SMALL = ["--model", "Llama-3.2-1B"]  # where the recipe takes any model
 RECIPES = {
@@ -29,10 +30,10 @@ HIGHER_IS_BETTER = {"tokens_per_second_per_gpu"}
 
 
 def figures(recipe: str) -> dict[str, float]:
-    """One step of the recipe on one GPU of the job."""
+    """What one step of the recipe costs on one GPU of the job."""
     flags = [str(ROOT / "launch" / "recipes" / f"{recipe}.toml"), *RECIPES[recipe], "--data", "none"]
     result = make_plan(load(PlanConfig, flags)).result
-    counted = {
+    counted: dict[str, float] = {
         "flops_per_token_executed": result["flops_per_token_executed"],
         "elementwise_bytes": result["elementwise_bytes"],
         "launches": result["launches"],
@@ -41,12 +42,13 @@ def figures(recipe: str) -> dict[str, float]:
         "reserved_memory_gib": result["reserved_memory_gib"],
         "tokens_per_second_per_gpu": result["tokens_per_second_per_gpu"],
     }
-    for kind, entry in sorted(result["collectives"].items()):
-        counted |= {f"{kind}_count": entry["count"], f"{kind}_bytes": entry["bytes"]}
+    for kind, collective in sorted(result["collectives"].items()):
+        counted |= {f"{kind}_count": collective["count"], f"{kind}_bytes": collective["bytes"]}
     return counted
 
 
 def path_of(recipe: str) -> Path:
+    """The file that a recipe's figures are recorded in."""
     return RESULTS / f"ledger_{recipe}.json"
 
 
@@ -63,7 +65,7 @@ def worse(now: dict[str, float], recorded: dict[str, float]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--accept", action="store_true", help="write the figures of now into benchmarks/results")
+    parser.add_argument("--accept", action="store_true", help="write the present figures into benchmarks/results")
     accept, failed = parser.parse_args().accept, False
     for recipe in RECIPES:
         now, path = figures(recipe), path_of(recipe)

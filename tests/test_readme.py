@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from logtrain.planning.config import PlanConfig
 
 from logtrain.__main__ import COMMANDS
 from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
+from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
 from logtrain.sft import SftConfig
 from tests.support import LAUNCH, ROOT

@@ -1,4 +1,7 @@
-"""One contestant: our own training step. usage: python -m benchmarks.step.logtrain_worker MODEL_FOLDER document|row"""
+"""Our own training step on the clock.
+
+usage: python -m benchmarks.step.logtrain_worker MODEL_FOLDER document|row
+"""
 
 import json
 import sys
@@ -6,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.step.contest import LR, ROWS, SEQ_LEN, STEPS, Clock, Documents
+from benchmarks.step.recipe import LR, ROWS, SEQ_LEN, STEPS, Attention, Clock, Documents, Measurement, attention_of
 from logtrain.core.world import World
 from logtrain.data.config import LoaderConfig
 from logtrain.data.loader import Loader
@@ -18,7 +21,7 @@ from logtrain.training.sharding import build_model, make_mesh
 from logtrain.training.step import TrainStep
 
 
-def main(folder: Path, attention: str) -> None:
+def main(folder: Path, attention: Attention) -> None:
     torch.set_num_threads(2)
     world, run = World(), RunConfig(name="", model=str(folder), data="")
     config = LoaderConfig(seq_len=SEQ_LEN, rows_per_step=ROWS, rows_per_batch=ROWS, attention=attention)
@@ -36,8 +39,9 @@ def main(folder: Path, attention: str) -> None:
         losses.append(train_step(step, number).summed_loss.item() / step.targets)
         clock.step_ended()
     memory = peak_memory_gib(world.device) - before
-    print(json.dumps({"tokens_per_second": clock.tokens_per_second(), "memory_gib": memory, "losses": losses}))
+    measured: Measurement = {"tokens_per_second": clock.tokens_per_second(), "memory_gib": memory, "losses": losses}
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), attention_of(sys.argv[2]))

@@ -45,7 +45,7 @@ TURNS_IN: dict[ChatFormat, TurnColumns] = {
     "sharegpt": TurnColumns("conversations", "from", "value"),
     "messages": TurnColumns("messages", "role", "content"),
 }
-CHAT_COLUMNS = {where.turns: format for format, where in TURNS_IN.items()}
+CHAT_COLUMNS: dict[str, ChatFormat] = {where.turns: format for format, where in TURNS_IN.items()}
 """The column by which a row is known as a chat -> its format."""
 
 

@@ -1,29 +1,9 @@
 """FLOPs that training takes, and those that a GPU could do: what MFU is the ratio of."""
 
-import re
-
 import torch
 
+from logtrain.model.datasheet import peak_flops_of
 from logtrain.model.llama import LlamaConfig
-
-# bf16 FLOP/s of the tensor cores without sparsity, from NVIDIA's datasheets; from Hopper on these print the figure with
-# sparsity, twice as much (H100 SXM: 1,979e12). An entry fits a name that has all its words; the first that fits counts.
-PEAK_FLOPS = {
-    "H100 PCIe": 756.5e12,
-    "H100 NVL": 835.5e12,
-    "H100": 989.4e12,  # SXM: "NVIDIA H100 80GB HBM3"
-    "H200 NVL": 835.5e12,
-    "H200": 989.4e12,
-    "GH200": 989.4e12,
-    "H800": 989.4e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "GB200": 2500e12,
-    "B200": 2250e12,
-    "L40S": 362e12,
-    "A10G": 70e12,
-    "L4": 121e12,
-}
 
 
 def model_flops(shape: LlamaConfig, tokens: int, attention_pairs: int, adapters: int = 0) -> float:
@@ -44,11 +24,3 @@ def model_flops(shape: LlamaConfig, tokens: int, attention_pairs: int, adapters:
 def peak_flops(device: torch.device) -> float | None:
     """Peak dense bf16 FLOP/s of one device; None where it is not known: other GPUs, a MIG slice of one, CPUs."""
     return peak_flops_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-
-
-def peak_flops_of(gpu: str) -> float | None:
-    """The same by the GPU's name: as the driver has it, or as a file of `logtrain/planning/gpus` does."""
-    words = set(re.split(r"[\s-]", gpu))
-    if "MIG" in words:
-        return None
-    return next((flops for entry, flops in PEAK_FLOPS.items() if words.issuperset(entry.split())), None)

@@ -28,7 +28,7 @@ COLLECTIVES = ("all_gather", "reduce_scatter", "all_reduce", "broadcast")
 
 
 @dataclass(slots=True, eq=False)
-class Piece:
+class Storage:
     """A storage: how large it is now, and what for."""
 
     category: str
@@ -56,8 +56,8 @@ class Op:
     sharding: bool = False  # FSDP2's own copies, before and after a collective
     vocabulary: bool = False  # a dimension is the vocabulary's
     live: int = 0  # bytes alive when it has run
-    inputs: tuple[tuple[Piece, int], ...] = ()  # storages that it reads, with the bytes of them
-    outputs: tuple[tuple[Piece, int], ...] = ()
+    inputs: tuple[tuple[Storage, int], ...] = ()  # storages that it reads, with the bytes of them
+    outputs: tuple[tuple[Storage, int], ...] = ()
 
 
 def size_of(tensor: Tensor) -> int:

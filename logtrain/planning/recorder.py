@@ -11,20 +11,23 @@ uses. On the pretended "cpu" device FSDP2 asks `torch.cpu` for streams; the reco
 
 import weakref
 from contextlib import ExitStack
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from logtrain.planning.memory import MemoryEvent
 from logtrain.planning.operation import (
     COLLECTIVE_OPS,
     COMPUTE,
     Op,
-    Piece,
+    Storage,
     arguments,
     describe,
     describe_collective,
@@ -33,20 +36,22 @@ from logtrain.planning.operation import (
 )
 
 ALLOCATION = 512  # bytes: what the caching allocator rounds up to
-OVERWRITE = {"copy_", "_foreach_copy_", "fill_", "zero_", "all_gather_copy_in"}  # their target is written, not read
-LOOKUPS = {"embedding", "index", "index_select", "gather"}  # read what they return, not the whole table
+OVERWRITE = {"copy_", "_foreach_copy_", "fill_", "zero_", "all_gather_copy_in"}  # they write their target unread
+LOOKUPS = {"embedding", "index", "index_select", "gather"}  # they read what they return, not the whole table
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "device", "lift_fresh", "detach"}
 NO_KERNEL |= {"_record_function_enter_new", "_record_function_exit", "wait_tensor", "barrier", "sym_size", "set_data"}
 SYNCS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "unique_consecutive"}
 
 
 class RecordedStream:
-    """Stands in for torch.cpu.Stream."""
+    """A stream of the pretended GPU, in place of torch.cpu.Stream."""
 
     def __init__(self, recorder: "Recorder", name: str):
         self.recorder, self.name = recorder, name
         self.last: int | None = None
+        """number of the operation launched last"""
         self.pending: set[int] = set()
+        """operations of other streams that the next one waits for"""
 
     def record_event(self) -> "RecordedEvent":
         return RecordedEvent(self.recorder).record(self)
@@ -60,10 +65,11 @@ class RecordedStream:
 
 
 class RecordedEvent:
-    """Stands in for torch.cpu.Event: the last operation on a stream when it was recorded."""
+    """The last operation on a stream when the event was recorded, in place of torch.cpu.Event."""
 
     def __init__(self, recorder: "Recorder"):
-        self.recorder, self.op = recorder, None
+        self.recorder = recorder
+        self.op: int | None = None
 
     def record(self, stream: RecordedStream | None = None) -> "RecordedEvent":
         self.op = (stream or self.recorder.stream).last
@@ -71,19 +77,28 @@ class RecordedEvent:
 
 
 class Recorder(TorchDispatchMode):
-    """Also what the recorded code sees as its device: `vocab_size` marks the operations of the head."""
+    """The operations of what runs under it, and the memory they take."""
 
     def __init__(self, vocab_size: int = 0):
+        """`vocab_size`: the size of the dimension that marks the operations of the head."""
         super().__init__()
         self.vocab_size = vocab_size
         self.ops: list[Op] = []
         self.syncs: list[str] = []
-        self.memory: list[tuple[int, int, Piece]] = []  # (operations before it, bytes more or less, which storage)
-        self.pieces = WeakIdKeyDictionary()
-        self.live, self.phase, self.module, self.micro_batch = 0, "forward", "", 0
+        """what the host waited for, in words"""
+        self.memory: list[MemoryEvent] = []
+        self.storages = WeakIdKeyDictionary()
+        """torch.UntypedStorage -> what is recorded of it"""
+        self.bytes_alive, self.phase, self.module, self.micro_batch = 0, "forward", "", 0
         self.regions: list[tuple[str, str]] = []
+        """stretches of FSDP2's work under way: (its label, the module to go back to)"""
         self.compute = RecordedStream(self, COMPUTE)
-        self.stream, self.streams = self.compute, 0
+        self.stream, self.num_streams = self.compute, 0
+
+    def begin_step(self) -> int:
+        """Count micro-batches anew; -> the number of the step's first operation."""
+        self.phase, self.micro_batch = "forward", 0
+        return len(self.ops)
 
     # ---- what the recorded code sees
 
@@ -93,8 +108,8 @@ class Recorder(TorchDispatchMode):
 
         def resized(storage: torch.UntypedStorage, size: int) -> None:
             resize(storage, size)
-            if storage in self.pieces:
-                self.account(self.pieces[storage], rounded(size))
+            if storage in self.storages:
+                self.resize(self.storages[storage], rounded(size))
 
         self.stack.enter_context(patch.object(torch.UntypedStorage, "resize_", resized))
         self.stack.enter_context(
@@ -113,12 +128,14 @@ class Recorder(TorchDispatchMode):
         return super().__exit__(*error)
 
     def new_stream(self, *_args, **_options) -> RecordedStream:
-        # FSDP2 makes four, in this order (FSDPCommContext.lazy_init)
+        """In place of torch.cpu.Stream. FSDP2 makes four, in this order (FSDPCommContext.lazy_init)."""
         names = ["gather copy-in", "all-gather", "reduce-scatter", "all-reduce"]
-        self.streams += 1
-        return RecordedStream(self, names[self.streams - 1] if self.streams <= 4 else f"stream {self.streams}")
+        self.num_streams += 1
+        number = self.num_streams
+        return RecordedStream(self, names[number - 1] if number <= len(names) else f"stream {number}")
 
-    def on_stream(self, stream: RecordedStream):
+    def on_stream(self, stream: RecordedStream) -> ExitStack:
+        """In place of torch.cpu.stream: operations go to `stream` until the returned context ends."""
         stack = ExitStack()
         before, self.stream = self.stream, stream
         stack.callback(setattr, self, "stream", before)
@@ -126,29 +143,33 @@ class Recorder(TorchDispatchMode):
 
     # ---- memory
 
-    def own(self, tensors, category: str) -> None:
-        """Count these tensors' storages as `category`, also those that were there before the recording."""
+    def categorize(self, tensors: Any, category: str) -> None:
+        """Count the storages of all tensors in a tree as `category`, also those that are older than the recording."""
         for tensor in tree_leaves(tensors):
             if isinstance(tensor, Tensor):
                 local = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
-                self.piece(local, category).category = category
+                self.record_storage(local, category).category = category
 
-    def piece(self, tensor: Tensor, category: str) -> Piece:
+    def record_storage(self, tensor: Tensor, category: str) -> Storage:
+        """What is recorded of a tensor's storage; one that is new counts as `category`."""
         storage = tensor.untyped_storage()
-        piece = self.pieces.get(storage)
-        if piece is None:
-            piece = self.pieces[storage] = Piece(category, self.stream.name)
-            weakref.finalize(storage, self.account, piece, 0)
-            self.account(piece, rounded(storage.nbytes()))
-        return piece
+        recorded = self.storages.get(storage)
+        if recorded is None:
+            recorded = self.storages[storage] = Storage(category, self.stream.name)
+            weakref.finalize(storage, self.resize, recorded, 0)
+            self.resize(recorded, rounded(storage.nbytes()))
+        return recorded
 
-    def account(self, piece: Piece, size: int) -> None:
-        if size != piece.size:
-            self.memory.append((len(self.ops), size - piece.size, piece))
-            self.live += size - piece.size
-            piece.size = size
+    def resize(self, recorded: Storage, size: int) -> None:
+        """A storage has `size` bytes from here on, none once it is freed."""
+        change = size - recorded.size
+        if change:
+            self.memory.append(MemoryEvent(len(self.ops), change, recorded))
+            self.bytes_alive += change
+            recorded.size = size
 
     def category(self, vocabulary: bool) -> str:
+        """What memory is for that is allocated now. `vocabulary`: a dimension of it is the vocabulary's."""
         region = self.regions[-1][0] if self.regions else ""
         if "all_gather" in region or "prefetch" in region or self.stream.name in ("gather copy-in", "all-gather"):
             return "gathered weights"
@@ -174,11 +195,11 @@ class Recorder(TorchDispatchMode):
         elif name not in NO_KERNEL:
             self.launch(func, name, args, kwargs, out)
         elif isinstance(out, Tensor):
-            self.piece(out, self.category(self.vocab_size in out.shape))
+            self.record_storage(out, self.category(self.vocab_size in out.shape))
         return out
 
     def enter_or_leave(self, name: str, args: tuple) -> None:
-        """FSDP2 names the stretches of its work: "FSDP::pre_forward (blocks.3)"."""
+        """Follow FSDP2, which names the stretches of its work: "FSDP::pre_forward (blocks.3)"."""
         if name == "_record_function_exit":
             if self.regions:
                 self.module = self.regions[-1][1]
@@ -198,18 +219,19 @@ class Recorder(TorchDispatchMode):
             before = ""
         self.regions.append((label, before))
 
-    def launch(self, func, name: str, args: tuple, kwargs: dict, out) -> None:
+    def launch(self, func: OpOverload, name: str, args: tuple, kwargs: dict, out: Any) -> None:
+        """Record an operation that has returned `out`, unless it is a view."""
         inputs, outputs = tensors_in((args, kwargs)), tensors_in(out)
         read_from, written_to = arguments(func, args, kwargs)
         known = {x.untyped_storage()._cdata for x in inputs}
         new = [x for x in outputs if x.untyped_storage()._cdata not in known]
         collective = func.namespace in ("c10d", "_c10d_functional") and name in COLLECTIVE_OPS
         if not (new or written_to or collective or name == "all_gather_copy_in"):
-            return  # a view
+            return
         vocabulary = any(self.vocab_size in x.shape for x in inputs + new)
         category = self.category(vocabulary)
         for tensor in new:
-            self.piece(tensor, category)
+            self.record_storage(tensor, category)
         if not ("out" in kwargs or name in OVERWRITE):
             read_from = read_from + written_to
         read = sum(map(size_of, {id(x): x for x in read_from}.values()))
@@ -223,13 +245,14 @@ class Recorder(TorchDispatchMode):
             describe_collective(op, args, kwargs)
         else:
             describe(op, args, outputs)
-        op.inputs = tuple((self.piece(x, "inputs"), size_of(x)) for x in read_from)
-        op.outputs = tuple((self.piece(x, category), size_of(x)) for x in new + written_to)
+        op.inputs = tuple((self.record_storage(x, "inputs"), size_of(x)) for x in read_from)
+        op.outputs = tuple((self.record_storage(x, category), size_of(x)) for x in new + written_to)
         op.waits, self.stream.pending = tuple(sorted(self.stream.pending)), set()
         self.stream.last = len(self.ops)
-        op.live = self.live + op.workspace
+        op.live = self.bytes_alive + op.workspace
         self.ops.append(op)
 
 
 def rounded(size: int) -> int:
+    """Bytes that the caching allocator takes for a tensor of `size` bytes."""
     return -(-size // ALLOCATION) * ALLOCATION

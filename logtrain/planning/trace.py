@@ -2,25 +2,25 @@
 model under FSDP2, its recomputation, clipping and optimizer, on tensors without contents and a process group that
 sends nothing.
 
-Micro-batches in the middle of a step are alike, so at most three run: the first (gradients appear), one in the middle
-(they are added to) and the last (replicas average); `Trace.repeats` says how often each counts.
+Micro-batches in the middle of a step are alike, so at most three run: in the first gradients appear, in one of the
+middle they are added to, in the last replicas average. `Trace.repeats` says how often each counts.
 """
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from logtrain.core.batch import Batch
 from logtrain.core.world import compute_dtype
 from logtrain.data.loader import Step
-from logtrain.model.llama import LlamaConfig
+from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.weights import materialize
 from logtrain.planning.memory import Peak, peak
 from logtrain.planning.operation import Op
@@ -34,22 +34,36 @@ from logtrain_kernels import pretended_gpu
 
 @dataclass
 class Trace:
-    """What one rank executes in a step of `accumulation` micro-batches."""
+    """What one rank executes in a step."""
 
     ops: list[Op]
-    repeats: list[int]  # of each traced micro-batch; the update counts once
-    tokens: int  # of a micro-batch
-    accumulation: int
+    repeats: list[int]
+    """how often each traced micro-batch counts; the update counts once"""
+    tokens: int
+    """of a micro-batch"""
     peak: Peak
-    held: int  # bytes alive between steps: weights and optimizer state
+    bytes_between_steps: int
+    """alive when a step begins: weights and optimizer state"""
     syncs: list[str]
+    """what the host waited for, in words"""
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of the whole step."""
+        return sum(self.repeats)
 
     def count(self, op: Op) -> int:
+        """How often an operation runs in the whole step."""
         return 1 if op.phase == "update" else self.repeats[op.micro_batch - 1]
 
-    def total(self, value) -> float:
-        """Sum of value(op) over a whole step."""
+    def total(self, value: Callable[[Op], float]) -> float:
+        """Sum of value(op) over the whole step."""
         return sum(self.count(op) * value(op) for op in self.ops)
+
+
+def repeats_of(accumulation: int) -> list[int]:
+    """How often each micro-batch that is traced counts in a step of so many."""
+    return [1, accumulation - 2, 1] if accumulation > 2 else [1] * accumulation
 
 
 @contextlib.contextmanager
@@ -66,74 +80,85 @@ def pretended_world(size: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def trace_step(config: RunConfig, llama: LlamaConfig, gpus: int, on_gpu: bool = True) -> Trace:
+def trace_step(config: RunConfig, shape: LlamaConfig, gpus: int, on_gpu: bool = True) -> Trace:
     """Run a step of the recipe on `gpus` pretended GPUs; -> everything rank 0 executes. Takes seconds for 8B.
-    `on_gpu = False`: with the operations that a CPU would run.
+
+    `on_gpu = False`: with the operations that a CPU would run. Raises ValueError where the ranks do not divide what the
+    config asks for.
     """
-    loader, accumulation = config.loader, config.loader.accumulation(gpus)
-    tokens, traced = loader.seq_len * loader.rows_per_batch, min(accumulation, 3)
-    dtype = compute_dtype(torch.device("cuda"), config.dtype)
-    recorder = Recorder(llama.vocab_size)
+    tokens, repeats = config.loader.seq_len * config.loader.rows_per_batch, repeats_of(config.loader.accumulation(gpus))
+    recorder = Recorder(shape.vocab_size)
     with pretended_world(gpus), contextlib.ExitStack() as stack:
-        model = sharded_model(config, llama, make_mesh("cpu", gpus, config.parallel), dtype)
+        mesh = make_mesh("cpu", gpus, config.parallel)
+        model = sharded_model(config, shape, mesh, compute_dtype(torch.device("cuda"), config.dtype))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         if on_gpu:
             stack.enter_context(pretended_gpu())
-        materialize(model, torch.device("cpu"), None)
-        for block in model.blocks:
-            block.recompute = config.recompute
-        optimizer = make_optimizer(model, config.optim)
-        world = SimpleNamespace(device=torch.device("cpu"), size=gpus)
-        train_step = TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, 1, world)
-        recorder.own(list(model.parameters()), "weights")
+        train_step = ready_to_train(model, config, gpus)
+        optimizer = train_step.optimizer
+        recorder.categorize(list(model.parameters()), "weights")
+        warm_up, step = pretended_step(1, tokens), pretended_step(len(repeats), tokens)
         with recorder:
-            train_step(pretended_step(1, tokens), 0)  # creates the optimizer's state
-            recorder.own(optimizer.state, "optimizer")
-            begin, recorder.phase, recorder.micro_batch = len(recorder.ops), "forward", 0
-            held = recorder.live
-            step = pretended_step(traced, tokens)
-            train_step.optimizer = GradientsSeen(optimizer, recorder, model)
+            train_step(warm_up, 0)  # creates the optimizer's state
+            recorder.categorize(optimizer.state, "optimizer")
+            optimizer.register_step_pre_hook(
+                lambda *_: recorder.categorize([p.grad for p in model.parameters()], "gradients")
+            )
+            first_op, bytes_between_steps = recorder.begin_step(), recorder.bytes_alive
             train_step(step, 0)
-        found = peak(recorder.ops, recorder.memory, begin)
-    repeats = [1, accumulation - 2, 1] if traced == 3 else [1] * traced
-    ops = renumbered(recorder.ops, begin)
-    return Trace(ops, repeats, tokens, accumulation, found, held, recorder.syncs)
+        return trace_of(recorder, first_op, repeats, tokens, bytes_between_steps)
 
 
-class GradientsSeen:
-    """The optimizer; before its step it tells the recorder which memory the gradients have."""
+def ready_to_train(model: Llama, config: RunConfig, gpus: int) -> TrainStep:
+    """A step that trains `model`, once this has memory, as one rank of `gpus`."""
+    device = torch.device("cpu")
+    materialize(model, device, None)
+    optimizer, world = make_optimizer(model, config.optim), PretendedWorld(device, gpus)
+    return TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, 1, world)
 
-    def __init__(self, optimizer: torch.optim.Optimizer, recorder: Recorder, model: torch.nn.Module):
-        self.optimizer, self.recorder, self.model = optimizer, recorder, model
-        self.param_groups, self.zero_grad = optimizer.param_groups, optimizer.zero_grad
 
-    def step(self) -> None:
-        self.recorder.own([p.grad for p in self.model.parameters()], "gradients")
-        self.optimizer.step()
+@dataclass(frozen=True)
+class PretendedWorld:
+    """What a step must know of the ranks."""
+
+    device: torch.device
+    size: int
 
 
 def pretended_step(micro_batches: int, tokens: int) -> Step:
-    """A step whose batches come into being, without contents, when the model takes them."""
-    batches = [PretendedBatch(tokens) for _ in range(micro_batches)]
+    """A step of batches without contents, of so many tokens each."""
+    ids = torch.empty(tokens, dtype=torch.long, device="meta")
+    positions = torch.empty(tokens, dtype=torch.int32, device="meta")
+    cu_seqlens = torch.empty(tokens // 64 + 2, dtype=torch.int32, device="meta")
+    batch = PretendedBatch(ids, ids, positions, cu_seqlens, tokens, ids)
+    batches: list[Batch] = [batch] * micro_batches
     return Step(batches, tokens=tokens, targets=tokens, attention_pairs=0)
 
 
-class PretendedBatch:
-    """Stands in for a Batch in host memory."""
-
-    def __init__(self, tokens: int):
-        self.tokens = tokens
+class PretendedBatch(Batch):
+    """A batch in host memory, without contents. `to` gives it memory on the device; the copy is no kernel, so there is
+    none to record.
+    """
 
     def to(self, device: torch.device) -> Batch:
-        ids = torch.empty(self.tokens, dtype=torch.long, device=device)
-        labels, positions = torch.empty_like(ids), torch.empty(self.tokens, dtype=torch.int32, device=device)
-        cu_seqlens = torch.empty(self.tokens // 64 + 2, dtype=torch.int32, device=device)
-        return Batch(ids, labels, positions, cu_seqlens, self.tokens, torch.empty_like(ids))
+        def allocated(x: Tensor) -> Tensor:
+            return torch.empty_like(x, device=device)
+
+        tokens_T, positions_T, cu_seqlens = self.tokens_T, self.positions_T, self.cu_seqlens  # labels, seeds: as tokens
+        return Batch(
+            tokens_T=allocated(tokens_T),
+            labels_T=allocated(tokens_T),
+            positions_T=allocated(positions_T),
+            cu_seqlens=allocated(cu_seqlens),
+            max_seqlen=self.max_seqlen,
+            seeds_T=allocated(tokens_T),
+        )
 
 
-def renumbered(ops: list[Op], begin: int) -> list[Op]:
-    """Operations from `begin` on, waiting only for one another."""
-    kept = ops[begin:]
-    for op in kept:
-        op.waits = tuple(number - begin for number in op.waits if number >= begin)
-    return kept
+def trace_of(recorder: Recorder, first_op: int, repeats: list[int], tokens: int, bytes_between_steps: int) -> Trace:
+    """The step that a recorder has seen from operation `first_op` on; its operations wait only for one another."""
+    found = peak(recorder.ops, recorder.memory, first_op)
+    ops = recorder.ops[first_op:]
+    for op in ops:
+        op.waits = tuple(number - first_op for number in op.waits if number >= first_op)
+    return Trace(ops, repeats, tokens, found, bytes_between_steps, recorder.syncs)

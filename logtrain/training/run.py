@@ -72,6 +72,7 @@ def train_in_folder(run: RunSetup, weights: WeightSource) -> bool:
             train_step=train_step,
             train=data.train,
             valid=data.valid,
+            world=world,
             checkpoints=checkpoints,
             metrics=metrics,
             state=state,

@@ -7,7 +7,7 @@ A step whose gradients are not finite changes nothing: neither weights, nor mome
 told by a tensor on the device, so the host need not wait to know.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +31,16 @@ class StepResult(NamedTuple):
     """fp32 scalar: 1 where the gradients were not finite, so that nothing was updated, else 0"""
 
 
+class StepWorld(Protocol):
+    """What a step must know of the ranks; `World` is one."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def size(self) -> int: ...
+
+
 class TrainStep:
     """A model with the optimizer that updates it."""
 
@@ -41,7 +51,7 @@ class TrainStep:
         optim: OptimConfig,
         max_grad_norm: float,
         total_steps: int,
-        world: World,
+        world: StepWorld,
     ):
         """`max_grad_norm`: 0 for no clipping. `total_steps`: of the whole run, over which the learning rate goes."""
         self.model, self.optimizer, self.optim = model, optimizer, optim

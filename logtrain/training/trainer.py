@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import NoReturn
 
-from logtrain.core.world import StopSignal
+from logtrain.core.world import StopSignal, World
 from logtrain.data.loader import Loader, Step
 from logtrain.model.flops import model_flops, peak_flops
 from logtrain.observe.metrics import Metrics
@@ -32,13 +32,14 @@ class Trainer:
         train_step: TrainStep,
         train: Loader,
         valid: Mapping[str, Loader],
+        world: World,
         checkpoints: Checkpoints,
         metrics: Metrics,
         state: TrainState,
     ):
         """`valid`: validation sets by name; the first decides what is best. `state` is kept up to date here."""
         self.config, self.train_step, self.model = config, train_step, train_step.model
-        self.train, self.valid, self.world = train, valid, train_step.world
+        self.train, self.valid, self.world = train, valid, world
         self.checkpoints, self.metrics, self.state = checkpoints, metrics, state
         self.train.step = state.step
         self.total_steps = train_step.total_steps

@@ -1,17 +1,21 @@
-"""The plan: what it says of small jobs, its cost model at the points it was measured at, and its one-line errors."""
+"""The plan: what it says of small jobs and of the recipes, and its one-line errors."""
 
 import json
-from pathlib import Path
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from logtrain import plan
 from logtrain.core.config import load
-from logtrain.planning.cost import GPUS, Gpu, Workload, breakdown, seconds, simulate
-from logtrain.planning.operation import Op
-from logtrain.planning.prediction import Plan, PlanConfig, make_plan, named
-from tests.support import RECIPES
+from logtrain.planning.config import PlanConfig
+from logtrain.planning.gpu import GPUS
+from logtrain.planning.plan_table import search_table
+from logtrain.planning.prediction import Plan, make_plan
+from logtrain.planning.search import search
+from logtrain.planning.shape import published_name
+from tests.support import RECIPES, ROOT
 from tests.support.synthetic import write_data, write_model
 
 KEYS = [
@@ -42,10 +46,6 @@ def flags(tmp_path_factory) -> list[str]:
     data = write_data(folder / "data", model, seq_len=256, lengths={"train": lengths})
     flags = ["--model", str(model), "--data", str(data), "--loader.seq_len", "256", "--loader.rows_per_step", "32"]
     return [*flags, "--gpus", "4"]
-
-
-def op(kind: str, stream: str = "compute", waits: tuple = (), **changes) -> Op:
-    return Op("x", kind, "forward", "", 1, stream, waits, **{"read": 0, "written": 0, **changes})
 
 
 def test_json_has_every_key_and_adds_up(flags, capsys):
@@ -103,11 +103,37 @@ def test_a_job_that_does_not_fit_says_what_would(flags, tmp_path, capsys):
         plan.main([*flags, "--gpu", str(small)])
 
 
-def test_a_gpu_without_a_source_is_refused(tmp_path):
-    path = tmp_path / "mine.toml"
-    path.write_text((GPUS / "h100-sxm.toml").read_text().replace("value = 370e9\nsource", "value = 370e9\nno"))
-    with pytest.raises(ValueError, match=r"\[links\] needs a value and its source"):
-        Gpu(str(path))
+def test_the_search_puts_the_fastest_first_and_says_why_the_others_lose(flags, tmp_path):
+    smallest = make_plan(load(PlanConfig, [*flags, "--recompute", "full"])).trace.peak.reserved
+    gpu = tmp_path / "small.toml"  # with room for full recomputation, a row a micro-batch, and little more
+    text = (GPUS / "h100-sxm.toml").read_text().replace("2_147_483_648", "0")
+    gpu.write_text(text.replace("84_947_000_000", str(round(1.2 * smallest))))
+    variants = search(load(PlanConfig, [*flags, "--gpu", str(gpu), "--loader.rows_per_step", "8"]))
+    tried = [variant.to_json() for variant in variants]
+    assert len(tried) == 3 * 2 * 4  # recomputation; one or two rows; reduce dtype and resharding
+    fitting = [variant for variant in tried if not variant["why_not"].startswith("does not fit")]
+    speeds = [variant["tokens_per_second_per_gpu"] for variant in fitting]
+    assert fitting == tried[: len(fitting)]
+    assert 1 < len(fitting) < len(tried)
+    assert speeds == sorted(speeds, reverse=True)
+    assert [variant["why_not"] == "" for variant in tried] == [True, *[False] * (len(tried) - 1)]
+    assert any("steps" not in variant for variant in tried)  # not planned, as a smaller one did not fit
+    lines = search_table(variants).splitlines()
+    assert len(lines) == 1 + len(tried)
+    assert "<- fastest that fits" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(["--gpu", "h300"], "gpu h300: not known"), (["--gpuu", "h100"], "did you mean --gpu?")],
+)
+def test_a_mistyped_flag_or_gpu_is_told_without_torch(flags, words):
+    called = "import sys; from logtrain import plan\ntry: plan.main(sys.argv[1:])"
+    code = f"{called}\nfinally: assert 'torch' not in sys.modules"
+    argv = [sys.executable, "-c", code, str(RECIPES / "cpt_8xh100.toml"), *flags]
+    last = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True).stderr.splitlines()[-1]
+    assert last.startswith("ValueError: ")
+    assert words in last
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +167,12 @@ def test_lora_computes_no_gradient_of_a_frozen_matrix(fine_tuning):
 
 def test_a_model_that_is_not_there_is_planned_by_its_name_or_size_and_that_is_said(fine_tuning, capsys):
     assert fine_tuning[16].result["model"] == "Llama-3.1-8B (no config.json at runs/nlplog-8b/export)"
-    assert fine_tuning[16].llama.num_parameters == pytest.approx(8.03e9, rel=1e-3)
+    assert fine_tuning[16].shape.num_parameters == pytest.approx(8.03e9, rel=1e-3)
     for path, name in (("/data/Llama-3.2-3B-Instruct", "3B"), ("my_1b", "1B"), ("runs/LLAMA-3.1-70b/x", "3.1-70B")):
-        assert named(path).endswith(name)
+        assert published_name(path).endswith(name)
     for path in ("Mixtral-8x7B", "runs/18b", "llama-0.8b", "8bit"):
         with pytest.raises(ValueError, match="no shape known by that name or its size"):
-            named(path)
+            published_name(path)
 
 
 @pytest.mark.parametrize(
@@ -162,43 +188,3 @@ def test_a_model_that_is_not_there_is_planned_by_its_name_or_size_and_that_is_sa
 )
 def test_the_number_of_gpus_is_that_of_the_recipes_name(argv, found):
     assert plan.gpus_of(argv) == found
-
-
-@pytest.mark.parametrize("path", sorted(GPUS.glob("*.toml")), ids=lambda path: path.stem)
-def test_rates_where_they_were_measured(path: Path):
-    gpu = Gpu(path.stem)
-    square = op("product", shape=(8192, 8192, 8192, 1))
-    assert 2 * 8192**3 / gpu.product_seconds(square) == pytest.approx(gpu.product)
-    for kernel, table in gpu.attention.items():
-        for length, forward, backward in table:
-            assert gpu.attention_rate(kernel, np.array([length]), False)[0] == pytest.approx(forward)
-            assert gpu.attention_rate(kernel, np.array([length]), True)[0] == pytest.approx(backward)
-        assert gpu.attention_rate(kernel, np.array([200]), False)[0] < table[0][1]
-
-
-def test_the_published_bandwidth_at_128_mib():
-    gathered = op("all_gather", shape=tuple(range(8)), written=128 * 2**20)
-    bus = 128 * 2**20 * 7 / 8 / Gpu("h100-sxm").collective_seconds(gathered)
-    assert bus == pytest.approx(305e9, rel=0.01)
-
-
-def test_streams_overlap_and_share():
-    """Two products of a second, beside a collective of one, then one that waits for it."""
-    gpu, workload = Gpu("h100-sxm"), Workload(np.array([100]))
-    gpu.host = 0.0
-    product = {"shape": (1 << 17, 1 << 14, 1 << 14, 1)}
-    ranks = tuple(range(8))
-    a_product = seconds(op("product", **product), gpu, workload)
-    size = round((a_product - gpu.links_latency) * gpu.links * 8 / 7)
-    gather = op("all_gather", "all-gather", shape=ranks, written=size)
-    ops = [gather, op("product", **product), op("product", waits=(0,), **product)]
-    timeline = simulate(ops, gpu, workload)
-    slow = gpu.beside_collectives
-    assert timeline.end[0] == pytest.approx(a_product, rel=1e-6)
-    assert timeline.end[1] == pytest.approx(a_product * (1 + 1 - 1 / slow), rel=1e-6)  # slower until the gather ends
-    assert timeline.end[2] == pytest.approx(timeline.end[1] + a_product, rel=1e-6)
-    total, parts = breakdown(ops, [1], timeline)
-    assert total == pytest.approx(timeline.end[2])
-    assert parts["gemm"] == pytest.approx(2 * a_product)
-    quiet = simulate(ops, gpu, Workload(np.array([100]), quiet=("all_gather",)))
-    assert quiet.end[2] == pytest.approx(2 * a_product, rel=1e-6)

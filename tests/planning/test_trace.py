@@ -145,4 +145,4 @@ def test_real_ranks(ranks: Ranks, monkeypatch, variant: str):
         if op.kind in ("all_gather", "reduce_scatter", "all_reduce"):
             found[op.kind, max(op.read, op.written)] += trace.count(op)
     assert found == calls
-    assert trace.peak.total - trace.held == pytest.approx(held, rel=0.03)
+    assert trace.peak.total - trace.bytes_between_steps == pytest.approx(held, rel=0.03)

@@ -1,13 +1,18 @@
-"""What both contestants train: the model, the rows, the settings."""
+"""What both libraries train, how, and what a worker measures: the model, the rows, the settings."""
 
 import time
 from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from logtrain.data.shards import Split
+
+Attention = Literal["document", "row"]
+ATTENTIONS: tuple[Attention, ...] = ("document", "row")
 SEQ_LEN, ROWS, STEPS, WARM_UP = 2048, 2, 20, 4
 LR = 1e-3
-CONFIG = {
+CONFIG: dict[str, Any] = {  # config.json
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "vocab_size": 4096,
@@ -23,9 +28,24 @@ CONFIG = {
 }
 
 
-class Documents:
-    """Random documents, log-normal with a mean of 111 tokens: a split in memory. A row holds about 18 of them, as many
-    as a row of 8,192 holds of NLPLog's, which average 444.
+def attention_of(word: str) -> Attention:
+    """The attention that a word of the command line names."""
+    return next(attention for attention in ATTENTIONS if attention == word)
+
+
+class Measurement(TypedDict):
+    """What a worker prints as JSON."""
+
+    tokens_per_second: float
+    memory_gib: float
+    """the most that the process held, beyond what it held before the model"""
+    losses: list[float]
+    """of every step, per target, in nats"""
+
+
+class Documents(Split):
+    """A split in memory of random documents, log-normal with a mean of 111 tokens. A row holds about 18 of them, as
+    many as a row of 8,192 holds of NLPLog's, which average 444.
     """
 
     def __init__(self):
@@ -49,4 +69,5 @@ class Clock:
         self.ends.append(time.perf_counter())
 
     def tokens_per_second(self) -> float:
+        """The speed over the steps that count."""
         return (len(self.ends) - WARM_UP) * ROWS * SEQ_LEN / (self.ends[-1] - self.ends[WARM_UP - 1])

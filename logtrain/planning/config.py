@@ -1,0 +1,42 @@
+"""What a user may set of a plan. Nothing here imports torch, so that `--help` answers at once."""
+
+from dataclasses import dataclass
+
+from logtrain.training.config import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(RunConfig):
+    """Predict memory, speed and cost of a training job on GPUs, without one."""
+
+    name: str = "plan"
+    gpus: int = 8
+    """GPUs of the job, eight in a node. logtrain.plan takes the number in the recipe's file name: ..._4xh100.toml"""
+    gpu: str = "h100-sxm"
+    """h100-sxm, h200, a100-80g, or a TOML file like those in logtrain/planning/gpus."""
+    price: float = 2.31
+    """Dollars for a GPU and hour."""
+    search: bool = False
+    """Try micro-batch rows, recomputation, resharding and reduce dtype; print the fastest that fits, and the rest."""
+    json: bool = False
+    """One JSON object instead of the table."""
+    picture: str = ""
+    """SVG file: one block on both streams, and memory over a step."""
+    documents: int = 250_000
+    """Documents of the corpus where `data` is no folder of prepared data: as many as NLPLog has."""
+    document_tokens: float = 444.0
+    """Mean tokens of a document where `data` is no folder of prepared data: NLPLog's, 111 M tokens in all."""
+    document_sigma: float = 0.6
+    """Deviation of the logarithm of a document's tokens (lognormal) where `data` is no folder of prepared data.
+    NLPLog's is not published; like data have 0.41 (explanations of log lines) and 0.81 (mixed log instructions).
+    Attention's time goes with exp(sigma^2).
+    """
+
+    def __post_init__(self):
+        if self.gpus < 1 or (self.gpus > 8 and self.gpus % 8):
+            raise ValueError(f"gpus = {self.gpus}: expected 1 to 8, or whole nodes of 8")
+        for key in ("price", "document_sigma"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} = {getattr(self, key)} must not be negative")
+        if self.documents < 1 or self.document_tokens < 2:
+            raise ValueError("documents must be at least 1 and document_tokens at least 2")

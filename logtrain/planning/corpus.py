@@ -1,0 +1,46 @@
+"""The corpus of a plan: the lengths of its documents and how they fill rows, from prepared data or drawn."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from logtrain.data.pack import pack, pieces
+from logtrain.data.shards import Split
+from logtrain.planning.config import PlanConfig
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A training split, packed into rows."""
+
+    source: str
+    """where the lengths are from, in words"""
+    num_tokens: int
+    num_rows: int
+    lengths_P: np.ndarray
+    """int64: tokens of the pieces of documents that share rows"""
+
+
+def read_corpus(config: PlanConfig) -> Corpus:
+    """The folder `config.data`, packed as the loader packs its first epoch; where it holds no prepared data, lognormal
+    documents as the config has them, the same each time.
+    """
+    if (Path(config.data) / "manifest.json").is_file():
+        lengths, source = Split.open(config.data, "train", verify=False).lengths, config.data
+    else:
+        sigma, mean = config.document_sigma, config.document_tokens
+        drawn = np.random.default_rng(0).lognormal(np.log(mean) - sigma**2 / 2, sigma, config.documents)
+        lengths = np.maximum(2, drawn).astype(np.int64)
+        source = f"lognormal, mean {mean:g} tokens, sigma {sigma:g} (no prepared data at {config.data})"
+    lengths_P = pieces(lengths, config.loader.seq_len).length_P.astype(np.int64)
+    num_rows = len(pack(lengths_P, config.loader.seq_len, config.seed, 0).row_start_R1) - 1
+    return Corpus(source, int(lengths.sum()), num_rows, lengths_P)
+
+
+def with_rows_per_step(config: PlanConfig, corpus: Corpus) -> PlanConfig:
+    """The config with `documents_per_step` as the rows that hold so many on average; unchanged if it sets none."""
+    if not config.loader.documents_per_step:
+        return config
+    rows = config.loader.rows_for_documents(len(corpus.lengths_P) / corpus.num_rows, config.gpus)
+    return replace(config, loader=replace(config.loader, rows_per_step=rows, documents_per_step=0))
