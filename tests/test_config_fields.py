@@ -1,0 +1,289 @@
+"""Every field of a config does something: it changes what a small run or a plan leaves, or a named test shows it."""
+
+import ast
+import importlib
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from logtrain.__main__ import COMMANDS
+from logtrain.core.config import fields_of, load
+from logtrain.planning.config import PlanConfig
+from logtrain.planning.prediction import make_plan
+from tests.support import ROOT, chats
+from tests.support.evaluation import ROWS, evaluated, flags, write_chat_model
+from tests.support.synthetic import write_data, write_model
+from tests.support.training import train
+
+CLOCKS = re.compile(rb'"(tokens_per_second\w*|step_seconds|data_seconds|eta_seconds|peak_memory_gib)":[^,}]*')
+LORA = ["--lora.rank", "2", "--lora.dropout", "0.2"]
+
+# The field -> flags that change it, and what both runs have besides.
+TRAINING: dict[str, tuple[list[str], list[str]]] = {
+    "model": (["--model", "{other_model}"], []),
+    "data": (["--data", "{other_data}"], []),
+    "valid": (["--valid", "other={other_data}"], []),
+    "init": (["--init", "random"], []),
+    "seed": (["--seed", "7"], []),
+    "dtype": (["--dtype", "bfloat16"], []),
+    "export_dtype": (["--export_dtype", "bfloat16"], []),
+    "lora.rank": (["--lora.rank", "3"], LORA),
+    "lora.alpha": (["--lora.alpha", "3"], LORA),
+    "lora.dropout": (["--lora.dropout", "0.5"], LORA),
+    "lora.targets": (["--lora.targets", "q_proj"], LORA),
+    "loader.rows_per_step": (["--loader.rows_per_step", "3"], []),
+    "loader.documents_per_step": (["--loader.documents_per_step", "9"], []),
+    "loader.attention": (["--loader.attention", "row"], []),
+    "optim.lr": (["--optim.lr", "2e-2"], []),
+    "optim.schedule": (["--optim.schedule", "linear"], []),
+    "optim.warmup_ratio": (["--optim.warmup_ratio", "0.9"], []),
+    "optim.min_lr_ratio": (["--optim.min_lr_ratio", "0.5"], []),
+    "optim.beta1": (["--optim.beta1", "0.5"], []),
+    "optim.beta2": (["--optim.beta2", "0.5"], []),
+    "optim.eps": (["--optim.eps", "1e-3"], []),
+    "optim.weight_decay": (["--optim.weight_decay", "0.5"], []),
+    "trainer.epochs": (["--trainer.epochs", "2"], ["--trainer.max_steps", "0"]),
+    "trainer.max_steps": (["--trainer.max_steps", "3"], []),
+    "trainer.max_grad_norm": (["--trainer.max_grad_norm", "0.1"], []),
+    "trainer.log_every": (["--trainer.log_every", "3"], []),
+    "trainer.valid_every": (["--trainer.valid_every", "2"], []),
+    "trainer.save_every": (["--trainer.save_every", "3"], ["--trainer.keep", "0"]),
+    "trainer.keep": (["--trainer.keep", "1"], ["--trainer.save_every", "1"]),
+    "trainer.stop_after": (["--trainer.stop_after", "3"], []),
+    "parallel.reduce_dtype": (["--parallel.reduce_dtype", "bfloat16"], []),
+}
+
+# The field -> flags that change a plan's result.
+PLANNED: dict[str, list[str]] = {
+    "attention_backend": ["--attention_backend", "fa3"],
+    "parallel.symmetric_memory": ["--parallel.symmetric_memory"],
+    "gpus": ["--gpus", "2"],
+    "gpu": ["--gpu", "h200"],
+    "price": ["--price", "1"],
+    "documents": ["--documents", "300"],
+    "document_tokens": ["--document_tokens", "30"],
+    "document_sigma": ["--document_sigma", "0.1"],
+}
+
+# The field -> flags that change an evaluation's answers or scores, and what both have besides.
+SAMPLED = ["--sampling.temperature", "1"]
+EVALUATED: dict[str, tuple[list[str], list[str]]] = {
+    "max_new_tokens": (["--max_new_tokens", "3"], []),
+    "limit": (["--limit", "3"], []),
+    "task_column": (["--task_column", "kind"], []),
+    "template": (["--template", "{template}"], []),
+    "date": (["--date", "2025-01-01"], ["--template", "{template}"]),
+    "perplexity": (["--perplexity", "logs={texts}"], []),
+    "sampling.temperature": (SAMPLED, []),
+    "sampling.seed": (["--sampling.seed", "3"], SAMPLED),
+    "sampling.top_k": (["--sampling.top_k", "2"], SAMPLED),
+    "sampling.top_p": (["--sampling.top_p", "0.1"], SAMPLED),
+    "sampling.repetition_penalty": (["--sampling.repetition_penalty", "2"], SAMPLED),
+}
+
+# The field -> a test that shows what it does.
+SFT = "entries/test_sft.py"
+NAMED: dict[str, str] = {
+    "name": "training/test_resume.py::test_a_run_is_not_overwritten",
+    "runs": "core/test_run_folder.py::test_anything_in_it_makes_a_folder_a_run",
+    "resume": "training/test_resume.py::test_stopped_and_resumed_is_bit_identical",
+    "recompute": "model/test_llama.py::test_selective_recomputation_repeats_the_elementwise_work_alone",
+    "compile": "training/test_distributed.py::test_every_spread_gives_the_plain_loops_run",
+    "loader.seq_len": "entries/test_errors.py::test_a_mistake_is_one_line_and_leaves_nothing",
+    "loader.rows_per_batch": "data/test_loader.py::test_a_steps_rows_do_not_depend_on_ranks_or_micro_batches",
+    "parallel.shard_ranks": f"{SFT}::test_only_adapters_change_and_whole_copies_keep_the_model_out_of_fsdp",
+    "parallel.reshard_after_forward": "planning/test_trace.py::test_real_ranks",
+    "parallel.prefetch": "training/test_distributed.py::test_every_spread_gives_the_plain_loops_run",
+    "parallel.timeout": "training/test_watchdog.py::test_a_stopped_rank",
+    "trainer.max_skipped": "entries/test_errors.py::test_diverged_training_stops_and_is_not_saved",
+    "trainer.keep_best": f"{SFT}::test_the_best_checkpoint_stays_and_is_exported_also_after_a_resume",
+    "trainer.patience": f"{SFT}::test_patience_ends_a_run_that_gets_no_better",
+    "search": "entries/test_plan.py::*",
+    "json": "entries/test_plan.py::*",
+    "picture": "entries/test_plan.py::*",
+    "prepare.input": "entries/test_prepare.py::*",
+    "prepare.tokenizer": "entries/test_prepare.py::*",
+    "prepare.output": "entries/test_prepare.py::*",
+    "prepare.format": "entries/test_prepare_chat.py::*",
+    "prepare.seq_len": "entries/test_prepare.py::*",
+    "prepare.valid_fraction": "entries/test_prepare.py::*",
+    "prepare.seed": "entries/test_prepare.py::*",
+    "prepare.train_on": "entries/test_prepare_chat.py::*",
+    "prepare.too_long": "data/test_encode_chat.py::*",
+    "prepare.template": "entries/test_prepare_chat.py::*",
+    "prepare.date": "entries/test_prepare_chat.py::*",
+    "prepare.show": "entries/test_prepare_chat.py::*",
+    "prepare.document_end": "entries/test_prepare.py::*",
+    "prepare.text_chars": "entries/test_prepare.py::*",
+    "prepare.ignore_columns": "entries/test_prepare_again.py::*",
+    "prepare.max_bad_rows": "entries/test_prepare.py::*",
+    "prepare.shard_tokens": "entries/test_prepare.py::*",
+    "prepare.workers": "entries/test_prepare.py::*",
+    "evaluate.stop": "entries/test_evaluate.py::*",
+    "evaluate.models": "entries/test_evaluate.py::*",
+    "evaluate.data": "entries/test_evaluate.py::*",
+    "evaluate.format": "entries/test_evaluate.py::*",
+    "evaluate.run": "entries/test_evaluate_resume.py::*",
+    "evaluate.resume": "entries/test_evaluate_resume.py::*",
+    "evaluate.answers": "entries/test_evaluate.py::*",
+    "evaluate.ignore_columns": "data/test_conversations.py::*",
+    "evaluate.max_bad_rows": "entries/test_evaluate.py::*",
+    "evaluate.too_long": "entries/test_evaluate.py::*",
+    "evaluate.backend": "entries/test_evaluate_server.py::*",
+    "evaluate.base_url": "entries/test_evaluate_server.py::*",
+    "evaluate.prompts": "entries/test_evaluate_server.py::*",
+    "evaluate.concurrency": "entries/test_evaluate_server.py::*",
+    "evaluate.memory": "entries/test_evaluate_wrong.py::*",
+    "evaluate.max_sequences": "generation/test_generator.py::*",
+}
+
+
+SMALL = {  # commands of few fields: the files that hold their tests
+    "chat": ["entries/test_chat.py", "conversation/*.py", "generation/test_load.py"],
+    "merge": ["entries/test_merge.py"],
+    "export": ["training/test_checkpoint.py"],
+}
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("fields")
+    shape = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 130, "num_attention_heads": 4}
+    model = write_model(folder / "model", **shape)
+    other = shutil.copytree(model, folder / "other_model")
+    write_model(other, **shape, initializer_range=0.05)
+    lengths = np.random.default_rng(3).integers(4, 32, 40).tolist()
+    data = {
+        seed: write_data(
+            folder / f"data-{seed}", model, seq_len=32, lengths={"train": lengths, "valid": lengths[:4]}, seed=seed
+        )
+        for seed in (0, 1)
+    }
+    flags = ["--name", "run", "--model", str(model), "--data", str(data[0]), "--optim.lr", "1e-2"]
+    flags += ["--loader.seq_len", "32", "--loader.rows_per_step", "2", "--trainer.log_every", "1"]
+    flags += ["--trainer.max_steps", "5"]
+    return SimpleNamespace(folder=folder, flags=flags, names={"other_model": other, "other_data": data[1]}, left={})
+
+
+def left_by(run: Path) -> dict[str, bytes]:
+    """What a run leaves, without times, sizes, and the config itself."""
+    files = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    skipped = ("config.toml", "log.txt")
+    return {name: CLOCKS.sub(b"", content) for name, content in files.items() if name not in skipped}
+
+
+def run_once(case: SimpleNamespace, flags: list[str]) -> dict[str, bytes]:
+    key = " ".join(flags)
+    if key not in case.left:
+        runs = case.folder / f"runs-{len(case.left)}"
+        train([*case.flags, *flags, "--runs", str(runs)])
+        case.left[key] = left_by(runs / "run")
+        shutil.rmtree(runs)
+    return case.left[key]
+
+
+@pytest.mark.parametrize("field", TRAINING)
+def test_a_field_changes_what_a_run_leaves(case, field):
+    change, both = TRAINING[field]
+    change = [flag.format(**case.names) for flag in change]
+    assert run_once(case, both) == run_once(case, both)
+    assert run_once(case, both) != run_once(case, [*both, *change])
+
+
+def test_the_same_run_leaves_the_same(case, tmp_path):
+    """Or a difference would say nothing."""
+    train([*case.flags, "--runs", str(tmp_path)])
+    assert left_by(tmp_path / "run") == run_once(case, [])
+
+
+@pytest.mark.parametrize("field", PLANNED)
+def test_a_field_changes_a_plan(case, field):
+    """Documents are drawn, as there is no prepared data."""
+    flags = ["--model", str(case.names["other_model"]), "--data", "/none", "--documents", "200"]
+    flags += ["--loader.seq_len", "128", "--gpus", "4"]
+    results = [make_plan(load(PlanConfig, [*flags, *change])).result for change in ([], PLANNED[field])]
+    assert results[0] != results[1]
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("questions")
+    rows = [{**row, "kind": f"k{i}"} for i, row in enumerate(ROWS[:4])]
+    (folder / "questions.json").write_text(json.dumps(rows))
+    template = chats.TRIMMING.replace("bos_token }}", "bos_token }}{{ strftime_now('%Y') }}")
+    (folder / "template.jinja").write_text(template)
+    (folder / "texts.jsonl").write_text('{"text": "error 10.0.0.1: disk is full"}')
+    names = {
+        "texts": folder / "texts.jsonl",
+        "questions": folder / "questions.json",
+        "template": folder / "template.jinja",
+    }
+    return SimpleNamespace(folder=folder, model=write_chat_model(folder / "model", 0.5), names=names, left={})
+
+
+def evaluate_once(case: SimpleNamespace, changes: list[str]) -> dict[str, bytes]:
+    """What an evaluation leaves of answers and scores."""
+    key = " ".join(changes)
+    if key not in case.left:
+        run = case.folder / f"run-{len(case.left)}"
+        assert (
+            evaluated(flags({"a": case.model}, case.names["questions"], run, "--ignore_columns", "kind", *changes)) == 0
+        )
+        left = {path.name: path.read_bytes() for path in (run / "samples.jsonl", run / "scores.json")}
+        left["scores.json"] = json.dumps(json.loads(left["scores.json"])["models"]).encode()
+        case.left[key] = left
+    return case.left[key]
+
+
+@pytest.mark.parametrize("field", EVALUATED)
+def test_a_field_changes_an_evaluation(questions, field):
+    change, both = ([flag.format(**questions.names) for flag in flags] for flags in EVALUATED[field])
+    assert evaluate_once(questions, both) != evaluate_once(questions, [*both, *change])
+
+
+def configs() -> dict[str, dict]:
+    """The fields of each command's config."""
+    found = {}
+    for command in COMMANDS:
+        module = importlib.import_module(f"logtrain.{command}")
+        (config,) = [value for name, value in vars(module).items() if name == f"{command.capitalize()}Config"]
+        found[command] = fields_of(config)
+    return found
+
+
+def where(command: str, field: str) -> str | None:
+    """Which of the tables has the field."""
+    if command in ("cpt", "sft", "plan") and field in {**TRAINING, **PLANNED}:
+        return "a run or a plan"
+    if command == "evaluate" and field in EVALUATED:
+        return "an evaluation"
+    return NAMED.get(f"{command}.{field}") or (NAMED.get(field) if command in ("cpt", "sft", "plan") else None)
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(SMALL)))
+def test_every_field_is_in_a_table(command):
+    missing = [field for field in configs()[command] if where(command, field) is None]
+    assert not missing, f"say in tests/test_config_fields.py what shows that these do something: {missing}"
+
+
+@pytest.mark.parametrize("command", SMALL)
+def test_every_flag_of_a_small_command_is_given_by_its_tests(command):
+    files = [path for pattern in SMALL[command] for path in (ROOT / "tests").glob(pattern)]
+    text = "\n".join(path.read_text() for path in files)
+    missing = [field for field in configs()[command] if f"--{field}" not in text and f"{field}=" not in text]
+    assert not missing
+
+
+@pytest.mark.parametrize("field", NAMED)
+def test_the_named_test_is_there_and_is_about_the_field(field):
+    file, _, test = NAMED[field].partition("::")
+    text = (ROOT / "tests" / file).read_text()
+    functions = {node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)}
+    assert test == "*" or test in functions, f"{file} has no {test}"
+    name = field.split(".")[-1]
+    assert re.search(rf"\b{name}\b", text), f"{file} does not name {name}"
