@@ -39,9 +39,7 @@ from logtrain.evaluation.page import write_page
 from logtrain.evaluation.progress import AnswerProgress, print_scores
 from logtrain.evaluation.remote import Prompts, Server
 from logtrain.evaluation.scoring import Pair, Scores, score_all
-from logtrain.generation.generator import Generator, cache_bytes
-from logtrain.generation.load import load_pretrained
-from logtrain.text.chat_template import DATE
+from logtrain.text.config import DATE
 
 BAD_ROWS_NAMED = 3
 GOES_ON = "--resume auto goes on with the answers that are there"
@@ -216,23 +214,17 @@ def answer(
         server = Server(config.base_url, config.prompts, config.concurrency)
         take(config, name, contestant.remote_answers(missing, server, config), missing, world)
         return losses
-    loaded = load_pretrained(contestant.path, world.device, config.max_sequences)
+    loaded = contestant.folder.load(world.device, config.max_sequences)
     for text in to_measure:
         window = min(contestant.max_positions, perplexity.WINDOW)
-        read = perplexity.read_text(texts[text], loaded.tokenizer, contestant.template, window)
+        read = perplexity.read_text(texts[text], contestant.tokenizer, contestant.template, window)
         losses[text] = perplexity.measure(loaded.model, read, world) | of[text]
     if world.is_main and to_measure:
         folder.mkdir(exist_ok=True)
         write_file(losses_file, orjson.dumps(losses))
     mine = missing[world.rank :: world.size]
     if mine:
-        generator = Generator(
-            loaded.model,
-            loaded.tokenizer,
-            contestant.stop_ids,
-            memory=cache_bytes(config.memory, world.device),
-            max_sequences=config.max_sequences,
-        )
+        generator = loaded.generator(config.memory)
         take(config, name, contestant.answers(mine, generator, config), mine, world)
     torch.distributed.barrier(world.control)
     return {text: losses[text] for text in texts}

@@ -12,11 +12,11 @@ from pathlib import Path
 from logtrain.data.questions import Question
 from logtrain.evaluation.answers import Answered, fingerprint
 from logtrain.evaluation.remote import RemoteRequest, Server
-from logtrain.generation.generator import Generator, Request
-from logtrain.generation.load import digest, load_template, model_folder, open_weights, stop_ids
-from logtrain.generation.sampling import SamplingConfig
+from logtrain.generation.config import SamplingConfig
+from logtrain.generation.generator import Generator
+from logtrain.generation.load import ModelFolder
+from logtrain.generation.request import Request
 from logtrain.model import hf
-from logtrain.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +38,17 @@ class Contestant:
         of the folder tokenizer and template are read, and config.json if there is one.
         """
         self.name, self.path = name, Path(path)
-        folder = model_folder(self.path)
-        shape = hf.read_config(folder) if local else None
-        self.tokenizer = Tokenizer.load(folder)
-        self.template = load_template(self.path, self.tokenizer, template, date)
+        self.folder = folder = ModelFolder(self.path, template, date)
         if local:
-            open_weights(self.path, shape, self.tokenizer)
-            self.max_positions = shape.max_positions
+            self.max_positions = folder.shape.max_positions
         else:
-            facts = hf.read_json(config) if (config := folder / "config.json").exists() else {}
+            facts = hf.read_json(config) if (config := folder.base / "config.json").exists() else {}
             self.max_positions = facts.get("max_position_embeddings") or math.inf
-        self.stop_ids = stop_ids(self.path) | {self.template.end_id}
-        found = hashlib.sha256(digest(self.path).encode() if local else b"")
+        self.tokenizer, self.template = folder.tokenizer, folder.template
+        if local:
+            folder.open_weights()
+        self.stop_ids = folder.answer_ends
+        found = hashlib.sha256(folder.digest().encode() if local else b"")
         found.update(f"{sorted(self.stop_ids)} {self.template.sha256}".encode())
         for file in self.tokenizer.files:
             found.update(file.read_bytes())

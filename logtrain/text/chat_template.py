@@ -38,6 +38,8 @@ MARKS = range(0xF0000, 0xFFFFE)  # private use: they mean nothing to anyone
 
 
 class Turn(NamedTuple):
+    """What one side of a conversation says."""
+
     role: Literal["system", "user", "assistant"]
     content: str
 

@@ -20,8 +20,9 @@ import torch
 from logtrain import evaluate
 from logtrain.core import entry
 from logtrain.evaluation.scoring import METRICS, corpus_scores, score
-from logtrain.generation.generator import Generator, Request
-from logtrain.generation.load import load_pretrained
+from logtrain.generation.generator import Generator
+from logtrain.generation.load import ModelFolder
+from logtrain.generation.request import Request
 from logtrain.text.chat_template import ChatTemplate, Turn
 from logtrain.text.tokenizer import Tokenizer
 from tests.support import chats
@@ -308,7 +309,7 @@ def test_a_finished_evaluation_is_not_asked_again_and_no_other_is_mixed_in(model
     file.write_bytes(weights)
     with pytest.raises(ValueError, match="b's answers are of another model, tokenizer or template than are"):
         evaluated(flags(retrained, data, run, "--resume", "auto"))
-    monkeypatch.setattr(evaluate, "load_pretrained", None)  # nobody is asked
+    monkeypatch.setattr(ModelFolder, "load", None)  # nobody is asked
     assert evaluated(flags(models, data, run, "--resume", "auto")) == 0
     assert (run / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
 
@@ -320,7 +321,7 @@ def test_another_run_goes_on_with_what_the_answers_do_not_depend_on(models, data
     moved.write_text(json.dumps([{**ROWS[0], "output": "else"}, *ROWS[1:]]))
     same = {name: Path(f"{folder}/.") for name, folder in reversed(models.items())}
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "load_pretrained", None)  # nobody is asked
+        patch.setattr(ModelFolder, "load", None)  # nobody is asked
         assert evaluated([*flags(same, moved, run), "--resume", "auto", "--limit", "3"]) == 0
     samples = {(s["model"], s["row"]): s for s in read(run)[1]}
     before = {(s["model"], s["row"]): s for s in read(whole)[1]}
@@ -375,8 +376,8 @@ class FakeServer(ThreadingHTTPServer):
 
     def __init__(self, folder: Path):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.loaded, self.lock = load_pretrained(folder, CPU), threading.Lock()
-        self.template = ChatTemplate.load(self.loaded.tokenizer)
+        self.loaded, self.lock = ModelFolder(folder).load(CPU), threading.Lock()
+        self.template = ChatTemplate.load(self.loaded.folder.tokenizer)
         self.fails: list[int] = []
         self.seen: list[tuple[str, dict, dict]] = []
         self.busy = self.most = 0
@@ -411,7 +412,7 @@ class Handler(BaseHTTPRequestHandler):
             prompt = body["prompt"]
         with server.lock:
             stop_ids = body.get("stop_token_ids", [server.template.end_id])  # no other ends are its own
-            generator = Generator(server.loaded.model, server.loaded.tokenizer, stop_ids)
+            generator = Generator(server.loaded.model, server.loaded.folder.tokenizer, stop_ids)
             ((_, answer),) = generator.run([Request(prompt=prompt, max_new_tokens=body["max_tokens"])])
         text = {"message": {"role": "assistant", "content": answer.text}} if chat else {"text": answer.text}
         usage = {"completion_tokens": len(answer.ids)}
