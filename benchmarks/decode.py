@@ -49,18 +49,24 @@ PHASES = ("prefill", "decode", "unequal")  # what is measured
 
 
 class Load(NamedTuple):
+    """Prompts to answer, and how long each answer is to be."""
+
     prompts: list[list[int]]
     lengths: list[int]
     """tokens of each answer"""
 
 
 class Answers(NamedTuple):
+    """What a library says to a load."""
+
     ids: list[list[int]]
     first: float
     """when the first tokens of the first prompts were there, in seconds of `time.perf_counter`"""
 
 
 class Library(Protocol):
+    """One of those that are compared."""
+
     def answers(self, load: Load) -> Answers:
         """Answer every prompt, 8 at once."""
         ...

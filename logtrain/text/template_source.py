@@ -9,6 +9,8 @@ NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
 
 
 class TemplateSource(NamedTuple):
+    """A chat template that has been found."""
+
     where: str
     """the file that holds the template"""
     text: str
