@@ -14,8 +14,9 @@ import torch
 
 from logtrain.core.entry import run
 from logtrain.data.shards import CONTEXT, Split
-from logtrain.generation.generator import Generator, Request
-from logtrain.generation.load import load_pretrained
+from logtrain.generation.generator import Generator
+from logtrain.generation.load import ModelFolder
+from logtrain.generation.request import Request
 from logtrain.text.tokenizer import Tokenizer
 
 ANSWER = "\nAssistant:"
@@ -58,11 +59,12 @@ def main(argv: list[str]) -> int:
 
     prepared = Path(tomllib.loads((options.run / "config.toml").read_text(encoding="utf-8"))["data"])
     split = Split.open(prepared, "valid")
-    tokenizer = Tokenizer.load(options.run / "export")
-    loaded = load_pretrained(options.run / "export", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    folder = ModelFolder(options.run / "export")
+    tokenizer = folder.tokenizer
+    model = folder.load(torch.device("cuda" if torch.cuda.is_available() else "cpu")).model
     prompt, follows = held_out_document(split, tokenizer)
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    generator = Generator(loaded.model, tokenizer, [split.manifest["tokenizer"]["document_end_id"]], max_sequences=1)
+    generator = Generator(model, tokenizer, [split.manifest["tokenizer"]["document_end_id"]], max_sequences=1)
     request = Request(prompt=[*begin, *tokenizer.encode(prompt)], max_new_tokens=options.tokens)
     ((_, answer),) = generator.run([request])
     show("A document that was held out, up to the answer:", prompt)

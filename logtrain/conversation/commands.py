@@ -4,21 +4,33 @@ import difflib
 import re
 import shlex
 from collections.abc import Callable
+from typing import NamedTuple
 
-from logtrain.conversation.session import TASKS, Conversation
+from logtrain.conversation.session import Conversation
+from logtrain.conversation.tasks import TASKS
 from logtrain.data.log import Log, read_log
 
-COMMANDS = {  # name: what follows it, what it does
-    "log": ("FILE [LINES]", "attach a log to the next question"),
-    **{name: ("", f"ask for {task['help']}") for name, task in TASKS.items()},
-    "system": ("[TEXT]", "tell the model something before all else; without TEXT, nothing"),
-    "reset": ("", "forget the conversation and its log"),
-    "save": ("FILE", "write the conversation for logtrain.prepare --format messages"),
-    "help": ("", "this list"),
-    "exit": ("", "leave, as Ctrl-D does"),
+
+class Usage(NamedTuple):
+    """How a command is given, as /help shows it."""
+
+    arguments: str
+    """what follows the name, "" for nothing; in brackets: may be left out"""
+    help: str
+
+
+COMMANDS = {
+    "log": Usage("FILE [LINES]", "attach a log to the next question"),
+    **{name: Usage("", f"ask for {task.help}") for name, task in TASKS.items()},
+    "system": Usage("[TEXT]", "tell the model something before all else; without TEXT, nothing"),
+    "reset": Usage("", "forget the conversation and its log"),
+    "save": Usage("FILE", "write the conversation for logtrain.prepare --format messages"),
+    "help": Usage("", "this list"),
+    "exit": Usage("", "leave, as Ctrl-D does"),
 }
+WITH_FILE = tuple(name for name, usage in COMMANDS.items() if usage.arguments.startswith("FILE"))
 SPELLINGS = {"summarize": "summarise"}
-HELP = "\n".join(f"{f'/{name} {follows}':<19}{does}" for name, (follows, does) in COMMANDS.items())
+HELP = "\n".join(f"{f'/{name} {usage.arguments}':<19}{usage.help}" for name, usage in COMMANDS.items())
 HELP += """
 
 LINES: 100-200, 100- to the end, or -50, the last 50. A question goes with // in the place
@@ -27,64 +39,103 @@ begins a new line, the arrow keys bring back earlier ones, Ctrl-C stops an answe
 """
 
 
-class Leave(Exception):
-    """/exit"""
+class ExitChat(Exception):
+    """Raised by /exit."""
 
 
-def question_in(text: str, conversation: Conversation, say: Callable[[str], None] | None) -> str:
-    """What there is to ask, "" for nothing, once the command that it may be is done. Raises ValueError, Leave.
+class Command(NamedTuple):
+    """A line that is a command."""
 
-    Without `say` tasks alone are commands: what a script pipes in may be a log's text, which must not command.
-    """
-    text = text.rstrip("\r\n")
-    if re.search("[\ud800-\udfff]", text):
+    name: str
+    """one of COMMANDS"""
+    arguments: str
+
+
+def parse(line: str) -> Command | str:
+    """What a line is: a command, or a question, "" if it is blank. Raises ValueError for an unknown command."""
+    line = line.rstrip("\r\n")
+    if re.search("[\ud800-\udfff]", line):
         raise ValueError("a byte that is not UTF-8 was typed; set terminal and locale to UTF-8")
-    if text.startswith("//"):
-        return text[1:]
-    if not text.startswith("/"):
-        return text if text.strip() else ""
-    name, rest = re.fullmatch(r"/(\S*)\s*(.*)", text, re.DOTALL).groups()
+    if line.startswith("//"):
+        return line[1:]
+    if not line.startswith("/"):
+        return line if line.strip() else ""
+    name, arguments = (*re.split(r"\s+", line[1:], maxsplit=1), "")[:2]
     name = SPELLINGS.get(name.lower(), name.lower())
     if name not in COMMANDS:
         [near] = difflib.get_close_matches(name, [*COMMANDS, *SPELLINGS], n=1, cutoff=0.0)
         raise ValueError(f"/{name}: no such command; the nearest is /{near}. Is it a question? Put a space before it")
-    if say is None and name not in TASKS:
-        raise ValueError(f"/{name}: where stdin is no terminal only a question, or one of /{', /'.join(TASKS)}")
-    follows = COMMANDS[name][0]
-    if rest and not follows:
-        raise ValueError(f"/{name}: nothing may follow it, and {rest.splitlines()[0]!r} does")
-    if not rest and follows and not follows.startswith("["):
-        raise ValueError(f"/{name}: expected /{name} {follows}")
-    match name:
+    return Command(name, arguments)
+
+
+def check_arguments(command: Command) -> None:
+    """Raise ValueError if there are arguments where none may be, or none where one must."""
+    name, arguments = command
+    expected = COMMANDS[name].arguments
+    if arguments and not expected:
+        raise ValueError(f"/{name}: nothing may follow it, and {arguments.splitlines()[0]!r} does")
+    if not arguments and expected and not expected.startswith("["):
+        raise ValueError(f"/{name}: expected /{name} {expected}")
+
+
+def handle(line: str, conversation: Conversation, say: Callable[[str], None]) -> str:
+    """Do the command that a line may be; -> the question to ask then, "" for none. Raises ValueError, ExitChat."""
+    command = parse(line)
+    if isinstance(command, str):
+        return command
+    check_arguments(command)
+    return perform(command, conversation, say)
+
+
+def piped_question(text: str, conversation: Conversation) -> str:
+    """The question that a script asks. Tasks alone are commands then: what is piped in may be a log's text, which must
+    not command. Raises ValueError.
+    """
+    command = parse(text)
+    if isinstance(command, str):
+        return command
+    if command.name not in TASKS:
+        tasks = ", /".join(TASKS)
+        raise ValueError(f"/{command.name}: where stdin is no terminal only a question, or one of /{tasks}")
+    check_arguments(command)
+    return conversation.task_question(command.name)
+
+
+def perform(command: Command, conversation: Conversation, say: Callable[[str], None]) -> str:
+    """Do a command; -> the question to ask then, "" for none. Raises ValueError, ExitChat."""
+    match command.name:
         case "log":
-            say(attach(read_log(*words(rest, 2)), conversation))
+            say(attach_log(read_log(*split_words(command.arguments, 2)), conversation))
         case "system":
-            before, conversation.system = conversation.system, rest
-            say("told to the model from the next answer on" if rest else f"no longer told to the model: {before!r}")
+            before, conversation.system = conversation.system, command.arguments
+            is_told = "told to the model from the next answer on"
+            say(is_told if command.arguments else f"no longer told to the model: {before!r}")
         case "reset":
             conversation.reset()
             say("the conversation and its log are forgotten")
         case "save":
-            [path] = words(rest, 1)
+            [path] = split_words(command.arguments, 1)
             say(f"{conversation.save(path)}, in {path}")
         case "help":
             say(HELP)
         case "exit":
-            raise Leave
+            raise ExitChat
         case task:
-            return conversation.task(task)
+            return conversation.task_question(task)
     return ""
 
 
-def attach(log: Log, conversation: Conversation) -> str:
-    """-> what to say of it. Raises ValueError."""
+def attach_log(log: Log, conversation: Conversation) -> str:
+    """Let a log go with the next question; -> what to say of it. Raises ValueError if it does not fit."""
     before, tokens = conversation.log, conversation.attach(log)
     changed, instead = f" ({log.note})" if log.note else "", f", and not {before.path}" if before else ""
     return f"{log.path}: {len(log.lines):,} lines, {tokens:,} tokens{changed}; with the next question{instead}"
 
 
-def words(text: str, most: int) -> list[str]:
-    """Split as a shell does, so that a name in quotes may hold spaces."""
+def split_words(text: str, most: int) -> list[str]:
+    """The words of a text as a shell splits it, so that a name in quotes may hold spaces. Raises ValueError for more
+    than `most`.
+    """
     try:
         found = shlex.split(text)
     except ValueError as error:

@@ -2,7 +2,7 @@
 
     conversation = Conversation(generator, template, sampling=SamplingConfig(), max_new_tokens=1024)
     conversation.attach(read_log("app.log"))
-    for exchange in conversation.ask(conversation.task("cause")): print(exchange.piece, end="")
+    for response in conversation.ask(conversation.task_question("cause")): print(response.delta, end="")
 
 A question with a log is the question, a line end, and the log's lines: how prepare writes an instruction and its input.
 """
@@ -10,65 +10,67 @@ A question with a log is the question, a line end, and the log's lines: how prep
 import itertools
 import json
 import time
-import tomllib
-from collections.abc import Iterator
+from collections import abc
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from logtrain.conversation.tasks import LONGEST_PROMPT, TASKS
 from logtrain.data.log import Log
-from logtrain.generation.generator import Event, Generator, Request
-from logtrain.generation.sampling import SamplingConfig
+from logtrain.generation.config import SamplingConfig
+from logtrain.generation.generator import Generator
+from logtrain.generation.request import Event, Request
 from logtrain.text.chat_template import ChatTemplate, Turn
 
-TASKS = tomllib.loads((Path(__file__).parent / "tasks.toml").read_text(encoding="utf-8"))
-LONGEST_TASK = max((task["prompt"].strip() for task in TASKS.values()), key=len)
 SAVED_AS = (".json", ".jsonl", ".ndjson")  # what prepare reads rows from
 
 
 @dataclass
-class Exchange:
-    """A question and its answer, as far as it has come."""
+class Response:
+    """What a model says to a question, as far as it has come. Times are in seconds of `time.perf_counter`."""
 
     prompt_tokens: int
-    reused: int
-    """tokens of the prompt that were in the cache"""
-    read: int
+    reused_tokens: int
+    """tokens of the prompt that were in the cache before"""
+    cached_tokens: int
     """tokens of the prompt that are in the cache by now"""
-    piece: str = ""
+    delta: str = ""
     """text that the last step brought"""
     text: str = ""
     answer_tokens: int = 0
-    end: Literal["stop", "length", "cut"] = "cut"
-    """why the answer ended: by itself, at max_new_tokens, or because it was stopped"""
-    began: float = field(default_factory=time.perf_counter)
-    first: float = 0.0
+    finish_reason: Literal["stop", "length"] | None = None
+    """stop: the answer ended by itself; length: at max_new_tokens; None: it goes on, or was stopped"""
+    started: float = field(default_factory=time.perf_counter)
+    first_token: float = 0.0
     """when the first token came; 0: none has"""
-    last: float = 0.0
+    last_token: float = 0.0
 
     def add(self, event: Event) -> None:
-        self.last = time.perf_counter()
-        self.first = self.first or self.last
-        self.piece, self.text = event.text, self.text + event.text
-        self.end = event.answer.finish_reason if event.answer else "cut"
-        self.answer_tokens += self.end != "stop"
+        """Take in what a step brought."""
+        self.last_token = time.perf_counter()
+        self.first_token = self.first_token or self.last_token
+        self.delta, self.text = event.text, self.text + event.text
+        self.finish_reason = event.answer.finish_reason if event.answer else None
+        self.answer_tokens += self.finish_reason != "stop"
 
     def __str__(self) -> str:
-        parts = [f"{self.prompt_tokens:,} prompt tokens ({self.reused:,} reused), {self.answer_tokens:,} answer tokens"]
-        if self.answer_tokens > 1 and self.last > self.first:
-            parts.append(f"{(self.answer_tokens - 1) / (self.last - self.first):.1f} tokens/s")
-        if self.first:
-            parts.append(f"{self.first - self.began:.2f} s to the first")
+        reused, seconds = f"({self.reused_tokens:,} reused)", self.last_token - self.first_token
+        parts = [f"{self.prompt_tokens:,} prompt tokens {reused}, {self.answer_tokens:,} answer tokens"]
+        if self.answer_tokens > 1 and seconds > 0:
+            parts.append(f"{(self.answer_tokens - 1) / seconds:.1f} tokens/s")
+        if self.first_token:
+            parts.append(f"{self.first_token - self.started:.2f} s to the first")
         return ", ".join(parts)
 
 
 def user_turn(question: str, log: Log | None) -> Turn:
+    """A question as the model reads it."""
     return Turn("user", f"{question}\n{log.text}" if log else question)
 
 
 class Conversation:
-    """system: what the model is told first, "" for nothing. turns: of user and assistant, in turn; none is blank.
-    log: goes with the next question.
+    """system: what the model is told first, "" for nothing. turns: of user and assistant, in turn; none is blank. log:
+    goes with the next question. context_size: tokens that the model, or its cache, has room for.
     """
 
     def __init__(
@@ -80,15 +82,20 @@ class Conversation:
         max_new_tokens: int,
         system: str = "",
     ):
+        """`generator`: one that keeps prefixes, or every question is read from the conversation's beginning. Raises
+        ValueError if answers of up to `max_new_tokens` leave no room for a question.
+        """
         self.generator, self.template, self.tokenizer = generator, template, generator.tokenizer
         self.sampling, self.max_new_tokens, self.system = sampling, max_new_tokens, system.strip()
-        positions, places = generator.shape.max_positions, generator.cached.places
-        self.room = min(positions, places)
-        whose = "the model's context" if positions <= places else "the cache (--memory)"
-        self.too_many = f"too many for {whose} of {self.room:,}, with an answer of up to {max_new_tokens:,}"
-        if max_new_tokens >= self.room:
-            raise ValueError(f"max_new_tokens = {max_new_tokens:,} fills {whose} of {self.room:,}; make it smaller")
-        self.asked = 0
+        positions, slots = generator.shape.max_positions, generator.scheduler.num_slots
+        self.context_size = min(positions, slots)
+        whose = "the model's context" if positions <= slots else "the cache (--memory)"
+        self.too_many = f"too many for {whose} of {self.context_size:,}, with an answer of up to {max_new_tokens:,}"
+        if max_new_tokens >= self.context_size:
+            raise ValueError(
+                f"max_new_tokens = {max_new_tokens:,} fills {whose} of {self.context_size:,}; make it smaller"
+            )
+        self.num_asked = 0
         self.reset()
 
     def reset(self) -> None:
@@ -96,10 +103,11 @@ class Conversation:
         self.turns: list[Turn] = []
         self.log: Log | None = None
         self.has_log = False  # among the turns
-        self.cut = 0  # answers that did not end by themselves
+        self.num_cut = 0  # answers that did not end by themselves
 
     @property
     def all_turns(self) -> list[Turn]:
+        """The turns, after the system's if there is one."""
         return [*([Turn("system", self.system)] if self.system else []), *self.turns]
 
     # ---- the log
@@ -108,75 +116,79 @@ class Conversation:
         """Let a log go with the next question: -> its length in tokens. Raises ValueError if it leaves no room for the
         longest task and an answer.
         """
-        prompt = self.prompt(LONGEST_TASK, log)
-        tokens = len(prompt) - len(self.prompt(LONGEST_TASK, None))
-        if (over := self.over(prompt)) > 0:
-            count = self.fitting(log, tokens - over)
+        prompt = self.prompt(LONGEST_PROMPT, log)
+        tokens = len(prompt) - len(self.prompt(LONGEST_PROMPT, None))
+        if (excess := self.excess(prompt)) > 0:
+            count = self.num_fitting_lines(log, tokens - excess)
             last = log.first + len(log.lines) - 1
             fits = f"lines {last - count + 1}-{last} fit" if count else f"not one of them fits; {self.remedy}"
             what = f"{log.path}: {len(log.lines):,} lines, {tokens:,} tokens"
-            raise ValueError(f"{what}, {over:,} {self.too_many}; {fits}")
+            raise ValueError(f"{what}, {excess:,} {self.too_many}; {fits}")
         self.log = log
         return tokens
 
-    def fitting(self, log: Log, room: int) -> int:
-        """How many of a log's last lines would fit; `room`: tokens, nearly."""
+    def num_fitting_lines(self, log: Log, tokens: int) -> int:
+        """How many of a log's last lines would fit; `tokens`: room for them, nearly."""
         lengths = (len(self.tokenizer.encode(f"{line}\n")) for line in reversed(log.lines))
-        count = sum(1 for _ in itertools.takewhile(lambda total: total <= room, itertools.accumulate(lengths)))
-        while count and self.over(self.prompt(LONGEST_TASK, log._replace(lines=log.lines[-count:]))) > 0:
+        count = sum(1 for _ in itertools.takewhile(lambda total: total <= tokens, itertools.accumulate(lengths)))
+        while count and self.excess(self.prompt(LONGEST_PROMPT, log._replace(lines=log.lines[-count:]))) > 0:
             count -= 1 + count // 50
         return max(count, 0)
 
-    def task(self, name: str) -> str:
+    def task_question(self, name: str) -> str:
         """The question of a task. Raises ValueError if there is no log to ask it about."""
         if not self.log and not self.has_log:
             raise ValueError(f"/{name}: no log to ask about; attach one with /log FILE")
-        return TASKS[name]["prompt"].strip()
+        return TASKS[name].prompt
 
     # ---- answers
 
     def prompt(self, question: str, log: Log | None) -> list[int]:
+        """Token ids of the conversation with one more question."""
         return self.template.prompt([*self.all_turns, user_turn(question, log)])
 
-    def over(self, prompt: list[int]) -> int:
+    def excess(self, prompt: list[int]) -> int:
         """Tokens of a prompt and its answer beyond what there is room for."""
-        return len(prompt) + self.max_new_tokens - self.room
+        return len(prompt) + self.max_new_tokens - self.context_size
 
     @property
     def remedy(self) -> str:
+        """What to do about a question that does not fit."""
         begin = "/reset begins anew, /save FILE keeps what was said" if self.turns else "shorten it"
         return f"{begin}, or start with a smaller --max_new_tokens"
 
-    def ask(self, question: str) -> Iterator[Exchange]:
-        """An answer, step by step: the same object after each, before the first too. Closing the iterator stops the
+    def ask(self, question: str) -> abc.Generator[Response, None, None]:
+        """An answer, step by step: the same object after each, before the first too. Closing the generator stops the
         answer, and the conversation has it as far as it has come. A question without an answer is not part of it.
 
         Raises ValueError if question and answer may not fit; then nothing has changed.
         """
         log, prompt = self.log, self.prompt(question, self.log)
-        if (over := self.over(prompt)) > 0:
-            raise ValueError(f"{len(prompt):,} tokens, {over:,} {self.too_many}; {self.remedy}")
-        request = Request(prompt=prompt, max_new_tokens=self.max_new_tokens, sampling=self.sampling, number=self.asked)
-        self.asked += 1
-        key = self.generator.submit(request)
+        if (excess := self.excess(prompt)) > 0:
+            raise ValueError(f"{len(prompt):,} tokens, {excess:,} {self.too_many}; {self.remedy}")
+        request = Request(
+            prompt=prompt, max_new_tokens=self.max_new_tokens, sampling=self.sampling, number=self.num_asked
+        )
+        self.num_asked += 1
+        request_id = self.generator.submit(request)
         self.generator.admit()
-        (active,) = self.generator.running
-        assert active.key == key, "one answer at a time"
-        exchange = Exchange(len(prompt), active.known, active.known)
+        (state,) = self.generator.scheduler.running
+        assert state.request_id == request_id, "one answer at a time"
+        response = Response(len(prompt), state.num_cached, state.num_cached)
         try:
-            yield exchange
-            while exchange.end == "cut":
-                exchange.piece = ""
+            yield response
+            while response.finish_reason is None:
+                response.delta = ""
                 for event in self.generator.step():
-                    exchange.add(event)
-                exchange.read = min(active.known, len(prompt))
-                yield exchange
+                    response.add(event)
+                response.cached_tokens = min(state.num_cached, len(prompt))
+                yield response
         finally:
-            self.generator.cancel(key)
-            if exchange.text.strip():
-                self.turns += [user_turn(question, log), Turn("assistant", exchange.text)]
+            self.generator.cancel(request_id)
+            if response.text.strip():
+                self.turns += [user_turn(question, log), Turn("assistant", response.text)]
                 self.has_log, self.log = self.has_log or log is not None, None
-                self.cut += exchange.end != "stop"
+                self.num_cut += response.finish_reason != "stop"
 
     # ---- files
 
@@ -201,4 +213,4 @@ class Conversation:
         except OSError as error:
             exists = isinstance(error, FileExistsError)
             raise ValueError(f"{path}: {'exists already; choose another name' if exists else error.strerror}") from None
-        return f"{len(self.turns) // 2:,} answers" + (f", {self.cut:,} of them cut short" if self.cut else "")
+        return f"{len(self.turns) // 2:,} answers" + (f", {self.num_cut:,} of them cut short" if self.num_cut else "")

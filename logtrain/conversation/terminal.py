@@ -5,6 +5,7 @@ libedit, which takes it line by line) and at any time (while an answer comes, to
 steer the terminal: a control character is written as its escape. Where there is no terminal an answer stays as it is.
 """
 
+import io
 import signal
 import sys
 import termios
@@ -21,23 +22,23 @@ from rich.text import Text
 from logtrain.core.printable import printable
 
 CLEAR_LINE = "\r\x1b[K"
-MARK_PASTES, NO_LONGER = "\x1b[?2004h", "\x1b[?2004l"  # asks the terminal to put what is pasted in brackets
+BRACKET_PASTES, NO_BRACKETS = "\x1b[?2004h", "\x1b[?2004l"  # the terminal puts what is pasted in brackets, or does not
 
 
 class Screen:
     """Answers go to stdout, and the rest beside them: to stderr where stdout is no terminal, or nobody reads along."""
 
-    def __init__(self, is_read: bool):
-        """`is_read`: by a person; a script gets no notes, but warnings."""
-        self.is_read, self.is_terminal = is_read, sys.stdout.isatty()
-        self.file = sys.stdout if is_read and self.is_terminal else sys.stderr
+    def __init__(self, is_interactive: bool):
+        """`is_interactive`: a person reads along; a script gets no notes, but warnings."""
+        self.is_interactive, self.is_terminal = is_interactive, sys.stdout.isatty()
+        self.file = sys.stdout if is_interactive and self.is_terminal else sys.stderr
         self.console = Console(file=self.file, highlight=False)
         self.has_status, self.at_start = False, True
-        if not self.is_terminal:
+        if not self.is_terminal and isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")
 
     def write(self, piece: str) -> None:
-        """A piece of an answer."""
+        """Show one more piece of an answer."""
         if piece:
             self.status("")
             print(printable(piece) if self.is_terminal else piece, end="", flush=True)
@@ -51,45 +52,51 @@ class Screen:
         self.at_start = True
 
     def note(self, text: str) -> None:
-        if self.is_read:
+        """Tell a person something; a script is not told."""
+        if self.is_interactive:
             self.show(text, "dim")
 
     def warn(self, text: str) -> None:
+        """Tell a person or a script that something is not as it was asked for."""
         self.show(text, "yellow")
 
     def show(self, text: str, style: str) -> None:
+        """Write lines in a style, wrapped to a terminal's width."""
         self.console.print(Text(printable(text), style=style), soft_wrap=not self.console.is_terminal)
 
     def status(self, text: str) -> None:
-        """A note that the next one, or the answer, takes the place of."""
+        """Show a note that the next one, or the answer, takes the place of."""
         if text or self.has_status:
             self.control(CLEAR_LINE + text)
             self.has_status = bool(text)
 
     def control(self, codes: str) -> None:
-        """For a terminal that knows them."""
-        if self.is_read and self.console.is_terminal and not self.console.is_dumb_terminal:
+        """Send codes to a terminal that knows them, to no other and to no file."""
+        if self.is_interactive and self.console.is_terminal and not self.console.is_dumb_terminal:
             print(codes, end="", file=self.file, flush=True)
 
 
 class Keyboard:
-    """A line, or a pasted block of them, at a time. What was typed before comes back with the arrow keys."""
+    """Reads a line, or a pasted block of them, at a time. What was typed before comes back with the arrow keys."""
 
     def __init__(self, screen: Screen, commands: Iterable[str], with_file: Collection[str]):
+        """`with_file`: those of the commands that a path follows."""
         keys = KeyBindings()
         keys.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))
         self.session = PromptSession(
             "\n> ",
             prompt_continuation="  ",
             key_bindings=keys,
-            completer=Names(commands, with_file),
+            completer=CommandCompleter(commands, with_file),
             complete_while_typing=False,
             enable_suspend=True,
             output=create_output(screen.file),
         )
 
     def read(self) -> str:
-        """Raises EOFError for Ctrl-D; KeyboardInterrupt for Ctrl-C where nothing was typed, else it begins anew."""
+        """What is typed next. Raises EOFError for Ctrl-D; KeyboardInterrupt for Ctrl-C where nothing was typed, else
+        the line begins anew.
+        """
         while True:
             try:
                 return self.session.prompt()
@@ -98,7 +105,7 @@ class Keyboard:
                     raise
 
 
-class Names(Completer):
+class CommandCompleter(Completer):
     """The Tab key writes out commands, and paths after those that take one."""
 
     def __init__(self, commands: Iterable[str], with_file: Collection[str]):
@@ -121,6 +128,7 @@ class Interrupt:
         self.screen, self.pressed = screen, False
 
     def press(self, number: int, frame: object) -> None:
+        """What Ctrl-C calls, as a signal's handler."""
         self.pressed = True
 
     def __enter__(self) -> "Interrupt":
@@ -130,11 +138,11 @@ class Interrupt:
             mode = list(self.mode)
             mode[3] &= ~(termios.ECHO | termios.ICANON)  # the local modes
             termios.tcsetattr(sys.stdin, termios.TCSANOW, mode)
-            self.screen.control(MARK_PASTES)
+            self.screen.control(BRACKET_PASTES)
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.mode:
-            self.screen.control(NO_LONGER)
+            self.screen.control(NO_BRACKETS)
             termios.tcsetattr(sys.stdin, termios.TCSANOW, self.mode)
         signal.signal(signal.SIGINT, self.handler)

@@ -3,13 +3,12 @@
 """
 
 from dataclasses import dataclass
-from datetime import date
 from typing import Annotated, Literal, TypeGuard, get_args
 
 import tyro
 
 from logtrain.data.files import ENDINGS
-from logtrain.text.chat_template import DATE, TrainOn
+from logtrain.text.config import DATE, TrainOn, check_date
 
 TextFormat = Literal["auto", "nlplog", "corpus"]
 ChatFormat = Literal["sharegpt", "messages", "alpaca"]
@@ -95,10 +94,7 @@ class PrepareConfig:
                 "train_on = last trains one answer of a row, too_long = split_turns makes several conversations of it; "
                 "take another of the two"
             )
-        try:
-            date.fromisoformat(self.date)
-        except ValueError:
-            raise ValueError(f"date = {self.date}: not a date as {DATE}") from None
+        check_date(self.date)
 
     @property
     def is_chat(self) -> bool:

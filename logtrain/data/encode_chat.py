@@ -23,7 +23,8 @@ import numpy as np
 from logtrain.data.config import TooLong
 from logtrain.data.encode import BAD, DROPPED, OUTCOME, SPLIT, TOO_LONG, TRUNCATED, WHOLE, Encoded
 from logtrain.data.shards import CONTEXT
-from logtrain.text.chat_template import ChatTemplate, TrainOn, Turn
+from logtrain.text.chat_template import ChatTemplate, Turn
+from logtrain.text.config import TrainOn
 from logtrain.text.tokenizer import Tokenizer
 
 MARKER = "\n[...]\n"

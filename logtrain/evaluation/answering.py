@@ -18,8 +18,7 @@ from logtrain.evaluation.config import EvaluateConfig
 from logtrain.evaluation.perplexity import measure
 from logtrain.evaluation.remote import Server
 from logtrain.evaluation.results import Perplexity
-from logtrain.generation.generator import Generator, cache_bytes
-from logtrain.generation.load import Pretrained, load_pretrained
+from logtrain.generation.load import LoadedModel
 from logtrain.observe.progress import Progress
 
 
@@ -41,7 +40,7 @@ def answer_questions(
         server = Server(config.base_url, config.prompts, config.concurrency)
         record(config, candidate, candidate.server_answers(missing, server, config), len(missing), world)
     elif missing or unmeasured:
-        loaded = load_pretrained(candidate.model.path, world.device, config.max_sequences)
+        loaded = candidate.model.folder.load(world.device, config.max_sequences)
         for name in unmeasured:
             perplexities[name] = measure(loaded.model, candidate.model, texts[name], world)
         if world.is_main and unmeasured:
@@ -52,18 +51,12 @@ def answer_questions(
 
 
 def generate(
-    config: EvaluateConfig, candidate: Candidate, loaded: Pretrained, numbers: Sequence[int], world: World
+    config: EvaluateConfig, candidate: Candidate, loaded: LoadedModel, numbers: Sequence[int], world: World
 ) -> None:
     """This rank's share of the answers."""
     if not numbers:
         return
-    generator = Generator(
-        loaded.model,
-        loaded.tokenizer,
-        candidate.model.stop_ids,
-        memory=cache_bytes(config.memory, world.device),
-        max_sequences=config.max_sequences,
-    )
+    generator = loaded.generator(config.memory)
     record(config, candidate, candidate.answers(numbers, generator, config), len(numbers), world)
 
 

@@ -14,8 +14,9 @@ from logtrain.evaluation.answers import RecordedAnswer, read_answers
 from logtrain.evaluation.config import AnswerConfig, EvaluateConfig
 from logtrain.evaluation.question_set import QuestionSet
 from logtrain.evaluation.remote import RemoteRequest, Server
-from logtrain.generation.generator import Generator, Request
-from logtrain.generation.load import digest, load_template, model_folder, open_weights, stop_ids
+from logtrain.generation.generator import Generator
+from logtrain.generation.load import ModelFolder
+from logtrain.generation.request import Request
 from logtrain.model import hf
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.tokenizer import Tokenizer
@@ -26,7 +27,7 @@ class ModelFiles:
     """A model's folder, opened, with all that is known of it before its weights are read."""
 
     name: str
-    path: Path
+    folder: ModelFolder
     tokenizer: Tokenizer
     template: ChatTemplate
     max_positions: int | None
@@ -41,22 +42,20 @@ def open_model(name: str, path: str, config: EvaluateConfig) -> ModelFiles:
     """Open a model's folder and check its files, so that what is wrong is met before any model has answered. Of a
     server's model the folder has only tokenizer and template, and config.json if there is one. Raises ValueError.
     """
-    given, folder, is_local = Path(path), model_folder(Path(path)), config.backend == "local"
-    shape = hf.read_config(folder) if is_local else None
-    tokenizer = Tokenizer.load(folder)
-    template = load_template(given, tokenizer, config.template, config.date)
-    if shape:
-        open_weights(given, shape, tokenizer)
-        max_positions = shape.max_positions
+    folder, is_local = ModelFolder(path, config.template, config.date), config.backend == "local"
+    if is_local:
+        max_positions = folder.shape.max_positions
     else:
-        facts = hf.read_json(file) if (file := folder / "config.json").exists() else {}
+        facts = hf.read_json(file) if (file := folder.base / "config.json").exists() else {}
         max_positions = facts.get("max_position_embeddings") or None
-    ends = stop_ids(given) | {template.end_id}
-    sha256 = hashlib.sha256(digest(given).encode() if is_local else b"")
+    tokenizer, template, ends = folder.tokenizer, folder.template, folder.answer_ends
+    if is_local:
+        folder.open_weights()
+    sha256 = hashlib.sha256(folder.digest().encode() if is_local else b"")
     sha256.update(f"{sorted(ends)} {template.sha256}".encode())
     for file in tokenizer.files:
         sha256.update(file.read_bytes())
-    return ModelFiles(name, given, tokenizer, template, max_positions, ends, sha256.hexdigest())
+    return ModelFiles(name, folder, tokenizer, template, max_positions, ends, sha256.hexdigest())
 
 
 class Candidate:

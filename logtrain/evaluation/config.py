@@ -5,7 +5,7 @@ from typing import Literal
 
 from logtrain.data.questions import TASK_COLUMN, AnswersOf, QuestionFormat
 from logtrain.generation.config import SamplingConfig
-from logtrain.text.chat_template import DATE
+from logtrain.text.config import DATE, check_date
 
 Prompts = Literal["ids", "messages"]
 NAME_MARKS = "._+-/:@"  # beside letters and digits
@@ -82,6 +82,7 @@ class EvaluateConfig(AnswerConfig):
         if not self.model_paths:
             raise ValueError("models: none given; give at least one NAME=DIR")
         paths_by_name("perplexity", self.perplexity)
+        check_date(self.date)
 
     @property
     def model_paths(self) -> dict[str, str]:

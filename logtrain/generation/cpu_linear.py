@@ -1,11 +1,11 @@
-"""Matrices that few tokens are multiplied with on a CPU: the last tokens of the sequences of a batch.
+"""Linear layers for a few tokens at once on a CPU: the last tokens of the sequences of a batch.
 
-MKL takes up to twice as long for such a product as the matrix takes to come from memory. Cut into blocks of rows that
+MKL takes up to twice as long for such a product as the matrix takes to come from memory. Cut into tiles of rows that
 lie end to end, transposed, it is a batched product of small matrices, which does not: on 2 cores 0.55 ms, not 0.86, for
 8 tokens and [3072, 576], and 6.8, not 17.4, for [49152, 576]. For a single token, or for a thousand, MKL is faster, so
 the matrix is there twice, 4 bytes a parameter more.
 
-Shapes in names: T tokens, D in features, O out features, B blocks, n rows of a block.
+Shapes in names: T tokens, D in features, O out features, G tiles, n rows of a tile.
 """
 
 from torch import Tensor, nn
@@ -13,40 +13,45 @@ from torch.nn import functional as F
 
 from logtrain.model.llama import Llama, LossHead
 
-FEW = range(4, 65)  # tokens
-ROWS = 48  # of a block: 32 to 64 are about as fast, and this divides the sizes of many models
+SMALL_BATCHES = range(4, 65)  # tokens for which tiles are faster
+TILE_ROWS = 48  # 32 to 64 are about as fast, and this divides the sizes of many models
 
 
-class BlockedLinear(nn.Module):
-    def __init__(self, weight: nn.Parameter):
+class SmallBatchLinear(nn.Module):
+    """A linear layer whose matrix is there a second time in tiles, for batches of few tokens."""
+
+    def __init__(self, weight: Tensor):
         super().__init__()
         self.weight = weight  # [O, D]
-        padded = F.pad(weight.detach(), (0, 0, 0, -len(weight) % ROWS))
-        self.blocks_BDn = padded.unflatten(0, (-1, ROWS)).transpose(1, 2).contiguous()
+        filled_up = F.pad(weight.detach(), (0, 0, 0, -len(weight) % TILE_ROWS))
+        self.tiles_GDn = filled_up.unflatten(0, (-1, TILE_ROWS)).transpose(1, 2).contiguous()
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        if len(x_TD) not in FEW:
+        if len(x_TD) not in SMALL_BATCHES:
             return F.linear(x_TD, self.weight)
-        y_TO = (x_TD @ self.blocks_BDn).transpose(0, 1).flatten(1)
+        y_TO = (x_TD @ self.tiles_GDn).transpose(0, 1).flatten(1)
         return y_TO if y_TO.shape[1] == len(self.weight) else y_TO[:, : len(self.weight)].contiguous()
 
 
-class BlockedHead(nn.Module):
-    """In the place of a head, which keeps its norm and its loss."""
+class SmallBatchHead(LossHead):
+    """A head with the norm, the matrix and the loss of another one, whose logits are a SmallBatchLinear's."""
 
     def __init__(self, head: LossHead):
-        super().__init__()
-        self.head, self.product = head, BlockedLinear(head.weight)
+        nn.Module.__init__(self)
+        self.norm, self.weight = head.norm, head.weight
+        self.product = SmallBatchLinear(head.weight)
 
     def forward(self, x_TD: Tensor, residual_TD: Tensor, labels_T: Tensor | None) -> Tensor:
         if labels_T is not None:
-            return self.head(x_TD, residual_TD, labels_T)
-        return self.product(self.head.norm(x_TD, residual_TD)[1])
+            return super().forward(x_TD, residual_TD, labels_T)
+        return self.product(self.norm(x_TD, residual_TD)[1])
 
 
-def use_blocked_linears(model: Llama) -> None:
-    """Make a whole model on the CPU fast for few tokens, in place."""
-    for of_layer in model.blocks:
+def use_small_batch_linears(model: Llama) -> None:
+    """Make a whole model on the CPU fast for few tokens at once, in place."""
+    for block in model.blocks:
         for path in ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down"):
-            of_layer.set_submodule(path, BlockedLinear(of_layer.get_submodule(path).weight))
-    model.head = BlockedHead(model.head)
+            linear = block.get_submodule(path)
+            assert isinstance(linear, nn.Linear)
+            block.set_submodule(path, SmallBatchLinear(linear.weight))
+    model.head = SmallBatchHead(model.head)

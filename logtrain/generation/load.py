@@ -1,124 +1,179 @@
 """A model folder, ready to answer: any Llama in the Hugging Face layout, an export of ours, or an adapter in PEFT's
 format, which is merged into the model that it names.
+
+    folder = ModelFolder("runs/sft/export")             what its files say: shape, tokenizer, chat template, sampling
+    loaded = folder.load(device, max_sequences=8)       with its weights in memory, if they fit
+    generator = loaded.generator(memory=0)              with a cache, if it fits
+    answers = generator.run(Request(prompt=folder.template.prompt(turns), sampling=folder.sampling) for turns in chats)
 """
 
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from logtrain.core.world import compute_dtype
-from logtrain.generation.cpu_linear import use_blocked_linears
-from logtrain.generation.sampling import SamplingConfig
+from logtrain.generation.config import DRAWN_BY, LLAMA_SAMPLING, SamplingConfig
+from logtrain.generation.cpu_linear import SMALL_BATCHES, use_small_batch_linears
+from logtrain.generation.generator import Generator
+from logtrain.generation.kv_cache import slot_bytes
+from logtrain.generation.memory import cache_bytes, check_memory
 from logtrain.model import hf, peft
 from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.lora import MergedAdapters
 from logtrain.model.weights import WeightSource, read_model
-from logtrain.text import chat_template
-from logtrain.text.chat_template import DATE, ChatTemplate
+from logtrain.text import template_source
+from logtrain.text.chat_template import ChatTemplate
+from logtrain.text.config import DATE
 from logtrain.text.tokenizer import Tokenizer
 
 GENERATION = "generation_config.json"
 SAMPLES, SAMPLE_BYTES = 64, 1 << 14
-BLOCKED_FROM = 4  # sequences
-DRAWN_BY = ("temperature", "top_k", "top_p", "repetition_penalty")
-LLAMA_SAMPLING = {"temperature": 0.6, "top_p": 0.9}  # generation_config.json of Llama-3.1-8B-Instruct
+
+
+class ModelFolder:
+    """What a folder of a model or of an adapter says. Most of it is read when it is first asked for, and raises
+    ValueError, with the file's name, if the file is missing or wrong.
+
+    base: the folder of the model itself; an adapter's folder names it. stop_ids: the ends of a sequence that the files
+    name; an adapter may have learned another than its model's.
+    """
+
+    def __init__(self, path: str | Path, template_file: str = "", date: str = DATE):
+        """`template_file`: a chat template instead of the folder's own; `date`: the day that it takes for today. Raises
+        ValueError if an adapter's model is not there, or the files name ends that are no ids.
+        """
+        self.path, self.template_file, self.date = Path(path), template_file, date
+        self.base = peft.base_folder(self.path) if (self.path / peft.CONFIG).exists() else self.path
+        self.is_adapter = self.base != self.path
+        files = (self.path / GENERATION, self.base / GENERATION, self.base / "config.json")
+        self.stop_ids = frozenset(hf.end_ids(*files))
+
+    @cached_property
+    def shape(self) -> LlamaConfig:
+        """Sizes of the model, from config.json."""
+        return hf.read_config(self.base)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; an adapter has none of its own."""
+        return Tokenizer.load(self.base)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template; an adapter's own goes before its model's."""
+        own = self.path / template_source.FILE
+        return ChatTemplate.load(self.tokenizer, self.template_file or (own if own.exists() else ""), self.date)
+
+    @property
+    def answer_ends(self) -> frozenset[int]:
+        """The tokens that end an answer: the ends of a sequence, and that of a turn in the chat template."""
+        return self.stop_ids | {self.template.end_id}
+
+    @cached_property
+    def sampling(self) -> SamplingConfig:
+        """How generation_config.json has answers drawn; what it leaves out is neutral (temperature 1, all tokens). If
+        it says nothing of it: as Llama-3.1-Instruct's.
+        """
+        file = self.path / GENERATION if (self.path / GENERATION).exists() else self.base / GENERATION
+        facts = hf.read_json(file) if file.exists() else {}
+        found = {name: facts[name] for name in DRAWN_BY if facts.get(name) is not None}
+        for name, value in found.items():
+            if type(value) is not int and (type(value) is not float or name == "top_k"):
+                raise ValueError(f"{file}: {name} = {json.dumps(value)}; expected a number")
+        if facts.get("do_sample") is False:
+            found["temperature"] = 0.0
+        elif facts.get("do_sample") is None and not found.keys() - {"repetition_penalty"}:
+            found |= LLAMA_SAMPLING
+        try:
+            return SamplingConfig(**{"temperature": 1.0, **found})
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+
+    def digest(self) -> str:
+        """A hex digest that tells two models apart without reading all of them, wherever they are: the sha256 of their
+        shapes, and of SAMPLES stretches of SAMPLE_BYTES of each file of weights, evenly spread; training changes every
+        one.
+        """
+        found = hashlib.sha256((self.base / "config.json").read_bytes())
+        if self.is_adapter:
+            facts = hf.read_json(self.path / peft.CONFIG) | {"base_model_name_or_path": ""}
+            found.update(json.dumps(facts, sort_keys=True).encode())
+        folders = dict.fromkeys((self.base, self.path))
+        for file in (file for folder in folders for file in sorted(folder.glob("*.safetensors"))):
+            size = file.stat().st_size
+            found.update(f"{file.name} {size}\n".encode())
+            with open(file, "rb") as stream:
+                for i in range(SAMPLES):
+                    stream.seek(max(0, size - SAMPLE_BYTES) * i // (SAMPLES - 1))
+                    found.update(stream.read(SAMPLE_BYTES))
+        return found.hexdigest()
+
+    # ---- the weights
+
+    def open_weights(self) -> WeightSource:
+        """The source of the weights, of which little is read yet. Raises ValueError for files that are missing or
+        damaged, or do not belong together.
+        """
+        shape, vocab_size = self.shape, self.tokenizer.vocab_size
+        if vocab_size > shape.vocab_size:
+            raise ValueError(
+                f"{self.base}: its tokenizer has {vocab_size:,} ids, its model only {shape.vocab_size:,}; they do "
+                f"not belong together"
+            )
+        weights = hf.Weights(self.base, shape)
+        if not self.is_adapter:
+            return weights
+        config, tensors = peft.read(self.path, shape)
+        return MergedAdapters(weights, tensors, shape, config)
+
+    def summary(self, device: torch.device) -> str:
+        """The model's name, size and dtype on a device, in a few words."""
+        dtype = str(compute_dtype(device)).removeprefix("torch.")
+        return f"{self.path}: {self.shape.num_parameters / 1e6:,.1f} M parameters in {dtype}"
+
+    def check_memory(self, device: torch.device) -> None:
+        """Raise ValueError if the weights are more than the device has memory."""
+        check_memory(self.summary(device), self.shape.num_parameters * compute_dtype(device).itemsize, device)
+
+    def load(self, device: torch.device, max_sequences: int = 1) -> "LoadedModel":
+        """The model with its weights. `max_sequences`: requests that it will answer at once, for which a CPU's matrices
+        are laid out. Raises ValueError as `open_weights` and `check_memory` do.
+        """
+        self.check_memory(device)
+        model = read_model(self.shape, self.open_weights(), device, compute_dtype(device)).requires_grad_(False)
+        if device.type == "cpu" and max_sequences >= SMALL_BATCHES.start:
+            use_small_batch_linears(model)
+        return LoadedModel(self, model, max_sequences)
 
 
 @dataclass(frozen=True)
-class Pretrained:
-    folder: Path
-    """of the model; of an adapter's, its model's"""
+class LoadedModel:
+    """A model folder with its weights in memory."""
+
+    folder: ModelFolder
     model: Llama
-    tokenizer: Tokenizer
-    stop_ids: frozenset[int]
-    """the ends of a sequence that its files name"""
+    """whole on one device, in bf16 on a GPU, in fp32 on a CPU, without gradients"""
+    max_sequences: int
+    """requests that it will answer at once"""
 
-
-def load_pretrained(path: str | Path, device: torch.device, at_once: int = 1) -> Pretrained:
-    """The whole model on one device, in bf16 on GPUs, fp32 on CPUs. `path`: a model's folder or an adapter's;
-    `at_once`: sequences that it will go on with at once, by which a CPU's matrices are laid out. Raises what
-    `open_weights` raises.
-    """
-    path = Path(path)
-    folder = model_folder(path)
-    shape, tokenizer = hf.read_config(folder), Tokenizer.load(folder)
-    weights = open_weights(path, shape, tokenizer)
-    model = read_model(shape, weights, device, compute_dtype(device)).requires_grad_(False)
-    if device.type == "cpu" and at_once >= BLOCKED_FROM:
-        use_blocked_linears(model)
-    return Pretrained(folder, model, tokenizer, stop_ids(path))
-
-
-def open_weights(path: Path, shape: LlamaConfig, tokenizer: Tokenizer) -> WeightSource:
-    """What gives the weights, of which little is read yet. Raises ValueError for files that are missing, damaged, or do
-    not belong together.
-    """
-    folder = model_folder(path)
-    if tokenizer.vocab_size > shape.vocab_size:
-        raise ValueError(
-            f"{folder}: its tokenizer has {tokenizer.vocab_size:,} ids, its model only {shape.vocab_size:,}; they do "
-            f"not belong together"
+    def generator(self, memory: float, *, step_tokens: int = 4096, keep_prefixes: bool = False) -> Generator:
+        """What answers chats. `memory`: GiB for keys and values, 0 for what `cache_bytes` finds right; the others are
+        the Generator's. Raises ValueError if there is no such memory, or the folder has no chat template.
+        """
+        shape, weight = self.model.config, self.model.embedding.weight
+        size = cache_bytes(memory, weight.device)
+        most = self.max_sequences * shape.max_positions * slot_bytes(shape, weight.dtype)
+        check_memory("the cache (--memory)", min(size, most), weight.device)
+        return Generator(
+            self.model,
+            self.folder.tokenizer,
+            self.folder.answer_ends,
+            memory=size,
+            max_sequences=self.max_sequences,
+            step_tokens=step_tokens,
+            keep_prefixes=keep_prefixes,
         )
-    weights = hf.Weights(folder, shape)
-    if folder == path:
-        return weights
-    config, tensors = peft.read(path, shape)
-    return MergedAdapters(weights, tensors, shape, config)
-
-
-def digest(path: Path) -> str:
-    """By which two models are told apart without reading all of them, wherever they are: of their shapes, and of
-    SAMPLES stretches of SAMPLE_BYTES of each file of weights, evenly spread; training changes every one.
-    """
-    found, folder = hashlib.sha256((model_folder(path) / "config.json").read_bytes()), model_folder(path)
-    if folder != path:
-        facts = hf.read_json(path / peft.CONFIG) | {"base_model_name_or_path": ""}
-        found.update(json.dumps(facts, sort_keys=True).encode())
-    for file in (file for of in dict.fromkeys((folder, path)) for file in sorted(of.glob("*.safetensors"))):
-        size = file.stat().st_size
-        found.update(f"{file.name} {size}\n".encode())
-        with open(file, "rb") as stream:
-            for i in range(SAMPLES):
-                stream.seek(max(0, size - SAMPLE_BYTES) * i // (SAMPLES - 1))
-                found.update(stream.read(SAMPLE_BYTES))
-    return found.hexdigest()
-
-
-def model_folder(path: Path) -> Path:
-    """The folder itself, or the one of the model that its adapter names."""
-    return peft.base_folder(path) if (path / peft.CONFIG).exists() else path
-
-
-def load_template(path: Path, tokenizer: Tokenizer, file: str = "", date: str = DATE) -> ChatTemplate:
-    """`tokenizer`: of the model; `file`: a template instead of the folder's own."""
-    own = path / chat_template.FILE
-    return ChatTemplate.load(tokenizer, file or (own if own.exists() else ""), date)
-
-
-def stop_ids(path: Path) -> frozenset[int]:
-    """An adapter may have learned another end than its model's."""
-    folder = model_folder(path)
-    return frozenset(hf.end_ids(path / GENERATION, folder / GENERATION, folder / "config.json"))
-
-
-def published_sampling(path: Path) -> SamplingConfig:
-    """How generation_config.json has answers drawn; what it leaves out is neutral (temperature 1, all tokens). One that
-    says nothing of it: as Llama-3.1-Instruct's.
-    """
-    file = path / GENERATION if (path / GENERATION).exists() else model_folder(path) / GENERATION
-    facts = hf.read_json(file) if file.exists() else {}
-    found = {name: facts[name] for name in DRAWN_BY if facts.get(name) is not None}
-    for name, value in found.items():
-        if type(value) is not int and (type(value) is not float or name == "top_k"):
-            raise ValueError(f"{file}: {name} = {json.dumps(value)}; expected a number")
-    if facts.get("do_sample") is False:
-        found["temperature"] = 0.0
-    elif facts.get("do_sample") is None and not found.keys() - {"repetition_penalty"}:
-        found |= LLAMA_SAMPLING
-    try:
-        return SamplingConfig(**{"temperature": 1.0, **found})
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None

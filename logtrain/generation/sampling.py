@@ -1,7 +1,7 @@
 """Logits -> the next token of each sequence.
 
-In this order, as transformers has it: the repetition penalty (Keskar et al. 2019, arXiv:1909.05858), the temperature,
-top-k (Fan et al. 2018, arXiv:1805.04833), top-p (Holtzman et al. 2019, arXiv:1904.09751), then a draw.
+Logits go through these in transformers' order: the repetition penalty (Keskar et al. 2019, arXiv:1909.05858), the
+temperature, top-k (Fan et al. 2018, arXiv:1805.04833), top-p (Holtzman et al. 2019, arXiv:1904.09751), then a draw.
 
 A draw inverts the cumulative distribution at a number that depends on (seed, sequence, position) alone, not on the
 other sequences of its batch.
@@ -25,13 +25,13 @@ def uniform(seed: int, number: int, position: int) -> float:
 
 
 def penalised(logits_V: Tensor, seen_V: Tensor, penalty: float) -> Tensor:
-    """`seen`: whether a token is in the sequence already."""
+    """Logits [V] under a repetition penalty; `seen_V`, bool: the tokens that are in the sequence already."""
     lowered_V = torch.where(logits_V < 0, logits_V * penalty, logits_V / penalty)
     return torch.where(seen_V, lowered_V, logits_V)
 
 
 def distribution(logits_SV: Tensor, configs: Sequence[SamplingConfig]) -> Tensor:
-    """What a draw is from, fp32 [S, V]; every config's temperature is above 0."""
+    """Probabilities of each sequence's next token, fp32 [S, V], by its own config, whose temperature is above 0."""
 
     def column(name: str) -> Tensor:
         return torch.tensor([getattr(config, name) for config in configs], device=logits_SV.device)[:, None]
@@ -51,7 +51,7 @@ def distribution(logits_SV: Tensor, configs: Sequence[SamplingConfig]) -> Tensor
 
 
 def draw(p_SV: Tensor, uniform_S: Sequence[float]) -> Tensor:
-    """Token ids, int64 [S]: the first at which the cumulative probability exceeds its sequence's number."""
+    """Token ids, int64 [S]: each sequence's first at which the cumulative probability exceeds its number in [0, 1)."""
     cumulative_SV = p_SV.double().cumsum(-1)
     at_S1 = torch.tensor(uniform_S, dtype=torch.float64, device=p_SV.device)[:, None] * cumulative_SV[:, -1:]
     return torch.searchsorted(cumulative_SV, at_S1, right=True).squeeze(1).clamp_(max=p_SV.shape[1] - 1)

@@ -12,7 +12,7 @@ from logtrain.model import hf, peft
 from logtrain.model.llama import Llama
 from logtrain.model.lora import GivenAdapters, add_adapters, merged
 from logtrain.model.weights import empty_model, materialize, read_model
-from logtrain.text import chat_template
+from logtrain.text import template_source
 from logtrain.text.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
     files = Tokenizer.load(str(source)).files
     with new_folder(output) as aside:
         hf.save(aside, shape, merged(named, shape, lora), dtype, source=source, tokenizer_files=files)
-        for name in (chat_template.FILE, "generation_config.json"):  # with an adapter that has learned others
+        for name in (template_source.FILE, "generation_config.json"):  # with an adapter that has learned others
             if (adapter / name).exists():
                 shutil.copy(adapter / name, aside)
         before = logits(adapted)

@@ -20,60 +20,63 @@ a template that rewrites earlier turns is refused, for what it trains on is not 
 the border belongs to the answer, or the answer's first characters would not be learned.
 """
 
-import datetime
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jinja2
-import jinja2.ext
-import jinja2.sandbox
 import numpy as np
 
-from logtrain.text.tokenizer import Tokenizer
+from logtrain.text.config import DATE, TrainOn
+from logtrain.text.template_sandbox import compile_template
+from logtrain.text.template_source import find_template, named_tokens
+from logtrain.text.tokenizer import Encoding, Tokenizer
 
-TrainOn = Literal["all", "last"]
-FILE = "chat_template.jinja"  # beside a tokenizer
-DATE = "2024-07-26"  # the one that Llama-3.1's template writes by itself
-NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MARKS = range(0xF0000, 0xFFFFE)  # private use: they mean nothing to anyone
 
 
 class Turn(NamedTuple):
+    """What one side of a conversation says."""
+
     role: Literal["system", "user", "assistant"]
     content: str
 
 
+TRIAL = [
+    Turn("user", "first question"),
+    Turn("assistant", "first answer"),
+    Turn("user", "second question"),
+    Turn("assistant", "second answer"),
+]
+
+
 class ChatTemplate:
-    """source: the template's own text. sha256: of it. end_id: the token that ends an answer, where generation stops.
-    named: what the template may call by name, as bos_token. where: what it was read from."""
+    """source: the template's own text. sha256: that text's digest. where: the file that it was read from. end_id: the
+    token that ends an answer, where generation stops. named: special tokens that the template may call by a name, as
+    bos_token.
+    """
 
     @staticmethod
     def load(tokenizer: Tokenizer, file: str | Path = "", date: str = DATE) -> "ChatTemplate":
-        """`file`: a jinja template instead of the one beside the tokenizer. date: what the template takes for today."""
-        where, source = _read(tokenizer.folder, file)
+        """The chat template of a tokenizer's folder, or the one in `file`; `date`: what it takes for today. Raises
+        ValueError for a template that is missing or breaks a rule above.
+        """
+        where, source = find_template(tokenizer.folder, file)
         return ChatTemplate(tokenizer, source, date, where)
 
     def __init__(self, tokenizer: Tokenizer, source: str, date: str = DATE, where: str = "chat template"):
         self.tokenizer, self.source, self.where = tokenizer, source, where
         self.sha256 = hashlib.sha256(source.encode()).hexdigest()
-        self.named = _named_tokens(tokenizer.folder)
+        self.named = named_tokens(tokenizer.folder)
         special = tokenizer.special_tokens(added=False)
         self._special_ids = set(special.values())
         self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
         if date != DATE and "strftime_now" not in source:
             raise ValueError(f"{where}: never asks for the date (with strftime_now), so date = {date} has no effect")
-        today = datetime.datetime.fromisoformat(date)
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals |= {"raise_exception": _raise_exception, "strftime_now": today.strftime}
         try:
-            self._template = environment.from_string(source)
+            self._template = compile_template(source, date)
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"{where}: not a jinja template: line {error.lineno}: {error.message}") from None
         try:
@@ -82,7 +85,7 @@ class ChatTemplate:
             raise ValueError(f"{where}: {error}; give another with --template FILE") from None
 
     def encode(self, turns: Sequence[Turn], train_on: TrainOn = "all") -> tuple[list[int], np.ndarray]:
-        """Ids, and bool [ids]: whether each belongs to an answer (to the last one).
+        """Ids of a conversation, and bool [ids]: whether each belongs to an answer, or, for "last", to the last one.
 
         Raises ValueError, which names the turn, for turns in another order than `check_turns` asks for and for what the
         template cannot render, or not the same at every length of the conversation.
@@ -98,12 +101,12 @@ class ChatTemplate:
         return ids, is_target
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        """Ids up to where the answer to the last turn begins."""
+        """Ids of a conversation up to where the answer to its last turn begins. Raises ValueError as `encode` does."""
         turns, mark = self._as_text(turns)
-        return self._tokenize(self.render(turns, add_generation_prompt=True), mark)[0]
+        return self._tokenize(self.render(turns, add_generation_prompt=True), mark).ids
 
     def render(self, turns: Sequence[Turn], add_generation_prompt: bool = False) -> str:
-        """The text that the template makes of the turns."""
+        """The text that the template makes of the turns. Raises ValueError where the template fails."""
         messages = [turn._asdict() for turn in turns]
         try:
             return self._template.render(
@@ -148,22 +151,23 @@ class ChatTemplate:
         spaced = (self._special.sub(lambda special: mark.join(special[0]), turn.content) for turn in turns)
         return [turn._replace(content=content) for turn, content in zip(turns, spaced, strict=True)], mark
 
-    def _tokenize(self, text: str, mark: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids of a rendered text and the characters that each stands for; a mark is in the text, but in no token."""
-        ids, spans = self.tokenizer.encode_with_spans(text, spelled=True)
+    def _tokenize(self, text: str, mark: str) -> Encoding:
+        """A rendered text as ids with their spans in it; a mark is in the text, but in no token."""
+        encoding = self.tokenizer.encode_with_spans(text, spelled=True)
         if mark and mark in text:
-            ids, spans = self._without_marks(text, mark, ids, spans)
-        bos_id = self.tokenizer.bos_id
+            encoding = self._without_marks(text, mark, encoding)
+        bos_id, ids = self.tokenizer.bos_id, encoding.ids
         if bos_id is not None and (ids[:1] != [bos_id] or ids.count(bos_id) > 1):
             raise ValueError(
                 f"the chat template writes the tokenizer's bos_token {ids.count(bos_id)} times, not once, at the start"
             )
-        return ids, spans
+        return encoding
 
-    def _without_marks(
-        self, text: str, mark: str, ids: list[int], spans: list[tuple[int, int]]
-    ) -> tuple[list[int], list[tuple[int, int]]]:
-        """The same with each stretch between special tokens that holds a mark encoded anew, without it."""
+    def _without_marks(self, text: str, mark: str, encoding: Encoding) -> Encoding:
+        """An encoding of `text` in which each stretch between special tokens that holds a mark is encoded anew, without
+        the mark; its spans are still those of the text with marks.
+        """
+        ids, spans = encoding
         borders = [i for i, id in enumerate(ids) if id in self._special_ids]
         new_ids, new_spans = [], []
         for before, after in zip([-1, *borders], [*borders, len(ids)], strict=True):
@@ -179,37 +183,34 @@ class ChatTemplate:
                 new_spans += spans[before + 1 : after]
             new_ids += ids[after : after + 1]
             new_spans += spans[after : after + 1]
-        return new_ids, new_spans
+        return Encoding(new_ids, new_spans)
 
     def _try_out(self) -> int:
-        """Holds the template against the rules on a small conversation. Gives the token that ends its answers."""
-        turns = [
-            Turn("user", "first question"),
-            Turn("assistant", "first answer"),
-            Turn("user", "second question"),
-            Turn("assistant", "second answer"),
-        ]
-        text, answers = self._render_stably(turns)
+        """Hold the template against the rules on a small conversation; -> the token that ends its answers."""
+        text, answers = self._render_stably(TRIAL)
         self._tokenize(text, "")
+        ends: list[int] = []
         for i, (start, end) in zip((1, 3), answers, strict=True):
-            header, _, ending = text[start:end].partition(turns[i].content)
+            header, _, ending = text[start:end].partition(TRIAL[i].content)
             if header.strip():
                 raise ValueError(
-                    f"{_name(turns, i)}: the chat template writes {header!r} before the answer, but not where "
+                    f"{_name(TRIAL, i)}: the chat template writes {header!r} before the answer, but not where "
                     f"add_generation_prompt asks for one, so that a model would have to learn it"
                 )
-            ids, _ = self.tokenizer.encode_with_spans(ending, spelled=True)
+            ids = self.tokenizer.encode_with_spans(ending, spelled=True).ids
             ends = [id for id in ids if id in self._special_ids]
             if not ends:
                 raise ValueError(
-                    f"{_name(turns, i)}: the chat template writes no special token after the answer, "
+                    f"{_name(TRIAL, i)}: the chat template writes no special token after the answer, "
                     f"so that a model would not learn where to stop"
                 )
         return ends[0]
 
 
 def check_turns(turns: Sequence[Turn]) -> None:
-    """Raises ValueError unless they are a system turn or none, then user and assistant by turns up to an assistant."""
+    """Raise ValueError unless the turns are one of the system or none, then user and assistant in alternation, with an
+    assistant's as the last.
+    """
     if not turns:
         raise ValueError("no turns")
     if not any(turn.role == "assistant" for turn in turns):
@@ -223,64 +224,5 @@ def check_turns(turns: Sequence[Turn]) -> None:
 
 
 def _name(turns: Sequence[Turn], i: int) -> str:
+    """What an error calls a turn."""
     return f"turn {i} ({turns[i].role})" if i >= 0 else "no turns"
-
-
-def _read(folder: Path, file: str | Path) -> tuple[str, str]:
-    """Where the template is, and its text."""
-    if file or (folder / FILE).is_file():
-        path = Path(file or folder / FILE)
-        try:
-            return str(path), path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"template {path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
-    config_file = folder / "tokenizer_config.json"
-    found = _read_json(config_file).get("chat_template")
-    if isinstance(found, list):  # several by name
-        by_name = {one["name"]: one["template"] for one in found}
-        if "default" not in by_name:
-            raise ValueError(
-                f"{config_file}: its chat templates are {', '.join(by_name)}, and none is the default; "
-                f"write the one to use into a file and give it with --template FILE"
-            )
-        found = by_name["default"]
-    if not isinstance(found, str) or not found:
-        raise ValueError(
-            f"{folder}: the tokenizer has no chat template (no {FILE}, none in tokenizer_config.json); "
-            f"give the model's own, or one to train it with, with --template FILE"
-        )
-    return str(config_file), found
-
-
-def _named_tokens(folder: Path) -> dict[str, str]:
-    """What the tokenizer's files call the special tokens."""
-    config = _read_json(folder / "special_tokens_map.json") | _read_json(folder / "tokenizer_config.json")
-    found = {name: config[name] for name in NAMED_TOKENS if config.get(name)}
-    return {name: value["content"] if isinstance(value, dict) else value for name, value in found.items()}
-
-
-def _read_json(file: Path) -> dict:
-    """What the file holds, {} if there is none."""
-    try:
-        return json.loads(file.read_bytes()) if file.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
-
-
-class _Generation(jinja2.ext.Extension):
-    """{% generation %} ... {% endgeneration %}, by which some templates mark their answers: renders what it holds."""
-
-    tags = {"generation"}  # noqa: RUF012 (jinja2 reads it of the class)
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _to_json(value: object, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-    """jinja2's own would escape < and > for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

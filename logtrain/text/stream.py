@@ -12,7 +12,11 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what bytes that are no character de
 
 
 class TextStream:
-    """text: all that has been given out. stopped: whether a stop string came; it is not part of the text."""
+    """The text of one answer, as its ids come.
+
+    ids: all that were added. text: all that has been given out. stopped: whether a stop string came, which is no part
+    of the text.
+    """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
         self.tokenizer, self.stop = tokenizer, tuple(stop)
@@ -22,16 +26,18 @@ class TextStream:
         self._start = self._read = 0  # ids before `read` are text already; those from `start` decide how more decodes
 
     def add(self, id: int) -> str:
-        """The text that another token completes."""
+        """The text that one more token completes, "" while it waits."""
         self.ids.append(id)
         return self._give(self._decode(final=False), final=False)
 
     def end(self) -> str:
-        """What was still waiting."""
+        """The text that was still waiting; no token follows."""
         return self._give(self._decode(final=True), final=True)
 
     def _decode(self, final: bool) -> str:
-        """Decoded from a few ids back, for a tokenizer may write a word otherwise at the start than after another."""
+        """The text of the ids that are none yet, decoded from a few ids back: a tokenizer may write a word otherwise at
+        the start than after another.
+        """
         before = self.tokenizer.decode(self.ids[self._start : self._read])
         after = self.tokenizer.decode(self.ids[self._start :])
         if after.endswith(REPLACEMENT) and not final:
@@ -42,6 +48,7 @@ class TextStream:
         return after[len(before) :]
 
     def _give(self, text: str, final: bool) -> str:
+        """The part of what waited and of `text` that no stop string can begin in; the rest waits."""
         if self.stopped:
             return ""
         text = self._held + text
@@ -54,7 +61,7 @@ class TextStream:
         return given
 
     def _may_be_stop(self, text: str) -> int:
-        """Characters at the end of the text with which a stop string begins."""
+        """How many characters at the end of the text may begin a stop string."""
         longest = max(map(len, self.stop), default=1) - 1
         for length in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self.stop):

@@ -2,8 +2,8 @@
 
 Two kinds of files are read: `tokenizer.json` (the tokenizers library: Llama 3, SmolLM2, ...) and a sentencepiece
 `tokenizer.model` (Llama 2). Text is only ever text: a `<|eot_id|>` that stands in a log line becomes the pieces of its
-characters, never id 128009, because special tokens are put in by id, not by spelling. The one exception is asked for by
-name: a chat template spells its special tokens, so what it wrote is encoded with `spelled=True` (chat_template.py).
+characters, never id 128009, because special tokens are put in by id, not by spelling. There is one exception: a chat
+template spells its special tokens, so what it wrote is encoded with `spelled=True` (chat_template.py).
 """
 
 import difflib
@@ -13,12 +13,12 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import sentencepiece
 import tokenizers
 
-# What a Hugging Face folder may hold beside the ids, in the order a reader looks for them.
-TOKENIZER_FILES = (
+TOKENIZER_FILES = (  # of a Hugging Face folder: the first two decide the ids, the others say more of them
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -33,11 +33,20 @@ DOCUMENT_ENDS = ("<|end_of_text|>", "<|endoftext|>", "</s>")
 TURN_MARKS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|im_start|>", "<|start_header_id|>", "<|end_header_id|>")
 
 
-class Tokenizer:
-    """Use `Tokenizer.load`. Encoding adds no special token and cuts nothing, whatever the file was saved with.
+class Encoding(NamedTuple):
+    """A text as token ids, and where each stands in it."""
 
-    vocab_size: highest id + 1, added tokens included. bos_id: what opens a document, or None.
-    sha256: digest of the file that decides the ids. files: what an export copies beside the weights. folder: of theirs.
+    ids: list[int]
+    spans: list[tuple[int, int]]
+    """the characters [start, end) that each id stands for; ids of one character of several share its span"""
+
+
+class Tokenizer:
+    """A tokenizer file, opened by `Tokenizer.load`. Encoding adds no special token and cuts nothing, whatever the file
+    was saved with.
+
+    vocab_size: highest id + 1, added tokens included. bos_id: the id that opens a document, or None. sha256: digest of
+    the file that decides the ids. files: what an export copies beside the weights. folder: where these files are.
     """
 
     vocab_size: int
@@ -47,7 +56,9 @@ class Tokenizer:
 
     @staticmethod
     def load(path: str | Path) -> "Tokenizer":
-        """`path`: a folder with tokenizer.json or tokenizer.model (the first is preferred), or one of these files."""
+        """The tokenizer of a folder with tokenizer.json or tokenizer.model (the first is preferred), or of one of these
+        files. Raises ValueError if there is none, or it is damaged.
+        """
         path = Path(path)
         if not path.exists():
             raise ValueError(f"{path}: no such tokenizer folder")
@@ -66,28 +77,29 @@ class Tokenizer:
         self.files = (file, *(f for f in beside if f.is_file()))
 
     def encode(self, text: str) -> list[int]:
+        """Ids of a text, in which no special token is recognised."""
         raise NotImplementedError
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Equal to `[encode(t) for t in texts]`, faster (on all cores, unless TOKENIZERS_PARALLELISM=false)."""
+        """Ids of each text, as `encode` gives them, but on all cores (unless TOKENIZERS_PARALLELISM=false)."""
         raise NotImplementedError
 
-    def encode_with_spans(self, text: str, spelled: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids, and the characters [start, end) that each stands for; `spelled`: a special token's text is its id.
-
-        The ids of one character of several share its span.
+    def encode_with_spans(self, text: str, spelled: bool) -> Encoding:
+        """Ids and spans of a text; `spelled`: a special token's text becomes its id. Raises ValueError for a
+        sentencepiece model, which has no spans.
         """
         raise NotImplementedError
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """The text of ids; `skip_special`: special tokens are no part of it."""
         raise NotImplementedError
 
     def special_tokens(self, added: bool = True) -> dict[str, int]:
-        """Special tokens by their text, with `added` also the others that were added: words, which `encode` knows."""
+        """Ids of the special tokens by their text; with `added` also those of added words, which `encode` knows."""
         raise NotImplementedError
 
     def token_id(self, text: str) -> int:
-        """The id of a special token by its text."""
+        """The id of a special token by its text. Raises ValueError, which names the nearest, if there is none."""
         special = self.special_tokens()
         if text not in special:
             near = difflib.get_close_matches(text, special, n=3, cutoff=0.0)
@@ -95,7 +107,9 @@ class Tokenizer:
         return special[text]
 
     def document_end(self, name: str = "auto") -> int:
-        """The id that closes a document; "auto" takes the first of DOCUMENT_ENDS that the tokenizer has."""
+        """The id that closes a document; "auto" takes the first of DOCUMENT_ENDS that the tokenizer has. Raises
+        ValueError for a turn mark, and where there is no such token.
+        """
         if name in TURN_MARKS:
             raise ValueError(
                 f"document_end {name} marks a turn of a chat, not the end of a document: a model trained on it "
@@ -114,6 +128,8 @@ class Tokenizer:
 
 
 class JsonTokenizer(Tokenizer):
+    """A tokenizer.json, read by the tokenizers library."""
+
     def __init__(self, file: Path):
         super().__init__(file)
         self._tokenizer = self._open()
@@ -133,8 +149,9 @@ class JsonTokenizer(Tokenizer):
             tokenizer.model.dropout = None
         return tokenizer
 
-    @functools.cached_property  # the switch belongs to a tokenizer, and threads share ours: so a second one
+    @functools.cached_property
     def _spelled(self) -> tokenizers.Tokenizer:
+        """A second tokenizer, for texts that spell special tokens: threads share the first, whose switch stays off."""
         tokenizer = self._open()
         tokenizer.encode_special_tokens = False
         tokenizer.post_processor = None
@@ -168,9 +185,9 @@ class JsonTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def encode_with_spans(self, text: str, spelled: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    def encode_with_spans(self, text: str, spelled: bool) -> Encoding:
         encoding = (self._spelled if spelled else self._tokenizer).encode(text, add_special_tokens=False)
-        return encoding.ids, encoding.offsets
+        return Encoding(encoding.ids, encoding.offsets)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
@@ -181,6 +198,8 @@ class JsonTokenizer(Tokenizer):
 
 
 class SentencePieceTokenizer(Tokenizer):
+    """A sentencepiece tokenizer.model."""
+
     def __init__(self, file: Path):
         super().__init__(file)
         data = file.read_bytes()
@@ -208,7 +227,7 @@ class SentencePieceTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._model.encode(list(texts), num_threads=1)
 
-    def encode_with_spans(self, text: str, spelled: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    def encode_with_spans(self, text: str, spelled: bool) -> Encoding:
         raise ValueError(
             f"{self._file}: a sentencepiece model, which knows no special token by its text, as a chat template needs; "
             f"save the tokenizer as tokenizer.json (transformers does with save_pretrained)"

@@ -15,7 +15,7 @@ from logtrain.core.world import World
 from logtrain.model import hf, peft
 from logtrain.model.llama import Llama
 from logtrain.model.lora import merged
-from logtrain.text import chat_template
+from logtrain.text import template_source
 from logtrain.training.run_data import ChatStyle
 from logtrain.training.setup import RunSetup
 from logtrain.training.sharding import full_tensors
@@ -100,7 +100,7 @@ def write_chat_style(folder: Path, chat: ChatStyle | None, *, configs: Path) -> 
     """
     if chat is None:
         return
-    (folder / chat_template.FILE).write_text(chat.template, encoding="utf-8")
+    (folder / template_source.FILE).write_text(chat.template, encoding="utf-8")
     generation = configs / "generation_config.json"
     ends = hf.end_ids(generation, configs / "config.json")
     if chat.end_id not in ends:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from logtrain import evaluate
-from logtrain.evaluation import answering
+from logtrain.generation.load import ModelFolder
 from tests.support import chats
 from tests.support.evaluation import ROWS, evaluated, flags, num_answers, read
 from tests.support.program import Program
@@ -69,7 +69,7 @@ def test_a_finished_evaluation_is_not_asked_again_and_no_other_is_mixed_in(
     file.write_bytes(weights)
     with pytest.raises(ValueError, match="b's answers are of another model, tokenizer or template than are"):
         evaluated(flags(retrained, question_file, run, "--resume", "auto"))
-    monkeypatch.setattr(answering, "load_pretrained", None)  # nobody is asked
+    monkeypatch.setattr(ModelFolder, "load", None)  # nobody is asked
     assert evaluated(flags(chat_models, question_file, run, "--resume", "auto")) == 0
     assert (run / "scores.json").read_bytes() == (finished / "scores.json").read_bytes()
 
@@ -83,7 +83,7 @@ def test_another_run_goes_on_with_what_the_answers_do_not_depend_on(
     moved.write_text(json.dumps([{**ROWS[0], "output": "else"}, *ROWS[1:]]))
     same = {name: Path(f"{folder}/.") for name, folder in reversed(chat_models.items())}
     with monkeypatch.context() as patch:
-        patch.setattr(answering, "load_pretrained", None)  # nobody is asked
+        patch.setattr(ModelFolder, "load", None)  # nobody is asked
         assert evaluated([*flags(same, moved, run), "--resume", "auto", "--limit", "3"]) == 0
     samples = {(s["model"], s["row"]): s for s in read(run)[1]}
     before = {(s["model"], s["row"]): s for s in read(finished)[1]}

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from logtrain.generation.generator import Generator, Request
-from logtrain.generation.load import load_pretrained
+from logtrain.generation.generator import Generator
+from logtrain.generation.load import ModelFolder
+from logtrain.generation.request import Request
 from logtrain.text.chat_template import ChatTemplate, Turn
 from tests.support.evaluation import NEW, ROWS, evaluated, flags, num_answers, read
 from tests.support.program import Program
@@ -25,8 +26,8 @@ class FakeServer(ThreadingHTTPServer):
 
     def __init__(self, folder: Path):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.loaded, self.lock = load_pretrained(folder, CPU), threading.Lock()
-        self.template = ChatTemplate.load(self.loaded.tokenizer)
+        self.loaded, self.lock = ModelFolder(folder).load(CPU), threading.Lock()
+        self.template = ChatTemplate.load(self.loaded.folder.tokenizer)
         self.fails: list[int] = []
         self.seen: list[tuple[str, dict, dict]] = []
         self.busy = self.most = 0
@@ -61,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
             prompt = body["prompt"]
         with server.lock:
             stop_ids = body.get("stop_token_ids", [server.template.end_id])  # no other ends are its own
-            generator = Generator(server.loaded.model, server.loaded.tokenizer, stop_ids)
+            generator = Generator(server.loaded.model, server.loaded.folder.tokenizer, stop_ids)
             ((_, answer),) = generator.run([Request(prompt=prompt, max_new_tokens=body["max_tokens"])])
         text = {"message": {"role": "assistant", "content": answer.text}} if chat else {"text": answer.text}
         usage = {"completion_tokens": len(answer.ids)}

@@ -15,7 +15,8 @@ from logtrain import prepare
 from logtrain.data import chunks
 from logtrain.data.pool import Pool
 from logtrain.data.shards import CONTEXT, Split
-from logtrain.text.chat_template import DATE, Turn
+from logtrain.text.chat_template import Turn
+from logtrain.text.config import DATE
 from logtrain.text.tokenizer import Tokenizer
 from tests.support.chats import CHATML, SPECIAL, TRIMMING, make_chats, write_tokenizer
 from tests.support.preparing import dump

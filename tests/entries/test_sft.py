@@ -26,11 +26,10 @@ from logtrain.core import entry
 from logtrain.data.config import LoaderConfig
 from logtrain.data.loader import Loader
 from logtrain.data.shards import Split
-from logtrain.generation import load as pretrained
+from logtrain.generation.load import ModelFolder
 from logtrain.model import hf
 from logtrain.model.config import LoraConfig
 from logtrain.model.lora import InitialAdapters
-from logtrain.text.tokenizer import Tokenizer
 from logtrain.training.optim import make_optimizer
 from logtrain.training.setup import set_up
 from logtrain.training.sharding import full_tensors
@@ -315,10 +314,9 @@ def test_an_adapter_answers_as_its_export_does(case, tmp_path):
     assert train(flags, "logtrain.merge") == 0
     for folder in (run / "adapter", run / "export", tmp_path / "merged"):
         assert (folder / "chat_template.jinja").read_text() == written
-        assert end in pretrained.stop_ids(folder), folder
-        assert pretrained.stop_ids(folder) == pretrained.stop_ids(run / "export")
-    template = pretrained.load_template(run / "adapter", Tokenizer.load(case.model))
-    assert template.where == str(run / "adapter" / "chat_template.jinja")
+        assert end in ModelFolder(folder).stop_ids, folder
+        assert ModelFolder(folder).stop_ids == ModelFolder(run / "export").stop_ids
+    assert ModelFolder(run / "adapter").template.where == str(run / "adapter" / "chat_template.jinja")
 
 
 # ---- the best checkpoint

@@ -19,7 +19,12 @@ import torch
 from logtrain.core.entry import run
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["logtrain.cpt", "logtrain.export", "logtrain.chat"])
+SERVER.set_forkserver_preload(
+    [
+        *("logtrain.cpt", "logtrain.export", "logtrain.chat"),
+        *("logtrain.conversation.repl", "logtrain.generation.load"),  # what an entry imports after its flags
+    ]
+)
 
 
 class Program:

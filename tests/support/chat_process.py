@@ -21,7 +21,8 @@ import torch
 from logtrain import chat
 from logtrain.conversation.terminal import Interrupt
 from logtrain.core.entry import run
-from logtrain.generation.generator import Active, Generator
+from logtrain.generation.generator import Generator
+from logtrain.generation.scheduler import RequestState
 from tests.support.program import SERVER
 
 ENTER, CTRL_C, CTRL_D, UP = "\r", "\x03", "\x04", "\x1b[A"
@@ -32,6 +33,7 @@ CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def pasted(text: str) -> str:
+    """What a terminal sends for a text that is pasted."""
     return f"\x1b[200~{text}\x1b[201~"
 
 
@@ -56,7 +58,7 @@ class Terminal:
             self.gate.release()
 
     def until(self, text: str, seconds: float = 30) -> str:
-        """Wait for a text beyond that of the last call; -> what came before it, without codes."""
+        """Wait for a text after that of the last call; -> what came before it, without codes."""
         deadline = time.monotonic() + seconds
         while (at := self.output.find(text, self.seen)) < 0:
             assert self.read(deadline - time.monotonic()), f"no {text!r} in {self.output[self.seen :]!r}"
@@ -64,14 +66,14 @@ class Terminal:
         return CODES.sub("", before).replace("\r", "")
 
     def read(self, seconds: float) -> bool:
-        """Take what comes, if it does so in time."""
+        """Take what the process writes; -> whether it wrote anything in time."""
         ready = select.select([self.end], [], [], max(0, seconds))[0]
         if ready:
             self.output += os.read(self.end, 1 << 16).decode()
         return bool(ready)
 
     def status(self) -> int:
-        """Of its exit, for which it waits until what it wrote has been read."""
+        """The exit status, for which this waits until what the process wrote has been read."""
         deadline = time.monotonic() + 30
         while self.process.is_alive():
             assert time.monotonic() < deadline, self.output
@@ -83,7 +85,9 @@ class Terminal:
 def terminal(
     flags: Sequence[str], *, answers: Sequence[str] = (), gate: Semaphore | None = None, stdout: Path | None = None
 ) -> Iterator[Terminal]:
-    """`answers`: what the model says; without any, what it likes. `gate`: to be released for each step."""
+    """A chat on a terminal, killed at the end. `answers`: what the model says; without any, what it likes. `gate`: the
+    model takes a step each time that it is released.
+    """
     one = Terminal(flags, answers, gate, stdout)
     try:
         yield one
@@ -95,7 +99,7 @@ def terminal(
 
 
 def script(flags: Sequence[str], stdin: bytes, folder: Path, answers: Sequence[str] = ()) -> tuple[int, str, str]:
-    """`... | python -m logtrain.chat FLAGS`: -> exit status, stdout, stderr."""
+    """Exit status, stdout and stderr of `... | python -m logtrain.chat FLAGS`."""
     files = [folder / name for name in ("stdin", "stdout", "stderr")]
     for file, text in zip(files, (stdin, b"", b""), strict=True):
         file.write_bytes(text)
@@ -107,6 +111,7 @@ def script(flags: Sequence[str], stdin: bytes, folder: Path, answers: Sequence[s
 
 
 def become(flags: Sequence[str], files: Sequence[str], answers: Sequence[str], gate: Semaphore | None) -> None:
+    """Be the program, with stdin, stdout and stderr at these files."""
     os.setsid()  # so that the terminal, opened next, is the one that sends us a Ctrl-C
     for number, file in enumerate(files):
         os.dup2(os.open(file, os.O_RDWR), number)
@@ -122,10 +127,12 @@ def become(flags: Sequence[str], files: Sequence[str], answers: Sequence[str], g
 
 
 def lay_down(answers: Sequence[str], gate: Semaphore | None) -> None:
-    def sample(self: Generator, logits_SV: torch.Tensor, batch: list[Active]) -> list[int]:
-        (active,) = batch
-        ids = [*self.tokenizer.encode(answers[active.request.number]), *self.stop_ids]
-        return [ids[len(active.ids) - len(active.request.prompt)]]
+    """Make the model say these answers, and hold up its steps at the gate."""
+
+    def sample(self: Generator, logits_SV: torch.Tensor, batch: list[RequestState]) -> list[int]:
+        (state,) = batch
+        ids = [*self.tokenizer.encode(answers[state.request.number]), *self.stop_ids]
+        return [ids[len(state.ids) - len(state.request.prompt)]]
 
     def held_step(self: Generator) -> list:
         gate.acquire()

@@ -1,0 +1,21 @@
+"""Text from elsewhere does not steer a terminal."""
+
+import pytest
+
+from logtrain.core.printable import printable
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("1\u00a0000\u202f€ « Où\u00a0? »", None),
+        ("障害\u3000原因\t日本\n", None),
+        ("👩\u200d💻 ❤\ufe0f 🇫🇷 👍🏽 \U0001fae9", None),  # the last is younger than Python 3.11's tables
+        ("نمی\u200cخواهم", None),
+        ("\x1b[2J\x07\r\x7f\x9b", r"\x1b[2J\x07\r\x7f\x9b"),
+        ("a\u202eb\u2066c\u2028d\u2029e\u200bf\ufeffg", r"a\u202eb\u2066c\u2028d\u2029e\u200bf\ufeffg"),
+        ("\udcff\U000e0041", r"\udcff\U000e0041"),
+    ],
+)
+def test_what_is_shown_as_it_is(text, shown):
+    assert printable(text) == (text if shown is None else shown)
