@@ -21,7 +21,7 @@ from benchmarks.kernels.table import show
 from benchmarks.kernels.work import Operation
 from logtrain_kernels import dropped_linear
 
-PARTS = dropped_linear.parts
+NUM_PARTS = dropped_linear.num_parts
 FEW = (1, 2, 3)
 COUNTED = dict.fromkeys((rms_norm_backward, add_rms_norm_backward), (264, 265, 266))  # 132 or 264 programs, a row each
 COUNTED |= dict.fromkeys(ADAPTERS, (64, 128, 192))  # programs of 64 rows
@@ -37,9 +37,9 @@ def rsqrt(x: tl.tensor) -> tl.tensor:
     return tl.math.rsqrt(x)
 
 
-def parts(_T: int, *others: int) -> int:
-    """In how many sums the gradient of A is made where there are all tokens."""
-    return PARTS(TOKENS, *others)
+def num_parts(_T: int, *others: int) -> int:
+    """How many sums the gradient of A is made of where there are all tokens."""
+    return NUM_PARTS(TOKENS, *others)
 
 
 def figures(operation: Operation, shape: Shape, T: int, library: str) -> dict[str, int]:
@@ -48,7 +48,7 @@ def figures(operation: Operation, shape: Shape, T: int, library: str) -> dict[st
         pretended_h100("cpu"),
         mock.patch.object(liger_rms_norm, "rsqrt", rsqrt),
         mock.patch.object(liger_add_rms_norm, "rsqrt", rsqrt),
-        mock.patch.object(dropped_linear, "parts", parts),
+        mock.patch.object(dropped_linear, "num_parts", num_parts),
     ):
         count: Count = count_of(getattr(work, library))
     return {

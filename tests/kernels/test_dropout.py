@@ -124,10 +124,10 @@ def order(change: int) -> Tensor:
 
 
 @triton.jit
-def store_kept(keys_T, kept_TD, salt, drop, D, T: tl.constexpr, BLOCK: tl.constexpr):
+def store_kept(seeds_T, kept_TD, salt, drop, D, T: tl.constexpr, BLOCK: tl.constexpr):
     token, first = tl.arange(0, T), tl.program_id(0) * BLOCK
     column = first + tl.arange(0, BLOCK)
-    keep = kept(tl.load(keys_T + token) + salt, first, drop, BLOCK)
+    keep = kept(tl.load(seeds_T + token) + salt, first, drop, BLOCK)
     tl.store(kept_TD + token[:, None] * D + column[None, :], keep, mask=column[None, :] < D)
 
 
@@ -135,11 +135,11 @@ def store_kept(keys_T, kept_TD, salt, drop, D, T: tl.constexpr, BLOCK: tl.conste
 @pytest.mark.parametrize(("salt", "drop"), [(SALT, 3277), (OTHER_SALT, 32768), (0, 60000)])
 def test_the_kernel_keeps_what_the_reference_keeps(num_features, block, salt, drop):
     with triton_kernels():
-        key_T = torch.tensor([*seeds()[:58].tolist(), 0, 1, -1, 2**63 - 1, -(2**63), 2**32])
+        seeds_T = torch.tensor([*seeds()[:58].tolist(), 0, 1, -1, 2**63 - 1, -(2**63), 2**32])
         found = torch.zeros(64, num_features, dtype=torch.bool)
         programs = triton.cdiv(num_features, block)
-        store_kept[(programs,)](key_T, found, salt, drop, num_features, T=64, BLOCK=block)
-        assert torch.equal(found, kept_reference(key_T, salt, drop, num_features))
+        store_kept[(programs,)](seeds_T, found, salt, drop, num_features, T=64, BLOCK=block)
+        assert torch.equal(found, kept_reference(seeds_T, salt, drop, num_features))
         assert num_features == 1 or (found.any() and not found.all())
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import logtrain_kernels as kernels
-from logtrain_kernels import Llama3Scaling, dropped_linear, rope_tables
+from logtrain_kernels import AdapterSpan, Llama3Scaling, dropped_linear, rope_tables
 from logtrain_kernels.dropout import kept_reference, kept_scale
 from tests.support.precision import DTYPES, ON_GPU, assert_right, largest, slack_of
 
@@ -200,12 +200,15 @@ def test_swiglu_of_gates_whose_exponential_overflows(dtype, way):
 # Adapters
 
 
-def places(rank, adapted, out):
-    """Of layers (first column, last one's next) below each other, with columns between them that have no adapter."""
+def spans_of_layers(rank, adapted, out):
+    """The spans of adapters on layers (first column, last one's next), and the rows of all Bs; columns between layers
+    have no adapter.
+    """
     found, row = [], 0
     for i, (start, stop) in enumerate(adapted):
         assert start < stop <= out
-        found.append((slice(start, stop), slice(row, row + stop - start), slice(i * rank, (i + 1) * rank)))
+        rows, ranks = slice(row, row + stop - start), slice(i * rank, (i + 1) * rank)
+        found.append(AdapterSpan(slice(start, stop), rows, ranks))
         row += stop - start
     return found, row
 
@@ -213,7 +216,7 @@ def places(rank, adapted, out):
 @pytest.fixture(params=[1, 3], ids=["one part", "three parts"])
 def parts(request, monkeypatch):
     """In how many parts the gradient of A is summed."""
-    monkeypatch.setattr(dropped_linear, "parts", lambda *_: request.param)
+    monkeypatch.setattr(dropped_linear, "num_parts", lambda *_: request.param)
 
 
 @DTYPES
@@ -232,34 +235,34 @@ def parts(request, monkeypatch):
     ids=str,
 )
 def test_adapted_linear(num_tokens, width, out, rank, adapted, drop, dtype, way, parts):
-    where, rows = places(rank, adapted, out)
+    spans, rows = spans_of_layers(rank, adapted, out)
     weight, scale = (torch.randn(out, width) / width**0.5).bfloat16(), 0.75
-    keys = torch.randint(-(2**62), 2**62, (num_tokens,)) if drop else None
-    dropout = keys, torch.tensor(-(2**61) + 5, device="cpu"), drop
+    seeds = torch.randint(-(2**62), 2**62, (num_tokens,)) if drop else None
+    dropout = seeds, torch.tensor(-(2**61) + 5, device="cpu"), drop
     mask = kept_reference(*dropout, width) * kept_scale(drop) if drop else 1.0
 
     def pytorch(x, a, b):
         y, dropped = F.linear(x, weight.to(x.dtype)), x * torch.as_tensor(mask, dtype=x.dtype)
         added = torch.zeros_like(y)
-        for columns, rows, ranks in where:
-            added[:, columns] = dropped @ a[ranks].T @ b[rows].T * scale
+        for span in spans:
+            added[:, span.columns] = dropped @ a[span.ranks].T @ b[span.rows].T * scale
         return y + added
 
     assert_right(
-        lambda x, a, b: kernels.adapted_linear(x, weight.to(x.dtype), a, b, where, scale, *dropout),
+        lambda x, a, b: kernels.adapted_linear(x, weight.to(x.dtype), a, b, spans, scale, *dropout),
         pytorch,
         pytorch,
-        [torch.randn(num_tokens, width), torch.randn(rank * len(where), width) / width**0.5, torch.randn(rows, rank)],
+        [torch.randn(num_tokens, width), torch.randn(rank * len(spans), width) / width**0.5, torch.randn(rows, rank)],
         dtype,
         slack_of(way, dtype, truncations=2),  # h, and what is made of it
     )
 
 
 def test_adapters_in_fp32_beside_a_matrix_in_bf16_have_gradients_in_fp32(way):
-    where, _ = places(4, [(0, 12)], 12)
+    spans, _ = spans_of_layers(4, [(0, 12)], 12)
     x, weight = torch.randn(9, 16).bfloat16().requires_grad_(), torch.randn(12, 16).bfloat16()
     a, b = torch.randn(4, 16, requires_grad=True), torch.randn(12, 4, requires_grad=True)
-    y = kernels.adapted_linear(x, weight, a, b, where, 0.5, torch.arange(9), torch.tensor(1), 3277)
+    y = kernels.adapted_linear(x, weight, a, b, spans, 0.5, torch.arange(9), torch.tensor(1), 3277)
     y.sum().backward()
     assert (y.dtype, x.grad.dtype, a.grad.dtype, b.grad.dtype) == (*[torch.bfloat16] * 2, *[torch.float32] * 2)
     assert min(a.grad.count_nonzero(), b.grad.count_nonzero()) > 0
@@ -347,7 +350,7 @@ def test_a_document_neither_sees_nor_moves_another():
 
 # Attention over a cache
 
-CHUNKS = {  # places of a cache of 200, and the chunks in which each sequence comes; 0: nothing in that step
+CHUNKS = {  # slots of a cache of 200, and the chunks in which each sequence comes; 0: nothing in that step
     "whole": [(3, [40])],
     "token by token": [(3, [1] * 9), (60, [1] * 9)],
     "unequal": [(150, [7, 0, 20, 1]), (3, [30, 1, 1, 0]), (90, [0, 0, 5, 2])],
@@ -373,7 +376,7 @@ def steps_over_a_cache(chunks: str, num_kv_heads: int, dtype: torch.dtype, head_
             if n
         ]
         slots = kernels.CacheSlots(
-            torch.tensor([place for run in at for place in run]),
+            torch.tensor([slot for run in at for slot in run]),
             torch.tensor([*starts, 0], dtype=torch.int32),
             torch.tensor(known, dtype=torch.int32),
             max(known),
