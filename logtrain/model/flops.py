@@ -29,10 +29,11 @@ PEAK_FLOPS = {
 def model_flops(shape: LlamaConfig, tokens: int, attention_pairs: int, adapters: int = 0) -> float:
     """FLOPs that training on `tokens` takes: forward and backward, nothing counted twice for activation recomputation.
 
-    For each token, 6 for each weight of a matrix product (2 forward, 4 backward): the head is one, the embedding not.
-    With LoRA, of so many parameters in `adapters`, 6 for each of these and 4 for each frozen weight: no gradient of it.
-    For each pair of query and key, 12 * layers * heads * head_dim. It is PaLM's count (Chowdhery et al. 2022,
-    arXiv:2204.02311, appendix B), but only of pairs that the mask lets through: a document has length (length + 1) / 2.
+    Each token takes 6 for each weight of a matrix product (2 forward, 4 backward): the head is one, the embedding not.
+    With LoRA, whose adapters have so many parameters, it takes 6 for each of these and 4 for each frozen weight, which
+    has no gradient. Each pair of query and key takes 12 * layers * heads * head_dim. That is PaLM's count (Chowdhery et
+    al. 2022, arXiv:2204.02311, appendix B), but only of pairs that the mask lets through: a document has length (length
+    + 1) / 2.
     """
     heads = 2 * shape.num_heads + 2 * shape.num_kv_heads  # q and out; k and v
     block = shape.hidden_size * (heads * shape.head_dim + 3 * shape.intermediate_size)
@@ -47,7 +48,9 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def peak_flops_of(gpu: str) -> float | None:
-    """The same by the GPU's name: as the driver has it, or as a file of `logtrain/planning/gpus` does."""
+    """Peak dense bf16 FLOP/s of the GPU of this name, as the driver has it or a file of `logtrain/planning/gpus` does;
+    None where it is not known.
+    """
     words = set(re.split(r"[\s-]", gpu))
     if "MIG" in words:
         return None

@@ -30,13 +30,21 @@ from logtrain.model.lora import (
     GivenAdapters,
     InitialAdapters,
     LoraLinear,
-    adapter_spans,
+    adapted_matrices,
     add_adapters,
     num_adapter_parameters,
 )
 from logtrain.model.weights import RandomWeights, empty_model, materialize
 from logtrain_kernels.dropout import kept_reference, kept_scale
-from tests.support.llama import CPU, load_transformers, logits, packed, random_documents, relative_difference
+from tests.support.llama import (
+    CPU,
+    load_transformers,
+    logits,
+    over_the_whole_row,
+    packed,
+    random_documents,
+    relative_difference,
+)
 from tests.support.lora import adapted, in_peft, trained, with_adapters
 from tests.support.synthetic import edit_json, read_model, write_data, write_model
 
@@ -359,10 +367,6 @@ def test_compiled_blocks_with_dropout_are_the_eager_ones_and_all_but_the_first_s
     on the host.
     """
 
-    def over_the_whole_row(q, k, v, *_):
-        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
-
     monkeypatch.setattr(llama, "attention", over_the_whole_row)
     shape, config = replace(SHAPE, vocab_size=131, intermediate_size=20, num_layers=4), LoraConfig(rank=3, dropout=0.3)
     model = empty_model(shape)
@@ -424,10 +428,10 @@ def test_new_adapters_add_nothing_and_are_drawn_as_pefts(folder_of):
 def test_the_layer_with_its_gradients_is_the_plain_expression():
     """Of three adapters, of which the middle one is left out; what is dropped in the forward is so in the backward."""
     config = LoraConfig(rank=3, alpha=5.0, dropout=0.4, targets=("q_proj", "v_proj"))
-    spans, width = adapter_spans(SHAPE, config)["attention.qkv"], 16
-    columns = {span.target: span.columns for span in spans}
+    matrix, width = adapted_matrices(SHAPE, config)["attention.qkv"], 16
+    columns = {target: span.columns for target, span in matrix.spans.items()}
     assert columns == {"q_proj": slice(0, 16), "v_proj": slice(20, 24)}
-    layer = LoraLinear(nn.Linear(width, 24, bias=False), "x", spans, config, [seeds(30)])
+    layer = LoraLinear(nn.Linear(width, 24, bias=False), "x", matrix, config, [seeds(30)])
     x, dy, weight, a, b = (torch.randn(n, m) for n, m in ((30, 16), (30, 24), (24, 16), (6, 16), (20, 3)))
     for name, tensor in (("weight", weight), ("lora_A", a), ("lora_B", b)):
         setattr(layer, name, nn.Parameter(tensor, requires_grad=name != "weight"))
