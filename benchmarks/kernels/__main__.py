@@ -15,6 +15,7 @@ from benchmarks.kernels.shapes import MODELS
 
 
 def main() -> None:
+    """Show the evidence that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     evidence = parser.add_mutually_exclusive_group(required=True)
     for name in ("compile", "traffic", "time"):
