@@ -25,11 +25,7 @@ from logtrain_kernels.attention import (
 from logtrain_kernels.cost import Cost
 from logtrain_kernels.device import interpreted, pretended_gpu
 from logtrain_kernels.dropout import dropout_steps
-from logtrain_kernels.dropped_linear import (
-    DROPPED_LINEAR_KEPT,
-    dropped_linear_backward_cost,
-    dropped_linear_cost,
-)
+from logtrain_kernels.dropped_linear import DROPPED_LINEAR_KEPT, dropped_linear_backward_cost, dropped_linear_cost
 from logtrain_kernels.linear_cross_entropy import (
     IGNORE,
     linear_cross_entropy,

@@ -31,7 +31,7 @@ PRODUCTS_OF_PYTORCH = {"adapter_outputs_backward"}  # whose addmm_ with beta = 0
 
 
 def calls(dtype: torch.dtype) -> dict[str, tuple]:
-    """Arguments by operation and variant. Sizes are multiples of what programs take, so that none reads twice."""
+    """Arguments by operation and variant. Their sizes are multiples of what programs take, so that none reads twice."""
     x_TD, weight_D = torch.randn(T, D).to(dtype), torch.rand(D).to(dtype)
     rows, scale = [torch.randn(ROWS, D).to(dtype) for _ in range(3)], torch.rand(ROWS)
     qkv, q, k = (torch.randn(8, heads, 32).to(dtype) for heads in (16, 8, 4))

@@ -1,5 +1,5 @@
 """The Triton kernels, interpreted: what is registered with PyTorch, compiled functions, memory beside the tensors.
-That their numbers are right is in test_kernels.py and test_linear_cross_entropy.py.
+That their numbers are right is in the tests of each operation.
 """
 
 import functools
@@ -23,7 +23,7 @@ from tests.support.precision import DTYPES, ON_GPU, assert_right, values_and_gra
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # PyTorch's compiler's
 
 if ON_GPU:
-    pytest.skip("for the interpreter; kernels on a GPU: test_kernels.py and others", allow_module_level=True)
+    pytest.skip("for the interpreter; on a GPU the tests of each operation run the kernels", allow_module_level=True)
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +222,7 @@ def test_an_operation_is_registered_as_pytorch_demands(name, dtype):
 
 
 def transposed(x):
-    """The same values, columns first; a vector: every second element of memory."""
+    """The values of x with columns first in memory; those of a vector in every second element of memory."""
     if x.ndim > 1:
         return x.transpose(0, 1).contiguous().transpose(0, 1)
     return torch.stack((x, torch.full_like(x, torch.nan)), dim=1)[:, 0]
@@ -262,7 +262,9 @@ def test_labels_need_not_be_contiguous():
 
 @EACH_FUNCTION
 def test_gradients_are_those_of_finite_differences(name):
-    """In fp64 around the fp32 of the kernels. Recomputed for each backward, since SwiGLU's can run once."""
+    """They are taken in fp64 around the fp32 of the kernels, and recomputed for each backward, since SwiGLU's can run
+    once.
+    """
     function, inputs = function_and_inputs(name)
     anew = functools.partial(checkpoint, lambda *x: in_fp32(function, x), use_reentrant=False)
     inputs = [x.double().requires_grad_() for x in inputs]
@@ -288,7 +290,9 @@ def test_a_second_backward_of_what_works_in_place_is_refused_rather_than_wrong(n
 
 @EACH_FUNCTION
 def test_a_second_derivative_is_refused_rather_than_wrong(name):
-    """By the function alone and by what came before it: without a refusal the function's part would be missing."""
+    """It goes by the function alone and by what came before it: without a refusal the function's part would be
+    missing.
+    """
     function, inputs = function_and_inputs(name)
     factor = torch.tensor(0.7, requires_grad=True)
     leaves = [x.requires_grad_() for x in inputs]

@@ -158,8 +158,8 @@ def test_recomputation_changes_neither_loss_nor_gradients():
 
 @pytest.mark.parametrize("where", ["cpu", "gpu"])
 def test_selective_recomputation_repeats_the_elementwise_work_alone(where, monkeypatch):
-    """Counted in the backward: a product it repeats is one more `mm`. For the GPU: what its attention would do, on
-    tensors without data.
+    """Operations are counted in the backward: a product that it repeats is one more `mm`. For the GPU they are those
+    that its attention would do, on tensors without data.
     """
     attention = "_scaled_dot_product_flash_attention_for_cpu" if where == "cpu" else "torch_attn._varlen_attn"
     with torch.device("cpu" if where == "cpu" else "meta"):

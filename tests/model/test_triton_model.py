@@ -16,7 +16,7 @@ from tests.support.training import records, train
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # PyTorch's compiler's
 
 if ON_GPU:
-    pytest.skip("for the interpreter; kernels on a GPU: test_kernels.py and others", allow_module_level=True)
+    pytest.skip("for the interpreter; on a GPU tests/kernels run the kernels", allow_module_level=True)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ TINY = LlamaConfig(
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_a_compiled_block_is_the_eager_one(backend, monkeypatch):
-    """With causal attention over the whole row: the reference for CPUs splits it on the host."""
+    """Attention is over the whole row: the reference for CPUs splits it on the host."""
 
     monkeypatch.setattr(model, "attention", over_the_whole_row)
     block = Block(TINY)

@@ -28,7 +28,7 @@ TINY = LlamaConfig(
 
 
 def random_model(config: LlamaConfig) -> Llama:
-    """Always the same of one config, in fp32 on the CPU."""
+    """A model that is always the same for one config, in fp32 on the CPU."""
     return read_model(config, RandomWeights(config, seed=1), CPU, torch.float32)
 
 
@@ -49,12 +49,12 @@ def packed(documents: list[torch.Tensor]) -> Batch:
 
 
 def logits(model: Llama, batch: Batch) -> torch.Tensor:
-    """[T, V]"""
+    """The logits of every token: [T, V]."""
     return model(batch._replace(labels_T=None))
 
 
 def random_documents(lengths: list[int], vocab_size: int) -> list[torch.Tensor]:
-    """Token ids, always the same."""
+    """Token ids, always the same ones."""
     generator = torch.Generator().manual_seed(1309)
     return [torch.randint(vocab_size, (length,), generator=generator) for length in lengths]
 
