@@ -190,7 +190,10 @@ class Rope(torch.autograd.Function):
 
 # ---- what the operations cost, and which of them selective recomputation keeps
 
-ROPE_KEPT = ("logtrain.rope_.default",)  # works in place of a kept product: a second time would turn it twice
+# It works in place of the projection's product, which is kept: a second time would turn that twice. What a model puts
+# between the two, such as norms of queries and keys, must be kept as well: computed again, it would not be turned at
+# all.
+ROPE_KEPT = ("logtrain.rope_.default",)
 
 
 def rope_cost(qkv_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor, num_heads: int, num_kv_heads: int) -> Cost:

@@ -1,7 +1,7 @@
 """The Llama decoder (Llama 2, 3, 3.1, 3.2): a batch of packed rows in, summed loss out.
 
 Shapes in names: T tokens of the packed rows, D hidden size, F feed-forward size, N query heads, K key-value heads, H
-head size, V vocabulary.
+head size, H2 half of it, C slots of a cache, V vocabulary.
 
 The residual stream travels beside the last sublayer's output, not yet added: every norm is then one `add_rms_norm`.
 The query, key and value projections are one matrix, gate and up another, so that a block runs four matrix products.
@@ -111,11 +111,15 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, sequences: Sequences) -> Tensor:
         qkv_TNH = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim))
-        heads = rope(qkv_TNH, *sequences.rotations, self.num_heads, self.num_kv_heads)
-        lengths = sequences.cu_seqlens, sequences.max_seqlen
+        cos_TH2, sin_TH2 = sequences.rotations
+        q_TNH, k_TKH, v_TKH = rope(qkv_TNH, cos_TH2, sin_TH2, self.num_heads, self.num_kv_heads)
+        cu_seqlens, longest = sequences.cu_seqlens, sequences.max_seqlen
         if cache := sequences.cache:
-            return self.out(cached_attention(*heads, *lengths, *cache).flatten(1))
-        return self.out(attention(*heads, *lengths).flatten(1))
+            keys_CKH, values_CKH = cache.keys_CKH, cache.values_CKH
+            out_TNH = cached_attention(q_TNH, k_TKH, v_TKH, cu_seqlens, longest, keys_CKH, values_CKH, cache.slots)
+        else:
+            out_TNH = attention(q_TNH, k_TKH, v_TKH, cu_seqlens, longest)
+        return self.out(out_TNH.flatten(1))
 
 
 class FeedForward(nn.Module):
@@ -190,7 +194,8 @@ class Llama(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Cross-entropy summed over the batch's targets: fp32 scalar, in nats. Without labels: the logits [T, V]."""
         self.seeds[:] = [] if batch.seeds_T is None else [batch.seeds_T]
-        return self.head(*self.decode(batch), batch.labels_T)
+        x_TD, residual_TD = self.decode(batch)
+        return self.head(x_TD, residual_TD, batch.labels_T)
 
     def next_logits(self, batch: Batch, cache: Sequence[LayerCache]) -> Tensor:
         """What follows the last token of each of S sequences that go on in a cache: logits [S, V], without gradients.

@@ -95,11 +95,11 @@ class LoraLinear(nn.Module):
         self.lora_B = nn.Parameter(torch.empty(matrix.shape_of_b, device="meta"))
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        tensors = x_TD, self.weight, self.lora_A, self.lora_B
+        weight, a, b = self.weight, self.lora_A, self.lora_B
         if not (self.drop and torch.is_grad_enabled()):
-            return adapted_linear(*tensors, self.spans, self.scale)
+            return adapted_linear(x_TD, weight, a, b, self.spans, self.scale)
         assert len(self.seeds) == 1, "the batch has no seeds to draw dropout from"
-        return adapted_linear(*tensors, self.spans, self.scale, self.seeds[0], self.salt, self.drop)
+        return adapted_linear(x_TD, weight, a, b, self.spans, self.scale, self.seeds[0], self.salt, self.drop)
 
 
 def add_adapters(model: Llama, config: LoraConfig, dtype: torch.dtype) -> None:

@@ -11,7 +11,7 @@ from math import prod
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import _resolve_process_group, _world
+from torch.distributed.distributed_c10d import _world
 from torch.utils._pytree import tree_leaves
 
 from logtrain.model import recompute
@@ -90,7 +90,7 @@ def describe_collective(op: Op, args: tuple, kwargs: dict) -> None:
     op.kind = COLLECTIVE_OPS[op.name]
     leaves = tree_leaves((args, kwargs))
     groups = [dist.ProcessGroup.unbox(x) for x in leaves if isinstance(x, torch.ScriptObject) and "Group" in str(x)]
-    groups += [_resolve_process_group(x) for x in leaves if isinstance(x, str) and x in _world.pg_names.values()]
+    groups += [group for x in leaves if isinstance(x, str) for group, name in _world.pg_names.items() if name == x]
     op.shape = tuple(dist.get_process_group_ranks(groups[0]))
     sizes = sorted(size_of(x) for x in leaves if isinstance(x, Tensor))
     op.read = sizes[-1] if op.kind == "reduce_scatter" else sizes[0]
