@@ -45,7 +45,7 @@ class Weights:
             self.check_tied_head()
 
     def check_tensors(self) -> None:
-        """Every published tensor is there, with its shape, in a dtype that we read."""
+        """Raises ValueError unless every published tensor is there, with its shape, in a dtype that we read."""
         for name, shape in (tensor for tensors in self.published.values() for tensor in tensors):
             if name not in self.file_of:
                 near = get_close_matches(name, self.file_of, n=1)
@@ -60,7 +60,7 @@ class Weights:
                 raise ValueError(f"{path}: {name} has dtype {found.get_dtype()}; expected {', '.join(DTYPES)}")
 
     def check_others(self, config: LlamaConfig) -> None:
-        """No other tensor is there, but what transformers has stored beside the weights."""
+        """Raises ValueError for any other tensor, but for what transformers has stored beside the weights."""
         known = {tensor.name for tensors in self.published.values() for tensor in tensors}
         if config.tied:
             known.add("lm_head.weight")
@@ -72,8 +72,8 @@ class Weights:
             )
 
     def check_tied_head(self) -> None:
-        """The head that a tied model stores is the embedding; transformers would use it if it were not. A head of its
-        own differs in every row, so the first 16 tell.
+        """Raises ValueError if the head that a tied model stores is not the embedding: transformers would use it. Such
+        a head differs in every row, so the first 16 tell.
         """
         head, embedding = (self.slice_of(name)[:16] for name in ("lm_head.weight", "model.embed_tokens.weight"))
         if not torch.equal(head, embedding):
