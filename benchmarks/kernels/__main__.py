@@ -15,13 +15,16 @@ from benchmarks.kernels.shapes import MODELS
 
 
 def main() -> None:
+    """Show the evidence that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     evidence = parser.add_mutually_exclusive_group(required=True)
     for name in ("compile", "traffic", "time"):
         evidence.add_argument(f"--{name}", action="store_const", const=name, dest="evidence")
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--libraries", nargs="+", choices=["logtrain", "liger"], default=["logtrain", "liger"])
-    parser.add_argument("--arch", nargs="+", type=int, choices=[90, 80, 100], default=[90, 80, 100])
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="sizes of which Llamas")
+    parser.add_argument(
+        "--libraries", nargs="+", choices=["logtrain", "liger"], default=["logtrain", "liger"], help="whose"
+    )
+    parser.add_argument("--arch", nargs="+", type=int, choices=[90, 80, 100], default=[90, 80, 100], help="sm_90: H100")
     parser.add_argument("--json", action="store_true", help="one object a line instead of the table")
     options = parser.parse_args()
     if options.evidence == "traffic":

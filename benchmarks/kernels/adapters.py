@@ -17,6 +17,7 @@ LAYERS = {"qkv": (48, lambda s: s.D), "down": (16, lambda s: s.F)}  # ranks and 
 
 
 def adapter_work(T: int, D: int, R: int, device: str, backward: bool) -> Work:
+    """dropped_linear, or its backward, on T tokens with D features and R ranks."""
     x, a, h = normal(T, D, device=device), normal(R, D, device=device), normal(T, R, device=device)
     dropout = torch.arange(T, device=device) * 2**40 + 1309, torch.tensor(2**62 + 1309, device="cpu"), DROP
     mask = kept_reference(*dropout, D).to(x.dtype) * kept_scale(DROP)
@@ -35,6 +36,7 @@ def adapter_work(T: int, D: int, R: int, device: str, backward: bool) -> Work:
 
 
 def operation(layer: str, backward: bool) -> Operation:
+    """dropped_linear, or its backward, of one of LAYERS."""
     ranks, width = LAYERS[layer]
 
     def work(s: Shape, T: int, device: str) -> Work:

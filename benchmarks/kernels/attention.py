@@ -14,6 +14,7 @@ DOCUMENT = 444  # tokens
 
 
 def attention_work(s: Shape, T: int, device: str, document: int, backward: bool) -> Work:
+    """Attention, or its backward, over T tokens in documents of `document` tokens."""
     q, k, v = (normal(T, heads, s.H, device=device) for heads in (s.N, s.K, s.K))
     bounds = [*range(0, T, document), T]
     lengths = [stop - start for start, stop in pairwise(bounds)]
@@ -27,7 +28,7 @@ def attention_work(s: Shape, T: int, device: str, document: int, backward: bool)
 
     def one_by_one() -> Tensor:
         parts = zip(*(x.split(lengths) for x in (q, k, v)), strict=True)
-        return torch.cat([whole(*part) for part in parts])
+        return torch.cat([one_document(*part) for part in parts])
 
     return Work(
         logtrain=by_autograd(packed, leaves, gradients),
@@ -39,12 +40,15 @@ def attention_work(s: Shape, T: int, device: str, document: int, backward: bool)
     )
 
 
-def whole(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor) -> Tensor:
+def one_document(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor) -> Tensor:
+    """PyTorch's attention over one document."""
     q, k, v = (x.transpose(0, 1)[None] for x in (q_TNH, k_TKH, v_TKH))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
 
 
 def operation(name: str, document: int | None, backward: bool) -> Operation:
+    """Attention, or its backward, in documents of `document` tokens; None: the row is one."""
+
     def work(s: Shape, T: int, device: str) -> Work:
         return attention_work(s, T, device, document or T, backward)
 

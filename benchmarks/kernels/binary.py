@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
@@ -31,20 +32,23 @@ LOGIC = {"LOP3", "SHF", "ISETP", "SEL", "PRMT", "IADD3", "VIADD", "LEA", "PLOP3"
 
 @dataclass(frozen=True)
 class Binary:
-    registers: int
+    """What the machine code of a launch takes."""
+
+    registers: int  # a thread
     spill_bytes: int
     shared_bytes: int
     num_warps: int
-    occupancy: float
+    occupancy: float  # of a processor's warps, those that are resident
     accesses_16: int  # instructions of 16 bytes or more a thread
     accesses_narrow: int  # narrower ones, those of single values left out
     offsets_64: int  # address computations with offsets of 64 bits: tensors may have 2^31 elements
     programs: int
-    loop: int  # instructions of the longest loop, and those of them for the units of logic and comparisons
-    loop_logic: int
+    loop: int  # instructions of the longest loop
+    loop_logic: int  # those of them for the units of logic and comparisons
 
 
 def compiled(launch: Launch, arch: int) -> Binary:
+    """A launch compiled for GPUs of compute capability `arch`: 90 is sm_90."""
     kernel, target = launch.kernel, GPUTarget("cuda", arch, 32)
     backend = make_backend(target)
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
@@ -75,14 +79,14 @@ def compiled(launch: Launch, arch: int) -> Binary:
 
 
 def resources(cubin: bytes) -> tuple[int, int, int]:
-    """-> registers a thread, bytes of stack and of local memory a thread"""
+    """(registers, bytes of stack, bytes of local memory) of a thread."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    (numbers,) = RESOURCES.findall(text)
-    return tuple(map(int, numbers))
+    ((registers, stack, local),) = RESOURCES.findall(text)
+    return int(registers), int(stack), int(local)
 
 
 def access_widths(sass: str) -> Counter[int]:
@@ -95,7 +99,7 @@ def access_widths(sass: str) -> Counter[int]:
 
 
 def longest_loop(sass: str) -> list[str]:
-    """The instructions from a label to the last jump back to it, by name."""
+    """The names of the instructions from a label to the last jump back to it, in the longest such loop."""
     names: list[str] = []
     labels: dict[str, int] = {}
     loops: list[list[str]] = [[]]

@@ -18,7 +18,8 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def rows(models: list[str], libraries: list[str], architectures: list[int]) -> Iterator[dict]:
+def rows(models: list[str], libraries: list[str], architectures: list[int]) -> Iterator[dict[str, object]]:
+    """A row of the table for each operation, model, library, launch and architecture."""
     for operation in OPERATIONS:
         for model in models:
             work = operation(MODELS[model], TOKENS, "meta")
@@ -36,6 +37,7 @@ def rows(models: list[str], libraries: list[str], architectures: list[int]) -> I
 
 
 def main(options: Namespace) -> None:
+    """Print the table."""
     if not options.json:
         print(f"bf16, T = {TOKENS:,}; occupancy: of 64 warps; accesses: to global memory, of 16 bytes a thread or less")
     show(rows(options.models, options.libraries, options.arch), COLUMNS, options.json)

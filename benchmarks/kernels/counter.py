@@ -21,18 +21,23 @@ from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, 
 
 @dataclass
 class Count:
+    """Bytes and launches counted so far."""
+
     loaded: int = 0
     stored: int = 0
     cached: int = 0  # loads that find in L2 what another program brought there
-    around: int = 0  # by PyTorch's operations
+    around: int = 0  # loaded and stored by PyTorch's operations
+    launches: int = 0  # kernels and PyTorch's operations
     in_kernel: bool = False
-    loader: dict[tuple[int, int, int], tuple] = field(default_factory=dict)  # of the running launch: block -> program
+    loader: dict[tuple[int, int, int], tuple] = field(default_factory=dict)  # block -> program, in the running launch
 
     @property
     def moved(self) -> int:
+        """Bytes to and from memory."""
         return self.loaded + self.stored + self.around
 
     def load(self, pointers: TensorHandle, mask: TensorHandle) -> None:
+        """Count what the lanes that the mask lets through load."""
         at = pointers.data[np.broadcast_to(mask.data, pointers.data.shape)]
         if not at.size:
             return
@@ -43,16 +48,18 @@ class Count:
             self.cached += at.size * itemsize(pointers)
 
     def store(self, pointers: TensorHandle, mask: TensorHandle) -> None:
+        """Count what the lanes that the mask lets through store."""
         lanes = np.count_nonzero(np.broadcast_to(mask.data, pointers.data.shape))
         self.stored += int(lanes) * itemsize(pointers)
 
 
 def itemsize(pointers: TensorHandle) -> int:
+    """Bytes of one element that the pointers point at."""
     return pointers.get_element_ty().primitive_bitwidth // 8
 
 
 class AroundKernels(TorchDispatchMode):
-    """What PyTorch's operations read and write."""
+    """Counts what PyTorch's operations read and write while it is entered."""
 
     def __init__(self, count: Count):
         super().__init__()
@@ -62,27 +69,29 @@ class AroundKernels(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         name = function._schema.name.removeprefix("aten::")
         is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in function._schema.returns)
-        if not (self.count.in_kernel or is_view or "empty" in name):
+        if not (self.count.in_kernel or is_view or "empty" in name or name == "_local_scalar_dense"):  # a host's number
             read = args[1:] if name in ("copy_", "fill_", "zero_") else args  # these write their first without a look
             written = result if isinstance(result, tuple | list) else (result,)
             self.count.around += sum(nbytes(x) for x in (*read, *written))
+            self.count.launches += 1
         return result
 
 
 def nbytes(x: object) -> int:
-    """Of an expanded tensor: what its storage holds."""
+    """Bytes of a tensor, of an expanded one what its storage holds; 0 for anything else."""
     return min(x.nbytes, x.untyped_storage().nbytes()) if isinstance(x, Tensor) else 0
 
 
 @contextlib.contextmanager
 def counting() -> Iterator[Count]:
+    """Count what runs meanwhile."""
     count = Count()
     run, convert = InterpretedFunction.run, interpreter._implicit_cvt
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
     atomic = InterpreterBuilder.create_atomic_rmw
 
     def counted_run(kernel: InterpretedFunction, *args, **options):
-        count.loader, count.in_kernel = {}, True
+        count.loader, count.in_kernel, count.launches = {}, True, count.launches + 1
         try:
             return run(kernel, *args, **options)
         finally:
@@ -119,6 +128,7 @@ def fp32(x: float) -> tl.tensor:
 
 
 def count_of(call: Callable[[], object]) -> Count:
+    """What one call moves and launches."""
     with counting() as count:
         call()
     return count

@@ -11,7 +11,7 @@ from logtrain_kernels.linear_cross_entropy import IGNORE, linear_cross_entropy, 
 
 
 def softmax(s: Shape, T: int, device: str, with_gradient: bool) -> Work:
-    """T here: the tokens of the chunk."""
+    """The head's kernel on a chunk of T tokens."""
     logits, labels = normal(T, s.V, device=device), torch.randint(s.V, (T,), device=device)
     logits.requires_grad_(with_gradient)  # by this Liger decides
     return Work(
@@ -27,15 +27,17 @@ def softmax(s: Shape, T: int, device: str, with_gradient: bool) -> Work:
 
 
 def softmax_gradient(s: Shape, T: int, device: str) -> Work:
+    """Loss and gradient by a chunk's logits."""
     return softmax(s, T, device, True)
 
 
 def softmax_loss(s: Shape, T: int, device: str) -> Work:
+    """The loss alone."""
     return softmax(s, T, device, False)
 
 
 def head_and_loss(s: Shape, T: int, device: str) -> Work:
-    """linear_cross_entropy forward and backward."""
+    """The whole of linear_cross_entropy, forward and backward."""
     x, w = normal(T, s.D, device=device), normal(s.V, s.D, device=device)
     labels = torch.randint(s.V, (T,), device=device)
     options = (None, None, IGNORE, 0.0, 0.0, "sum", None, False, torch.float32)  # fp32: sums dW as we do

@@ -19,6 +19,9 @@ MAX_WARPS, MAX_PROGRAMS, PARTITIONS, PARTITION_REGISTERS = 64, 32, 4, 16_384
 
 
 def occupancy(arch: int, registers: int, shared_bytes: int, num_warps: int, num_programs: int) -> float:
+    """The share of 64 warps that are resident: of programs with `num_warps` warps, `registers` a thread and
+    `shared_bytes` each, of which `num_programs` are launched on GPUs of compute capability `arch` (90: sm_90).
+    """
     registers_of_warp = 256 * ceil(registers / 8)  # 32 threads, in units of 256
     resident = min(
         PARTITIONS * (PARTITION_REGISTERS // registers_of_warp) // num_warps,

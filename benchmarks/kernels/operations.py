@@ -33,6 +33,7 @@ LIGER_CASTING, LIGER_CASTING_CODE = "llama", 0
 
 
 def rms_norm(s: Shape, T: int, device: str) -> Work:
+    """RMSNorm."""
     x, w = normal(T, s.D, device=device), normal(s.D, device=device)
     return Work(
         logtrain=lambda: rms_norm_op(x, w, EPS),
@@ -44,6 +45,7 @@ def rms_norm(s: Shape, T: int, device: str) -> Work:
 
 
 def rms_norm_backward(s: Shape, T: int, device: str) -> Work:
+    """The backward of RMSNorm."""
     dy, x, w = normal(T, s.D, device=device), normal(T, s.D, device=device), normal(s.D, device=device)
     scale, (block, warps) = torch.ones(T, device=device), liger_rms_norm.calculate_settings(s.D)
     return Work(
@@ -60,11 +62,13 @@ def rms_norm_backward(s: Shape, T: int, device: str) -> Work:
 
 
 def added_and_normalised(x: Tensor, r: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """`add_rms_norm` as one would write it in PyTorch."""
     total = x + r
     return total, F.rms_norm(total, w.shape, w, EPS)
 
 
 def add_rms_norm(s: Shape, T: int, device: str) -> Work:
+    """The residual addition with the RMSNorm after it."""
     x, r, w = normal(T, s.D, device=device), normal(T, s.D, device=device), normal(s.D, device=device)
     return Work(
         logtrain=lambda: add_rms_norm_op(x, r, w, EPS),
@@ -76,6 +80,7 @@ def add_rms_norm(s: Shape, T: int, device: str) -> Work:
 
 
 def add_rms_norm_backward(s: Shape, T: int, device: str) -> Work:
+    """The backward of `add_rms_norm`."""
     dy, dr, x, r, w = *(normal(T, s.D, device=device) for _ in range(4)), normal(s.D, device=device)
     scale, (block, warps) = torch.ones(T, device=device), liger_rms_norm.calculate_settings(s.D)
     return Work(
@@ -92,6 +97,7 @@ def add_rms_norm_backward(s: Shape, T: int, device: str) -> Work:
 
 
 def rope(s: Shape, T: int, device: str) -> Work:
+    """Rotary embedding of queries and keys."""
     qkv = normal(T, s.N + 2 * s.K, s.H, device=device)
     q, k = (normal(1, T, heads, s.H, device=device).transpose(1, 2) for heads in (s.N, s.K))
     cos, sin = (normal(T, s.H // 2, device=device, dtype=torch.float32) for _ in range(2))
@@ -106,6 +112,7 @@ def rope(s: Shape, T: int, device: str) -> Work:
 
 
 def rope_backward(s: Shape, T: int, device: str) -> Work:
+    """The backward of rotary embedding, for the fused projection."""
     dq, dk, dv = (normal(T, heads, s.H, device=device) for heads in (s.N, s.K, s.K))
     cos, sin = (normal(T, s.H // 2, device=device, dtype=torch.float32) for _ in range(2))
     dq_, dk_ = dq[None].transpose(1, 2), dk[None].transpose(1, 2)
@@ -124,11 +131,13 @@ def rope_backward(s: Shape, T: int, device: str) -> Work:
 
 
 def gated(gate_up: Tensor) -> Tensor:
+    """`swiglu` as one would write it in PyTorch."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
 
 
 def swiglu(s: Shape, T: int, device: str) -> Work:
+    """The gated activation."""
     gate_up = normal(T, 2 * s.F, device=device)
     return Work(
         logtrain=lambda: swiglu_op(gate_up),
@@ -140,6 +149,7 @@ def swiglu(s: Shape, T: int, device: str) -> Work:
 
 
 def swiglu_backward(s: Shape, T: int, device: str) -> Work:
+    """The backward of the gated activation."""
     gate_up, dy = normal(T, 2 * s.F, device=device), normal(T, s.F, device=device)
     return Work(
         logtrain=lambda: swiglu_backward_op(dy, gate_up),

@@ -11,7 +11,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.library import CustomOpDef
+from torch._library.custom_ops import CustomOpDef
 from torch.overrides import TorchFunctionMode
 
 from logtrain_kernels.device import H100_PROCESSORS
@@ -21,6 +21,8 @@ CUDA = torch.device("cuda")
 
 
 class OnCuda(TorchFunctionMode):
+    """Lets every tensor say that it is on cuda, and makes new ones on `device`."""
+
     def __init__(self, device: str):
         super().__init__()
         self.device = torch.device(device)
@@ -28,7 +30,7 @@ class OnCuda(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function == Tensor.device.__get__:
             return CUDA
-        if function == Tensor.is_cuda.__get__:
+        if function == Tensor.is_cuda.__get__:  # pyright: ignore[reportAttributeAccessIssue]  # typed as its value
             return True
         kwargs = kwargs or {}
         if kwargs.get("device") == CUDA:
@@ -38,7 +40,7 @@ class OnCuda(TorchFunctionMode):
 
 @contextlib.contextmanager
 def pretended_h100(device: str) -> Iterator[None]:
-    """`device`: where tensors really are."""
+    """Let both libraries launch what they launch on an H100. `device`: where tensors really are."""
     with (
         mock.patch("torch.cuda.get_device_properties", lambda device: H100),
         mock.patch("torch.cuda.device", contextlib.nullcontext),  # Liger enters it

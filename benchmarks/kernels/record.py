@@ -14,6 +14,8 @@ from benchmarks.kernels.pretend import pretended_h100
 
 @dataclass(frozen=True)
 class Launch:
+    """A kernel on its way to the GPU."""
+
     kernel: JITFunction
     args: tuple
     options: dict  # keyword arguments: the kernel's own, and num_warps and its like
@@ -31,6 +33,7 @@ class OneForItem(TorchDispatchMode):
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[Launch]]:
+    """Collect what is launched meanwhile, and launch nothing."""
     launches: list[Launch] = []
 
     def run(kernel: JITFunction, *args, grid: tuple[int, ...], warmup: bool, **options) -> None:
@@ -41,7 +44,7 @@ def recording() -> Iterator[list[Launch]]:
 
 
 def launches_of(call: Callable[[], object]) -> list[Launch]:
-    """Of a call on meta tensors: its launches on an H100."""
+    """What a call on meta tensors launches on an H100."""
     with recording() as launches, pretended_h100("meta"), OneForItem():
         call()
     return launches

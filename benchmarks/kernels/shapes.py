@@ -9,6 +9,8 @@ TOKENS = 8192  # of one packed row: what every figure is for
 
 @dataclass(frozen=True)
 class Shape:
+    """The sizes of one Llama."""
+
     D: int
     F: int
     N: int

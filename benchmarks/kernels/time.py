@@ -25,27 +25,35 @@ COLUMNS = {"library": 22, "op": 29, "shape": 5, "microseconds": 12, "gb_per_s": 
 
 
 def contenders(work: Work, on_gpu: bool) -> tuple[str, ...]:
+    """The names of what can be timed of an operation: on a GPU our kernel, on a CPU its reference, with others beside
+    it.
+    """
     if on_gpu:
         return (*(name for name in LIBRARIES if getattr(work, name)), "eager", "compile", *work.others)
     return ("reference", "eager", *work.others) if work.reference else ()
 
 
 def call_of(contender: str, work: Work) -> Call:
+    """What a clock should run for one of the `contenders`."""
     if contender in LIBRARIES:
         return getattr(work, contender)
-    compiled = torch.compile(work.eager, dynamic=False)  # compiled when called, each shape for itself
-    forwards = {"reference": work.reference, "eager": work.eager, "compile": compiled, **work.others}
+    forwards = {"eager": work.eager, "compile": torch.compile(work.eager, dynamic=False), **work.others}
+    if work.reference:
+        forwards["reference"] = work.reference
     return by_autograd(forwards[contender], work.leaves, work.gradients)
 
 
 def microseconds(call: Call, on_gpu: bool) -> float:
-    """The median."""
+    """The median time of a call."""
     if on_gpu:
-        return 1000 * triton.testing.do_bench(call, return_mode="median")
+        milliseconds = triton.testing.do_bench(call, return_mode="median")
+        assert isinstance(milliseconds, float)
+        return 1000 * milliseconds
     return 1e6 * Timer("call()", globals={"call": call}).blocked_autorange(min_run_time=0.05).median
 
 
-def rows(shapes: dict[str, Shape], tokens: int, device: str) -> Iterator[dict]:
+def rows(shapes: dict[str, Shape], tokens: int, device: str) -> Iterator[dict[str, object]]:
+    """A row of the table for each operation, shape and contender."""
     on_gpu = device == "cuda"
     for operation in (*OPERATIONS, *ATTENTION, head_and_loss):
         for name, shape in shapes.items():
@@ -53,7 +61,12 @@ def rows(shapes: dict[str, Shape], tokens: int, device: str) -> Iterator[dict]:
                 work = operation(shape, tokens, device)  # anew: some overwrite it
                 with compile_config.patch(donated_buffer=False):  # a compiled backward is run again and again
                     elapsed = microseconds(call_of(contender, work), on_gpu)
-                row = {"library": contender, "op": operation.__name__, "shape": name, "microseconds": elapsed}
+                row: dict[str, object] = {
+                    "library": contender,
+                    "op": operation.__name__,
+                    "shape": name,
+                    "microseconds": elapsed,
+                }
                 if work.bytes_minimum:
                     row["gb_per_s"] = work.bytes_minimum["logtrain"] / elapsed / 1e3
                 if work.flops:
@@ -62,6 +75,7 @@ def rows(shapes: dict[str, Shape], tokens: int, device: str) -> Iterator[dict]:
 
 
 def main(options: Namespace) -> None:
+    """Print the table."""
     shapes, tokens, device = {"small": SMALL}, SMALL_TOKENS, "cpu"
     where = "no GPU here: CPU references beside eager PyTorch, at a small shape"
     if torch.cuda.is_available():

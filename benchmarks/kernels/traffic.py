@@ -21,10 +21,12 @@ from benchmarks.kernels.table import show
 from benchmarks.kernels.work import Operation
 from logtrain_kernels import dropped_linear
 
-PARTS = dropped_linear.parts
+NUM_PARTS = dropped_linear.num_parts
 FEW = (1, 2, 3)
-COUNTED = dict.fromkeys((rms_norm_backward, add_rms_norm_backward), (264, 265, 266))  # 132 or 264 programs, a row each
-COUNTED |= dict.fromkeys(ADAPTERS, (64, 128, 192))  # programs of 64 rows
+COUNTED: dict[Operation, tuple[int, int, int]] = {
+    **dict.fromkeys((rms_norm_backward, add_rms_norm_backward), (264, 265, 266)),  # ours has 132 programs, Liger's 264
+    **dict.fromkeys(ADAPTERS, (64, 128, 192)),  # programs of 64 rows
+}
 LEFT_OUT = ADAPTERS[2:]  # the same kernels at another width, which take the interpreter minutes
 COLUMNS = {
     "library": 8, "op": 28, "shape": 5, "counted_tokens": 14, "counted_bytes": 13, "bytes_moved": 13,
@@ -33,22 +35,23 @@ COLUMNS = {
 
 
 def rsqrt(x: tl.tensor) -> tl.tensor:
-    """Liger's is libdevice's, which the interpreter does not have."""
+    """Stands in for the one of Liger's kernels, which is libdevice's: the interpreter does not have it."""
     return tl.math.rsqrt(x)
 
 
-def parts(_T: int, *others: int) -> int:
-    """In how many sums the gradient of A is made where there are all tokens."""
-    return PARTS(TOKENS, *others)
+def num_parts(_T: int, *others: int) -> int:
+    """How many sums the gradient of A is made of where there are all tokens."""
+    return NUM_PARTS(TOKENS, *others)
 
 
 def figures(operation: Operation, shape: Shape, T: int, library: str) -> dict[str, int]:
+    """Bytes that a library's operation moves at T tokens, as counted, and the least possible."""
     work = operation(shape, T, "cpu")
     with (
         pretended_h100("cpu"),
         mock.patch.object(liger_rms_norm, "rsqrt", rsqrt),
         mock.patch.object(liger_add_rms_norm, "rsqrt", rsqrt),
-        mock.patch.object(dropped_linear, "parts", parts),
+        mock.patch.object(dropped_linear, "num_parts", num_parts),
     ):
         count: Count = count_of(getattr(work, library))
     return {
@@ -59,7 +62,8 @@ def figures(operation: Operation, shape: Shape, T: int, library: str) -> dict[st
     }
 
 
-def rows(models: list[str], libraries: list[str]) -> Iterator[dict]:
+def rows(models: list[str], libraries: list[str]) -> Iterator[dict[str, object]]:
+    """A row of the table for each operation, model and library."""
     for operation in (each for each in OPERATIONS if each not in LEFT_OUT):
         first, second, third = COUNTED.get(operation, FEW)
         for model in models:
@@ -81,6 +85,7 @@ def rows(models: list[str], libraries: list[str]) -> Iterator[dict]:
 
 
 def main(options: Namespace) -> None:
+    """Print the table."""
     if not options.json:
         print(f"bf16, T = {TOKENS:,}: continued from counts at up to counted_tokens")
         print("bytes_around: PyTorch's operations, in bytes_moved; bytes_cached: from L2, not in bytes_moved")

@@ -10,6 +10,7 @@ from benchmarks.kernels.shapes import Shape
 
 LIBRARIES = ("logtrain", "liger")
 Call = Callable[[], object]
+Forward = Callable[[], Tensor | tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +21,9 @@ class Work:
 
     logtrain: Call
     liger: Call | None = None  # where Liger has one
-    eager: Call  # as one would write it in PyTorch
-    reference: Call | None = None  # logtrain's on a CPU
-    others: dict[str, Call] = field(default_factory=dict)
+    eager: Forward  # as one would write it in PyTorch
+    reference: Forward | None = None  # logtrain's on a CPU
+    others: dict[str, Forward] = field(default_factory=dict)
     leaves: tuple[Tensor, ...] = ()  # what PyTorch differentiates by
     gradients: tuple[Tensor, ...] = ()  # of the outputs
     bytes_minimum: dict[str, int] = field(default_factory=dict)  # by library: inputs read once, outputs written once
@@ -33,8 +34,8 @@ class Work:
 Operation = Callable[[Shape, int, str], Work]  # sizes, T, device
 
 
-def by_autograd(forward: Call, leaves: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> Call:
-    """What a clock should run for plain PyTorch."""
+def by_autograd(forward: Forward, leaves: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> Call:
+    """What a clock should run for plain PyTorch: the forward, its backward alone, or both (see `Work`)."""
     if not leaves:
         return forward
     for leaf in leaves:
@@ -46,12 +47,15 @@ def by_autograd(forward: Call, leaves: tuple[Tensor, ...], gradients: tuple[Tens
 
 
 def size(*tensors: Tensor) -> int:
+    """Bytes of all these tensors."""
     return sum(x.nbytes for x in tensors)
 
 
 def both(minimum: int) -> dict[str, int]:
+    """The least bytes of an operation for which both libraries have the same."""
     return dict.fromkeys(LIBRARIES, minimum)
 
 
 def normal(*shape: int, device: str, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Normally distributed numbers."""
     return torch.randn(shape, device=device, dtype=dtype)

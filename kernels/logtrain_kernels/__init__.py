@@ -1,41 +1,90 @@
 """The operations of a Llama training step: for each, the mathematics, a reference in plain PyTorch, the Triton
-kernels, and the function the model calls.
+kernels, what they cost, and the function the model calls.
 
-Needs torch and triton only; knows nothing of logtrain. Shapes in names: T tokens of the packed rows, D model width, F
-feed-forward width, N query heads, K key-value heads, H head width, V vocabulary.
+The package needs torch and triton only and knows nothing of logtrain. Shapes in names: T tokens of the packed rows, D
+model width, F feed-forward width, N query heads, K key-value heads, H head width, V vocabulary.
 """
 
-from logtrain_kernels.adapted_linear import adapted_linear
+from logtrain_kernels.adapted_linear import (
+    ADAPTED_LINEAR_KEPT,
+    AdapterSpan,
+    adapted_linear,
+    adapter_outputs_backward_cost,
+    adapter_outputs_cost,
+)
 from logtrain_kernels.attention import (
-    AttentionBackend,
+    ATTENTION_KEPT,
     CacheSlots,
     attention,
+    attention_cost,
     attention_reference,
     cached_attention,
     cached_attention_reference,
     use_attention,
 )
+from logtrain_kernels.cost import Cost
 from logtrain_kernels.device import interpreted, pretended_gpu
 from logtrain_kernels.dropout import dropout_steps
+from logtrain_kernels.dropped_linear import DROPPED_LINEAR_KEPT, dropped_linear_backward_cost, dropped_linear_cost
 from logtrain_kernels.linear_cross_entropy import (
     IGNORE,
     linear_cross_entropy,
     linear_cross_entropy_reference,
+    softmax_gradient_cost,
     token_losses,
 )
-from logtrain_kernels.rms_norm import add_rms_norm, add_rms_norm_reference, rms_norm, rms_norm_reference
-from logtrain_kernels.rope import Llama3Scaling, rope, rope_reference, rope_tables
-from logtrain_kernels.swiglu import swiglu, swiglu_reference
+from logtrain_kernels.rms_norm import (
+    add_rms_norm,
+    add_rms_norm_cost,
+    add_rms_norm_reference,
+    rms_norm,
+    rms_norm_backward_cost,
+    rms_norm_cost,
+    rms_norm_reference,
+)
+from logtrain_kernels.rope import (
+    ROPE_KEPT,
+    Llama3Scaling,
+    rope,
+    rope_backward_cost,
+    rope_cost,
+    rope_reference,
+    rope_tables,
+)
+from logtrain_kernels.swiglu import swiglu, swiglu_backward_cost, swiglu_cost, swiglu_reference
+
+COSTS = {
+    "adapter_outputs": adapter_outputs_cost,
+    "adapter_outputs_backward": adapter_outputs_backward_cost,
+    "add_rms_norm": add_rms_norm_cost,
+    "dropped_linear": dropped_linear_cost,
+    "dropped_linear_backward": dropped_linear_backward_cost,
+    "rms_norm": rms_norm_cost,
+    "rms_norm_backward": rms_norm_backward_cost,
+    "rope_": rope_cost,
+    "rope_backward": rope_backward_cost,
+    "softmax_gradient_": softmax_gradient_cost,
+    "swiglu": swiglu_cost,
+    "swiglu_backward_": swiglu_backward_cost,
+}
+"""By the name of each operation in `torch.ops.logtrain`, its cost as a function of its arguments."""
+
+KEPT_BY_RECOMPUTATION = frozenset((*ADAPTED_LINEAR_KEPT, *ATTENTION_KEPT, *DROPPED_LINEAR_KEPT, *ROPE_KEPT))
+"""Operations whose results selective recomputation keeps, by their full names; others are done again."""
 
 __all__ = [
+    "COSTS",
     "IGNORE",
-    "AttentionBackend",
+    "KEPT_BY_RECOMPUTATION",
+    "AdapterSpan",
     "CacheSlots",
+    "Cost",
     "Llama3Scaling",
     "adapted_linear",
     "add_rms_norm",
     "add_rms_norm_reference",
     "attention",
+    "attention_cost",
     "attention_reference",
     "cached_attention",
     "cached_attention_reference",

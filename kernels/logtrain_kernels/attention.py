@@ -6,13 +6,15 @@ Query head n reads key-value head n // (N / K). `cu_seqlens` holds the first tok
 may repeat T, so that its length stays constant from batch to batch. One document over a whole row is plain causal
 attention.
 
-`cached_attention` is the same for sequences whose earlier tokens are in a cache: C places for a key and a value, of
-which each sequence has a run, from its start on. New tokens are the last of their sequence.
+`cached_attention` is for sequences whose earlier tokens are in a cache: C slots for a key and a value, of which each
+sequence has a run, from its start on. New tokens are the last of their sequence.
+
+Shapes in names: T tokens, N query heads, K key-value heads, H head size, C slots of a cache, S sequences in it.
 """
 
 import importlib
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,19 +22,21 @@ from torch import Tensor
 from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
 from torch.nn.attention.varlen import varlen_attn
 
+from logtrain_kernels.cost import Cost, nbytes
 from logtrain_kernels.device import on_gpu
 
-AttentionBackend = Literal["torch", "fa3", "flash_attn"]
-_flash_attn: Callable | None = None  # of the flash-attn package, once it was asked for
+BACKENDS = {"torch": "torch", "fa3": "flash_attn_3", "flash_attn": "flash-attn"}  # by the package that each is in
+_flash_attn: Callable | None = None  # the flash-attn package's function, once it was asked for
 
 
-def use_attention(backend: AttentionBackend) -> None:
-    """What `attention` runs on GPUs from now on. torch: the FlashAttention-2 inside PyTorch. fa3: FlashAttention-3
-    (Hopper) in its place, from the package flash_attn_3. flash_attn: the package flash-attn.
+def use_attention(backend: str) -> None:
+    """Choose which of BACKENDS `attention` runs on GPUs from now on. torch: the FlashAttention-2 inside PyTorch. fa3:
+    FlashAttention-3 (Hopper) in its place, from the package flash_attn_3. flash_attn: the package flash-attn.
 
-    ValueError if the package is not there.
+    Raises ValueError if the package is not there.
     """
     global _flash_attn
+    assert backend in BACKENDS, backend
     restore_flash_attention_impl(_raise_warn=False)
     _flash_attn = None
     try:
@@ -41,11 +45,11 @@ def use_attention(backend: AttentionBackend) -> None:
         if backend == "flash_attn":
             _flash_attn = importlib.import_module("flash_attn").flash_attn_varlen_func
     except (ImportError, RuntimeError) as error:
-        package = {"fa3": "flash_attn_3", "flash_attn": "flash-attn"}[backend]
-        raise ValueError(f"attention by {backend}: {error}; install {package}, or choose torch") from error
+        raise ValueError(f"attention by {backend}: {error}; install {BACKENDS[backend]}, or choose torch") from error
 
 
 def attention_reference(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """`attention` in plain PyTorch, document by document."""
     lengths = [length for length in cu_seqlens.diff().tolist() if length]
     grouped = q_TNH.shape[1] != k_TKH.shape[1]
     out = []
@@ -56,8 +60,8 @@ def attention_reference(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, cu_seqlens:
 
 
 def attention(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-    """q [T, N, H], k and v [T, K, H] in one float dtype, cu_seqlens int32 [documents + 1], max_seqlen: at least the
-    longest -> [T, N, H].
+    """Attention within each document: q [T, N, H], k and v [T, K, H] in one float dtype, cu_seqlens int32 [documents +
+    1], max_seqlen at least the longest document -> [T, N, H].
 
     On a GPU: FlashAttention (fp16 and bf16 only), see `use_attention`. Elsewhere: the reference.
     """
@@ -67,7 +71,37 @@ def attention(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, cu_seqlens: Tensor, m
     if _flash_attn:
         return _flash_attn(q_TNH, k_TKH, v_TKH, *lengths, causal=True)
     gqa = q_TNH.shape[1] != k_TKH.shape[1]
-    return varlen_attn(q_TNH, k_TKH, v_TKH, *lengths, window_size=(-1, 0), enable_gqa=gqa)
+    out_TNH = varlen_attn(q_TNH, k_TKH, v_TKH, *lengths, window_size=(-1, 0), enable_gqa=gqa)
+    assert isinstance(out_TNH, Tensor)  # a tuple only where one asks for more
+    return out_TNH
+
+
+# ---- what FlashAttention costs, and what selective recomputation keeps: attention as CPUs and GPUs run it
+
+ATTENTION_KEPT = (
+    "aten._scaled_dot_product_flash_attention_for_cpu.default",
+    "torch_attn._varlen_attn.default",
+    "flash_attn._flash_attn_varlen_forward.default",
+)
+
+
+def attention_cost(q_TNH: Tensor, k_TKH: Tensor, backward: bool) -> Cost:
+    """Bytes and launches of FlashAttention's forward or backward, on rows laid end to end or on a batch [B, N, S, H].
+    FLOPs depend on the documents' lengths, which no shape shows.
+
+    The backward keeps dq in fp32, and with grouped heads writes dk and dv for every query head before it sums them
+    (flash_api.cpp, mha_varlen_bwd: dq_accum, dk_expanded, dv_expanded).
+    """
+    q, kv, log_sums = nbytes(q_TNH), 2 * nbytes(k_TKH), 4 * q_TNH.numel() // q_TNH.shape[-1]
+    if not backward:
+        return Cost(read=q + kv, written=q + log_sums)
+    grouped = q_TNH.shape[1] != k_TKH.shape[1]
+    return Cost(
+        read=3 * q + kv + log_sums,
+        written=q + kv,
+        launches=3 + 2 * grouped,  # dO . O, the kernel, dq's conversion; two sums
+        workspace=4 * q_TNH.numel() + grouped * 2 * q,
+    )
 
 
 # ---- over a cache
@@ -77,18 +111,19 @@ class CacheSlots(NamedTuple):
     """Where in a cache the tokens of a step lie."""
 
     at_T: Tensor
-    """int64: the place of each new token; none twice, but one that nobody reads"""
+    """int64: the slot of each new token; none twice, but one that nobody reads"""
     starts_S1: Tensor
-    """int32: the place of each sequence's first token; one more entry than sequences, which counts for nothing"""
+    """int32: the slot of each sequence's first token; one more entry than sequences, which counts for nothing"""
     lengths_S: Tensor
     """int32: tokens of each sequence, the new ones included"""
     max_length: int
-    """at least the longest"""
+    """at least the longest sequence's tokens"""
 
 
 def cached_attention_reference(
     q_TNH: Tensor, keys_CKH: Tensor, values_CKH: Tensor, cu_seqlens: Tensor, slots: CacheSlots
 ) -> Tensor:
+    """What `cached_attention` gives once the new tokens are in the cache, in plain PyTorch, sequence by sequence."""
     (_, N, H), K = q_TNH.shape, keys_CKH.shape[1]
     keys_1KCH, values_1KCH = (x.transpose(0, 1)[None] for x in (keys_CKH, values_CKH))
     new, starts, lengths = (x.tolist() for x in (cu_seqlens.diff(), slots.starts_S1, slots.lengths_S))
@@ -117,7 +152,8 @@ def cached_attention(
     slots: CacheSlots,
 ) -> Tensor:
     """Put the new tokens' keys and values into the cache, in place, and let each new token attend to all of its
-    sequence up to itself: -> [T, N, H]. Without gradients.
+    sequence up to itself: q [T, N, H], k and v [T, K, H], the cache's keys and values [C, K, H] -> [T, N, H]. There are
+    no gradients.
 
     `cu_seqlens` (int32 [S + 1]) and `max_seqlen` are of the new tokens, at least one in all; a sequence may have none.
     On a GPU: PyTorch's FlashAttention. Elsewhere: the reference.
@@ -129,7 +165,9 @@ def cached_attention(
     # One token each: `seqused_k` ends what it sees. Only where no window does, FlashAttention reads a key once for all
     # heads that share it and splits a long sequence over the processors.
     decoding = max_seqlen == 1 and len(q_TNH) == len(slots.lengths_S)
-    return varlen_attn(
+    out_TNH = varlen_attn(
         q_TNH, keys_CKH, values_CKH, cu_seqlens, slots.starts_S1, max_seqlen, slots.max_length,
         window_size=(-1, -1 if decoding else 0), enable_gqa=gqa, seqused_k=slots.lengths_S,
     )  # fmt: skip
+    assert isinstance(out_TNH, Tensor)  # a tuple only where one asks for more
+    return out_TNH

@@ -10,26 +10,31 @@ import functools
 from collections.abc import Iterator
 
 import torch
-import triton
 from torch import Tensor
+from triton import knobs
 
 H100_PROCESSORS = 132
-CAN_INTERPRET = bool(triton.knobs.runtime.interpret)  # decided when a kernel is defined, so at import
+CAN_INTERPRET = bool(knobs.runtime.interpret)  # decided when a kernel is defined, so at import
 
 _mode: str | None = None
 
 
 def on_gpu(x: Tensor) -> bool:
+    """Whether a tensor is on a GPU, or counts as if it were."""
     return x.is_cuda or _mode == "gpu"
 
 
 def uses_triton(x: Tensor) -> bool:
+    """Whether an operation on a tensor runs as its Triton kernel."""
     return x.is_cuda or _mode is not None
 
 
 @contextlib.contextmanager
 def interpreted() -> Iterator[None]:
-    """ValueError if the kernels were defined for compilation."""
+    """Run the Triton kernels on CPU tensors, by Triton's interpreter.
+
+    Raises ValueError if the kernels were defined for compilation.
+    """
     if not CAN_INTERPRET:
         raise ValueError("Triton kernels were compiled, not interpreted: set TRITON_INTERPRET=1 before Python starts")
     with _set_mode("interpreter"):
@@ -38,7 +43,7 @@ def interpreted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def pretended_gpu() -> Iterator[None]:
-    """For fake tensors alone: on real CPU tensors the kernels fail."""
+    """Take every tensor for a GPU's. That is for fake tensors alone: on real CPU tensors the kernels fail."""
     with _set_mode("gpu"):
         yield
 
@@ -55,7 +60,7 @@ def _set_mode(mode: str) -> Iterator[None]:
 
 @functools.cache
 def num_processors(device: torch.device) -> int:
-    """Streaming multiprocessors of a GPU; an H100's for any other device."""
+    """How many streaming multiprocessors a GPU has; for any other device, those of an H100."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).multi_processor_count
     return H100_PROCESSORS

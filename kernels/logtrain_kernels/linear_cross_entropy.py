@@ -7,6 +7,8 @@ At T = 16,384 and V = 128,256 the logits are 4.2 GB in bf16, their gradient as m
 cross-entropy are known as soon as its logits are, so the forward goes chunk by chunk over the tokens: three matrix
 products, and between them one kernel that turns the chunk's logits into their gradient in place. The backward only
 scales what the forward left. dW is summed over chunks in fp32.
+
+Shapes in names: T tokens, C those of a chunk, D model width, V vocabulary.
 """
 
 import math
@@ -20,7 +22,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
+from logtrain_kernels.cost import Cost, nbytes
 from logtrain_kernels.device import on_gpu, uses_triton
+from logtrain_kernels.language import constexpr
 
 IGNORE = -100  # the label of a token that has no target
 CHUNK_BYTES = 2**30  # of logits: 4,096 tokens of Llama-3 in bf16. Each chunk reads and writes the fp32 dW once: 1.4 ms
@@ -28,12 +32,13 @@ TILE = 128  # rows of a GEMM tile: chunks are a multiple of it
 
 
 def linear_cross_entropy_reference(x_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> Tensor:
+    """`linear_cross_entropy` in plain PyTorch, on whole logits."""
     logits_TV = (x_TD @ weight_VD.T).float()
     return F.cross_entropy(logits_TV, labels_T, ignore_index=IGNORE, reduction="sum")
 
 
 def softmax_gradient_reference(logits_CV: Tensor, labels_C: Tensor, with_gradient: bool) -> Tensor:
-    """Each token's loss (fp32 [C], 0 where ignored); with_gradient turns the logits into their gradient."""
+    """`softmax_gradient_op` in plain PyTorch."""
     z_CV, ignored_C, V = logits_CV.float(), labels_C == IGNORE, logits_CV.shape[1]
     label_C1 = labels_C.clamp(0, V - 1)[:, None]
     normalizer_C1 = z_CV.logsumexp(-1, keepdim=True)
@@ -50,9 +55,8 @@ def softmax_gradient_reference(logits_CV: Tensor, labels_C: Tensor, with_gradien
 
 
 @triton.jit
-def softmax_gradient_kernel(
-    logits_CV, labels_C, losses_C, V, IGNORE: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
-):
+def softmax_gradient(logits_CV, labels_C, losses_C, V, IGNORE: constexpr, GRADIENT: constexpr, BLOCK: constexpr):
+    """Gives one token's loss and, if GRADIENT, turns its logits into their gradient."""
     token = tl.program_id(0).to(tl.int64)
     z_V, column = logits_CV + token * V, tl.arange(0, BLOCK)
     label = tl.load(labels_C + token)
@@ -66,7 +70,8 @@ def softmax_gradient_kernel(
         # Read now: the reductions' barriers keep the writes below behind it. A label that is no token gives NaN.
         z_label = tl.load(z_V + label, mask=(label >= 0) & (label < V), other=float("nan")).to(tl.float32)
         largest, total = float("-inf"), 0.0
-        for start in tl.range(0, V, BLOCK, num_stages=3):  # the reductions need not wait for the next loads
+        # Three stages: the reductions need not wait for the next loads.
+        for start in tl.range(0, V, BLOCK, num_stages=3):  # pyright: ignore[reportGeneralTypeIssues]
             z = tl.load(z_V + start + column, mask=start + column < V, other=float("-inf")).to(tl.float32)
             before, largest = largest, tl.maximum(largest, tl.max(z))
             shift = tl.where(largest == float("-inf"), 0.0, largest)  # a block of -inf alone: -inf - -inf is NaN
@@ -80,20 +85,20 @@ def softmax_gradient_kernel(
                 tl.store(at, tl.where(start + column == label, p - 1, p).to(dtype), mask=inside)
 
 
-# 16 elements a thread: 32 to 40 registers on sm_90, so that three programs share a processor, with 96 KiB on their way.
-# The second loop is not pipelined: it would take 90 registers, and leave one program.
-LAUNCH = {"BLOCK": 8192, "num_warps": 16}
+# A thread has 16 elements and 32 to 40 registers on sm_90, so that three programs share a processor, with 96 KiB on
+# their way. The second loop is not pipelined: it would take 90 registers, and leave one program.
+SOFTMAX_GRADIENT_LAUNCH = {"BLOCK": 8192, "num_warps": 16}
 
 
 @torch.library.custom_op("logtrain::softmax_gradient_", mutates_args={"logits_CV"})
 def softmax_gradient_op(logits_CV: Tensor, labels_C: Tensor, with_gradient: bool) -> Tensor:
+    """-> each token's loss (fp32 [C], 0 where ignored); with_gradient turns the logits into their gradient."""
     assert logits_CV.is_contiguous(), "in place, so it cannot make a copy"
     C, V = logits_CV.shape
     losses_C = logits_CV.new_empty(C, dtype=torch.float32)
     if C:
-        softmax_gradient_kernel[(C,)](
-            logits_CV, labels_C.contiguous(), losses_C, V, IGNORE=IGNORE, GRADIENT=with_gradient, **LAUNCH
-        )
+        labels_C, launch = labels_C.contiguous(), SOFTMAX_GRADIENT_LAUNCH
+        softmax_gradient[(C,)](logits_CV, labels_C, losses_C, V, IGNORE=IGNORE, GRADIENT=with_gradient, **launch)
     return losses_C
 
 
@@ -102,11 +107,21 @@ def _(logits_CV: Tensor, labels_C: Tensor, with_gradient: bool) -> Tensor:
     return logits_CV.new_empty(len(logits_CV), dtype=torch.float32)
 
 
+def softmax_gradient_cost(logits_CV: Tensor, labels_C: Tensor, with_gradient: bool) -> Cost:
+    """The cost of `softmax_gradient_op`: a row of logits (256 KiB) is read for its sum and again for the gradient, and
+    4 x 132 rows do not fit L2.
+    """
+    logits = nbytes(logits_CV)
+    return Cost(
+        read=(1 + with_gradient) * logits + nbytes(labels_C), written=with_gradient * logits + 4 * len(labels_C)
+    )
+
+
 # ---- chunk by chunk; matrix products are PyTorch's, so that whatever counts FLOPs or memory sees them
 
 
 def chunks(x_TD: Tensor, weight_VD: Tensor) -> Iterator[slice]:
-    """Equal parts of the tokens, none of more logits than CHUNK_BYTES."""
+    """Equal parts of the tokens, none with more than CHUNK_BYTES of logits."""
     num_tokens, most = len(x_TD), max(1, CHUNK_BYTES // (len(weight_VD) * x_TD.element_size()))
     tile = TILE if most >= TILE else 1
     num_chunks = triton.cdiv(num_tokens, most // tile * tile)
@@ -117,12 +132,12 @@ def chunks(x_TD: Tensor, weight_VD: Tensor) -> Iterator[slice]:
 def losses_of(x_CD: Tensor, weight_VD: Tensor, labels_C: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
     """-> each token's loss, and the logits or their gradient [C, V]"""
     logits_CV = x_CD @ weight_VD.T
-    softmax_gradient = softmax_gradient_op if uses_triton(x_CD) else softmax_gradient_reference
-    return softmax_gradient(logits_CV, labels_C, with_gradient), logits_CV
+    losses = softmax_gradient_op if uses_triton(x_CD) else softmax_gradient_reference
+    return losses(logits_CV, labels_C, with_gradient), logits_CV
 
 
 def add_product(total_VD: Tensor | None, dlogits_CV: Tensor, x_CD: Tensor) -> Tensor:
-    """total + dlogits^T x, in fp32."""
+    """total + dlogits^T x, in fp32; a total of None is 0."""
     if not on_gpu(x_CD):  # CPUs have no product of bf16 matrices that gives fp32
         product_VD = (dlogits_CV.T @ x_CD).float()
         return product_VD if total_VD is None else total_VD.add_(product_VD)
@@ -133,7 +148,7 @@ def add_product(total_VD: Tensor | None, dlogits_CV: Tensor, x_CD: Tensor) -> Te
 
 @shape_wrapper
 def addmm_flop(_total, a_shape, b_shape, *_, out_shape=None, **__) -> int:
-    """In the place of torch 2.13's, which fails where `out_dtype` is given and does not know addmm_."""
+    """FLOPs of addmm and addmm_; torch 2.13's own count fails where `out_dtype` is given and does not know addmm_."""
     return 2 * a_shape[0] * a_shape[1] * b_shape[1]
 
 
@@ -141,6 +156,8 @@ flop_registry[torch.ops.aten.addmm] = flop_registry[torch.ops.aten.addmm_] = add
 
 
 class LinearCrossEntropy(torch.autograd.Function):
+    """`linear_cross_entropy`, told which gradients are wanted."""
+
     @staticmethod
     def forward(ctx, x_TD: Tensor, weight_VD: Tensor, labels_T: Tensor, for_x: bool, for_weight: bool) -> Tensor:
         losses_T = x_TD.new_empty(len(x_TD), dtype=torch.float32)
@@ -148,7 +165,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         for chunk in chunks(x_TD, weight_VD):
             x_CD = x_TD[chunk]
             losses_T[chunk], dlogits_CV = losses_of(x_CD, weight_VD, labels_T[chunk], for_x or for_weight)
-            if for_x:
+            if dx_TD is not None:
                 torch.mm(dlogits_CV, weight_VD, out=dx_TD[chunk])
             if for_weight:
                 dw_VD = add_product(dw_VD, dlogits_CV, x_CD)
@@ -175,8 +192,8 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(x_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> Tensor:
-    """Cross-entropy summed over the tokens whose label is not IGNORE: x [T, D], head [V, D] in one dtype, fp32 or bf16,
-    labels int64 [T] -> fp32 scalar, in nats; NaN if a label is neither IGNORE nor a token.
+    """Cross-entropy summed over the tokens whose label is not IGNORE: x [T, D] and the head's weight [V, D] in one
+    dtype, fp32 or bf16, labels int64 [T] -> fp32 scalar, in nats; NaN if a label is neither IGNORE nor a token.
 
     Logits exist for one chunk of tokens at a time. A gradient that is not wanted (`torch.no_grad`, a frozen head) is
     not computed. The backward can run once.
@@ -189,6 +206,8 @@ def linear_cross_entropy(x_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> T
 
 @torch.no_grad()
 def token_losses(x_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> Tensor:
-    """The same, token by token and without gradient: -> fp32 [T], 0 where the label is IGNORE."""
+    """Cross-entropy of each token, without gradient: inputs as of `linear_cross_entropy` -> fp32 [T], in nats, 0 where
+    the label is IGNORE.
+    """
     parts = [losses_of(x_TD[c], weight_VD, labels_T[c], False)[0] for c in chunks(x_TD, weight_VD)]
     return torch.cat(parts) if parts else x_TD.new_empty(0, dtype=torch.float32)

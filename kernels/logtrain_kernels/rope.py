@@ -2,6 +2,8 @@
 
 Pair i of a head is (x_i, x_{i + H/2}); at position p it turns by the angle p * f_i, where f_i = theta^(-2i/H). Llama
 3.1 lowers the low frequencies (`Llama3Scaling`), so that a model trained on 8,192 positions reaches 131,072.
+
+Shapes in names: T tokens, N query heads, K key-value heads, H head size, H2 half of it.
 """
 
 import math
@@ -13,13 +15,15 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from logtrain_kernels.cost import Cost, nbytes
 from logtrain_kernels.device import uses_triton
+from logtrain_kernels.language import constexpr
 
 
 @dataclass(frozen=True, kw_only=True)
 class Llama3Scaling:
-    """`rope_scaling` of type llama3: wavelengths over `original / low` are stretched by `factor`, under `original /
-    high` kept, between: mixed.
+    """The `rope_scaling` of type llama3: wavelengths over `original / low` are stretched by `factor`, those under
+    `original / high` are kept, those between are a mixture.
     """
 
     factor: float
@@ -31,16 +35,14 @@ class Llama3Scaling:
 def inverse_frequencies(
     head_dim: int, theta: float, scaling: Llama3Scaling | None, device: torch.device | None = None
 ) -> Tensor:
-    """f_i in radians a position, fp32 [H / 2]. Formula of the scaling: the reference code of Llama 3.1 (llama-models,
-    `apply_scaling`).
+    """f_i in radians a position, fp32 [H / 2]. The scaling's formula is that of Llama 3.1's reference code
+    (llama-models, `apply_scaling`).
     """
     exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
     frequency = 1.0 / theta**exponent
     if scaling is None:
         return frequency
-    turns = (
-        scaling.original_max_position_embeddings * frequency / (2 * math.pi)
-    )  # over the positions of the original training
+    turns = scaling.original_max_position_embeddings * frequency / (2 * math.pi)  # in the original training's length
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     keep = ((turns - low) / (high - low)).clamp(0, 1)
     return frequency * (keep + (1 - keep) / scaling.factor)
@@ -49,12 +51,15 @@ def inverse_frequencies(
 def rope_tables(
     positions_T: Tensor, head_dim: int, theta: float, scaling: Llama3Scaling | None
 ) -> tuple[Tensor, Tensor]:
-    """(cos, sin) of every token's angles, fp32 [T, H / 2] each: computed once a batch, read by every layer."""
+    """(cos, sin) of every token's angles, fp32 [T, H / 2] each, for integer positions [T]. They are computed once a
+    batch and read by every layer.
+    """
     angles = positions_T[:, None].float() * inverse_frequencies(head_dim, theta, scaling, positions_T.device)
     return angles.cos(), angles.sin()
 
 
 def rotate(x_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor) -> Tensor:
+    """Each pair of each head turned by its token's angle, in x's dtype."""
     first, second = x_TNH.float().chunk(2, dim=-1)
     cos, sin = cos_TH2[:, None], sin_TH2[:, None]
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_TNH.dtype)
@@ -63,6 +68,7 @@ def rotate(x_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor) -> Tensor:
 def rope_reference(
     qkv_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor, num_heads: int, num_kv_heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """`rope` in plain PyTorch."""
     qk, v_TKH = qkv_TNH.split((num_heads + num_kv_heads, num_kv_heads), dim=1)
     q_TNH, k_TKH = rotate(qk, cos_TH2, sin_TH2).split((num_heads, num_kv_heads), dim=1)
     return q_TNH, k_TKH, v_TKH
@@ -73,12 +79,11 @@ def rope_reference(
 
 @triton.jit
 def move_heads(
-    from_NH, to_NH, cos, sin, NUM: tl.constexpr, HALF: tl.constexpr, TURN: tl.constexpr,
-    HEADS: tl.constexpr, PAIRS: tl.constexpr,
+    from_NH, to_NH, cos, sin, NUM: constexpr, HALF: constexpr, TURN: constexpr, HEADS: constexpr, PAIRS: constexpr
 ):  # fmt: skip
-    """NUM heads of one token, HEADS at a time, turned or as they are; `to_NH` may be `from_NH`."""
+    """Copies NUM heads of one token, HEADS at a time, turned or as they are; `to_NH` may be `from_NH`."""
     pair = tl.arange(0, PAIRS)[None, :]
-    for first in tl.static_range(0, NUM, HEADS):
+    for first in tl.static_range(0, NUM, HEADS):  # pyright: ignore[reportGeneralTypeIssues]
         head = first + tl.arange(0, HEADS)[:, None]
         inside = (head < NUM) & (pair < HALF)
         at = head * 2 * HALF + pair
@@ -92,10 +97,10 @@ def move_heads(
 
 
 @triton.jit
-def forward_kernel(
-    qkv_TNH, cos_TH2, sin_TH2, N: tl.constexpr, K: tl.constexpr, HALF: tl.constexpr,
-    HEADS: tl.constexpr, PAIRS: tl.constexpr,
-):  # fmt: skip
+def rope_forward(
+    qkv_TNH, cos_TH2, sin_TH2, N: constexpr, K: constexpr, HALF: constexpr, HEADS: constexpr, PAIRS: constexpr
+):
+    """Turns the query and key heads of one token, in place."""
     token = tl.program_id(0).to(tl.int64)
     pair = tl.arange(0, PAIRS)[None, :]
     cos = tl.load(cos_TH2 + token * HALF + pair, mask=pair < HALF, other=0.0)
@@ -105,11 +110,13 @@ def forward_kernel(
 
 
 @triton.jit
-def backward_kernel(
-    dq_TNH, dk_TKH, dv_TKH, cos_TH2, sin_TH2, dqkv_TNH, N: tl.constexpr, K: tl.constexpr, HALF: tl.constexpr,
-    HEADS: tl.constexpr, PAIRS: tl.constexpr,
+def rope_backward(
+    dq_TNH, dk_TKH, dv_TKH, cos_TH2, sin_TH2, dqkv_TNH,
+    N: constexpr, K: constexpr, HALF: constexpr, HEADS: constexpr, PAIRS: constexpr,
 ):  # fmt: skip
-    """Turns back, and joins the three gradients into the one that the projection's matrix products read."""
+    """Turns the gradients of one token back, and joins the three into the one that the projection's matrix products
+    read.
+    """
     token = tl.program_id(0).to(tl.int64)
     pair = tl.arange(0, PAIRS)[None, :]
     cos = tl.load(cos_TH2 + token * HALF + pair, mask=pair < HALF, other=0.0)
@@ -120,9 +127,10 @@ def backward_kernel(
     move_heads(dv_TKH + token * K * 2 * HALF, q + v, cos, sin, K, HALF, False, HEADS, PAIRS)
 
 
-def launch(half: int) -> dict[str, int]:
-    """8 heads at a time (they divide every Llama's) and 8 pairs a thread: 16-byte accesses to bf16. With H = 128 two
-    warps of 32 registers on sm_90 (40 in the backward), so that 64 (48) of 64 warps are resident.
+def rope_launch(half: int) -> dict[str, int]:
+    """Launch parameters of both kernels: 8 heads at a time (they divide every Llama's) and 8 pairs a thread make
+    16-byte accesses to bf16. With H = 128 a program has two warps of 32 registers on sm_90 (40 in the backward), so
+    that 64 (48) of 64 warps are resident.
     """
     pairs = triton.next_power_of_2(half)
     return {"HEADS": 8, "PAIRS": pairs, "num_warps": min(max(pairs // 32, 1), 8)}
@@ -133,13 +141,12 @@ def launch(half: int) -> dict[str, int]:
 
 @torch.library.custom_op("logtrain::rope_", mutates_args={"qkv_TNH"})
 def rope_op(qkv_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor, num_heads: int, num_kv_heads: int) -> None:
-    """Turns the query and key heads in place."""
+    """Turn the query and key heads in place."""
     assert qkv_TNH.is_contiguous(), "in place, so it cannot make a copy"
     half = cos_TH2.shape[1]
     if len(qkv_TNH):
-        forward_kernel[(len(qkv_TNH),)](
-            qkv_TNH, cos_TH2.contiguous(), sin_TH2.contiguous(), N=num_heads, K=num_kv_heads, HALF=half, **launch(half)
-        )
+        tables, launch = (cos_TH2.contiguous(), sin_TH2.contiguous()), rope_launch(half)
+        rope_forward[(len(qkv_TNH),)](qkv_TNH, *tables, N=num_heads, K=num_kv_heads, HALF=half, **launch)
 
 
 @rope_op.register_fake
@@ -153,10 +160,9 @@ def rope_backward_op(dq_TNH: Tensor, dk_TKH: Tensor, dv_TKH: Tensor, cos_TH2: Te
     (T, N, H), K = dq_TNH.shape, dk_TKH.shape[1]
     dqkv_TNH = dq_TNH.new_empty(T, N + 2 * K, H)
     if T:
-        backward_kernel[(T,)](
-            *(x.contiguous() for x in (dq_TNH, dk_TKH, dv_TKH, cos_TH2, sin_TH2)),
-            dqkv_TNH, N=N, K=K, HALF=H // 2, **launch(H // 2),
-        )  # fmt: skip
+        gradients = dq_TNH.contiguous(), dk_TKH.contiguous(), dv_TKH.contiguous()
+        tables, launch = (cos_TH2.contiguous(), sin_TH2.contiguous()), rope_launch(H // 2)
+        rope_backward[(T,)](*gradients, *tables, dqkv_TNH, N=N, K=K, HALF=H // 2, **launch)
     return dqkv_TNH
 
 
@@ -167,7 +173,7 @@ def _(dq_TNH: Tensor, dk_TKH: Tensor, dv_TKH: Tensor, cos_TH2: Tensor, sin_TH2: 
 
 
 class Rope(torch.autograd.Function):
-    """A function beside the operation, because autograd's registration takes no operation that works in place."""
+    """`rope` by its operation, which autograd's registration does not take because it works in place."""
 
     @staticmethod
     def forward(ctx, qkv_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor, num_heads: int, num_kv_heads: int):
@@ -180,6 +186,25 @@ class Rope(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dq_TNH: Tensor, dk_TKH: Tensor, dv_TKH: Tensor):
         return rope_backward_op(dq_TNH, dk_TKH, dv_TKH, *ctx.saved_tensors), None, None, None, None
+
+
+# ---- what the operations cost, and which of them selective recomputation keeps
+
+# It works in place of the projection's product, which is kept: a second time would turn that twice. What a model puts
+# between the two, such as norms of queries and keys, must be kept as well: computed again, it would not be turned at
+# all.
+ROPE_KEPT = ("logtrain.rope_.default",)
+
+
+def rope_cost(qkv_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor, num_heads: int, num_kv_heads: int) -> Cost:
+    """The cost of `rope_op`: values stay as they are."""
+    turned = nbytes(qkv_TNH) * (num_heads + num_kv_heads) // qkv_TNH.shape[1]
+    return Cost(read=turned + nbytes(cos_TH2, sin_TH2), written=turned)
+
+
+def rope_backward_cost(dq_TNH: Tensor, dk_TKH: Tensor, dv_TKH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor) -> Cost:
+    """The cost of `rope_backward_op`."""
+    return Cost(read=nbytes(dq_TNH, dk_TKH, dv_TKH, cos_TH2, sin_TH2), written=nbytes(dq_TNH, dk_TKH, dv_TKH))
 
 
 # ---- what the model calls

@@ -4,6 +4,8 @@
 
 Gate g and up u are the halves of one projection's output. Only that output is kept for the backward, which computes
 the sigmoid again and writes both gradients over it: g and u are not needed any more.
+
+Shapes in names: T tokens, F feed-forward width.
 """
 
 import torch
@@ -13,10 +15,13 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from logtrain_kernels.cost import Cost, nbytes
 from logtrain_kernels.device import uses_triton
+from logtrain_kernels.language import constexpr
 
 
 def swiglu_reference(gate_up_T2F: Tensor) -> Tensor:
+    """`swiglu` in plain PyTorch."""
     gate_TF, up_TF = gate_up_T2F.float().chunk(2, dim=-1)
     return (F.silu(gate_TF) * up_TF).to(gate_up_T2F.dtype)
 
@@ -25,7 +30,8 @@ def swiglu_reference(gate_up_T2F: Tensor) -> Tensor:
 
 
 @triton.jit
-def forward_kernel(gate_up_T2F, y_TF, F, BLOCK: tl.constexpr):
+def swiglu_forward(gate_up_T2F, y_TF, F, BLOCK: constexpr):
+    """Gives BLOCK elements of y."""
     row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < F
     gate_up = gate_up_T2F + row * 2 * F + column
@@ -35,7 +41,8 @@ def forward_kernel(gate_up_T2F, y_TF, F, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def backward_kernel(dy_TF, gate_up_T2F, F, BLOCK: tl.constexpr):
+def swiglu_backward(dy_TF, gate_up_T2F, F, BLOCK: constexpr):
+    """Writes dg and du over BLOCK elements of g and u."""
     row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < F
     gate_up = gate_up_T2F + row * 2 * F + column
@@ -48,9 +55,9 @@ def backward_kernel(dy_TF, gate_up_T2F, F, BLOCK: tl.constexpr):
     tl.store(gate_up + F, (dy * g * sigmoid).to(dtype), mask=inside)
 
 
-# 16 elements a thread: 32 registers on sm_90 (38 in the backward), so that 64 (48) of 64 warps are resident. F of every
-# Llama is a multiple of the block: no lane is idle.
-LAUNCH = {"BLOCK": 2048, "num_warps": 4}
+# A thread has 16 elements and 32 registers on sm_90 (38 in the backward), so that 64 (48) of 64 warps are resident. F
+# of every Llama is a multiple of the block: no lane is idle.
+SWIGLU_LAUNCH = {"BLOCK": 2048, "num_warps": 4}
 
 
 # ---- registered operations
@@ -58,11 +65,13 @@ LAUNCH = {"BLOCK": 2048, "num_warps": 4}
 
 @torch.library.custom_op("logtrain::swiglu", mutates_args=())
 def swiglu_op(gate_up_T2F: Tensor) -> Tensor:
+    """-> y [T, F]"""
     gate_up_T2F = gate_up_T2F.contiguous()
     T, F = len(gate_up_T2F), gate_up_T2F.shape[1] // 2
     y_TF = gate_up_T2F.new_empty(T, F)
     if T:
-        forward_kernel[(T, triton.cdiv(F, LAUNCH["BLOCK"]))](gate_up_T2F, y_TF, F, **LAUNCH)
+        grid = (T, triton.cdiv(F, SWIGLU_LAUNCH["BLOCK"]))
+        swiglu_forward[grid](gate_up_T2F, y_TF, F, **SWIGLU_LAUNCH)
     return y_TF
 
 
@@ -77,7 +86,8 @@ def swiglu_backward_op(dy_TF: Tensor, gate_up_T2F: Tensor) -> None:
     assert gate_up_T2F.is_contiguous(), "in place, so it cannot make a copy"
     T, F = dy_TF.shape
     if T:
-        backward_kernel[(T, triton.cdiv(F, LAUNCH["BLOCK"]))](dy_TF.contiguous(), gate_up_T2F, F, **LAUNCH)
+        grid = (T, triton.cdiv(F, SWIGLU_LAUNCH["BLOCK"]))
+        swiglu_backward[grid](dy_TF.contiguous(), gate_up_T2F, F, **SWIGLU_LAUNCH)
 
 
 @swiglu_backward_op.register_fake
@@ -86,17 +96,32 @@ def _(dy_TF: Tensor, gate_up_T2F: Tensor) -> None:
 
 
 def save_gate_up(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
+    """Keep gate and up for the backward."""
     ctx.save_for_backward(inputs[0])
 
 
 @once_differentiable
-def backward(ctx, dy_TF: Tensor) -> Tensor:
+def swiglu_gradients(ctx, dy_TF: Tensor) -> Tensor:
+    """The gradient of `swiglu_op`'s input."""
     gate_up_T2F = ctx.saved_tensors[0].contiguous()  # a second backward finds it changed, and autograd refuses
     swiglu_backward_op(dy_TF, gate_up_T2F)
     return gate_up_T2F
 
 
-swiglu_op.register_autograd(backward, setup_context=save_gate_up)
+swiglu_op.register_autograd(swiglu_gradients, setup_context=save_gate_up)
+
+
+# ---- what the operations cost; recomputation does the first again
+
+
+def swiglu_cost(gate_up_T2F: Tensor) -> Cost:
+    """The cost of `swiglu_op`."""
+    return Cost(read=nbytes(gate_up_T2F), written=nbytes(gate_up_T2F) // 2)
+
+
+def swiglu_backward_cost(dy_TF: Tensor, gate_up_T2F: Tensor) -> Cost:
+    """The cost of `swiglu_backward_op`."""
+    return Cost(read=nbytes(dy_TF, gate_up_T2F), written=nbytes(gate_up_T2F))
 
 
 # ---- what the model calls

@@ -326,7 +326,7 @@ def write_weights(folder: Path, seed: int) -> None:
     config = hf.read_config(folder)
     weights = RandomWeights(config, seed)
     whole = ((name, weights.rows(name, 0, shape[0])[0]) for name, shape in weights.shapes.items())
-    tensors = {part: rows.contiguous() for part, rows in hf.split_parts(config, whole)}
+    tensors = {name: rows.contiguous() for name, rows in hf.published_rows(config, whole)}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 

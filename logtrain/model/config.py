@@ -10,6 +10,8 @@ LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
+    """Low-rank adapters, in the place of training all weights."""
+
     rank: int = 0
     """Rank of the adapters. 0: none, all weights are trained."""
     alpha: float = 32.0
@@ -27,3 +29,8 @@ class LoraConfig:
             )
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise ValueError(f"lora.targets = {self.targets}: expected at least one layer, each once")
+
+    @property
+    def scale(self) -> float:
+        """How many times what an adapter adds counts."""
+        return self.alpha / self.rank

@@ -9,10 +9,11 @@ from logtrain.model.llama import LlamaConfig
 def model_flops(shape: LlamaConfig, tokens: int, attention_pairs: int, adapters: int = 0) -> float:
     """FLOPs that training on `tokens` takes: forward and backward, nothing counted twice for activation recomputation.
 
-    For each token, 6 for each weight of a matrix product (2 forward, 4 backward): the head is one, the embedding not.
-    With LoRA, of so many parameters in `adapters`, 6 for each of these and 4 for each frozen weight: no gradient of it.
-    For each pair of query and key, 12 * layers * heads * head_dim. It is PaLM's count (Chowdhery et al. 2022,
-    arXiv:2204.02311, appendix B), but only of pairs that the mask lets through: a document has length (length + 1) / 2.
+    Each token takes 6 for each weight of a matrix product (2 forward, 4 backward): the head is one, the embedding not.
+    With LoRA, whose adapters have so many parameters, it takes 6 for each of these and 4 for each frozen weight, which
+    has no gradient. Each pair of query and key takes 12 * layers * heads * head_dim. That is PaLM's count (Chowdhery et
+    al. 2022, arXiv:2204.02311, appendix B), but only of pairs that the mask lets through: a document has length (length
+    + 1) / 2.
     """
     heads = 2 * shape.num_heads + 2 * shape.num_kv_heads  # q and out; k and v
     block = shape.hidden_size * (heads * shape.head_dim + 3 * shape.intermediate_size)

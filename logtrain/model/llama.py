@@ -1,11 +1,11 @@
 """The Llama decoder (Llama 2, 3, 3.1, 3.2): a batch of packed rows in, summed loss out.
 
 Shapes in names: T tokens of the packed rows, D hidden size, F feed-forward size, N query heads, K key-value heads, H
-head size, V vocabulary.
+head size, H2 half of it, C slots of a cache, V vocabulary.
 
 The residual stream travels beside the last sublayer's output, not yet added: every norm is then one `add_rms_norm`.
 The query, key and value projections are one matrix, gate and up another, so that a block runs four matrix products.
-`hf.py` knows the published names.
+hf_layout.py knows the published names.
 """
 
 from collections.abc import Sequence
@@ -39,6 +39,8 @@ assert IGNORE == logtrain_kernels.IGNORE, "the loader and the loss must mean the
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
+    """The shape of a model, which its checkpoint fixes."""
+
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -55,31 +57,38 @@ class LlamaConfig:
 
     @property
     def num_parameters(self) -> int:
+        """Elements of all weights, a tied matrix counted once."""
         heads = self.num_heads + self.num_kv_heads
         block = self.hidden_size * (2 * heads * self.head_dim + 3 * self.intermediate_size + 2)
         return self.num_layers * block + self.hidden_size * (1 + self.vocab_size * (1 if self.tied else 2))
 
 
 class LayerCache(NamedTuple):
-    """Keys and values that one layer has kept of earlier tokens, [C, K, H] each, and where the new tokens go."""
+    """What one layer has kept of earlier tokens."""
 
     keys_CKH: Tensor
     values_CKH: Tensor
     slots: CacheSlots
+    """where the new tokens go"""
 
 
 class Sequences(NamedTuple):
     """What a layer must know of the tokens besides their activations."""
 
     rotations: tuple[Tensor, Tensor]
-    """cosines and sines of each token's angles, fp32 [T, H / 2]"""
+    """cosines and sines of each token's angles, fp32 [T, H / 2] each"""
     cu_seqlens: Tensor
+    """int32: where each sequence starts, then T, which may be repeated"""
     max_seqlen: int
+    """at least the longest sequence"""
     cache: LayerCache | None = None
+    """earlier tokens of the sequences, if they have any"""
 
 
 class RMSNorm(nn.Module):
-    """The scale of a norm. It is applied in `add_rms_norm`, together with the residual addition before it."""
+    """The residual addition and the norm after it: x and residual stream [T, D], None to start it -> (new residual, its
+    norm).
+    """
 
     def __init__(self, size: int, eps: float):
         super().__init__()
@@ -91,6 +100,8 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
+    """Rotary causal self-attention with grouped query heads: [T, D] -> [T, D]."""
+
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
@@ -100,14 +111,20 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, sequences: Sequences) -> Tensor:
         qkv_TNH = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim))
-        heads = rope(qkv_TNH, *sequences.rotations, self.num_heads, self.num_kv_heads)
-        lengths = sequences.cu_seqlens, sequences.max_seqlen
+        cos_TH2, sin_TH2 = sequences.rotations
+        q_TNH, k_TKH, v_TKH = rope(qkv_TNH, cos_TH2, sin_TH2, self.num_heads, self.num_kv_heads)
+        cu_seqlens, longest = sequences.cu_seqlens, sequences.max_seqlen
         if cache := sequences.cache:
-            return self.out(cached_attention(*heads, *lengths, *cache).flatten(1))
-        return self.out(attention(*heads, *lengths).flatten(1))
+            keys_CKH, values_CKH = cache.keys_CKH, cache.values_CKH
+            out_TNH = cached_attention(q_TNH, k_TKH, v_TKH, cu_seqlens, longest, keys_CKH, values_CKH, cache.slots)
+        else:
+            out_TNH = attention(q_TNH, k_TKH, v_TKH, cu_seqlens, longest)
+        return self.out(out_TNH.flatten(1))
 
 
 class FeedForward(nn.Module):
+    """The gated feed-forward layer: [T, D] -> [T, D]."""
+
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
@@ -118,6 +135,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention and feed-forward layer, a norm before each."""
+
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
@@ -127,13 +146,14 @@ class Block(nn.Module):
         self.recompute: Recompute = "none"
 
     def forward(self, x_TD: Tensor, residual_TD: Tensor | None, sequences: Sequences) -> tuple[Tensor, Tensor]:
-        """(last sublayer's output, residual stream before it) -> the same two, one block later."""
+        """(last sublayer's output, residual stream before it) -> both one block later, all [T, D]."""
         return recomputed(self.recompute, self.compute, x_TD, residual_TD, sequences)
 
     def compute(self, x_TD: Tensor, residual_TD: Tensor | None, sequences: Sequences) -> tuple[Tensor, Tensor]:
-        residual_TD, normed_TD = self.attention_norm(x_TD, residual_TD)
-        residual_TD, normed_TD = self.feed_forward_norm(self.attention(normed_TD, sequences), residual_TD)
-        return self.feed_forward(normed_TD), residual_TD
+        """What `forward` gives, computed once."""
+        sum_TD, normed_TD = self.attention_norm(x_TD, residual_TD)
+        sum_TD, normed_TD = self.feed_forward_norm(self.attention(normed_TD, sequences), sum_TD)
+        return self.feed_forward(normed_TD), sum_TD
 
 
 class LossHead(nn.Module):
@@ -145,6 +165,7 @@ class LossHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
 
     def forward(self, x_TD: Tensor, residual_TD: Tensor, labels_T: Tensor | None) -> Tensor:
+        """The loss summed over the labels (fp32 scalar, in nats), without labels the logits [T, V]."""
         _, normed_TD = self.norm(x_TD, residual_TD)
         if labels_T is None:
             return normed_TD @ self.weight.T
@@ -152,38 +173,50 @@ class LossHead(nn.Module):
 
 
 class Llama(nn.Module):
+    """A Llama model: a batch in, the summed loss of its targets or its logits out."""
+
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = LossHead(config)
-        if config.tied:
-            self.head.weight = self.embedding.weight
+        self.tie_head()
         self.seeds: list[Tensor] = []  # of the tokens under way, for the adapters' dropout; the adapters share the list
+
+    def tie_head(self) -> None:
+        """Let the head use the embedding's matrix, if the model is a tied one."""
+        if self.config.tied:
+            weight = self.embedding.weight
+            assert isinstance(weight, nn.Parameter)
+            self.head.weight = weight
 
     def forward(self, batch: Batch) -> Tensor:
         """Cross-entropy summed over the batch's targets: fp32 scalar, in nats. Without labels: the logits [T, V]."""
         self.seeds[:] = [] if batch.seeds_T is None else [batch.seeds_T]
-        sequences = Sequences(self.rotations(batch.positions_T), batch.cu_seqlens, batch.max_seqlen)
-        x_TD, residual_TD = self.embedding(batch.tokens_T), None
-        for block in self.blocks:
-            x_TD, residual_TD = block(x_TD, residual_TD, sequences)
+        x_TD, residual_TD = self.decode(batch)
         return self.head(x_TD, residual_TD, batch.labels_T)
 
     def next_logits(self, batch: Batch, cache: Sequence[LayerCache]) -> Tensor:
-        """What follows the last token of each of S sequences that go on in a cache: logits [S, V]. Without gradients.
+        """What follows the last token of each of S sequences that go on in a cache: logits [S, V], without gradients.
 
         The batch has the new tokens of all sequences; `cache` is every layer's, to which their keys and values are
         added.
         """
-        rotations = self.rotations(batch.positions_T)
-        x_TD, residual_TD = self.embedding(batch.tokens_T), None
-        for block, of_layer in zip(self.blocks, cache, strict=True):
-            sequences = Sequences(rotations, batch.cu_seqlens, batch.max_seqlen, of_layer)
-            x_TD, residual_TD = block(x_TD, residual_TD, sequences)
+        x_TD, residual_TD = self.decode(batch, cache)
         last_S = batch.cu_seqlens[1:] - 1
         return self.head(x_TD[last_S], residual_TD[last_S], None)
+
+    def decode(self, batch: Batch, cache: Sequence[LayerCache] = ()) -> tuple[Tensor, Tensor]:
+        """The batch through the embedding and all blocks: (last sublayer's output, residual stream before it), both [T,
+        D]. `cache`: every layer's, or none.
+        """
+        sequences = Sequences(self.rotations(batch.positions_T), batch.cu_seqlens, batch.max_seqlen)
+        x_TD, residual_TD = self.embedding(batch.tokens_T), None
+        for i, block in enumerate(self.blocks):
+            x_TD, residual_TD = block(x_TD, residual_TD, sequences._replace(cache=cache[i]) if cache else sequences)
+        assert residual_TD is not None, "a model without blocks"
+        return x_TD, residual_TD
 
     def rotations(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of every token's rotary angles, fp32 [T, H / 2] each."""

@@ -7,12 +7,15 @@ below each other, and so do their Bs (`adapted_linear` of logtrain_kernels). No 
 
 What is dropped is a pure function of (seed, epoch, row, position in it, layer, feature): a resumed run, a recomputed
 block and any number of ranks drop the same elements.
+
+Shapes in names: D in features, O out features, r ranks of an adapter, R of all of a matrix's.
 """
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -20,91 +23,93 @@ from torch import Tensor, nn
 from logtrain.model.config import LoraConfig, LoraTarget
 from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.weights import WeightSource, generator_of
-from logtrain_kernels import adapted_linear, dropout_steps
+from logtrain_kernels import AdapterSpan, adapted_linear, dropout_steps
 
 
-class AdapterSpan(NamedTuple):
-    """Which parts of a matrix and of its As and Bs belong to the adapter of one published layer."""
+@dataclass(frozen=True)
+class AdaptedMatrix:
+    """Where the adapters of one of a block's matrices lie."""
 
-    target: LoraTarget
-    columns: slice
-    """of our matrix's output, so rows of W"""
-    rows: slice
-    """of the Bs, stacked"""
-    ranks: slice
-    """rows of the As, stacked"""
+    in_features: int
+    rank: int
+    """of each adapter"""
+    spans: dict[LoraTarget, AdapterSpan]
+    """by published layer, in the order of their rows"""
+
+    @property
+    def shape_of_a(self) -> tuple[int, int]:
+        """[R, D]: the As of all adapters, below each other."""
+        return self.rank * len(self.spans), self.in_features
+
+    @property
+    def shape_of_b(self) -> tuple[int, int]:
+        """[O, r]: the Bs of all adapters, below each other."""
+        return sum(span.rows.stop - span.rows.start for span in self.spans.values()), self.rank
 
 
-def adapter_spans(shape: LlamaConfig, config: LoraConfig) -> dict[str, list[AdapterSpan]]:
-    """Paths of our matrices within a block -> their adapters, in the order of their rows; only those that have any."""
+def adapted_matrices(shape: LlamaConfig, config: LoraConfig) -> dict[str, AdaptedMatrix]:
+    """Paths of our matrices within a block -> their adapters; only those that have any."""
     q, kv = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     hidden, inner = shape.hidden_size, shape.intermediate_size
-    sizes: dict[str, dict[LoraTarget, int]] = {
-        "attention.qkv": {"q_proj": q, "k_proj": kv, "v_proj": kv},
-        "attention.out": {"o_proj": hidden},
-        "feed_forward.gate_up": {"gate_proj": inner, "up_proj": inner},
-        "feed_forward.down": {"down_proj": hidden},
+    layers: dict[str, tuple[int, dict[LoraTarget, int]]] = {  # in features, out features of each published layer
+        "attention.qkv": (hidden, {"q_proj": q, "k_proj": kv, "v_proj": kv}),
+        "attention.out": (q, {"o_proj": hidden}),
+        "feed_forward.gate_up": (hidden, {"gate_proj": inner, "up_proj": inner}),
+        "feed_forward.down": (inner, {"down_proj": hidden}),
     }
-    found: dict[str, list[AdapterSpan]] = {}
-    for path, targets in sizes.items():
+    found = {}
+    for path, (in_features, out_features) in layers.items():
+        spans: dict[LoraTarget, AdapterSpan] = {}
         column = row = rank = 0
-        for target, size in targets.items():
+        for target, size in out_features.items():
             if target in config.targets:
-                parts = slice(column, column + size), slice(row, row + size), slice(rank, rank + config.rank)
-                found.setdefault(path, []).append(AdapterSpan(target, *parts))
+                columns, rows = slice(column, column + size), slice(row, row + size)
+                spans[target] = AdapterSpan(columns, rows, slice(rank, rank + config.rank))
                 row, rank = row + size, rank + config.rank
             column += size
+        if spans:
+            found[path] = AdaptedMatrix(in_features, config.rank, spans)
     return found
-
-
-def in_features(shape: LlamaConfig, path: str) -> int:
-    """Input features of our matrix at `path` within a block."""
-    sizes = {"attention.out": shape.num_heads * shape.head_dim, "feed_forward.down": shape.intermediate_size}
-    return sizes.get(path, shape.hidden_size)
 
 
 def num_adapter_parameters(shape: LlamaConfig, config: LoraConfig) -> int:
     """Elements of the As and Bs of all layers; 0 without adapters."""
-    if not config.rank:
-        return 0
-    of_block = (
-        spans[-1].ranks.stop * in_features(shape, path) + spans[-1].rows.stop * config.rank
-        for path, spans in adapter_spans(shape, config).items()
-    )
-    return shape.num_layers * sum(of_block)
+    matrices = adapted_matrices(shape, config).values()
+    return shape.num_layers * sum(prod(matrix.shape_of_a) + prod(matrix.shape_of_b) for matrix in matrices)
 
 
 class LoraLinear(nn.Module):
-    """One of our matrices with its adapters."""
+    """One of our matrices with its adapters: [T, D] -> [T, O]."""
 
-    def __init__(self, base: nn.Linear, name: str, spans: list[AdapterSpan], config: LoraConfig, seeds: list[Tensor]):
+    def __init__(self, base: nn.Linear, name: str, matrix: AdaptedMatrix, config: LoraConfig, seeds: list[Tensor]):
         """`name`: of the matrix in the model, from which its part of the dropout is derived. `seeds`: the model's list
         of seeds of the tokens under way.
         """
         super().__init__()
-        self.spans, self.seeds = [span[1:] for span in spans], seeds
-        self.scale, self.drop = config.alpha / config.rank, dropout_steps(config.dropout)
+        self.spans, self.seeds = list(matrix.spans.values()), seeds
+        self.scale, self.drop = config.scale, dropout_steps(config.dropout)
         salt = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True)
         self.salt = torch.tensor(salt, device="cpu")
         self.weight = base.weight
-        self.lora_A = nn.Parameter(torch.empty(spans[-1].ranks.stop, base.in_features, device="meta"))
-        self.lora_B = nn.Parameter(torch.empty(spans[-1].rows.stop, config.rank, device="meta"))
+        self.lora_A = nn.Parameter(torch.empty(matrix.shape_of_a, device="meta"))
+        self.lora_B = nn.Parameter(torch.empty(matrix.shape_of_b, device="meta"))
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        tensors = x_TD, self.weight, self.lora_A, self.lora_B
+        weight, a, b = self.weight, self.lora_A, self.lora_B
         if not (self.drop and torch.is_grad_enabled()):
-            return adapted_linear(*tensors, self.spans, self.scale)
+            return adapted_linear(x_TD, weight, a, b, self.spans, self.scale)
         assert len(self.seeds) == 1, "the batch has no seeds to draw dropout from"
-        return adapted_linear(*tensors, self.spans, self.scale, self.seeds[0], self.salt, self.drop)
+        return adapted_linear(x_TD, weight, a, b, self.spans, self.scale, self.seeds[0], self.salt, self.drop)
 
 
 def add_adapters(model: Llama, config: LoraConfig, dtype: torch.dtype) -> None:
     """Freeze a meta model's own weights, in `dtype`, and put fp32 adapters beside them."""
     model.to(dtype).requires_grad_(False)
     for i, block in enumerate(model.blocks):
-        for path, spans in adapter_spans(model.config, config).items():
+        for path, matrix in adapted_matrices(model.config, config).items():
             base = block.get_submodule(path)
-            block.set_submodule(path, LoraLinear(base, f"blocks.{i}.{path}", spans, config, model.seeds))
+            assert isinstance(base, nn.Linear)
+            block.set_submodule(path, LoraLinear(base, f"blocks.{i}.{path}", matrix, config, model.seeds))
 
 
 def path_in_block(name: str) -> str:
@@ -121,19 +126,18 @@ class InitialAdapters:
     """
 
     def __init__(self, base: WeightSource, shape: LlamaConfig, config: LoraConfig, seed: int):
-        self.base, self.shape, self.config, self.seed = base, shape, config, seed
-        self.spans = adapter_spans(shape, config)
+        self.base, self.seed, self.matrices = base, seed, adapted_matrices(shape, config)
 
     def rows(self, name: str, start: int, stop: int) -> Iterable[Tensor]:
+        """Rows [start, stop) of our parameter `name`, in pieces."""
+        if not name.endswith(("lora_A", "lora_B")):
+            return self.base.rows(name, start, stop)
+        matrix = self.matrices[path_in_block(name)]
         if name.endswith("lora_B"):
-            return (torch.zeros(stop - start, self.config.rank),)
-        if name.endswith("lora_A"):
-            path = path_in_block(name)
-            width = in_features(self.shape, path)
-            whole = torch.empty(self.spans[path][-1].ranks.stop, width)
-            whole.uniform_(-(width**-0.5), width**-0.5, generator=generator_of(self.seed, name))
-            return (whole[start:stop],)
-        return self.base.rows(name, start, stop)
+            return (torch.zeros(matrix.shape_of_b)[start:stop],)
+        bound = matrix.in_features**-0.5
+        whole = torch.empty(matrix.shape_of_a).uniform_(-bound, bound, generator=generator_of(self.seed, name))
+        return (whole[start:stop],)
 
 
 class GivenAdapters:
@@ -143,6 +147,7 @@ class GivenAdapters:
         self.base, self.tensors = base, tensors
 
     def rows(self, name: str, start: int, stop: int) -> Iterable[Tensor]:
+        """Rows [start, stop) of our parameter `name`, in pieces."""
         return (self.tensors[name][start:stop],) if name in self.tensors else self.base.rows(name, start, stop)
 
 
@@ -150,38 +155,38 @@ class MergedAdapters:
     """Weights of a plain model: those of `base` with the As and Bs of `tensors` (by our names) merged in, in fp32."""
 
     def __init__(self, base: WeightSource, tensors: Mapping[str, Tensor], shape: LlamaConfig, config: LoraConfig):
-        self.base, self.tensors, self.config = base, tensors, config
-        self.spans = adapter_spans(shape, config)
+        self.base, self.tensors, self.scale = base, tensors, config.scale
+        self.matrices = adapted_matrices(shape, config)
 
     def rows(self, name: str, start: int, stop: int) -> Iterable[Tensor]:
-        spans = self.spans.get(path_in_block(name))
-        if not spans:
-            yield from self.base.rows(name, start, stop)
-            return
+        """Rows [start, stop) of our parameter `name`, in pieces."""
+        matrix = self.matrices.get(path_in_block(name))
+        if matrix is None:
+            return self.base.rows(name, start, stop)
         stem = name.removesuffix(".weight")
         whole = torch.cat([piece.float() for piece in self.base.rows(name, 0, sys.maxsize)])
-        merge(whole, self.tensors[f"{stem}.lora_A"], self.tensors[f"{stem}.lora_B"], spans, self.config)
-        yield whole[start:stop]
+        merge(whole, self.tensors[f"{stem}.lora_A"], self.tensors[f"{stem}.lora_B"], matrix, self.scale)
+        return (whole[start:stop],)
 
 
 def merged(
     tensors: Iterable[tuple[str, Tensor]], shape: LlamaConfig, config: LoraConfig
 ) -> Iterator[tuple[str, Tensor]]:
     """Named full tensors of a model with adapters -> those of a plain one, one at a time and in the same order."""
-    spans, held = adapter_spans(shape, config), {}
+    matrices, held = adapted_matrices(shape, config), {}
     for name, tensor in tensors:
         path = path_in_block(name)
-        if path not in spans:
+        if path not in matrices:
             yield name, tensor
             continue
         stem, _, kind = name.rpartition(".")
         held[kind] = tensor.to(torch.float32, copy=kind == "weight")  # the live model keeps its own
         if kind == "lora_B":  # the last of the three
-            merge(held["weight"], held["lora_A"], held["lora_B"], spans[path], config)
+            merge(held["weight"], held["lora_A"], held["lora_B"], matrices[path], config.scale)
             yield f"{stem}.weight", held["weight"]
 
 
-def merge(weight_OD: Tensor, a_RD: Tensor, b_Or: Tensor, spans: list[AdapterSpan], config: LoraConfig) -> None:
+def merge(weight_OD: Tensor, a_RD: Tensor, b_Or: Tensor, matrix: AdaptedMatrix, scale: float) -> None:
     """W += s B A for every adapter of a matrix, in place; all fp32."""
-    for _, columns, rows, ranks in spans:
-        weight_OD[columns].addmm_(b_Or[rows], a_RD[ranks], alpha=config.alpha / config.rank)
+    for span in matrix.spans.values():
+        weight_OD[span.columns].addmm_(b_Or[span.rows], a_RD[span.ranks], alpha=scale)

@@ -1,4 +1,6 @@
-"""A model folder and an adapter folder into one model folder, which is held against the two before it gets its name."""
+"""Makes one model folder of a model folder and an adapter folder, and holds it against the two before it gets its
+name.
+"""
 
 import shutil
 from pathlib import Path
@@ -21,8 +23,8 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest logit;
 
 
 def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) -> float:
-    """Write `output`, the model of `source` with the adapter in its weights, in this dtype; -> how far its logits are
-    from those of model and adapter, as a share of the largest.
+    """Write `output`, the model of `source` with the adapter in its weights, in the dtype of that name in torch; -> how
+    far its logits are from those of model and adapter, as a share of the largest.
 
     Raises ValueError for folders that do not belong together, an `output` that exists, and where the logits differ by
     more than TOLERANCE.
@@ -55,7 +57,7 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
 
 @torch.no_grad()
 def logits(model: Llama) -> Tensor:
-    """[TOKENS, V] on fixed random tokens."""
+    """The logits [TOKENS, V] of fixed random tokens, one document."""
     tokens = torch.randint(model.config.vocab_size, (TOKENS,), generator=torch.Generator().manual_seed(0))
     positions, bounds = torch.arange(TOKENS, dtype=torch.int32), torch.tensor([0, TOKENS], dtype=torch.int32)
     return model(Batch(tokens, None, positions, bounds, TOKENS))

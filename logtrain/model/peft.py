@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, TypeGuard, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -11,26 +11,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from logtrain.model.config import LoraConfig, LoraTarget
-from logtrain.model.hf import read_json
+from logtrain.model.hf_layout import read_json
 from logtrain.model.llama import LlamaConfig
-from logtrain.model.lora import adapter_spans, in_features
+from logtrain.model.lora import adapted_matrices
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def peft_name(block: int, path: str, target: LoraTarget) -> str:
+def peft_name(block: int, path: str, target: LoraTarget, kind: str) -> str:
+    """PEFT's name of an adapter's tensor. `path`: of our matrix within a block; `kind`: lora_A or lora_B."""
     part = "self_attn" if path.startswith("attention") else "mlp"
-    return f"base_model.model.model.layers.{block}.{part}.{target}"
+    return f"base_model.model.model.layers.{block}.{part}.{target}.{kind}.weight"
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], shape: LlamaConfig, config: LoraConfig, base: str) -> None:
     """Write an adapter that PEFT loads. `tensors`: As and Bs by our names; `base`: the plain model's folder."""
-    layout, found = adapter_spans(shape, config), {}
+    matrices, found = adapted_matrices(shape, config), {}
     for name, tensor in tensors.items():
-        _, block, *path, kind = name.split(".")
-        for target, _, rows, ranks in layout[".".join(path)]:
-            part = tensor[ranks if kind == "lora_A" else rows]
-            found[f"{peft_name(int(block), '.'.join(path), target)}.{kind}.weight"] = part.cpu().contiguous()
+        _, block, *within, kind = name.split(".")
+        path = ".".join(within)
+        for target, span in matrices[path].spans.items():
+            rows = tensor[span.ranks if kind == "lora_A" else span.rows]
+            found[peft_name(int(block), path, target, kind)] = rows.cpu().contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
         "peft_type": "LORA",
@@ -48,7 +50,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], shape: LlamaConfig, config
     (folder / CONFIG).write_text(json.dumps(facts, indent=2) + "\n")
 
 
-UNSUPPORTED = (  # by `LoraLinear`, if they are on
+UNSUPPORTED = (  # features that `LoraLinear` does not compute
     *("fan_in_fan_out", "use_rslora", "use_dora", "use_qalora", "use_bdlora", "lora_bias"),
     *("rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replication"),
     *("modules_to_save", "target_parameters", "trainable_token_indices", "alora_invocation_tokens"),
@@ -57,7 +59,7 @@ INITIAL = (True, False, None, "gaussian", "orthogonal", "eva")  # the others cha
 
 
 def base_folder(folder: Path) -> Path:
-    """The model that an adapter names as its own."""
+    """The folder of the model that an adapter names as its own. Raises ValueError if it is not here."""
     path = folder / CONFIG
     name = read_json(path).get("base_model_name_or_path")
     if not isinstance(name, str) or not Path(name).is_dir():
@@ -68,8 +70,10 @@ def base_folder(folder: Path) -> Path:
 
 
 def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """An adapter in PEFT's format: its config, and our names -> tensors, for a model of this shape. What `LoraLinear`
-    does not compute is refused by name.
+    """An adapter in PEFT's format: its config, and our names -> fp32 tensors, for a model of this shape.
+
+    Raises ValueError for files that are missing or damaged, for an adapter of another model, and, by name, for what
+    `LoraLinear` does not compute.
     """
     try:
         facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -80,40 +84,50 @@ def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor
         ) from None
     except (UnicodeDecodeError, json.JSONDecodeError, SafetensorError) as error:
         raise ValueError(f"{folder}: damaged adapter ({error})") from None
+    if not isinstance(facts, dict):
+        raise ValueError(f"{folder / CONFIG}: expected a JSON object, found {type(facts).__name__}")
     config = read_config(folder / CONFIG, facts, folder / WEIGHTS, tensors)
     found: dict[str, Tensor] = {}
     for block in range(shape.num_layers):
-        for path, of_matrix in adapter_spans(shape, config).items():
-            for kind in ("lora_A", "lora_B"):
-                pieces = []
-                for target, _, rows, _ in of_matrix:
-                    name, size = f"{peft_name(block, path, target)}.{kind}.weight", rows.stop - rows.start
-                    wanted = [config.rank, in_features(shape, path)] if kind == "lora_A" else [size, config.rank]
-                    if name not in tensors:
-                        raise ValueError(f"{folder / WEIGHTS}: no tensor {name}; an adapter of another model?")
-                    piece = tensors.pop(name)
-                    if list(piece.shape) != wanted:
-                        raise ValueError(
-                            f"{folder / WEIGHTS}: {name} has shape {list(piece.shape)}, model and rank ask for {wanted}"
-                        )
-                    pieces.append(piece.float())
-                found[f"blocks.{block}.{path}.{kind}"] = torch.cat(pieces)
+        for path, matrix in adapted_matrices(shape, config).items():
+            of_a, of_b = [], []
+            for target, span in matrix.spans.items():
+                a, b = (peft_name(block, path, target, kind) for kind in ("lora_A", "lora_B"))
+                of_a.append(take(tensors, a, [config.rank, matrix.in_features], folder / WEIGHTS))
+                of_b.append(take(tensors, b, [span.rows.stop - span.rows.start, config.rank], folder / WEIGHTS))
+            found[f"blocks.{block}.{path}.lora_A"] = torch.cat(of_a)
+            found[f"blocks.{block}.{path}.lora_B"] = torch.cat(of_b)
     if tensors:
         raise ValueError(f"{folder / WEIGHTS}: unexpected tensor {next(iter(tensors))}; an adapter of another model?")
     return config, found
 
 
-def read_config(path: Path, facts: object, weights: Path, names: Iterable[str]) -> LoraConfig:
-    """Of the adapter whose tensors have these names."""
-    if not isinstance(facts, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(facts).__name__}")
+def take(tensors: dict[str, Tensor], name: str, shape: list[int], path: Path) -> Tensor:
+    """Remove a tensor from those of the file `path`, as fp32. Raises ValueError if it is absent or of another shape."""
+    if name not in tensors:
+        raise ValueError(f"{path}: no tensor {name}; an adapter of another model?")
+    tensor = tensors.pop(name)
+    if list(tensor.shape) != shape:
+        raise ValueError(f"{path}: {name} has shape {list(tensor.shape)}, model and rank ask for {shape}")
+    return tensor.float()
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of JSON is a number, which true and false are not."""
+    return type(value) in (int, float)
+
+
+def read_config(path: Path, facts: dict[str, Any], weights: Path, names: Iterable[str]) -> LoraConfig:
+    """The config of an adapter: `facts` are those of the file `path`, and which layers it adapts is seen by the `names`
+    of the tensors in the file `weights`. Raises ValueError for what `LoraLinear` does not compute.
+    """
     used = [key for key in UNSUPPORTED if facts.get(key)]
     used += [key for key, wanted in (("peft_type", "LORA"), ("bias", "none")) if facts.get(key, wanted) != wanted]
     used += ["init_lora_weights"] if facts.get("init_lora_weights") not in INITIAL else []
     if used:
         raise ValueError(f"{path}: {used[0]} = {json.dumps(facts[used[0]])} is not supported")
     rank, alpha, dropout = facts.get("r"), facts.get("lora_alpha"), facts.get("lora_dropout", 0.0)
-    if not (type(rank) is int and rank > 0 and all(type(x) in (int, float) for x in (alpha, dropout))):
+    if not (type(rank) is int and rank > 0 and is_number(alpha) and is_number(dropout)):
         raise ValueError(
             f"{path}: r = {json.dumps(rank)}, lora_alpha = {json.dumps(alpha)}, lora_dropout = {json.dumps(dropout)}; "
             f"expected a positive integer and numbers"

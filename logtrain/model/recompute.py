@@ -6,23 +6,19 @@ import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from logtrain.model.config import Recompute
+from logtrain_kernels import KEPT_BY_RECOMPUTATION
 
-KEPT = {  # the matrix products, and attention as CPUs and GPUs run it
-    "aten.mm.default",
-    "aten.addmm.default",  # what a compiler makes of the next
-    "aten.addmm_.default",  # adds to a kept product: a second time would add twice
-    "logtrain.dropped_linear.default",
-    "logtrain.adapter_outputs.default",
-    "aten._scaled_dot_product_flash_attention_for_cpu.default",
-    "torch_attn._varlen_attn.default",
-    "flash_attn._flash_attn_varlen_forward.default",
-    "logtrain.rope_.default",  # works in place of a kept product: a second time would turn it twice
-}
+PRODUCTS = (  # the matrix products of a block
+    "mm",
+    "addmm_",  # adds to a kept product: a second time would add twice
+    "addmm",  # what a compiler makes of it
+)
+KEPT = KEPT_BY_RECOMPUTATION | {f"aten.{name}.default" for name in PRODUCTS}
 
 
 def keep_products():
-    """Selective recomputation: matrix products and attention are kept, the elementwise work between them is done
-    again.
+    """Contexts of selective recomputation: matrix products and attention are kept, the elementwise work between them is
+    done again.
     """
     return create_selective_checkpoint_contexts(
         lambda _, op, *args, **kwargs: (
@@ -36,5 +32,6 @@ def recomputed(how: Recompute, compute: Callable, *inputs):
     """`compute(*inputs)`, whose activations the backward computes again as far as `how` says."""
     if how == "none" or not torch.is_grad_enabled():
         return compute(*inputs)
-    contexts = {"context_fn": keep_products} if how == "selective" else {}
-    return checkpoint(compute, *inputs, use_reentrant=False, preserve_rng_state=False, **contexts)
+    if how == "selective":
+        return checkpoint(compute, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=keep_products)
+    return checkpoint(compute, *inputs, use_reentrant=False, preserve_rng_state=False)

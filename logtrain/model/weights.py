@@ -15,7 +15,7 @@ from logtrain.model.llama import Llama, LlamaConfig
 
 
 class WeightSource(Protocol):
-    """Any place that weights can be taken from."""
+    """Anything that weights can be taken from."""
 
     def rows(self, name: str, start: int, stop: int) -> Iterable[Tensor]:
         """Rows [start, stop) of our parameter `name`, in order, in pieces of any size and dtype."""
@@ -34,6 +34,7 @@ class RandomWeights:
         self.seed, self.residual_std = seed, 0.02 / (2 * config.num_layers) ** 0.5
 
     def rows(self, name: str, start: int, stop: int) -> tuple[Tensor]:
+        """Rows [start, stop) of our parameter `name`, fp32, in one piece."""
         shape = self.shapes[name]
         if len(shape) == 1:
             return (torch.ones(stop - start),)
@@ -42,7 +43,7 @@ class RandomWeights:
 
 
 def generator_of(seed: int, name: str) -> torch.Generator:
-    """Random numbers on the CPU that depend on (seed, a parameter's name) alone."""
+    """A generator of random numbers on the CPU that depend on (seed, a parameter's name) alone."""
     return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
 
 
@@ -57,8 +58,7 @@ def materialize(model: Llama, device: torch.device, source: WeightSource | None)
     leaves whatever the memory held.
     """
     model.to_empty(device=device)
-    if model.config.tied:
-        model.head.weight = model.embedding.weight  # to_empty gives each its own memory
+    model.tie_head()  # to_empty gives each its own memory
     if source is None:
         return
     for name, parameter in model.named_parameters():

@@ -1,7 +1,8 @@
 """One operation as it was dispatched: what kind of kernel it is, what it reads and writes, how much it computes.
 
 Sizes come from the tensors and from the operation's schema. What a custom or composite operation does inside is not
-dispatched: NOTES says it, with the source it was read in.
+dispatched: of our own their files say it (`COSTS` of logtrain_kernels), of PyTorch's NOTES does, with the source it was
+read in.
 """
 
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ from math import prod
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import _resolve_process_group, _world
+from torch.distributed.distributed_c10d import _world
 from torch.utils._pytree import tree_leaves
 
+from logtrain.model import recompute
+from logtrain_kernels import COSTS, Cost, attention_cost
+
 COMPUTE = "compute"  # the stream of the model's own kernels
-PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}
+PRODUCTS = {*recompute.PRODUCTS, "bmm", "baddbmm"}
 COLLECTIVE_OPS = {
     "_allgather_base_": "all_gather",
     "all_gather_into_tensor": "all_gather",
@@ -86,7 +90,7 @@ def describe_collective(op: Op, args: tuple, kwargs: dict) -> None:
     op.kind = COLLECTIVE_OPS[op.name]
     leaves = tree_leaves((args, kwargs))
     groups = [dist.ProcessGroup.unbox(x) for x in leaves if isinstance(x, torch.ScriptObject) and "Group" in str(x)]
-    groups += [_resolve_process_group(x) for x in leaves if isinstance(x, str) and x in _world.pg_names.values()]
+    groups += [group for x in leaves if isinstance(x, str) for group, name in _world.pg_names.items() if name == x]
     op.shape = tuple(dist.get_process_group_ranks(groups[0]))
     sizes = sorted(size_of(x) for x in leaves if isinstance(x, Tensor))
     op.read = sizes[-1] if op.kind == "reduce_scatter" else sizes[0]
@@ -106,6 +110,8 @@ def describe(op: Op, args: tuple, outputs: list[Tensor]) -> None:
         op.flops = 2 * prod(op.shape)
     elif "attn" in op.name or "attention" in op.name:
         attention_op(op, [x for x in tensors_in(args) if x.ndim >= 3])
+    elif op.name in COSTS:
+        kernel_op(op, COSTS[op.name](*args))
     elif op.name in NOTES:
         NOTES[op.name](op, args, outputs)
 
@@ -113,70 +119,19 @@ def describe(op: Op, args: tuple, outputs: list[Tensor]) -> None:
 def attention_op(op: Op, tensors: list[Tensor]) -> None:
     """FlashAttention on rows laid end to end [T, N, H], or on a batch [B, N, S, H]. FLOPs depend on document lengths
     and are counted in cost.py.
-
-    The backward keeps dq in fp32, and with grouped heads writes dk and dv for every query head before it sums them
-    (flash_api.cpp, mha_varlen_bwd: dq_accum, dk_expanded, dv_expanded).
     """
     backward = "backward" in op.name
     q, k = tensors[1:3] if backward else tensors[:2]
-    if q.ndim == 4:
-        op.shape = (q.shape[0] * q.shape[2], q.shape[1], k.shape[1], q.shape[3])
-    else:
-        op.shape = (q.shape[0], q.shape[1], k.shape[1], q.shape[2])
-    op.kind = "attention"
-    if backward:
-        heads = prod((op.shape[0], op.shape[1], op.shape[3]))
-        grouped = 2 * heads * q.element_size() if op.shape[1] != op.shape[2] else 0
-        op.workspace = 4 * heads + grouped
-        op.launches = 3 + 2 * bool(grouped)  # dO . O, the kernel, dq's conversion; two sums
+    kernel_op(op, attention_cost(q, k, backward))
+    rows = q.shape[0] if q.ndim == 3 else q.shape[0] * q.shape[2]
+    op.kind, op.shape = "attention", (rows, q.shape[1], k.shape[1], q.shape[-1])
 
 
-def dropped_linear(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
-    """A product as long as reading x takes."""
-    (T, D), R = args[0].shape, len(args[1])
-    op.kind, op.shape, op.flops = "product", (T, R, D, 1), 2 * T * R * D
-
-
-def dropped_linear_backward(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
-    """The masked product for dx, unless nobody wants it, and dA, which is summed in fp32 in parts of the tokens
-    (`parts` in dropped_linear.py, on 132 processors).
-    """
-    (T, R), D, products = args[0].shape, args[1].shape[1], 1 + args[6]
-    programs = -(-D // 64)
-    parts = max(1, 2 * 132 // programs, min(T // (40 * R), -(-8 * 132 // programs)))
-    partial = 4 * R * D * min(parts, -(-T // 64))
-    op.read, op.written, op.launches = op.read + partial, op.written + partial, 2
-    op.kind, op.shape, op.flops = "product", (R, D, T, products), products * 2 * T * R * D
-
-
-def adapter_outputs(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
-    """A product for each adapter: its part of h with its B, written to its columns."""
-    T, (columns, r), adapters = len(args[0]), args[1].shape, len(args[2]) // 6
-    op.kind, op.shape, op.flops, op.launches = "product", (T, columns, r, 1), 2 * T * columns * r, adapters
-
-
-def adapter_outputs_backward(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
-    """Two products for each adapter: both read its columns of dy."""
-    T, (columns, r), adapters = len(args[1]), args[2].shape, len(args[3]) // 6
-    op.kind, op.shape, op.flops, op.launches = "product", (T, r, columns, 2), 4 * T * columns * r, 2 * adapters
-    op.read += T * columns * args[0].element_size()
-
-
-def rope_in_place(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
-    qkv, num_heads, num_kv_heads = args[0], args[3], args[4]
-    turned = size_of(qkv) * (num_heads + num_kv_heads) // qkv.shape[1]  # values stay as they are
-    op.read, op.written = turned + size_of(args[1]) + size_of(args[2]), turned
-
-
-def softmax_gradient(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
-    """A row of logits (256 KiB) is read for its sum and again for the gradient, and 4 x 132 rows do not fit L2."""
-    op.read += size_of(args[0]) if args[2] else 0
-
-
-def norm_backward(op: Op, args: tuple, outputs: list[Tensor]) -> None:
-    """The weight's gradient, if it is wanted, is summed per program in fp32, then over programs."""
-    partial = 4 * 264 * outputs[1].numel()
-    op.read, op.written, op.launches = op.read + partial, op.written + partial, 3 if args[5] else 1
+def kernel_op(op: Op, cost: Cost) -> None:
+    """An operation of logtrain_kernels, whose file says what it costs."""
+    op.read, op.written, op.launches, op.workspace = cost.read, cost.written, cost.launches, cost.workspace
+    if cost.product:
+        op.kind, op.shape, op.flops = "product", cost.product, cost.flops
 
 
 def dense_embedding_gradient(op: Op, args: tuple, outputs: list[Tensor]) -> None:
@@ -204,12 +159,5 @@ NOTES = {
     "logsumexp": logsumexp,
     "all_gather_copy_in": gather_copy_in,
     "_fused_adamw_": fused_adamw,
-    "adapter_outputs": adapter_outputs,
-    "adapter_outputs_backward": adapter_outputs_backward,
-    "dropped_linear": dropped_linear,
-    "dropped_linear_backward": dropped_linear_backward,
-    "rope_": rope_in_place,
-    "softmax_gradient_": softmax_gradient,
-    "rms_norm_backward": norm_backward,
     "embedding_dense_backward": dense_embedding_gradient,
 }

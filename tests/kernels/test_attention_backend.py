@@ -2,6 +2,7 @@
 
 import sys
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import logtrain_kernels as kernels
+from logtrain.model.config import AttentionBackend
 from logtrain.model.recompute import KEPT
+from logtrain_kernels.attention import BACKENDS
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +33,10 @@ def test_a_backend_whose_package_is_missing_is_refused_with_its_name(backend, pa
     monkeypatch.setitem(sys.modules, "flash_attn_interface", None)
     with pytest.raises(ValueError, match=rf"attention by {backend}: .*; install {package}, or choose torch"):
         kernels.use_attention(backend)
+
+
+def test_what_a_user_may_choose_is_what_there_is():
+    assert get_args(AttentionBackend) == tuple(BACKENDS)
 
 
 def test_flash_attn_gets_the_documents_and_the_causal_mask(monkeypatch):

@@ -23,13 +23,15 @@ DROP = pytest.mark.parametrize("drop", [dropout_steps(share) for share in (0.05,
 
 @functools.cache
 def seeds(seed: int = 1309, epoch: int = 0, first_row: int = 0) -> Tensor:
-    """Of four rows, as the loader makes them."""
+    """The seeds of four rows, as the loader makes them."""
     return torch.from_numpy(token_seeds(seed, epoch, range(first_row, first_row + 4), T // 4))
 
 
 @functools.cache
 def dropped(drop: int, salt: int = SALT, **settings: int) -> Tensor:
-    """fp32 [T, D]: dropped or not, less the share, over its deviation: of independent bits mean 0 and deviation 1."""
+    """Whether elements are dropped, less the share, over its deviation: fp32 [T, D], of independent bits mean 0 and
+    deviation 1.
+    """
     share = drop / STEPS
     return ((~kept_reference(seeds(**settings), salt, drop, D)).float() - share) / (share * (1 - share)) ** 0.5
 
@@ -41,8 +43,8 @@ def deviations(x: Tensor) -> float:
 
 @DROP
 def test_the_share_is_dropped(drop):
-    """Of the whole, of even features and odd ones; and of each feature and each token, as often more or less as chance
-    would have it.
+    """The share of the whole, of even features and of odd ones is right; that of each feature and each token is more or
+    less as often as chance would have it.
     """
     x = dropped(drop)
     assert x.numel() > 4e6
@@ -56,7 +58,7 @@ def test_the_share_is_dropped(drop):
 
 
 def test_every_step_of_a_share_is_as_likely_as_any_other():
-    """256 intervals of the 16 bits of an element, in both halves of a hash."""
+    """The 16 bits of an element fall into 256 intervals equally often, in both halves of a hash."""
     found = torch.stack([kept_reference(seeds(), SALT, step * 256, 64).view(-1, 2).sum(0) for step in range(256)])
     counts = -torch.cat((found, torch.zeros(1, 2, dtype=torch.int64))).diff(dim=0)
     expected = counts.sum(0) / 256
@@ -68,7 +70,7 @@ def test_every_step_of_a_share_is_as_likely_as_any_other():
 @DROP
 @pytest.mark.parametrize("lag", [1, 2, 3, 8, 256, 1024])
 def test_features_are_independent(drop, lag):
-    """Lag 1: the two of a hash, and the last of one with the first of the next."""
+    """A lag of 1 is the two of a hash, and the last of one with the first of the next."""
     x = dropped(drop)
     products = x[:, lag:] * x[:, :-lag]
     for first in (0, 1):
@@ -100,7 +102,9 @@ OTHERS = {
 @DROP
 @pytest.mark.parametrize("other", OTHERS)
 def test_another_layer_seed_epoch_or_row_drops_independently(drop, other):
-    """Also if its features were in the order that a difference in the lowest bits of a key would put them in."""
+    """They would also if features were in the order that a difference in the lowest bits of a seed would put them
+    in.
+    """
     x, y = dropped(drop), dropped(drop, **OTHERS[other])
     for change in (0, 1, 2, 4):
         assert deviations(x * y[:, order(change)]) < 5
@@ -109,7 +113,7 @@ def test_another_layer_seed_epoch_or_row_drops_independently(drop, other):
 @DROP
 @pytest.mark.parametrize("lag", [1, 2, T // 4])
 def test_tokens_are_independent(drop, lag):
-    """Neighbours, those of the next row and others."""
+    """Neighbours are, those of the next row and others."""
     x = dropped(drop)
     for change in (0, 1, 2, 4):
         assert deviations(x[lag:] * x[:-lag][:, order(change)]) < 5
@@ -124,10 +128,10 @@ def order(change: int) -> Tensor:
 
 
 @triton.jit
-def store_kept(keys_T, kept_TD, salt, drop, D, T: tl.constexpr, BLOCK: tl.constexpr):
+def store_kept(seeds_T, kept_TD, salt, drop, D, T: tl.constexpr, BLOCK: tl.constexpr):
     token, first = tl.arange(0, T), tl.program_id(0) * BLOCK
     column = first + tl.arange(0, BLOCK)
-    keep = kept(tl.load(keys_T + token) + salt, first, drop, BLOCK)
+    keep = kept(tl.load(seeds_T + token) + salt, first, drop, BLOCK)
     tl.store(kept_TD + token[:, None] * D + column[None, :], keep, mask=column[None, :] < D)
 
 
@@ -135,11 +139,11 @@ def store_kept(keys_T, kept_TD, salt, drop, D, T: tl.constexpr, BLOCK: tl.conste
 @pytest.mark.parametrize(("salt", "drop"), [(SALT, 3277), (OTHER_SALT, 32768), (0, 60000)])
 def test_the_kernel_keeps_what_the_reference_keeps(num_features, block, salt, drop):
     with triton_kernels():
-        key_T = torch.tensor([*seeds()[:58].tolist(), 0, 1, -1, 2**63 - 1, -(2**63), 2**32])
+        seeds_T = torch.tensor([*seeds()[:58].tolist(), 0, 1, -1, 2**63 - 1, -(2**63), 2**32])
         found = torch.zeros(64, num_features, dtype=torch.bool)
         programs = triton.cdiv(num_features, block)
-        store_kept[(programs,)](key_T, found, salt, drop, num_features, T=64, BLOCK=block)
-        assert torch.equal(found, kept_reference(key_T, salt, drop, num_features))
+        store_kept[(programs,)](seeds_T, found, salt, drop, num_features, T=64, BLOCK=block)
+        assert torch.equal(found, kept_reference(seeds_T, salt, drop, num_features))
         assert num_features == 1 or (found.any() and not found.all())
 
 

@@ -11,7 +11,7 @@ from benchmarks import head
 @pytest.mark.parametrize("tokens", [8_192, 16_384, 65_536])
 def test_beside_inputs_and_gradients_it_holds_about_one_chunk(tokens):
     memory = head.traced(tokens, 4_096, 128_256)
-    assert 0.9 < memory["extra_gib"] <= 1.1  # whole logits: 2 to 16 GiB
+    assert 0.9 < memory.extra_gib <= 1.1  # whole logits: 2 to 16 GiB
 
 
 def test_the_prediction_is_below_six_microseconds_a_token_and_adds_up(capsys, monkeypatch):

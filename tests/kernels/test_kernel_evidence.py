@@ -13,11 +13,11 @@ from tests.support import ROOT
 pytest.importorskip("liger_kernel", reason="what the kernels are compared with")
 
 ROPE_TABLES = 2  # cos and sin of one token are 64 numbers: too few for 16 bytes a thread, and 2% of the bytes
-KEYS = 8  # of a program's 64 tokens, 8 bytes each; and where there are 16 ranks, parts of h and dA: 1% of the bytes
+SEEDS = 8  # of a program's 64 tokens, 8 bytes each; and where there are 16 ranks, parts of h and dA: 1% of the bytes
 
 
 def python(*arguments: str, **environment: str) -> str:
-    """A process of its own, because Triton decides at import whether it compiles or interprets."""
+    """What a process of its own prints, because Triton decides at import whether it compiles or interprets."""
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment = inherited | {"OMP_NUM_THREADS": "1"} | environment
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
@@ -54,7 +54,7 @@ def test_every_operation_is_compiled_at_every_size_and_spills_nothing(binaries):
 def test_every_access_to_bulk_data_is_16_bytes_wide(binaries):
     for row in binaries:
         assert row["accesses_16"] > 0
-        allowed = ROPE_TABLES if "rope" in row["op"] else KEYS if "dropped_linear" in row["op"] else 0
+        allowed = ROPE_TABLES if "rope" in row["op"] else SEEDS if "dropped_linear" in row["op"] else 0
         assert row["accesses_narrow"] <= allowed, row
 
 
@@ -80,8 +80,8 @@ def test_the_mask_hides_behind_the_loads(binaries):
 
 
 def test_traffic_is_near_the_least_possible(traffic):
-    """But for softmax_gradient: two reads and a write against one of each. Of dropped_linear's gradients some sums are
-    made in parts.
+    """But softmax_gradient has two reads and a write against one of each, and some sums of dropped_linear's gradients
+    are made in parts.
     """
     for (library, operation, _), row in traffic.items():
         if library == "logtrain":
@@ -115,7 +115,7 @@ def test_bytes_of_a_known_kernel_are_counted(counted):
 
 
 def test_bytes_of_pytorch_operations_are_counted(counted):
-    """[6, 10] in fp32: 240 bytes."""
+    """A tensor of [6, 10] in fp32 has 240 bytes."""
     known = {"sum": 240 + 40, "fill": 240, "copy": 2 * 240, "add in place": 3 * 240, "view": 0, "empty": 0}
     assert counted["around"] == known
 

@@ -10,23 +10,12 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from logtrain_kernels import (
-    IGNORE,
-    linear_cross_entropy,
-    linear_cross_entropy_reference,
-    pretended_gpu,
-    token_losses,
-)
+from logtrain_kernels import IGNORE, linear_cross_entropy, linear_cross_entropy_reference, pretended_gpu, token_losses
 from tests.support.precision import DTYPES, ON_GPU, assert_right, slack_of, values_and_gradients
 
 # The module; the package gives the function of the same name.
 LCE = sys.modules["logtrain_kernels.linear_cross_entropy"]
 TOKENS, WIDTH, VOCAB = 50, 24, 131
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(1309)
 
 
 def loss_inputs(scale=1.0):
@@ -55,7 +44,7 @@ def from_the_definition(x, weight, labels):
 
 @pytest.fixture
 def chunk(monkeypatch):
-    """chunk(tokens): so many tokens' logits at once, of that dtype."""
+    """chunk(tokens) lets so many tokens' logits exist at once, of that dtype."""
 
     def set_chunk(tokens, dtype=torch.float32):
         monkeypatch.setattr(LCE, "CHUNK_BYTES", tokens * VOCAB * dtype.itemsize)
@@ -120,7 +109,7 @@ def test_the_heads_gradient_is_summed_over_chunks_in_fp32(chunk, way):
 
 @pytest.mark.skipif(ON_GPU, reason="there the products themselves are run")
 def test_the_products_of_a_gpu_sum_the_heads_gradient_in_fp32(chunk, monkeypatch):
-    """The branch for GPUs, with their products of bf16 that give fp32 made up from CPU's."""
+    """The branch for GPUs is run with their products of bf16 that give fp32 made up from a CPU's."""
     products, mm = [], torch.mm
 
     def product(a, b, *, out_dtype=None, out=None):

@@ -1,5 +1,5 @@
 """The Triton kernels, interpreted: what is registered with PyTorch, compiled functions, memory beside the tensors.
-That their numbers are right is in test_kernels.py and test_linear_cross_entropy.py.
+That their numbers are right is in the tests of each operation.
 """
 
 import functools
@@ -17,12 +17,13 @@ from triton.runtime import interpreter
 
 import logtrain_kernels as kernels
 from logtrain_kernels import IGNORE, rope_tables
+from logtrain_kernels.adapted_linear import spans_of
 from tests.support.precision import DTYPES, ON_GPU, assert_right, values_and_gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # PyTorch's compiler's
 
 if ON_GPU:
-    pytest.skip("for the interpreter; kernels on a GPU: test_kernels.py and others", allow_module_level=True)
+    pytest.skip("for the interpreter; on a GPU the tests of each operation run the kernels", allow_module_level=True)
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +42,13 @@ def few_programs(monkeypatch):
 # The functions a model calls, with the shapes of their inputs
 
 MATRIX = torch.randn(31, 24, generator=torch.Generator().manual_seed(1)) / 5
-PLACES = (slice(3, 13), slice(0, 10), slice(0, 3)), (slice(13, 29), slice(10, 26), slice(3, 6))
-DROPOUT = torch.arange(5) * 2**60 + 1309, torch.tensor(77 - 2**62), 20_000  # keys, salt, share: 20,000 of 65,536
+BOUNDS = [3, 13, 0, 10, 0, 3, 13, 29, 10, 26, 3, 6]  # of two adapters
+DROPOUT = torch.arange(5) * 2**60 + 1309, torch.tensor(77 - 2**62), 20_000  # seeds, salt, share: 20,000 of 65,536
 TABLES = rope_tables(torch.tensor([0, 3, 1, 40, 2]), 8, 100.0, None)
 LABELS = torch.tensor([IGNORE, 1, 30, IGNORE, 0])
 FUNCTIONS = {
     "adapted_linear": (
-        lambda x, a, b: kernels.adapted_linear(x, MATRIX, a, b, PLACES, 0.1, *DROPOUT),
+        lambda x, a, b: kernels.adapted_linear(x, MATRIX, a, b, spans_of(BOUNDS), 0.1, *DROPOUT),
         *((5, 24), (6, 24), (26, 3)),
     ),
     "rms_norm": (lambda x, w: kernels.rms_norm(x, w, 1e-5), (5, 24), (24,)),
@@ -80,7 +81,7 @@ def registered(dtype=torch.float32):
     qkv, dq, dk, dv = (torch.randn(5, heads, 24).to(dtype) for heads in (15, 9, 3, 3))
     labels = torch.tensor([IGNORE, 0, 8199, IGNORE, 8192])
     h, a, b, y = (torch.randn(*shape).to(dtype) for shape in ((5, 6), (6, 100), (26, 3), (5, 31)))
-    places, many = [3, 13, 0, 10, 0, 3, 13, 29, 10, 26, 3, 6], torch.randn(67, 100).to(dtype)  # PLACES
+    many = torch.randn(67, 100).to(dtype)
     return {
         "dropped_linear": (rows[0], a, *DROPOUT, 1.7),
         "dropped_linear, nothing dropped": (rows[0], a, None, None, 0, 1.7),
@@ -88,8 +89,8 @@ def registered(dtype=torch.float32):
         "dropped_linear_backward": (h, rows[0], a, *DROPOUT, True),
         "dropped_linear_backward, dA alone": (h, rows[0], a, *DROPOUT, False),
         "dropped_linear_backward, nothing dropped": (h, rows[0], a, None, None, 0, True),
-        "adapter_outputs": (h, b, places, 31),
-        "adapter_outputs_backward": (y, h, b, places, 1.7),
+        "adapter_outputs": (h, b, BOUNDS, 31),
+        "adapter_outputs_backward": (y, h, b, BOUNDS, 1.7),
         "rms_norm": (rows[0], weight, 1e-5),
         "add_rms_norm": (rows[0], rows[1], weight, 1e-5),
         "rms_norm_backward": (rows[0], None, rows[2], weight, scale, True),
@@ -221,7 +222,7 @@ def test_an_operation_is_registered_as_pytorch_demands(name, dtype):
 
 
 def transposed(x):
-    """The same values, columns first; a vector: every second element of memory."""
+    """The values of x with columns first in memory; those of a vector in every second element of memory."""
     if x.ndim > 1:
         return x.transpose(0, 1).contiguous().transpose(0, 1)
     return torch.stack((x, torch.full_like(x, torch.nan)), dim=1)[:, 0]
@@ -261,7 +262,9 @@ def test_labels_need_not_be_contiguous():
 
 @EACH_FUNCTION
 def test_gradients_are_those_of_finite_differences(name):
-    """In fp64 around the fp32 of the kernels. Recomputed for each backward, since SwiGLU's can run once."""
+    """They are taken in fp64 around the fp32 of the kernels, and recomputed for each backward, since SwiGLU's can run
+    once.
+    """
     function, inputs = function_and_inputs(name)
     anew = functools.partial(checkpoint, lambda *x: in_fp32(function, x), use_reentrant=False)
     inputs = [x.double().requires_grad_() for x in inputs]
@@ -287,7 +290,9 @@ def test_a_second_backward_of_what_works_in_place_is_refused_rather_than_wrong(n
 
 @EACH_FUNCTION
 def test_a_second_derivative_is_refused_rather_than_wrong(name):
-    """By the function alone and by what came before it: without a refusal the function's part would be missing."""
+    """It goes by the function alone and by what came before it: without a refusal the function's part would be
+    missing.
+    """
     function, inputs = function_and_inputs(name)
     factor = torch.tensor(0.7, requires_grad=True)
     leaves = [x.requires_grad_() for x in inputs]

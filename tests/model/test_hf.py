@@ -98,7 +98,7 @@ def test_files_are_filled_up_to_the_limit_wherever_it_falls(published, tmp_path,
     """A file may end after any tensor, so every boundary there is gets its turn as the first."""
     config = read_config(published)
     sizes = [tensor.nbytes for tensor in tensors_in(published).values()]
-    names = [part.name for parts in hf.parts_of(config).values() for part in parts]
+    names = [tensor.name for tensors in hf.published_tensors(config).values() for tensor in tensors]
     in_order = [tensors_in(published)[name].nbytes for name in names]
     limits = {sum(in_order[: count + 1]) - short for count in range(len(in_order)) for short in (0, 1)}
     splits = set()
@@ -124,7 +124,7 @@ def test_names_come_in_the_order_of_the_parameters(published):
         config = LlamaConfig(**{**vars(read_config(published)), "tied": tied})
         with torch.device("meta"):
             parameters = [name for name, _ in Llama(config).named_parameters()]
-        assert list(hf.parts_of(config)) == parameters
+        assert list(hf.published_tensors(config)) == parameters
 
 
 def test_an_export_without_room_says_so(published, tmp_path):
@@ -175,7 +175,7 @@ def anonymous_bytes() -> int:
 def number_rows(config: LlamaConfig) -> dict[str, torch.Tensor]:
     """Our names -> a number for every row, another in every row of every published tensor."""
     numbers, tensor = {}, 0
-    for name, parts in hf.parts_of(config).items():
+    for name, parts in hf.published_tensors(config).items():
         of_parts = []
         for part in parts:
             of_parts.append(torch.arange(part.shape[0], dtype=torch.float32) + 100_000 * tensor)  # exact below 2^24
@@ -187,7 +187,7 @@ def number_rows(config: LlamaConfig) -> dict[str, torch.Tensor]:
 def write_numbered(folder: Path, config: LlamaConfig) -> None:
     """Weights in which every row holds its number."""
     numbers, tensors = number_rows(config), {}
-    for name, parts in hf.parts_of(config).items():
+    for name, parts in hf.published_tensors(config).items():
         for part, rows in zip(parts, numbers[name].split([part.shape[0] for part in parts]), strict=True):
             tensors[part.name] = rows.view(-1, *[1] * (len(part.shape) - 1)).expand(part.shape).contiguous()
     save_file(tensors, folder / "model.safetensors")
@@ -231,7 +231,7 @@ def test_ranks_read_their_own_rows_and_nothing_else(tmp_path, ranks):
     for reads, _, _ in results:
         for name, start, stop in reads:
             read[name].append((start, stop))
-    shapes = {part.name: part.shape for parts in hf.parts_of(config).values() for part in parts}
+    shapes = {part.name: part.shape for parts in hf.published_tensors(config).values() for part in parts}
     assert read.keys() == shapes.keys()
     for name, spans in read.items():
         ends = [0, *(stop for _, stop in sorted(spans))]

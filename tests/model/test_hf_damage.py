@@ -21,7 +21,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture
 def sharded(folder, tmp_path) -> Path:
-    """The same model in several files, as transformers writes them."""
+    """The model of `folder` in several files, as transformers writes them."""
     from transformers import LlamaForCausalLM
 
     sharded = Path(shutil.copytree(folder, tmp_path / "sharded", ignore=shutil.ignore_patterns("*.safetensors")))

@@ -19,6 +19,7 @@ from tests.support.llama import (
     gradients,
     load_transformers,
     logits,
+    over_the_whole_row,
     packed,
     random_documents,
     random_model,
@@ -90,7 +91,7 @@ def test_loss_and_gradients_are_those_of_transformers(tmp_path, tied):
     ours = read_model(tmp_path)
     loss, by_name = gradients(ours, packed(documents))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    published = dict(hf.split_parts(ours.config, by_name.items()))
+    published = dict(hf.published_rows(ours.config, by_name.items()))
     their_gradients = {name: p.grad for name, p in theirs.named_parameters()}
     assert published.keys() == their_gradients.keys()
     for name, gradient in published.items():
@@ -157,8 +158,8 @@ def test_recomputation_changes_neither_loss_nor_gradients():
 
 @pytest.mark.parametrize("where", ["cpu", "gpu"])
 def test_selective_recomputation_repeats_the_elementwise_work_alone(where, monkeypatch):
-    """Counted in the backward: a product it repeats is one more `mm`. For the GPU: what its attention would do, on
-    tensors without data.
+    """Operations are counted in the backward: a product that it repeats is one more `mm`. For the GPU they are those
+    that its attention would do, on tensors without data.
     """
     attention = "_scaled_dot_product_flash_attention_for_cpu" if where == "cpu" else "torch_attn._varlen_attn"
     with torch.device("cpu" if where == "cpu" else "meta"):
@@ -184,6 +185,22 @@ def test_selective_recomputation_repeats_the_elementwise_work_alone(where, monke
     for recompute, again in (("none", 0), ("selective", 0), ("full", layers)):
         assert count[recompute][attention] == again
         assert count[recompute]["mm"] == 2 * 4 * layers + 3 * again  # the last product's output nobody needs
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # PyTorch's compiler's
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_compiled_blocks_recompute_to_the_same_loss_and_gradients(recompute, monkeypatch):
+    """Attention is over the whole row: the reference for CPUs splits it on the host."""
+    monkeypatch.setattr(model, "attention", over_the_whole_row)
+    llama, row = random_model(TINY), packed(random_documents([60], TINY.vocab_size))
+    loss, expected = gradients(llama, row)
+    torch._dynamo.reset()
+    for block in llama.blocks:
+        block.recompute = recompute
+        block.forward = torch.compile(block.forward, backend="aot_eager", fullgraph=True)
+    again, found = gradients(llama, row)
+    assert again.item() == pytest.approx(loss.item(), rel=1e-6)
+    assert all(relative_difference(found[name], expected[name]) <= 1e-6 for name in expected)
 
 
 def test_nothing_is_recomputed_or_kept_without_gradients():

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 import logtrain_kernels as kernels
 from logtrain.model import llama as model
 from logtrain.model.llama import Block, LlamaConfig, Sequences
 from logtrain_kernels import rope_tables
 from logtrain_kernels.device import uses_triton
-from tests.support.llama import gradients, packed, random_documents, random_model
+from tests.support.llama import gradients, over_the_whole_row, packed, random_documents, random_model
 from tests.support.precision import ON_GPU, values_and_gradients
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import records, train
@@ -17,7 +16,7 @@ from tests.support.training import records, train
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # PyTorch's compiler's
 
 if ON_GPU:
-    pytest.skip("for the interpreter; kernels on a GPU: test_kernels.py and others", allow_module_level=True)
+    pytest.skip("for the interpreter; on a GPU tests/kernels run the kernels", allow_module_level=True)
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +44,7 @@ TINY = LlamaConfig(
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_a_compiled_block_is_the_eager_one(backend, monkeypatch):
-    """With causal attention over the whole row: the reference for CPUs splits it on the host."""
-
-    def over_the_whole_row(q, k, v, *_):
-        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
+    """Attention is over the whole row: the reference for CPUs splits it on the host."""
 
     monkeypatch.setattr(model, "attention", over_the_whole_row)
     block = Block(TINY)

@@ -1,4 +1,4 @@
-"""What the kernel evidence measures, applied to a kernel whose figures are known by hand; run by the test of it."""
+"""What the kernel evidence measures, applied to a kernel whose figures are known by hand. The test of it runs this."""
 
 import json
 import sys

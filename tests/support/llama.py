@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from logtrain.core.batch import IGNORE, Batch
 from logtrain.model.llama import Llama, LlamaConfig
@@ -27,7 +28,7 @@ TINY = LlamaConfig(
 
 
 def random_model(config: LlamaConfig) -> Llama:
-    """Always the same of one config, in fp32 on the CPU."""
+    """A model that is always the same for one config, in fp32 on the CPU."""
     return read_model(config, RandomWeights(config, seed=1), CPU, torch.float32)
 
 
@@ -48,14 +49,22 @@ def packed(documents: list[torch.Tensor]) -> Batch:
 
 
 def logits(model: Llama, batch: Batch) -> torch.Tensor:
-    """[T, V]"""
+    """The logits of every token: [T, V]."""
     return model(batch._replace(labels_T=None))
 
 
 def random_documents(lengths: list[int], vocab_size: int) -> list[torch.Tensor]:
-    """Token ids, always the same."""
+    """Token ids, always the same ones."""
     generator = torch.Generator().manual_seed(1309)
     return [torch.randint(vocab_size, (length,), generator=generator) for length in lengths]
+
+
+def over_the_whole_row(q_TNH: torch.Tensor, k_TKH: torch.Tensor, v_TKH: torch.Tensor, *_) -> torch.Tensor:
+    """Causal attention over the whole row, which reads no lengths: the reference for CPUs splits it on the host, where
+    a compiler cannot follow.
+    """
+    q, k, v = (x.transpose(0, 1)[None] for x in (q_TNH, k_TKH, v_TKH))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
 
 
 def gradients(llama: Llama, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -1,18 +1,31 @@
-"""Models with adapters, ours and PEFT's."""
+"""Models with adapters, ours and PEFT's; what they drop and what they cost."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
+from logtrain.data.loader import token_seeds
 from logtrain.model import hf
 from logtrain.model import peft as adapter_files
 from logtrain.model.config import LoraConfig
-from logtrain.model.llama import Llama
+from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.lora import InitialAdapters, add_adapters
 from logtrain.model.weights import WeightSource, empty_model, materialize
 from tests.support.llama import CPU, load_transformers
+
+TARGETS = {
+    "all": LoraConfig().targets,
+    "q and down": ("q_proj", "down_proj"),
+    "k, v, o and up": ("k_proj", "v_proj", "o_proj", "up_proj"),
+}
+SHAPE = LlamaConfig(
+    vocab_size=1, hidden_size=16, intermediate_size=1, num_layers=1, num_heads=4, num_kv_heads=1, head_dim=4,
+    norm_eps=1e-5, rope_theta=1e4, rope_scaling=None, max_positions=1, tied=False,
+)  # fmt: skip
 
 
 class RandomAdapters:
@@ -53,3 +66,24 @@ def in_peft(model: Llama, folder: Path, config: LoraConfig, at: Path):
     at.mkdir(parents=True, exist_ok=True)
     adapter_files.save(at, trained(model), model.config, config, str(folder))
     return PeftModel.from_pretrained(load_transformers(folder), at, is_trainable=True)
+
+
+def seeds(num_tokens: int, first: int = 0) -> Tensor:
+    """The dropout seeds of tokens from `first` on, as the loader makes them."""
+    return torch.from_numpy(token_seeds(1309, 0, range(first, first + num_tokens), 1))
+
+
+class Products(TorchDispatchMode):
+    """What all matrix products cost, and the shapes of their results."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+        self.flops = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        out = operation(*args, **(kwargs or {}))
+        if operation.overloadpacket in flop_registry:
+            self.shapes += [tuple(x.shape) for x in (out if isinstance(out, tuple) else (out,))]
+            self.flops += flop_registry[operation.overloadpacket](*args, **kwargs or {}, out_val=out)
+        return out

@@ -20,7 +20,7 @@ from transformers import LlamaForCausalLM
 from logtrain.data.config import LoaderConfig
 from logtrain.data.loader import Loader
 from logtrain.data.shards import CONTEXT, Split
-from logtrain.model.hf import parts_of, read_config
+from logtrain.model.hf_layout import published_tensors, read_config
 from tests.support.ranks import Ranks
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import first_gradients, records, train
@@ -137,7 +137,7 @@ def test_gradients_of_a_step_are_the_plain_loops(case_of, ranks: Ranks, model: s
     case = case_of(model)
     flags = [*case.flags, "--name", "gradients", "--trainer.max_grad_norm", "0", "--parallel.shard_ranks", "2"]
     found = ranks.run(4, first_gradients, flags)[0]
-    parts = parts_of(read_config(case.model))
+    parts = published_tensors(read_config(case.model))
     assert found.keys() == parts.keys()
     for name, gradient in found.items():
         wanted = torch.cat([case.plain.gradients[part.name] for part in parts[name]])

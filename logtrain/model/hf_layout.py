@@ -1,0 +1,179 @@
+"""What a Hugging Face folder says of its model: config.json as transformers 4 and 5 write it, the ids that end an
+answer, and the published names of our parameters. The tensors themselves are hf.py's.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from logtrain.model.llama import Llama3Scaling, LlamaConfig
+
+COMPUTED = {  # keys that may have one value only, and what that means
+    "model_type": ("llama", "models of type llama"),
+    "hidden_act": ("silu", "silu"),
+    "attention_bias": (False, "projections without bias"),
+    "mlp_bias": (False, "projections without bias"),
+    "attention_dropout": (0.0, "attention without dropout"),
+    "quantization_config": (None, "unquantised weights"),
+    "partial_rotary_factor": (1.0, "rotary embedding over whole heads"),
+    "sliding_window": (None, "full causal attention"),
+}
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "max_position_embeddings")
+SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ValueError where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; give a Hugging Face model folder") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+# ---- config.json
+
+
+def read_config(folder: str | Path) -> LlamaConfig:
+    """The model described by `folder/config.json`. What that leaves out is what transformers takes.
+
+    Raises ValueError for a feature that llama.py does not compute, by name, and for values that make no model.
+    """
+    path = Path(folder) / "config.json"
+    raw = read_json(path)
+    check_features(path, raw)
+    check_sizes(path, raw)
+    rope_theta, rope_scaling = read_rope(path, raw)
+    heads = raw["num_attention_heads"]
+    config = LlamaConfig(
+        vocab_size=raw["vocab_size"],
+        hidden_size=raw["hidden_size"],
+        intermediate_size=raw["intermediate_size"],
+        num_layers=raw["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=raw.get("num_key_value_heads") or heads,
+        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+        norm_eps=raw.get("rms_norm_eps") or 1e-6,
+        rope_theta=rope_theta,
+        rope_scaling=rope_scaling,
+        max_positions=raw.get("max_position_embeddings") or 2048,
+        tied=bool(raw.get("tie_word_embeddings", False)),
+    )
+    if config.num_heads % config.num_kv_heads or config.head_dim % 2:
+        raise ValueError(
+            f"{path}: {config.num_heads} query heads over {config.num_kv_heads} key-value heads of "
+            f"size {config.head_dim}; the first must be a multiple of the second and the size even"
+        )
+    return config
+
+
+def check_features(path: Path, raw: dict[str, Any]) -> None:
+    """Raises ValueError for a feature that is on and not computed."""
+    for key, (computed, _) in COMPUTED.items():
+        if raw.get(key, computed) not in (computed, None):
+            refuse(path, key, raw[key], COMPUTED[key][1])
+
+
+def refuse(path: Path, key: str, value: object, computed: str) -> NoReturn:
+    """Raises ValueError for a value that is not `computed`, which says in words what is."""
+    raise ValueError(f"{path}: {key} = {json.dumps(value)} is not supported; logtrain computes {computed}")
+
+
+def check_sizes(path: Path, raw: dict[str, Any]) -> None:
+    """Raises ValueError for sizes that are absent or not positive integers."""
+    if missing := [key for key in ("model_type", *SIZES) if raw.get(key) is None]:
+        raise ValueError(f"{path}: no {', '.join(missing)}; give the config.json of a Llama model")
+    for key in (*SIZES, *OPTIONAL_SIZES):
+        if raw.get(key) is not None and not (isinstance(raw[key], int) and raw[key] > 0):
+            raise ValueError(f"{path}: {key} = {json.dumps(raw[key])}; expected a positive integer")
+    check_positive(path, "rms_norm_eps", raw.get("rms_norm_eps"))
+
+
+def check_positive(path: Path, key: str, value: object) -> None:
+    """Raises ValueError for a value that is there and not a positive number."""
+    if value is not None and not (isinstance(value, int | float) and value > 0):
+        raise ValueError(f"{path}: {key} = {json.dumps(value)}; expected a positive number")
+
+
+def read_rope(path: Path, raw: dict[str, Any]) -> tuple[float, Llama3Scaling | None]:
+    """(theta, scaling): transformers 4 writes the first beside the second (`rope_scaling`), 5 both in one object
+    (`rope_parameters`). Raises ValueError for what rope.py does not compute.
+    """
+    section = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
+    if not isinstance(raw.get(section) or {}, dict):
+        raise ValueError(f"{path}: {section} = {json.dumps(raw[section])}; expected an object")
+    rope = {"rope_theta": raw.get("rope_theta"), **(raw.get(section) or {})}
+    check_positive(path, "rope_theta", rope["rope_theta"])
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind not in ("default", "llama3"):
+        refuse(path, "rope type", kind, "default and llama3")
+    if rope.get("partial_rotary_factor", 1.0) not in (1.0, None):
+        refuse(path, "partial_rotary_factor", rope["partial_rotary_factor"], COMPUTED["partial_rotary_factor"][1])
+    theta = float(rope["rope_theta"] or 10_000.0)
+    if kind == "default":
+        return theta, None
+    if absent := [key for key in SCALING if not isinstance(rope.get(key), int | float)]:
+        raise ValueError(f"{path}: rope type llama3 without a number for {', '.join(absent)}")
+    return theta, Llama3Scaling(**{key: rope[key] for key in SCALING})
+
+
+def end_ids(*files: Path) -> list[int]:
+    """The ids that end an answer: `eos_token_id`, one or several, of the first file that names any. `files`: a
+    generation_config.json, then a config.json. Raises ValueError for what is no id.
+    """
+    for file in files:
+        found = read_json(file).get("eos_token_id") if file.exists() else None
+        if found is None:
+            continue
+        ids = found if isinstance(found, list) else [found]
+        if not all(type(id) is int for id in ids):
+            raise ValueError(f"{file}: eos_token_id = {json.dumps(found)}; expected an id or a list of ids")
+        return ids
+    return []
+
+
+# ---- names
+
+
+class PublishedTensor(NamedTuple):
+    """A tensor of the files; a run of rows of one of our parameters."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def published_tensors(config: LlamaConfig) -> dict[str, list[PublishedTensor]]:
+    """Our parameter names, as `Llama.named_parameters` orders them -> the published tensors that are their rows, in
+    order.
+    """
+    hidden, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    names = {"embedding.weight": [PublishedTensor("model.embed_tokens.weight", (vocab, hidden))]}
+    for i in range(config.num_layers):
+        ours, theirs = f"blocks.{i}", f"model.layers.{i}"
+        names |= {
+            f"{ours}.attention_norm.weight": [PublishedTensor(f"{theirs}.input_layernorm.weight", (hidden,))],
+            f"{ours}.attention.qkv.weight": [
+                PublishedTensor(f"{theirs}.self_attn.q_proj.weight", (q, hidden)),
+                PublishedTensor(f"{theirs}.self_attn.k_proj.weight", (kv, hidden)),
+                PublishedTensor(f"{theirs}.self_attn.v_proj.weight", (kv, hidden)),
+            ],
+            f"{ours}.attention.out.weight": [PublishedTensor(f"{theirs}.self_attn.o_proj.weight", (hidden, q))],
+            f"{ours}.feed_forward_norm.weight": [
+                PublishedTensor(f"{theirs}.post_attention_layernorm.weight", (hidden,))
+            ],
+            f"{ours}.feed_forward.gate_up.weight": [
+                PublishedTensor(f"{theirs}.mlp.gate_proj.weight", (inner, hidden)),
+                PublishedTensor(f"{theirs}.mlp.up_proj.weight", (inner, hidden)),
+            ],
+            f"{ours}.feed_forward.down.weight": [PublishedTensor(f"{theirs}.mlp.down_proj.weight", (hidden, inner))],
+        }
+    if not config.tied:
+        names["head.weight"] = [PublishedTensor("lm_head.weight", (vocab, hidden))]
+    names["head.norm.weight"] = [PublishedTensor("model.norm.weight", (hidden,))]
+    return names
