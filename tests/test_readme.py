@@ -90,7 +90,7 @@ def test_every_file_and_module_named_exists():
         links = [(page.parent, link) for link in re.findall(r"\]\(([^)#:]+)\)", text)]
         named = re.findall(r"\b(?:launch|benchmarks|logtrain|kernels|tests|csrc)/[\w./]+\.(?:sh|py|toml|cpp)\b", text)
         for folder, path in [*links, *((ROOT, path) for path in named)]:
-            assert (folder / path).exists() or path == "launch/mine.toml" or "*" in path, f"{page.name}: {path}"
+            assert (folder / path).exists() or "mine" in path or "NAME" in path or "*" in path, f"{page.name}: {path}"
             count += 1
     assert count > 30
     for module in re.findall(r"-m ((?:logtrain|benchmarks)\.[a-z]+)", TEXT):

@@ -13,6 +13,7 @@ import torch
 
 from logtrain.core.entry import INTERRUPTED
 from logtrain.core.run_folder import enter_run_folder
+from logtrain.model.llama import Llama
 from logtrain.model.weights import WeightSource
 from logtrain.observe.metrics import Metrics
 from logtrain.training.checkpoint import Checkpoints
@@ -81,14 +82,19 @@ def train_in_folder(run: RunSetup, weights: WeightSource) -> bool:
             metrics.info(f"stopped after step {state.step} of {total_steps}, saved; --resume auto goes on")
             return False
         optimizer.state.clear()
-        if config.trainer.keep_best and state.best_step != state.step:
+        if keep_best and state.best_step != state.step:
             checkpoints.load(checkpoints.at(state.best_step), model)
             metrics.info(f"step {state.best_step} is the best: loss {state.best_loss:.4f}, and is exported")
-        if config.lora.rank:
-            publish_adapter(run.folder / "adapter", model, run)
-        result = publish_model(run.folder / "export", model, run)
-        metrics.info(f"exported to {run.folder / 'export'} {result}")
+        publish(run, model, metrics)
     return True
+
+
+def publish(run: RunSetup, model: Llama, metrics: Metrics) -> None:
+    """Leave the trained model, and its adapters if it has any, for others."""
+    if run.config.lora.rank:
+        publish_adapter(run.folder / "adapter", model, run)
+    result = publish_model(run.folder / "export", model, run)
+    metrics.info(f"exported to {run.folder / 'export'} {result}")
 
 
 def announce(run: RunSetup, metrics: Metrics, newest: Path | None) -> None:

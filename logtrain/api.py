@@ -1,0 +1,224 @@
+"""What a notebook needs: a model's logits, losses and answers, scores, prepared data, and training step by step.
+
+    import logtrain
+
+    model = logtrain.load("SmolLM2-135M-Instruct")
+    model.losses(["Connection refused by 10.0.0.7"])
+    model.generate([[logtrain.Turn("user", "What does `Connection refused` mean?")]])
+
+`import logtrain` brings these names, and imports what is behind them once one is used. docs/api.md shows each of them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from logtrain.core.batch import IGNORE, Batch
+from logtrain.data.config import LoaderConfig
+from logtrain.data.shards import Split
+from logtrain.evaluation.scoring import score
+from logtrain.generation.config import SamplingConfig
+from logtrain.generation.generator import Generator
+from logtrain.generation.load import ModelFolder
+from logtrain.generation.memory import cache_bytes
+from logtrain.generation.request import Answer, Request
+from logtrain.model.config import LoraConfig
+from logtrain.text.chat_template import Turn
+from logtrain.training.config import OptimConfig, ParallelConfig, RunConfig, TrainerConfig
+from logtrain.training.optim import make_optimizer
+from logtrain.training.publish import ExportResult, publish_model
+from logtrain.training.setup import set_up
+from logtrain.training.step import TrainStep, mean_loss
+
+__all__ = [
+    "Answer",
+    "ExportResult",
+    "LoaderConfig",
+    "LoraConfig",
+    "Model",
+    "OptimConfig",
+    "ParallelConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "Split",
+    "StepFacts",
+    "TrainerConfig",
+    "Training",
+    "Turn",
+    "load",
+    "open_data",
+    "score",
+]
+
+GREEDY = SamplingConfig(temperature=0.0)
+MAX_SEQUENCES = 64  # that are answered at once
+Prompt = str | Sequence[Turn]
+
+
+def load(path: str | Path, device: str | torch.device = "auto") -> "Model":
+    """The model of a folder, with its weights in memory: any Llama in the Hugging Face layout, an export of ours, or an
+    adapter in PEFT's format, which is merged into the model that it names.
+
+    `device`: "auto" is the first GPU, or the CPU where there is none. Weights are bf16 on a GPU, fp32 on a CPU. Raises
+    ValueError, in one line, for files that are missing or wrong, and for a model that the device has no memory for.
+    """
+    return Model(ModelFolder(path), device)
+
+
+def open_data(folder: str | Path, split: str = "train") -> Split:
+    """A split of a folder that `logtrain prepare` has written, memory-mapped, after its checksums have been verified.
+    Raises ValueError for a folder that is damaged or not prepared, or has no such split.
+    """
+    return Split.open(folder, split)
+
+
+class Model:
+    """A model that answers, on one device. folder: what its files say. llama: the module, which takes a `Batch`."""
+
+    def __init__(self, folder: ModelFolder, device: str | torch.device = "auto"):
+        """See `load`."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.folder, self.device = folder, torch.device(device)
+        self.llama = folder.load(self.device, MAX_SEQUENCES).model
+        self.tokenizer = folder.tokenizer
+
+    def __repr__(self) -> str:
+        return f"Model({self.folder.summary(self.device)})"
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, the BOS token before them if the tokenizer has one."""
+        return [*([] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]), *self.tokenizer.encode(text)]
+
+    @torch.no_grad()
+    def logits(self, texts: Sequence[str]) -> list[Tensor]:
+        """For each text fp32 [T, V] on the model's device: row t is what follows the first t + 1 tokens of
+        `encode(text)`.
+        """
+        return [self.llama(self._batch(self.encode(text), labels=False)).float() for text in texts]
+
+    @torch.no_grad()
+    def losses(self, texts: Sequence[str]) -> list[float]:
+        """For each text the mean over its tokens, but for the first, of -log p(token | those before it), in nats.
+        Raises ValueError for a text of fewer than two tokens.
+        """
+        losses = []
+        for text in texts:
+            ids = self.encode(text)
+            if len(ids) < 2:
+                raise ValueError(f"a text of {len(ids)} tokens has none to predict: {text!r}")
+            losses.append(self.llama(self._batch(ids, labels=True)).item() / (len(ids) - 1))
+        return losses
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 256,
+        sampling: SamplingConfig = GREEDY,
+        stop: Sequence[str] = (),
+    ) -> list[Answer]:
+        """The answer to each prompt, all of them computed together.
+
+        A prompt is a text to go on with, or a chat to answer, whose turns go through the model's chat template.
+        `sampling`: greedy unless it is given; `model.folder.sampling` is what the model's generation_config.json says.
+        `stop`: strings that end an answer. Raises ValueError for a prompt that is longer
+        than the model's context, and for a chat where the model has no template.
+        """
+        requests = [
+            Request(
+                prompt=self._prompt_ids(prompt),
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                number=number,
+                stop=tuple(stop),
+            )
+            for number, prompt in enumerate(prompts)
+        ]
+        has_chat = not all(isinstance(prompt, str) for prompt in prompts)
+        ends = self.folder.answer_ends if has_chat else self.folder.stop_ids
+        memory = cache_bytes(0, self.device)
+        generator = Generator(self.llama, self.tokenizer, ends, memory=memory, max_sequences=MAX_SEQUENCES)
+        return [answer for _, answer in sorted(generator.run(requests))]
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.encode(prompt)
+        return self.folder.template.prompt(prompt)
+
+    def _batch(self, ids: list[int], labels: bool) -> Batch:
+        """One sequence as the model takes it."""
+        tokens_T = torch.tensor(ids)
+        labels_T = torch.tensor([*ids[1:], IGNORE]) if labels else None
+        positions_T, cu_seqlens = torch.arange(len(ids), dtype=torch.int32), torch.tensor([0, len(ids)]).int()
+        return Batch(tokens_T, labels_T, positions_T, cu_seqlens, len(ids)).to(self.device)
+
+
+class StepFacts(NamedTuple):
+    """What one step of training was."""
+
+    step: int
+    """how many the run has made, with this one"""
+    loss: float
+    """mean over the step's targets before the update, in nats"""
+    grad_norm: float
+    """of all gradients, before they were clipped"""
+    lr: float
+    tokens: int
+    """of documents, without those that fill rows up"""
+    targets: int
+    skipped: bool
+    """whether the gradients were not finite, so that nothing was updated"""
+
+
+class Training:
+    """Training step by step, under the caller's control: the engine of `logtrain cpt` and `logtrain sft` without a run
+    folder, so without checkpoints and records. The settings are those of a run; `name` and `runs` have no meaning here.
+
+    model: as it is trained, its masters in fp32. data: the loaders. total_steps: over which the learning rate goes.
+    """
+
+    def __init__(self, config: RunConfig):
+        """Raises ValueError, in one line, for model, data and settings that do not go together."""
+        self.run = set_up(config)
+        self.model, self.data, trainer = self.run.build_model(self.run.initial_weights()), self.run.data, config.trainer
+        self.total_steps = trainer.total_steps(self.data.train.steps_per_epoch)
+        optimizer = make_optimizer(self.model, config.optim)
+        self._train = TrainStep(
+            self.model, optimizer, config.optim, trainer.max_grad_norm, self.total_steps, self.run.world
+        )
+        self._steps = iter(self.data.train)
+        self.num_steps = 0
+
+    def step(self) -> StepFacts:
+        """Train on the next rows. Raises ValueError after `total_steps`, where the schedule has no learning rate."""
+        number = self.num_steps
+        if number == self.total_steps:
+            raise ValueError(f"all {number} steps are made; raise trainer.epochs or trainer.max_steps for more")
+        step = next(self._steps)
+        result = self._train(step, number)
+        self.num_steps += 1
+        loss = self.run.world.sum(result.summed_loss).item() / max(1, step.targets)
+        return StepFacts(
+            step=self.num_steps,
+            loss=loss,
+            grad_norm=result.grad_norm.item(),
+            lr=self._train.lr_at(number),
+            tokens=step.tokens,
+            targets=step.targets,
+            skipped=bool(result.skipped),
+        )
+
+    def valid_losses(self) -> dict[str, float]:
+        """Loss a target, in nats, over the whole of each validation set, by the set's name."""
+        world = self.run.world
+        return {name: mean_loss(self.model, x, x.steps_per_epoch, world)[0] for name, x in self.data.valid.items()}
+
+    def export(self, folder: str | Path) -> ExportResult:
+        """Write the model as a Hugging Face folder, adapters merged, read it back and compare; -> both losses. An older
+        folder of that name gives way. Raises ValueError where what was read back is not what is in memory.
+        """
+        return publish_model(Path(folder), self.model, self.run)
