@@ -5,13 +5,17 @@
 
 from importlib import import_module
 
+API = {
+    *("Answer", "ExportResult", "LoaderConfig", "LoraConfig", "Model", "OptimConfig", "ParallelConfig", "RunConfig"),
+    *("SamplingConfig", "Split", "StepFacts", "TrainerConfig", "Training", "Turn", "load", "open_data", "score"),
+}
+
 
 def __getattr__(name: str) -> object:
-    api = None if name.startswith("_") else import_module("logtrain.api")
-    if api is None or name not in api.__all__:
+    if name not in API:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(api, name)
+    return getattr(import_module("logtrain.api"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *import_module("logtrain.api").__all__})
+    return sorted(globals().keys() | API)

@@ -62,14 +62,15 @@ def test_every_name_is_on_the_page_or_belongs_to_what_is():
     named = set(re.findall(r"logtrain\.(\w+)", PAGE))
     results = {"Answer", "ExportResult", "Model", "ParallelConfig", "Split", "StepFacts"}  # not made by the caller
     assert named - {"core"} | results == set(logtrain.api.__all__)
-    assert set(dir(logtrain)) >= set(logtrain.api.__all__)
+    assert set(logtrain.api.__all__) == logtrain.API
+    assert set(dir(logtrain)) >= logtrain.API
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         logtrain.nothing  # noqa: B018
 
 
 def test_importing_it_imports_nothing():
-    code = "import sys, logtrain; assert 'torch' not in sys.modules; logtrain.load; assert 'torch' in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    code = "import sys; from logtrain import prepare; assert 'torch' not in sys.modules; from logtrain import load"
+    subprocess.run([sys.executable, "-c", code + "; assert 'torch' in sys.modules"], cwd=ROOT, check=True)
 
 
 def test_logits_losses_and_answers_are_transformers(case):

@@ -87,7 +87,7 @@ EVALUATED: dict[str, tuple[list[str], list[str]]] = {
 }
 
 # The field -> a test that shows what it does.
-SFT = "entries/test_sft.py"
+BEST = "entries/sft/test_sft_resume.py"
 NAMED: dict[str, str] = {
     "name": "training/test_resume.py::test_a_run_is_not_overwritten",
     "runs": "core/test_run_folder.py::test_anything_in_it_makes_a_folder_a_run",
@@ -96,13 +96,13 @@ NAMED: dict[str, str] = {
     "compile": "training/test_distributed.py::test_every_spread_gives_the_plain_loops_run",
     "loader.seq_len": "entries/test_errors.py::test_a_mistake_is_one_line_and_leaves_nothing",
     "loader.rows_per_batch": "data/test_loader.py::test_a_steps_rows_do_not_depend_on_ranks_or_micro_batches",
-    "parallel.shard_ranks": f"{SFT}::test_only_adapters_change_and_whole_copies_keep_the_model_out_of_fsdp",
+    "parallel.shard_ranks": "entries/sft/test_sft.py::*",
     "parallel.reshard_after_forward": "planning/test_trace.py::test_real_ranks",
     "parallel.prefetch": "training/test_distributed.py::test_every_spread_gives_the_plain_loops_run",
     "parallel.timeout": "training/test_watchdog.py::test_a_stopped_rank",
     "trainer.max_skipped": "entries/test_errors.py::test_diverged_training_stops_and_is_not_saved",
-    "trainer.keep_best": f"{SFT}::test_the_best_checkpoint_stays_and_is_exported_also_after_a_resume",
-    "trainer.patience": f"{SFT}::test_patience_ends_a_run_that_gets_no_better",
+    "trainer.keep_best": f"{BEST}::test_the_best_checkpoint_stays_and_is_exported_also_after_a_resume",
+    "trainer.patience": f"{BEST}::test_patience_ends_a_run_that_gets_no_better",
     "search": "entries/test_plan.py::*",
     "json": "entries/test_plan.py::*",
     "picture": "entries/test_plan.py::*",

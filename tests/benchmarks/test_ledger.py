@@ -9,6 +9,7 @@ from tests.support import RECIPES
 
 
 @pytest.mark.parametrize("recipe", ledger.RECIPES)
+@pytest.mark.slow
 def test_no_figure_is_worse(recipe: str):
     recorded = json.loads(ledger.path_of(recipe).read_text())
     found = ledger.worse(ledger.figures(recipe), recorded)

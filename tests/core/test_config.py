@@ -313,6 +313,7 @@ def test_run_hides_no_bug_of_ours_and_shows_the_place_on_request(entry):
     assert "Traceback" in entry("--seq_len", "x", LOGTRAIN_TRACEBACK="1").stderr
 
 
+@pytest.mark.slow
 def test_other_ranks_speak_later_and_say_who_they_are(entry):
     done = entry("--seq_len", "x", RANK="3")
     assert (done.returncode, done.stderr) == (2, "rank 3: error: --seq_len x: expected an integer\n")

@@ -97,7 +97,7 @@ def test_ctrl_c_stops_the_reading_of_a_long_prompt_within_a_step(flags, tmp_path
     log = write_log(tmp_path / "app.log", 150)
     with terminal([*flags, "--log", str(log)], answers=["unheard", "heard"], gate=SERVER.Semaphore(0)) as person:
         person.until("150 lines, ")
-        assert int(person.until(" tokens").replace(",", "")) > 5 * 256
+        assert int(person.until("tokens").strip().replace(",", "")) > 5 * 256  # of a long path the line is folded here
         person.until(PROMPT)
         person.send("why?" + ENTER)
         person.step(1)

@@ -235,6 +235,7 @@ def test_checkpoints_before_the_divergence_stay_and_are_finite(case, command):
 # ---- the real command
 
 
+@pytest.mark.slow
 def test_two_ranks_under_torchrun_say_one_line(case):
     """Also where only rank 0 knows: the folder of the run is taken, and the other rank waits for it in a collective."""
     case.run.mkdir(parents=True)
@@ -246,6 +247,7 @@ def test_two_ranks_under_torchrun_say_one_line(case):
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_rank_under_torchrun_ends_the_run(case):
     flags = [*case.flags, "--trainer.max_steps", "0", "--trainer.epochs", "1000", "--trainer.log_every", "1"]
     process = torchrun(flags, case.folder / "output")

@@ -103,6 +103,7 @@ def test_a_job_that_does_not_fit_says_what_would(flags, tmp_path, capsys):
         plan.main([*flags, "--gpu", str(small)])
 
 
+@pytest.mark.slow
 def test_the_search_puts_the_fastest_first_and_says_why_the_others_lose(flags, tmp_path):
     smallest = make_plan(load(PlanConfig, [*flags, "--recompute", "full"])).trace.peak.reserved
     gpu = tmp_path / "small.toml"  # with room for full recomputation, a row a micro-batch, and little more
@@ -146,6 +147,7 @@ def fine_tuning() -> dict[int, Plan]:
 RANKS = {16: [], 0: ["--lora.rank", "0", "--recompute", "full"]}
 
 
+@pytest.mark.slow
 def test_the_lora_recipe_keeps_its_promise(fine_tuning):
     """17,000 tokens/s a GPU and more, dropout and all, in the memory of an 80 GB GPU with a margin."""
     result, config = fine_tuning[16].result, fine_tuning[16].config
@@ -155,6 +157,7 @@ def test_the_lora_recipe_keeps_its_promise(fine_tuning):
     assert result["flops_per_token_executed"] < 1.01 * result["flops_per_token_model"]  # no product is recomputed
 
 
+@pytest.mark.slow
 def test_lora_computes_no_gradient_of_a_frozen_matrix(fine_tuning):
     """A product over the tokens whose sides are both a matrix's."""
     flops = {}
@@ -165,6 +168,7 @@ def test_lora_computes_no_gradient_of_a_frozen_matrix(fine_tuning):
     assert flops == {16: 0, 0: 2 * 32 * 8192 * 4096 * (4096 + 6144 + 3 * 14336)}
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_there_is_planned_by_its_name_or_size_and_that_is_said(fine_tuning, capsys):
     assert fine_tuning[16].result["model"] == "Llama-3.1-8B (no config.json at runs/nlplog-8b/export)"
     assert fine_tuning[16].shape.num_parameters == pytest.approx(8.03e9, rel=1e-3)

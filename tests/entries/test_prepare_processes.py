@@ -62,6 +62,7 @@ def large(tmp_path_factory) -> Path:
     return dump(tmp_path_factory.mktemp("large") / "a.json", make_rows(12_000))
 
 
+@pytest.mark.slow
 def test_killed_at_any_time(bytes_tokenizer, tmp_path, large, inline):
     argv = arguments(bytes_tokenizer, tmp_path / "out", large, workers=2)
     for num_bytes in (-1, 0, 1 << 19, 1 << 20):  # as soon as it has written more than that

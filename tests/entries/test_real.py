@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from logtrain import prepare
 from tests.support.training import records, train
+
+pytestmark = pytest.mark.slow
 
 
 def held_out_losses(model: Path, shared: Path, folder: Path, flags: list[str]) -> list[float]:

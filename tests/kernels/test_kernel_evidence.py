@@ -10,6 +10,8 @@ import torch
 
 from tests.support import ROOT
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("liger_kernel", reason="what the kernels are compared with")
 
 ROPE_TABLES = 2  # cos and sin of one token are 64 numbers: too few for 16 bytes a thread, and 2% of the bytes

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support import LAUNCH
 
+pytestmark = pytest.mark.slow
+
 DEMO = LAUNCH / "demo.sh"
 
 

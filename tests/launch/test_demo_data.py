@@ -47,10 +47,10 @@ def rows(demo):
 
 
 @pytest.fixture(scope="module")
-def demo_data():
+def questions():
     sys.path.insert(0, str(LAUNCH / "demo"))
     try:
-        return importlib.import_module("data")
+        return importlib.import_module("questions")
     finally:
         sys.path.remove(str(LAUNCH / "demo"))
 
@@ -110,25 +110,26 @@ def test_a_template_answer_with_its_values_gives_back_its_log(rows):
         assert set(found.groups()) == set(values)
 
 
-def test_explanations_use_only_values_of_their_log(demo_data):
+def test_explanations_use_only_values_of_their_log(questions):
     def names(text):
         return {name for _, name, _, _ in string.Formatter().parse(text) if name}
 
-    for events in demo_data.EVENTS.values():
+    for events in questions.EVENTS.values():
         for event in events:
             assert all(names(text) <= names(event.log) for text in (event.says, event.why, *event.do)), event
-            assert all(demo_data.kind_of(name).grok in GROK for name in names(event.log))
+            assert all(questions.kind_of(name).grok in GROK for name in names(event.log))
         assert any(event.is_fault for event in events)
         assert any(not event.is_fault for event in events)
 
 
-def test_a_fault_is_called_one(demo_data):
+def test_a_fault_is_called_one(questions):
     """The verdict of an anomaly answer is that of the event which the line came from."""
-    for event in (event for events in demo_data.EVENTS.values() for event in events):
-        answer = demo_data.answer_anomaly(event, {}, "HDFS", Random(0))
+    for event in (event for events in questions.EVENTS.values() for event in events):
+        answer = questions.answer_anomaly(event, {}, "HDFS", Random(0))
         assert answer.startswith(("Yes", "This is abnormal")) == event.is_fault
 
 
+@pytest.mark.slow
 def test_the_same_arguments_write_the_same_bytes(tmp_path):
     for name, flags in (("a", ()), ("b", ()), ("c", ("--seed", "7"))):
         generate(tmp_path / name, "--rows", "400", "--vocab_size", "600", *flags)

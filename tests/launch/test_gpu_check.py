@@ -11,6 +11,8 @@ import torch
 from benchmarks import measured as measured_beside
 from tests.support import ROOT
 
+pytestmark = pytest.mark.slow
+
 CHECK = ["bash", str(ROOT / "launch" / "gpu_check.sh")]
 
 

@@ -106,6 +106,7 @@ def test_exit_status(codes, status):
     assert module.exit_status(codes) == status
 
 
+@pytest.mark.slow
 def test_cpt_stops_with_75_and_goes_on(tmp_path):
     """launch/run.sh cpt with the real trainer on two ranks: SIGTERM saves, --resume auto finishes."""
     model = write_model(tmp_path / "model", hidden_size=32, vocab_size=130, num_attention_heads=4)

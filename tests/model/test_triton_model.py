@@ -43,6 +43,7 @@ TINY = LlamaConfig(
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.slow
 def test_a_compiled_block_is_the_eager_one(backend, monkeypatch):
     """Attention is over the whole row: the reference for CPUs splits it on the host."""
 

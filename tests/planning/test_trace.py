@@ -134,6 +134,7 @@ def most_held(events: list[dict]) -> int:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.slow
 def test_real_ranks(ranks: Ranks, monkeypatch, variant: str):
     """Peak memory within 3%, collectives exactly."""
     config, size = config_of(variant), 4 if variant == "four ranks" else 2

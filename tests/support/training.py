@@ -4,7 +4,9 @@ import importlib
 import json
 from pathlib import Path
 
+import pytest
 import torch
+from _pytest.mark import ParameterSet
 
 from logtrain import cpt
 from logtrain.core.config import load
@@ -49,3 +51,8 @@ def records(run: Path, kind: str = "loss") -> list[dict]:
     """The logged steps of a run; kind = "valid_loss" for its validations."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [record for record in map(json.loads, lines) if kind in record]
+
+
+def compiled_is_slow(*values: str) -> ParameterSet:
+    """Values of a parametrised test, marked as slow where the last names a run that is compiled."""
+    return pytest.param(*values, marks=[pytest.mark.slow] if "compiled" in values[-1] else [])

@@ -23,7 +23,7 @@ from logtrain.data.shards import CONTEXT, Split
 from logtrain.model.hf_layout import published_tensors, read_config
 from tests.support.ranks import Ranks
 from tests.support.synthetic import write_data, write_model
-from tests.support.training import first_gradients, records, train
+from tests.support.training import compiled_is_slow, first_gradients, records, train
 
 SEQ_LEN, ROWS_PER_STEP, STEPS, LR = 48, 8, 10, 3e-3
 # No matrix has a multiple of 4 rows; with 9 rows the fourth rank holds nothing of some.
@@ -111,7 +111,7 @@ RUNS += [("tied", "4 ranks, 1 micro-batch"), ("tied", "2 x 2 ranks, 2 micro-batc
 RUNS += [("tied", "2 whole copies, 4 micro-batches")]
 
 
-@pytest.mark.parametrize(("model", "spread"), RUNS)
+@pytest.mark.parametrize(("model", "spread"), [compiled_is_slow(*run) for run in RUNS])
 def test_every_spread_gives_the_plain_loops_run(case_of, ranks: Ranks, model: str, spread: str):
     case, (size, flags) = case_of(model), SPREADS[spread]
     if "--compile" in flags and not shutil.which("g++"):

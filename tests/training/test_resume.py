@@ -126,6 +126,7 @@ def test_killed_at_any_moment_it_resumes_as_if_never_killed(case, whole, tmp_pat
     assert weights(run) == weights(whole[1])
 
 
+@pytest.mark.slow
 def test_one_of_two_ranks_killed_ends_the_other_and_both_resume(case, whole, tmp_path):
     flags, run = [*case.flags, "--runs", str(tmp_path), "--resume", "auto"], tmp_path / "run"
     program = Program(flags, tmp_path / "output", ranks=2)

@@ -12,6 +12,8 @@ import pytest
 from tests.support.program import Program, last_step
 from tests.support.synthetic import write_data, write_model
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT, HOST = 3.0, platform.node()
 
 
