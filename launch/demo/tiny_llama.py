@@ -1,5 +1,5 @@
-"""A tiny Llama (grouped-query attention, llama3 RoPE scaling) with random weights, and its byte-level BPE tokenizer, laid
-out like Llama 3's.
+"""A tiny Llama (grouped-query attention, llama3 RoPE scaling) with random weights, and its byte-level BPE tokenizer,
+laid out like Llama 3's.
 """
 
 import json
