@@ -25,6 +25,8 @@ class StepResult(NamedTuple):
 
     summed_loss: Tensor
     """fp32 scalar, in nats: over this rank's targets"""
+    summed_loss_K: Tensor
+    """fp32 [K], in nats: the same by source"""
     grad_norm: Tensor
     """fp32 scalar: of all gradients, over all ranks, before they were clipped"""
     skipped: Tensor
@@ -59,12 +61,12 @@ class TrainStep:
 
     def __call__(self, step: Step, number: int) -> StepResult:
         """Train on `step`, update `number` (0-based) of the run. Nothing here waits for the device."""
-        summed_loss = torch.zeros((), device=self.world.device)
+        summed_loss_K = torch.zeros(max(1, len(step.targets_K)), device=self.world.device)
         for i, batch in enumerate(step.batches):
             last_micro_batch(self.model, last=i == len(step.batches) - 1)
             summed = self.model(batch.to(self.world.device))
             (summed * (self.world.size / max(1, step.targets))).backward()
-            summed_loss += summed.detach()
+            summed_loss_K[step.source_of_batch[i] if step.source_of_batch else 0] += summed.detach()
         grad_norm = clip_grad_norm(self.model, self.max_grad_norm)
         skipped = grad_norm.isfinite().logical_not().float()
         skip_where(self.optimizer, skipped)
@@ -72,7 +74,7 @@ class TrainStep:
             group["lr"] = self.lr_at(number)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return StepResult(summed_loss, grad_norm, skipped)
+        return StepResult(summed_loss_K.sum(), summed_loss_K, grad_norm, skipped)
 
     def lr_at(self, number: int) -> float:
         """Learning rate of update `number` (0-based)."""
