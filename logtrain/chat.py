@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from logtrain.core.config import load
-from logtrain.core.entry import run
+from logtrain.core.entry import BY_CTRL_C, run
 from logtrain.generation.config import DRAWN_BY, SamplingConfig
 from logtrain.text.config import DATE, check_date
 
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
         return 0
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends with whoever reads the answer
     response = answer(piped_question(text, conversation), conversation, screen)
-    return 130 if response.finish_reason is None else 0
+    return BY_CTRL_C if response.finish_reason is None else 0
 
 
 def build(config: ChatConfig, screen: "Screen") -> "Conversation":
