@@ -104,7 +104,7 @@ def held_aside(aside: Path, folder: Path) -> Iterator[None]:
 
 
 def is_free(aside: Path) -> bool:
-    """Whether a writer may use this path: nothing is there, or a folder that a writer has left, marked or still empty."""
+    """Whether a writer may use this path: nothing is there, or a folder that a writer left, marked or empty."""
     try:
         mode = os.lstat(aside).st_mode
     except FileNotFoundError:

@@ -35,7 +35,7 @@ def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_B
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
-    """The content of a regular file. Raises ValueError where there is none, it cannot be read, or has over `max_bytes`."""
+    """The content of a regular file. Raises ValueError where there is none, or it cannot be read or is too large."""
     try:
         mode, size = path.stat().st_mode, path.stat().st_size
         if stat.S_ISREG(mode) and size <= max_bytes:
@@ -130,7 +130,7 @@ def sealed(facts: dict[str, Any]) -> bytes:
 
 
 def read_sealed(path: Path, what: str = "a JSON object") -> dict[str, Any]:
-    """The object of a file that `sealed` made. Raises ValueError as `read_json` does, and where the file has changed."""
+    """The object of a file that `sealed` made. Raises ValueError as `read_json` does, and for a changed file."""
     facts = read_json(path, what=what)
     if facts.pop(SEAL, None) != seal_of(facts):
         raise ValueError(f"{path}: its content has changed since it was written ({SEAL} does not fit)")

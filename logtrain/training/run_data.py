@@ -1,4 +1,4 @@
-"""The data of a run: prepared folders as loaders, held against the model and against each other."""
+"""The data of a run: prepared folders, opened as loaders and checked against the model and against each other."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,34 +17,42 @@ class ChatStyle(NamedTuple):
     """How prompts are written for a model that was trained on chats, and where its answers end."""
 
     template: str
+    """The jinja text of the chat template."""
     end_id: int
+    """Id of the token that ends an answer."""
 
 
 @dataclass(frozen=True)
 class RunData:
+    """The data of a run, opened and checked."""
+
     train: Loader
+    """This rank's part of the training split."""
     valid: dict[str, Loader]
-    """by name; the data's own first, as "valid" """
+    """This rank's part of each validation set, by name; the data's own comes first, as "valid"."""
     tokenizer: Tokenizer
+    """The tokenizer of the model and of the prepared data."""
     fingerprint: str
-    """of the training data"""
+    """Fingerprint of the training data's manifest."""
     chat: ChatStyle | None
-    """of chat data"""
+    """The style of chat data; None for documents."""
 
     @property
     def check(self) -> Loader:
-        """A few rows that everyone can compute a loss on: of the first validation set, else of the training rows."""
+        """The rows of which the first step is the check of an export: the first validation set's, else the training
+        rows.
+        """
         return next(iter(self.valid.values()), self.train)
 
     @property
     def documents_per_step(self) -> float:
-        """On average."""
+        """Mean number of documents in a step."""
         return len(self.train.split.lengths) * self.train.config.rows_per_step / self.train.num_rows
 
 
 def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunData:
-    """Open and check all that a run reads. Raises ValueError for data, tokenizer and model that do not belong together,
-    and where a setting asks for what the data does not have.
+    """Open and check all data that a run reads. Raises ValueError for data, tokenizer and model that do not belong
+    together, and for a setting that needs a split which the data does not have.
     """
     verify = world.local_rank == 0  # once a node
     train = Split.open(config.data, "train", verify)
@@ -68,7 +76,9 @@ def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunDat
 
 
 def make_loader(split: Split, config: RunConfig, world: World, rows_per_step: int = 0) -> Loader:
-    """This rank's part of a split. `rows_per_step = 0`: one micro-batch a rank, for validation."""
+    """This rank's part of a split. `rows_per_step`: 0 stands for one micro-batch of every rank, as validation takes
+    them.
+    """
     loader = config.loader
     return Loader(
         split,
@@ -87,7 +97,7 @@ def make_loader(split: Split, config: RunConfig, world: World, rows_per_step: in
 
 
 def rows_per_step(train: Split, config: RunConfig, world: World) -> int:
-    """As configured, or as many as hold documents_per_step on average, for every rank the same number."""
+    """Rows of a step: as configured, or as many as hold `documents_per_step` on average, a multiple of the ranks."""
     loader = config.loader
     if not loader.documents_per_step:
         return loader.rows_per_step
@@ -96,7 +106,7 @@ def rows_per_step(train: Split, config: RunConfig, world: World) -> int:
 
 
 def matching_tokenizer(split: Split, data: str, model: str, llama: LlamaConfig, seq_len: int) -> Tokenizer:
-    """The tokenizer of the prepared data, after making sure that data, tokenizer and model belong together."""
+    """The tokenizer of the prepared data. Raises ValueError where data, tokenizer and model do not belong together."""
     facts, prepared = split.manifest["tokenizer"], split.manifest["settings"]["seq_len"]
     if facts["vocab_size"] > llama.vocab_size:
         raise ValueError(
@@ -120,7 +130,9 @@ def matching_tokenizer(split: Split, data: str, model: str, llama: LlamaConfig, 
 
 
 def valid_splits(train: Split, data: str, named: tuple[str, ...], verify: bool) -> dict[str, Split]:
-    """The data's own validation split as "valid" (if it has one), then the named ones."""
+    """The data's own validation split as "valid", if it has one, then those that the config names. Raises ValueError
+    for a name that is used twice, and for data of another tokenizer.
+    """
     splits = {}
     if "valid" in train.manifest["splits"]:
         splits["valid"] = Split.open(data, "valid", verify)
