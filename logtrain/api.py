@@ -76,7 +76,7 @@ def open_data(folder: str | Path, split: str = "train") -> Split:
 
 
 class Model:
-    """A model with its weights on one device. folder: the folder it is from. llama: the module, which takes a `Batch`."""
+    """A model with its weights on one device. folder: the folder it is from. llama: the module."""
 
     def __init__(self, folder: ModelFolder, device: str | torch.device = "auto"):
         """`path` and `device` as in `load`, which makes the folder. Raises ValueError as `load` does."""
