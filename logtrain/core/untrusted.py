@@ -3,9 +3,12 @@ that are checked. Every mistake is a ValueError of one line.
 """
 
 import dataclasses
+import difflib
 import hashlib
+import itertools
 import json
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -36,17 +39,41 @@ def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_B
 
 def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """All of a regular file. Raises ValueError where there is none, it cannot be read, or it has more bytes."""
+    check_regular(path, max_bytes)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+
+
+def check_regular(path: Path, max_bytes: int | None = None) -> None:
+    """Raises ValueError unless `path` is, or leads to, a regular file, of `max_bytes` at most: whoever opens a pipe or
+    a device that others have put there waits for ever.
+    """
     try:
         mode, size = path.stat().st_mode, path.stat().st_size
-        if stat.S_ISREG(mode) and size <= max_bytes:
-            return path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path}: not a regular file")
-    raise ValueError(f"{path}: {size:,} bytes, more than the {max_bytes:,} that such a file may have")
+    if max_bytes is not None and size > max_bytes:
+        raise ValueError(f"{path}: {size:,} bytes, more than the {max_bytes:,} that such a file may have")
+
+
+def shown(value: object) -> str:
+    """A JSON value as an error shows it: its first characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The name that is most like `name`, "" if none is like it. Comparing takes long for long names and for many, so
+    the first 1,000 short ones count.
+    """
+    few = itertools.islice((other for other in names if len(other) < 200), 1000)
+    return next(iter(difflib.get_close_matches(name[:200], few, n=1)), "")
 
 
 def parse_int(text: str) -> int:
@@ -94,7 +121,7 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise ValueError(f"{name} = {json.dumps(value)[:80]}: expected {type_name(kind)}")
+        raise ValueError(f"{name} = {shown(value)}: expected {type_name(kind)}")
     return value
 
 
