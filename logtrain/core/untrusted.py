@@ -68,12 +68,12 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The name that is most like `name`, "" if none is like it. Comparing takes long for long names and for many, so
-    the first 1,000 short ones count.
+def nearest(name: str, names: Iterable[str], n: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The `n` names at most that are most like `name`. Comparing takes long for long names and for many, so the first
+    1,000 short ones count.
     """
     few = itertools.islice((other for other in names if len(other) < 200), 1000)
-    return next(iter(difflib.get_close_matches(name[:200], few, n=1)), "")
+    return difflib.get_close_matches(name[:200], few, n, cutoff)
 
 
 def parse_int(text: str) -> int:

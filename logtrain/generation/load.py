@@ -9,12 +9,14 @@ format, which is merged into the model that it names.
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from logtrain.core.untrusted import read_bytes, shown
 from logtrain.core.world import compute_dtype
 from logtrain.generation.config import DRAWN_BY, LLAMA_SAMPLING, SamplingConfig
 from logtrain.generation.cpu_linear import SMALL_BATCHES, use_small_batch_linears
@@ -47,7 +49,7 @@ class ModelFolder:
         ValueError if an adapter's model is not there, or the files name ends that are no ids.
         """
         self.path, self.template_file, self.date = Path(path), template_file, date
-        self.base = peft.base_folder(self.path) if (self.path / peft.CONFIG).exists() else self.path
+        self.base = peft.base_folder(self.path) if os.path.lexists(self.path / peft.CONFIG) else self.path
         self.is_adapter = self.base != self.path
         files = (self.path / GENERATION, self.base / GENERATION, self.base / "config.json")
         self.stop_ids = frozenset(hf.end_ids(*files))
@@ -66,7 +68,7 @@ class ModelFolder:
     def template(self) -> ChatTemplate:
         """The chat template; an adapter's own goes before its model's."""
         own = self.path / template_source.FILE
-        return ChatTemplate.load(self.tokenizer, self.template_file or (own if own.exists() else ""), self.date)
+        return ChatTemplate.load(self.tokenizer, self.template_file or (own if os.path.lexists(own) else ""), self.date)
 
     @property
     def answer_ends(self) -> frozenset[int]:
@@ -78,12 +80,13 @@ class ModelFolder:
         """How generation_config.json has answers drawn; what it leaves out is neutral (temperature 1, all tokens). If
         it says nothing of it: as Llama-3.1-Instruct's.
         """
-        file = self.path / GENERATION if (self.path / GENERATION).exists() else self.base / GENERATION
-        facts = hf.read_json(file) if file.exists() else {}
+        own = self.path / GENERATION
+        file = own if os.path.lexists(own) else self.base / GENERATION
+        facts = hf.read_json(file) if os.path.lexists(file) else {}
         found = {name: facts[name] for name in DRAWN_BY if facts.get(name) is not None}
         for name, value in found.items():
             if type(value) is not int and (type(value) is not float or name == "top_k"):
-                raise ValueError(f"{file}: {name} = {json.dumps(value)}; expected a number")
+                raise ValueError(f"{file}: {name} = {shown(value)}; expected a number")
         if facts.get("do_sample") is False:
             found["temperature"] = 0.0
         elif facts.get("do_sample") is None and not found.keys() - {"repetition_penalty"}:
@@ -98,12 +101,13 @@ class ModelFolder:
         shapes, and of SAMPLES stretches of SAMPLE_BYTES of each file of weights, evenly spread; training changes every
         one.
         """
-        found = hashlib.sha256((self.base / "config.json").read_bytes())
+        found = hashlib.sha256(read_bytes(self.base / "config.json"))
         if self.is_adapter:
             facts = hf.read_json(self.path / peft.CONFIG) | {"base_model_name_or_path": ""}
             found.update(json.dumps(facts, sort_keys=True).encode())
         folders = dict.fromkeys((self.base, self.path))
-        for file in (file for folder in folders for file in sorted(folder.glob("*.safetensors"))):
+        files = (file for folder in folders for file in sorted(folder.glob("*.safetensors")) if file.is_file())
+        for file in files:
             size = file.stat().st_size
             found.update(f"{file.name} {size}\n".encode())
             with open(file, "rb") as stream:
