@@ -6,7 +6,6 @@ touches only what it owns. Writing: `save` streams full tensors into files of at
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from logtrain.core.untrusted import check_regular, nearest, shown
+from logtrain.core.untrusted import check_regular, nearest, read_bytes, shown
 from logtrain.model.hf_layout import end_ids as end_ids
 from logtrain.model.hf_layout import published_tensors
 from logtrain.model.hf_layout import read_config as read_config
@@ -190,13 +189,18 @@ def save(
     raw["dtype" if "dtype" in raw else "torch_dtype"] = str(dtype).removeprefix("torch.")
     write_json(folder / "config.json", raw)
     generation = source / "generation_config.json"
-    if generation.exists():
-        shutil.copy(generation, folder)
+    if os.path.lexists(generation):
+        copy(generation, folder)
     else:
         ids = {key: raw[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if raw.get(key) is not None}
         write_json(folder / generation.name, ids)
     for file in tokenizer_files:
-        shutil.copy(file, folder)
+        copy(file, folder)
+
+
+def copy(file: Path, folder: Path) -> None:
+    """Copy a small file of a model into a folder. Raises ValueError where it is no regular file, or not small."""
+    (folder / file.name).write_bytes(read_bytes(file))
 
 
 def save_tensors(folder: Path, config: LlamaConfig, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> None:

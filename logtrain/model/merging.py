@@ -2,7 +2,7 @@
 name.
 """
 
-import shutil
+import os
 from pathlib import Path
 
 import torch
@@ -42,8 +42,8 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
     with new_folder(output) as aside:
         hf.save(aside, shape, merged(named, shape, lora), dtype, source=source, tokenizer_files=files)
         for name in (template_source.FILE, "generation_config.json"):  # with an adapter that has learned others
-            if (adapter / name).exists():
-                shutil.copy(adapter / name, aside)
+            if os.path.lexists(adapter / name):
+                hf.copy(adapter / name, aside)
         before = logits(adapted)
         after = logits(read_model(shape, hf.Weights(aside, shape), CPU, torch.float32))
         difference = ((after - before).abs().max() / before.abs().max()).item()
