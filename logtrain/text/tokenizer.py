@@ -19,6 +19,7 @@ import tokenizers
 
 from logtrain.core.untrusted import nearest, read_bytes
 from logtrain.text.template_source import read_config, token_text
+from logtrain.text.tokenizer_trial import try_out
 
 TOKENIZER_FILES = (  # of a Hugging Face folder: the first two decide the ids, the others say more of them
     "tokenizer.json",
@@ -30,6 +31,7 @@ TOKENIZER_FILES = (  # of a Hugging Face folder: the first two decide the ids, t
     "vocab.json",
     "merges.txt",
 )
+PANIC = "PanicException"  # of Rust
 DOCUMENT_ENDS = ("<|end_of_text|>", "<|endoftext|>", "</s>")
 # These mark the turns of a chat. A model that learns to begin or end every document with one unlearns the chat format.
 TURN_MARKS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|im_start|>", "<|start_header_id|>", "<|end_header_id|>")
@@ -129,12 +131,33 @@ class Tokenizer:
         return special[found]
 
 
+class panics_named:
+    """A panic of the library in the block, which is no Exception, becomes a ValueError that names the file."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None and type(error).__name__ == PANIC:
+            raise ValueError(f"{self.file}: its tokenizer fails ({error})") from None
+
+
+def raise_if_ours(error: BaseException) -> None:
+    """Raises what does not come from the library: Ctrl-C, say."""
+    if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+        raise error
+
+
 class JsonTokenizer(Tokenizer):
     """A tokenizer.json, read by the tokenizers library."""
 
     def __init__(self, file: Path):
         super().__init__(file)
         self._tokenizer = self._open()
+        try_out(file, self._tokenizer)
         self._tokenizer.encode_special_tokens = True
         self.bos_id = self._find_bos(file.parent / "tokenizer_config.json")
         self._tokenizer.post_processor = None  # it would leave the spaces before and after a word out of its span
@@ -142,7 +165,8 @@ class JsonTokenizer(Tokenizer):
     def _open(self) -> tokenizers.Tokenizer:
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(self._file))
-        except Exception as error:  # the library raises bare Exception
+        except BaseException as error:  # the library raises bare Exception, and panics that are none
+            raise_if_ours(error)
             raise ValueError(f"{self._file}: not a tokenizer.json ({error})") from None
         # All three may be saved in the file, and each would silently change what a document becomes.
         tokenizer.no_truncation()
@@ -178,17 +202,21 @@ class JsonTokenizer(Tokenizer):
         return self.token_id(bos)
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        with panics_named(self._file):
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        with panics_named(self._file):
+            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_with_spans(self, text: str, spelled: bool) -> Encoding:
-        encoding = (self._spelled if spelled else self._tokenizer).encode(text, add_special_tokens=False)
+        with panics_named(self._file):
+            encoding = (self._spelled if spelled else self._tokenizer).encode(text, add_special_tokens=False)
         return Encoding(encoding.ids, encoding.offsets)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
+        with panics_named(self._file):
+            return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
 
     def special_tokens(self, added: bool = True) -> dict[str, int]:
         tokens = self._tokenizer.get_added_tokens_decoder().items()
