@@ -16,23 +16,23 @@ from pathlib import Path
 
 import torch
 
-from logtrain.core.untrusted import read_bytes, shown
+from logtrain.core.untrusted import read_bytes
 from logtrain.core.world import compute_dtype
 from logtrain.generation.config import DRAWN_BY, LLAMA_SAMPLING, SamplingConfig
 from logtrain.generation.cpu_linear import SMALL_BATCHES, use_small_batch_linears
 from logtrain.generation.generator import Generator
 from logtrain.generation.kv_cache import slot_bytes
 from logtrain.generation.memory import cache_bytes, check_memory
-from logtrain.model import hf, peft
+from logtrain.model import hf, peft, published
 from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.lora import MergedAdapters
+from logtrain.model.published import GENERATION
 from logtrain.model.weights import WeightSource, read_model
 from logtrain.text import template_source
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.config import DATE
 from logtrain.text.tokenizer import Tokenizer
 
-GENERATION = "generation_config.json"
 SAMPLES, SAMPLE_BYTES = 64, 1 << 14
 
 
@@ -82,11 +82,8 @@ class ModelFolder:
         """
         own = self.path / GENERATION
         file = own if os.path.lexists(own) else self.base / GENERATION
-        facts = hf.read_json(file) if os.path.lexists(file) else {}
+        facts = published.read_generation(file)
         found = {name: facts[name] for name in DRAWN_BY if facts.get(name) is not None}
-        for name, value in found.items():
-            if type(value) is not int and (type(value) is not float or name == "top_k"):
-                raise ValueError(f"{file}: {name} = {shown(value)}; expected a number")
         if facts.get("do_sample") is False:
             found["temperature"] = 0.0
         elif facts.get("do_sample") is None and not found.keys() - {"repetition_penalty"}:
@@ -122,12 +119,8 @@ class ModelFolder:
         """The source of the weights, of which little is read yet. Raises ValueError for files that are missing or
         damaged, or do not belong together.
         """
-        shape, vocab_size = self.shape, self.tokenizer.vocab_size
-        if vocab_size > shape.vocab_size:
-            raise ValueError(
-                f"{self.base}: its tokenizer has {vocab_size:,} ids, its model only {shape.vocab_size:,}; they do "
-                f"not belong together"
-            )
+        shape = self.shape
+        published.check_vocabulary(self.tokenizer, shape)
         weights = hf.Weights(self.base, shape)
         if not self.is_adapter:
             return weights

@@ -166,6 +166,7 @@ def end_ids(*files: Path) -> list[int]:
     """The ids that end an answer: `eos_token_id`, one or several, of the first file that names any. `files`: a
     generation_config.json, then a config.json. Raises ValueError for what is no id.
     """
+    named: list[int] = []
     for file in files:
         found = read_json(file).get("eos_token_id") if os.path.lexists(file) else None
         if found is None:
@@ -173,8 +174,8 @@ def end_ids(*files: Path) -> list[int]:
         ids = found if isinstance(found, list) else [found]
         if len(ids) > MAX_END_IDS or not all(type(id) is int and 0 <= id < SIZES["vocab_size"] for id in ids):
             raise ValueError(f"{file}: eos_token_id = {shown(found)}; expected an id or a list of ids")
-        return ids
-    return []
+        named = named or ids
+    return named
 
 
 # ---- names

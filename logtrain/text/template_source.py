@@ -34,10 +34,14 @@ def find_template(folder: Path, file: str | Path = "") -> TemplateSource:
     config_file = folder / "tokenizer_config.json"
     found = read_config(config_file).get("chat_template")
     if isinstance(found, list):  # several by name
-        by_name = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        by_name = {
+            one["name"]: one.get("template")
+            for one in found
+            if isinstance(one, dict) and isinstance(one.get("name"), str)
+        }
         if "default" not in by_name:
             raise ValueError(
-                f"{config_file}: its chat templates are {', '.join(map(str, by_name))[:200]}, and none is the default; "
+                f"{config_file}: its chat templates are {', '.join(by_name)[:200]}, and none is the default; "
                 f"write the one to use into a file and give it with --template FILE"
             )
         found = by_name["default"]

@@ -63,7 +63,8 @@ def prepare(model: Path, _: Path) -> None:
     ChatTemplate.load(Tokenizer.load(model))
 
 
-READERS: list[Callable[[Path, Path], None]] = [chat, chat_with_adapter, merge, train, serve, plan, prepare]
+READERS: list[Callable[[Path, Path], None]] = [chat, merge, train, serve, plan, prepare]
+ADAPTER_READERS: list[Callable[[Path, Path], None]] = [chat_with_adapter, merge]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_a_hostile_file_is_one_line_that_names_it(honest, tmp_path, alarm, file:
         path = place(tmp_path / str(number), honest, file)
         damage(path)
         refused = []
-        for reader in READERS:
+        for reader in ADAPTER_READERS if file.startswith("adapter") else READERS:
             signal.alarm(SECONDS)
             began = time.monotonic()
             try:
@@ -128,5 +129,5 @@ def test_a_hostile_file_is_one_line_that_names_it(honest, tmp_path, alarm, file:
 
 def test_an_honest_folder_is_read_by_all(honest, tmp_path):
     path = place(tmp_path / "0", honest, "config.json")
-    for reader in READERS:
+    for reader in (*READERS, chat_with_adapter):
         reader(path.parents[1] / "model", path.parents[1] / "adapter")
