@@ -5,10 +5,11 @@ that are checked. Every mistake is a ValueError of one line.
 import dataclasses
 import hashlib
 import json
+import os
 import stat
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
 
 T = TypeVar("T")
 MAX_BYTES = 1 << 26  # of a JSON file: the largest that is honest, a tokenizer.json, has some 30 MB
@@ -20,11 +21,10 @@ def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_B
     """The object that a file holds. `what`: named where it holds something else. Raises ValueError for a file that is
     missing, no regular file, too large, too deep, or not JSON.
     """
+    content = read_bytes(path, max_bytes)
     try:
-        facts = json.loads(read_bytes(path, max_bytes).decode(), parse_int=parse_int)
-    except (UnicodeDecodeError, ValueError) as error:
-        if str(error).startswith(str(path)):
-            raise
+        facts = DECODER.decode(content.decode())
+    except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     except RecursionError:
         raise ValueError(f"{path}: arrays and objects within each other too deep to be {what}") from None
@@ -36,17 +36,28 @@ def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_B
 
 def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """All of a regular file. Raises ValueError where there is none, it cannot be read, or it has more bytes."""
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > max_bytes:
+            raise ValueError(f"{path}: {size:,} bytes, more than the {max_bytes:,} that such a file may have")
+        return stream.read(max_bytes)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, to be read: a device has no end, and a pipe without a writer would never open. Raises ValueError
+    where there is none, or it cannot be read.
+    """
     try:
-        mode, size = path.stat().st_mode, path.stat().st_size
-        if stat.S_ISREG(mode) and size <= max_bytes:
-            return path.read_bytes()
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{path}: not a regular file")
-    raise ValueError(f"{path}: {size:,} bytes, more than the {max_bytes:,} that such a file may have")
+        os.close(handle)
+        raise ValueError(f"{path}: {'a directory' if stat.S_ISDIR(mode) else 'not a regular file'}")
+    return os.fdopen(handle, "rb")
 
 
 def parse_int(text: str) -> int:
@@ -54,6 +65,10 @@ def parse_int(text: str) -> int:
     if len(text) > 40:
         raise ValueError(f"an integer of {len(text):,} digits")
     return int(text)
+
+
+DECODER = json.JSONDecoder(parse_int=parse_int)
+"""Of every JSON text that others may have written. Raises ValueError, and RecursionError for one that is too deep."""
 
 
 def check_depth(path: Path, facts: object, what: str) -> None:
@@ -81,8 +96,14 @@ def from_json(cls: type[T], facts: object) -> T:
 
 
 def checked(name: str, value: Any, kind: Any) -> Any:
-    """`value` if it is of the type: int, float, bool, str, None, a list, a dict, a dataclass, or a union of these."""
+    """`value` if it is of the type: int, float, bool, str, None, Any, a list, a dict, a TypedDict, a dataclass, or a
+    union of these. Raises ValueError that names where it is not.
+    """
     origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if is_typeddict(kind):
+        return checked_entries(name, value, kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return from_json(kind, value)
     if origin is list and isinstance(value, list):
@@ -96,6 +117,16 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     if type(value) is not kind:
         raise ValueError(f"{name} = {json.dumps(value)[:80]}: expected {type_name(kind)}")
     return value
+
+
+def checked_entries(name: str, value: Any, kind: Any) -> Any:
+    """`value` if it is an object with the entries of a TypedDict and no others, each of its type."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: expected an object, found {json_type(value)}")
+    kinds = get_type_hints(kind)
+    for key in sorted(kind.__required_keys__ - value.keys()) or sorted(value.keys() - kinds.keys()):
+        raise ValueError(f"{name}.{key}: {'missing' if key in kinds else 'has no meaning there'}")
+    return {key: checked(f"{name}.{key}", item, kinds[key]) for key, item in value.items()}
 
 
 def json_type(value: object) -> str:
