@@ -3,10 +3,13 @@ that are checked. Every mistake is a ValueError of one line.
 """
 
 import dataclasses
+import difflib
 import hashlib
+import itertools
 import json
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
@@ -36,16 +39,13 @@ def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_B
 
 def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """All of a regular file. Raises ValueError where there is none, it cannot be read, or it has more bytes."""
-    with open_regular(path) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size > max_bytes:
-            raise ValueError(f"{path}: {size:,} bytes, more than the {max_bytes:,} that such a file may have")
+    with open_regular(path, max_bytes) as stream:
         return stream.read(max_bytes)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path, max_bytes: int | None = None) -> BinaryIO:
     """A regular file, to be read: a device has no end, and a pipe without a writer would never open. Raises ValueError
-    where there is none, or it cannot be read.
+    where there is none, it cannot be read, or it has more bytes.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -53,11 +53,34 @@ def open_regular(path: Path) -> BinaryIO:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    mode = os.fstat(handle).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(handle)
-        raise ValueError(f"{path}: {'a directory' if stat.S_ISDIR(mode) else 'not a regular file'}")
-    return os.fdopen(handle, "rb")
+    facts = os.fstat(handle)
+    if stat.S_ISREG(facts.st_mode) and (max_bytes is None or facts.st_size <= max_bytes):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if not stat.S_ISREG(facts.st_mode):
+        raise ValueError(f"{path}: not a regular file")
+    raise ValueError(f"{path}: {facts.st_size:,} bytes, more than the {max_bytes:,} that such a file may have")
+
+
+def check_regular(path: Path, max_bytes: int | None = None) -> None:
+    """Raises ValueError unless `path` is, or leads to, a regular file, of `max_bytes` at most: whoever opens a pipe or
+    a device that others have put there waits for ever.
+    """
+    open_regular(path, max_bytes).close()
+
+
+def shown(value: object) -> str:
+    """A JSON value as an error shows it: its first characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The name that is most like `name`, "" if none is like it. Comparing takes long for long names and for many, so
+    the first 1,000 short ones count.
+    """
+    few = itertools.islice((other for other in names if len(other) < 200), 1000)
+    return next(iter(difflib.get_close_matches(name[:200], few, n=1)), "")
 
 
 def parse_int(text: str) -> int:
@@ -115,7 +138,7 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise ValueError(f"{name} = {json.dumps(value)[:80]}: expected {type_name(kind)}")
+        raise ValueError(f"{name} = {shown(value)}: expected {type_name(kind)}")
     return value
 
 

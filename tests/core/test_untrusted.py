@@ -37,7 +37,7 @@ def test_files_that_are_none(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, what in (
         (tmp_path / "none", "no such file"),
-        (tmp_path, "a directory"),
+        (tmp_path, "not a regular file"),
         (tmp_path / "pipe", "not a regular file"),  # it would wait for a writer
         (Path("/dev/zero"), "not a regular file"),
         (Path("a\0b"), "embedded null byte"),
