@@ -2,7 +2,7 @@
 
 In data/, in the order of the work:
 
-    files.py        bytes -> rows             documents.py, conversations.py   rows -> what is trained on
+    lines.py, files.py    bytes -> rows       documents.py, conversations.py   rows -> what is trained on
     chunks.py       what a worker is sent     encode.py, encode_chat.py        -> tokens, in the workers of pool.py
     held_out.py     training or validation    shards.py                        -> .npy
     account.py, report.py   where every row and token went
@@ -30,7 +30,7 @@ from logtrain.data.report_table import print_report
 def main(argv: list[str]) -> None:
     """Prepare a folder, unless it is there already. Raises ValueError for the user's mistakes."""
     config = load(PrepareConfig, argv)
-    files = [InputFile(path) for path in config.input]
+    files = [InputFile(path, config.max_row_mb) for path in config.input]
     if config.show:
         print_preview(config, files)
         return
