@@ -20,9 +20,10 @@ from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.data.config import PrepareConfig
 from logtrain.data.files import InputFile
-from logtrain.data.manifest import print_origin, read_origin, refuse_other_origin
+from logtrain.data.manifest import print_origin, read_origin
 from logtrain.data.pool import Pool
 from logtrain.data.preparation import prepare
+from logtrain.data.prepared import refuse_other_origin
 from logtrain.data.preview import print_preview
 from logtrain.data.report_table import print_report
 

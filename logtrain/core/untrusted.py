@@ -181,10 +181,15 @@ def sealed(facts: dict[str, Any]) -> bytes:
 
 def read_sealed(path: Path, what: str = "a JSON object") -> dict[str, Any]:
     """What `sealed` was given. Raises ValueError as `read_json` does, and where it has changed."""
-    facts = read_json(path, what=what)
-    if facts.pop(SEAL, None) != seal_of(facts):
+    return unsealed(path, read_json(path, what=what))
+
+
+def unsealed(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """What `sealed` was given, of what its file holds. Raises ValueError where it has changed."""
+    rest = {name: value for name, value in facts.items() if name != SEAL}
+    if facts.get(SEAL) != seal_of(rest):
         raise ValueError(f"{path}: its content has changed since it was written ({SEAL} does not fit)")
-    return facts
+    return rest
 
 
 def seal_of(facts: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 No token of the test's documents has the id of another, so that a token found in a row says which it is.
 """
 
-import json
 import threading
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 
 from logtrain.data.loader import IGNORE, Batch, Loader, LoaderConfig, Step
 from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter, Split
-from tests.support.synthetic import manifest
+from tests.support.synthetic import write_manifest
 
 SEQ_LEN = 64
 PAD = -1  # no token has it
@@ -32,7 +31,7 @@ def write_split(folder: Path, lengths: list[int], context: float = 0.3) -> Split
         record["length"], record["targets"] = length, np.count_nonzero(tokens[1:] < CONTEXT)
         writer.add(tokens, record)
         first += length
-    (folder / "manifest.json").write_text(json.dumps(manifest(train=writer.close())))
+    write_manifest(folder, {"train": writer.close()})
     return Split.open(folder)
 
 
