@@ -7,6 +7,7 @@ gets something done it goes on waiting. Else one that tells nothing any more is 
 the one that is the least far keeps the rest waiting.
 """
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -18,8 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_default_store
+from torch._C import _distributed_c10d as c10d
 
 from logtrain.core.entry import OTHER_RANKS_WAIT, RANK_LOST
 
@@ -43,17 +43,17 @@ class Beat(NamedTuple):
 class Watchdog:
     """Of one rank. Every rank has one, from when they have met until `close`."""
 
-    def __init__(self, timeout: float, stacks: Path):
-        """`timeout`: seconds without anything done after which the job is ended; 0: never. `stacks`: a folder for what
-        every rank was at then.
+    def __init__(self, store: Any, rank: int, size: int, timeout: float, stacks: Path):
+        """`store`: in which the ranks have met. `timeout`: seconds without anything done after which the job is ended;
+        0: never. `stacks`: a folder for what every rank was at then.
         """
-        self.rank, self.size, self.timeout, self.stacks = dist.get_rank(), dist.get_world_size(), timeout, stacks
+        self.rank, self.size, self.timeout, self.stacks = rank, size, timeout, stacks
         self.count = 0
-        self.done, self.doing, self.last = 0, "starting", time.monotonic()
+        self.done, self.doing, self.last = 0, "its start", time.monotonic()
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self.watch, name="watchdog", daemon=True)
         if self.size > 1 and timeout:
-            self.store = own_store()
+            self.store = store.clone()  # a connection of its own: threads must not wait for each other
             self.thread.start()
 
     def note(self, doing: str) -> None:
@@ -115,34 +115,54 @@ class Watchdog:
 
     def end_job(self, lost: dict[int, str]) -> None:
         """Leave this rank's stacks in a file, let one rank that is there say which is not, and end the process."""
-        stacks = self.stacks / f"stacks-rank-{self.rank:05d}.txt"
-        with open(stacks, "w") as file:
-            faulthandler.dump_traceback(file=file)
+        with contextlib.suppress(RuntimeError):  # the disk does not answer either: the job must end all the same
+            answered(self.leave_traces, OTHER_RANKS_WAIT)
         speaker = next((rank for rank in range(self.size) if rank not in lost), 0)
         if self.rank == speaker:
             for rank, told in list(lost.items())[:MOST_NAMED]:
                 print(f"error: rank {rank} {told}, for {self.timeout:g} s", file=sys.stderr)
-            print(f"error: the job ends; what each rank was at is in {self.stacks}/stacks-rank-*.txt", file=sys.stderr)
+            where_at = f"is in {self.stacks}/stacks-rank-*.txt" if self.stacks.is_dir() else "stands above"
+            print(f"error: the job ends; what each rank was at {where_at}", file=sys.stderr)
             sys.stderr.flush()
         else:
             time.sleep(OTHER_RANKS_WAIT)  # the launcher ends this one once the speaker has ended
         os._exit(RANK_LOST)
 
+    def leave_traces(self) -> None:
+        """What this rank was at: its stacks, and the flight recorder's last collectives."""
+        if not self.stacks.is_dir():  # no run has begun
+            faulthandler.dump_traceback()
+            return
+        with open(self.stacks / f"stacks-rank-{self.rank:05d}.txt", "w") as file:
+            faulthandler.dump_traceback(file=file)
+        for name, dump in flight_recorders().items():
+            (self.stacks / f"{name}-rank-{self.rank:05d}.json").write_bytes(dump())
+
+
+def flight_recorders() -> dict[str, Callable[[], bytes]]:
+    """What dumps the last collectives of each kind of group as JSON: by host ("gloo") and, in a torch for GPUs, by GPU
+    ("nccl"). `torch.distributed.flight_recorder.fr_trace` is made to read NCCL's.
+    """
+    names = {"gloo": "_dump_fr_trace_json", "nccl": "_dump_nccl_trace_json"}
+    return {kind: getattr(c10d, name) for kind, name in names.items() if hasattr(c10d, name)}
+
 
 def answered(call: Callable[[], T], seconds: float) -> T:
-    """What a call to the store gives; RuntimeError where it gives nothing in time, for some of them wait for ever."""
+    """What a call to the store or the disk gives; RuntimeError where it fails, or gives nothing in time, for some of
+    them wait for ever.
+    """
     found: list[T] = []
-    thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
+
+    def ask() -> None:
+        with contextlib.suppress(RuntimeError, OSError):
+            found.append(call())
+
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
     if not found:
         raise RuntimeError("no answer")
     return found[0]
-
-
-def own_store() -> Any:
-    """The store in which the ranks have met, by a connection of its own: threads must not wait for each other."""
-    return _get_default_store().clone()  # pyright: ignore[reportAttributeAccessIssue]  (torch's stubs forget it)
 
 
 def where(beat: Beat | None) -> str:

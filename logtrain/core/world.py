@@ -3,16 +3,25 @@ here is the same.
 """
 
 import os
+import platform
 import signal
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import HashStore, PrefixStore, TCPStore
+from torch.distributed.distributed_c10d import _get_default_store
 
 from logtrain.core.watchdog import Watchdog
+
+# How long a collective may wait for a rank. torch's own limits (NCCL 10 minutes, gloo 30) would end the job with a page
+# of traceback on every rank but the one that is stuck; the watchdog ends it sooner, and says which rank it is.
+COLLECTIVES = timedelta(hours=4)
+MEETING = 600.0  # seconds in which all ranks must have come, where no other timeout is set
 
 
 def compute_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
@@ -22,27 +31,61 @@ def compute_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
     return getattr(torch, name)
 
 
-def alone() -> object:
+def alone() -> Any:
     """A store in which the ranks of a world of one meet."""
-    return dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]  (torch's stubs forget it)
+    return HashStore()
 
 
 def host_group() -> dist.ProcessGroup:
     """A group of all ranks for what passes between hosts alone, so that it does not wait for the GPU."""
-    group = dist.new_group(backend="gloo", timeout=timedelta(hours=4))  # rank 0 may write to a slow disk
+    group = dist.new_group(backend="gloo", timeout=COLLECTIVES)  # rank 0 may write to a slow disk
     assert isinstance(group, dist.ProcessGroup), "this rank is one of all"
     return group
+
+
+def meet(timeout: float) -> Any:
+    """The store of the ranks that a launcher has started, once all have come to it. Raises ValueError where that is not
+    within `timeout` seconds, with the ranks that have not come.
+    """
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    address, port, limit = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timedelta(seconds=timeout)
+    is_keeper = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun keeps it
+    try:
+        kept = TCPStore(address, port, size, is_keeper, limit, wait_for_workers=False)
+    except dist.DistError as error:
+        what = str(error).splitlines()[0]
+        raise ValueError(f"{platform.node()}: no way to {address}:{port} within {timeout:g} s ({what})") from None
+    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", kept)
+    keys = [f"here/{other}" for other in range(size)]
+    store.set(keys[rank], platform.node())
+    try:
+        store.wait(keys)
+    except dist.DistError:
+        missing = [str(other) for other in range(size) if not store.check([keys[other]])]
+        raise ValueError(
+            f"rank {', '.join(missing[:5])} of {size} has not come within {timeout:g} s; look at what its machine says"
+        ) from None
+    return store
 
 
 class World:
     """This process among all: rank, size, device, and a host-side group for what must not wait for the GPU."""
 
-    def __init__(self, symmetric_memory: bool = False, on_cpu: bool = False):
+    def __init__(
+        self,
+        symmetric_memory: bool = False,
+        on_cpu: bool = False,
+        *,
+        timeout: float = 0.0,
+        stacks: Path | None = None,
+    ):
         """Join the process group, or found one of a single rank where torchrun has not started this process.
 
-        `symmetric_memory`: prepare NCCL to gather by copy engines. `on_cpu`: leave the GPU alone. A process may make
+        `symmetric_memory`: prepare NCCL to gather by copy engines. `on_cpu`: leave the GPU alone. `timeout`: until the
+        watchdog is closed, end the job when no rank gets anything done for so many seconds, and leave what each was at
+        in the folder `stacks`; every rank calls `note` whenever it has done something. 0: never. A process may make
         several worlds, one after the other or at once: all of them share its one process group. Raises ValueError
-        where this rank has no GPU for itself.
+        where this rank has no GPU for itself, or others do not come.
         """
         launched = "RANK" in os.environ
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -58,29 +101,29 @@ class World:
             if not on_cuda:
                 raise ValueError("parallel.symmetric_memory: only for GPUs, and none was found; set it to false")
             os.environ.setdefault("NCCL_CTA_POLICY", "2")  # no processor takes part in what a copy engine can do
+        os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # collectives of which the flight recorder knows
         self.is_founder = not dist.is_initialized()
+        if self.is_founder:
+            store = meet(timeout or MEETING) if launched else alone()
+            self.rank, self.size = (int(os.environ.get(key, there)) for key, there in (("RANK", 0), ("WORLD_SIZE", 1)))
+        else:
+            store, self.rank, self.size = _get_default_store(), dist.get_rank(), dist.get_world_size()
+        self.is_main = self.rank == 0
+        self.watchdog = Watchdog(store, self.rank, self.size, timeout, stacks or Path())
         if self.is_founder:
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
                 device_id=self.device if on_cuda else None,
-                **({} if launched else {"store": alone(), "rank": 0, "world_size": 1}),
+                store=store,
+                rank=self.rank,
+                world_size=self.size,
+                timeout=COLLECTIVES,
             )
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.is_main = self.rank == 0
         self.control = host_group()
-        self.watchdog: Watchdog | None = None
-
-    def watch(self, timeout: float, stacks: Path) -> Watchdog:
-        """From now on, until the watchdog is closed, end the job when no rank gets anything done for `timeout` seconds.
-        Every rank calls it, then `note` whenever it has done something. `stacks`: a folder for what each was at then.
-        """
-        self.watchdog = Watchdog(timeout, stacks)
-        return self.watchdog
 
     def note(self, doing: str) -> None:
         """Something has been done; `doing` comes next, and takes less than the timeout."""
-        if self.watchdog:
-            self.watchdog.note(doing)
+        self.watchdog.note(doing)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over ranks, in place; on a GPU without waiting for it. -> `values`, of any shape and dtype."""
@@ -106,6 +149,7 @@ class World:
         """Leave together: when one process has ended with a status other than 0, torchrun ends the others. The
         process group ends with the world that founded it.
         """
+        self.watchdog.close()
         self.barrier()
         if self.is_founder:
             dist.destroy_process_group()

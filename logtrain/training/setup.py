@@ -66,8 +66,14 @@ class Noted:
 def set_up(config: RunConfig) -> RunSetup:
     """Every rank calls it, with the same config. Raises ValueError, in one line, for what does not go together."""
     config = config.with_absolute_paths()  # so that config.toml repeats the run from any folder
-    world = World(config.parallel.symmetric_memory)
-    shape, dtype = hf.read_config(config.model), compute_dtype(world.device, config.dtype)
-    check_device(world.device, dtype, config, shape)
-    mesh = make_mesh(world.device.type, world.size, config.parallel)
-    return RunSetup(config, world, shape, dtype, mesh, open_run_data(config, shape, world))
+    parallel, folder = config.parallel, Path(config.runs) / config.name
+    world = World(parallel.symmetric_memory, timeout=parallel.timeout, stacks=folder)
+    try:
+        shape, dtype = hf.read_config(config.model), compute_dtype(world.device, config.dtype)
+        check_device(world.device, dtype, config, shape)
+        mesh = make_mesh(world.device.type, world.size, parallel)
+        world.note(f"verifying {config.data}")
+        return RunSetup(config, world, shape, dtype, mesh, open_run_data(config, shape, world))
+    except BaseException:
+        world.watchdog.close()
+        raise

@@ -1,5 +1,5 @@
-"""Damage to any file that a command has left: a flipped bit, bytes lost at the end, in the middle or added, two files or
-two blocks exchanged, a file gone. Whoever reads it must refuse it in one line, or do as if nothing had happened.
+"""Damage to any file that a command has left: a flipped bit, bytes lost at the end, in the middle or added, two files
+or two blocks exchanged, a file gone. Whoever reads it must refuse it in one line, or do as if nothing had happened.
 """
 
 import os

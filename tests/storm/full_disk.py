@@ -1,5 +1,5 @@
-"""A disk that is full at some moment: a tmpfs that is smaller than what a command leaves. The command must say so in one
-line that names a file or folder, and, given room and the same command again, end as it does undisturbed.
+"""A disk that is full at some moment: a tmpfs that is smaller than what a command leaves. The command must say so in
+one line that names a file or folder, and, given room and the same command again, end as it does undisturbed.
 """
 
 import dataclasses
