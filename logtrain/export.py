@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     trained = read_run_config(folder, RunConfig)
     export_dtype = trained.export_dtype if config.dtype == "auto" else config.dtype
     of_run = set_up(replace(trained, parallel=ParallelConfig(), export_dtype=export_dtype))  # on any ranks
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / "checkpoints", note=of_run.world.note)
     path = checkpoints.at(config.step)
     model = of_run.build_model(of_run.initial_weights() if trained.lora.rank else None)  # frozen ones are in none
     checkpoints.load(path, model)

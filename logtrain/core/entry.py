@@ -16,6 +16,7 @@ RANK_LOST = 3  # exit status: a rank of the job has stopped; --resume auto goes 
 INTERRUPTED = 75  # exit status: stopped on request with everything saved (EX_TEMPFAIL of sysexits.h: try again)
 PR_SET_PDEATHSIG = 1  # prctl.h
 OTHER_RANKS_WAIT = 5.0  # seconds; a process that held a GPU takes one or two to end
+stop_requests: list[int] = []  # signals that have asked this process to save and end
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -37,6 +38,10 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         is_users = isinstance(error, ValueError | OSError)  # no space left, permission denied: theirs to mend
         if "RANK" in os.environ and (rank != "0" or not is_users):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torchrun ends us by it, and the trainer's handler would not
+            if stop_requests and not is_users:  # it has been sent before the connection was seen to be lost
+                what = " ".join(words_of(error).splitlines())[:200]
+                print(f"rank {rank}: ended on request, unsaved: {printable(what)}", file=sys.stderr, flush=True)
+                os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(OTHER_RANKS_WAIT if rank != "0" else OTHER_RANKS_WAIT / 2)
         if not is_users or os.environ.get("LOGTRAIN_TRACEBACK"):
             raise

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore, PrefixStore, TCPStore
 from torch.distributed.distributed_c10d import _get_default_store
 
+from logtrain.core.entry import stop_requests
 from logtrain.core.watchdog import Watchdog
 
 # How long a collective may wait for a rank. torch's own limits (NCCL 10 minutes, gloo 30) would end the job with a page
@@ -130,7 +131,7 @@ class World:
         dist.all_reduce(values)
         return values
 
-    def from_main(self, value: object) -> object:
+    def from_main(self, value: Any) -> Any:
         """Rank 0's value on every rank: any picklable host-side object; tensors do not belong here."""
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.control, device=torch.device("cpu"))
@@ -171,6 +172,7 @@ class StopSignal:
         if number == signal.SIGINT and self.flag and time.monotonic() - self.first > 1:
             os._exit(130)  # an exception would wait for the save under way
         self.flag, self.first = 1, self.first or time.monotonic()
+        stop_requests.append(number)
 
     def exchange(self, also: bool = False) -> bool:
         """Start to tell the other ranks whether this one wants to stop; -> whether any wanted to at the last call.

@@ -13,7 +13,6 @@ a checkpoint may come from others.
 
 import dataclasses
 import os
-import platform
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from logtrain.core.atomic import sync_folder, write_file
+from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.untrusted import from_json, read_sealed, sealed
 from logtrain.core.world import host_group
 from logtrain.model.weights import fill_rows, local_rows
@@ -71,10 +71,7 @@ class Checkpoints:
             for left in self.folder.glob(".*.partial"):
                 shutil.rmtree(left)
         dist.barrier(self.group)
-        if not self.folder.is_dir():
-            raise ValueError(
-                f"{self.folder}: not there on {platform.node()}; --runs must lie on a disk all nodes share"
-            )
+        wait_until_seen(self.folder, {}, self.note)
 
     # ---- saving
 
@@ -176,8 +173,8 @@ class Checkpoints:
         return sorted(named, key=step_of)
 
     def at(self, step: int) -> Path:
-        """The complete checkpoint of a step; 0: the newest."""
-        found = {step_of(path): path for path in self.complete()}
+        """The complete checkpoint of a step; 0: the newest. The same on every rank."""
+        found = {step_of(path): path for path in self.gathered(self.complete())[0]}
         if not found or (step and step not in found):
             wanted = f"no checkpoint of step {step}" if step else "no complete checkpoint"
             raise ValueError(f"{self.folder}: {wanted}; there are: {', '.join(map(str, found)) or 'none'}")
@@ -191,6 +188,7 @@ class Checkpoints:
         """Fill the model (and the optimizer) in place from `path`; -> the state given to `save`. Raises ValueError
         where anything is damaged, or of another model.
         """
+        wait_until_seen(path, self.gathered(listing(path) if self.rank == 0 else {})[0], self.note)
         facts = read_facts(path)
         mine = list(facts.files.items())[self.rank :: dist.get_world_size()]
         damage = None

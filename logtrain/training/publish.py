@@ -11,6 +11,7 @@ import orjson
 from torch import Tensor
 
 from logtrain.core.atomic import aside_of, new_folder, write_file
+from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.world import World
 from logtrain.model import hf, peft
 from logtrain.model.llama import Llama
@@ -66,19 +67,20 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
         else:
             for _ in tensors:  # gathering takes every rank
                 pass
-        world.barrier()
+        wait_until_seen(aside, world.from_main(listing(aside) if world.is_main else None), world.note)
         live, _ = mean_loss(model, data.check, 1, world)
         read_back = run.build_model(hf.Weights(aside, hf.read_config(aside)), adapters=False)
+        world.barrier()  # disks differ; NCCL's clock must not start before all have read
         exported, _ = mean_loss(read_back, data.check, 1, world)
         if not abs(exported - live) <= TOLERANCE * abs(live):
             raise ValueError(
                 f"{folder}: reads back with loss {exported:.6f}, the live model has {live:.6f}: not exported"
             )
         world.barrier()  # rank 0 renames what the others have read
-    result = ExportResult(live, exported, str(dtype).removeprefix("torch."))
-    if world.is_main:
-        report = folder.with_name(f"{folder.name}.json")
-        write_file(report, orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2))
+        result = ExportResult(live, exported, str(dtype).removeprefix("torch."))
+        if world.is_main:  # before the folder has its name: a command that is killed in between can be given again
+            report = folder.with_name(f"{folder.name}.json")
+            write_file(report, orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2))
     return result
 
 
