@@ -190,6 +190,7 @@ class Training:
         self._train = TrainStep(
             self.model, optimizer, config.optim, trainer.max_grad_norm, self.total_steps, self.run.world
         )
+        self.data.train.end = self.total_steps
         self._steps = iter(self.data.train)
         self.num_steps = 0
 

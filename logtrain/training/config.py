@@ -38,13 +38,15 @@ class OptimConfig:
     def lr_at(self, step: int, total_steps: int) -> float:
         """Learning rate of the update `step` (0-based) out of `total_steps`.
 
-        The warm-up takes ceil(ratio * total) steps and its first already moves: (step + 1) / warm-up. The decay
-        reaches `min_lr_ratio` after the last step (Loshchilov & Hutter 2017, arXiv:1608.03983, one cycle).
+        The warm-up takes ceil(ratio * total) steps and its first already moves: (step + 1) / warm-up. The first step
+        after it has the peak, unless it is the last, which has `min_lr_ratio` of it (Loshchilov & Hutter 2017,
+        arXiv:1608.03983, one cycle).
         """
         warmup = math.ceil(self.warmup_ratio * total_steps)
         if step < warmup:
             return self.lr * (step + 1) / warmup
-        progress = (step - warmup) / max(1, total_steps - warmup)
+        last = total_steps - 1
+        progress = 1.0 if step == last > 0 else (step - warmup) / max(1, last - warmup)
         share = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[
             self.schedule
         ]

@@ -41,8 +41,8 @@ class Trainer:
         self.config, self.train_step, self.model = config, train_step, train_step.model
         self.train, self.valid, self.world = train, valid, world
         self.checkpoints, self.metrics, self.state = checkpoints, metrics, state
-        self.train.step = state.step
         self.total_steps = train_step.total_steps
+        self.train.step, self.train.end = state.step, self.total_steps
         self.peak_flops = peak_flops(self.world.device)
         parameters = list(self.model.parameters())
         trained = [p for p in parameters if p.requires_grad]
