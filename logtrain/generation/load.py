@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from logtrain.core.checksums import check_folder
 from logtrain.core.world import compute_dtype
 from logtrain.generation.config import DRAWN_BY, LLAMA_SAMPLING, SamplingConfig
 from logtrain.generation.cpu_linear import SMALL_BATCHES, use_small_batch_linears
@@ -44,11 +45,14 @@ class ModelFolder:
 
     def __init__(self, path: str | Path, template_file: str = "", date: str = DATE):
         """`template_file`: a chat template instead of the folder's own; `date`: the day that it takes for today. Raises
-        ValueError if an adapter's model is not there, or the files name ends that are no ids.
+        ValueError if an adapter's model is not there, a file has been damaged since it was published, or the files
+        name ends that are no ids.
         """
         self.path, self.template_file, self.date = Path(path), template_file, date
         self.base = peft.base_folder(self.path) if (self.path / peft.CONFIG).exists() else self.path
         self.is_adapter = self.base != self.path
+        for folder in dict.fromkeys((self.base, self.path)):
+            check_folder(folder)
         files = (self.path / GENERATION, self.base / GENERATION, self.base / "config.json")
         self.stop_ids = frozenset(hf.end_ids(*files))
 

@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from logtrain.core.atomic import sync_folder, write_file
+from logtrain.core.checksums import FileFacts, find_damage
 from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.untrusted import from_json, read_sealed, sealed
 from logtrain.core.world import host_group
 from logtrain.model.weights import fill_rows, local_rows
 from logtrain.training.optim import MOMENTS, create_moments, trained_parameters
 from logtrain.training.state import TrainState
-from logtrain.training.tensor_files import FileFacts, Rows, TensorFiles, find_damage, write_tensors
+from logtrain.training.tensor_files import Rows, TensorFiles, write_tensors
 
 FACTS = "checkpoint.json"
 T = TypeVar("T")

@@ -11,6 +11,7 @@ import orjson
 from torch import Tensor
 
 from logtrain.core.atomic import aside_of, new_folder, write_file
+from logtrain.core.checksums import write_checksums
 from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.world import World
 from logtrain.model import hf, peft
@@ -64,6 +65,7 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
             source, files = Path(run.config.model), data.tokenizer.files
             hf.save(aside, run.shape, tensors, dtype, source=source, tokenizer_files=files)
             write_chat_style(aside, data.chat, configs=aside)
+            write_checksums(aside, world.note)
         else:
             for _ in tensors:  # gathering takes every rank
                 pass
@@ -92,6 +94,7 @@ def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> None:
         with new_folder(folder, replace=True) as aside:
             peft.save(aside, trained, run.shape, run.config.lora, str(source))
             write_chat_style(aside, run.data.chat, configs=source)
+            write_checksums(aside)
     run.world.barrier()
 
 

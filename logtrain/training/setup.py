@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from logtrain.core.checksums import check_folder
 from logtrain.core.world import World, compute_dtype
 from logtrain.model import hf
 from logtrain.model.llama import Llama, LlamaConfig
@@ -69,6 +70,8 @@ def set_up(config: RunConfig) -> RunSetup:
     parallel, folder = config.parallel, Path(config.runs) / config.name
     world = World(parallel.symmetric_memory, timeout=parallel.timeout, stacks=folder)
     try:
+        if world.local_rank == 0:  # once a node
+            check_folder(Path(config.model), world.note)
         shape, dtype = hf.read_config(config.model), compute_dtype(world.device, config.dtype)
         check_device(world.device, dtype, config, shape)
         mesh = make_mesh(world.device.type, world.size, parallel)

@@ -18,19 +18,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from logtrain.core.atomic import naming
+from logtrain.core.checksums import FileFacts
 from logtrain.core.untrusted import checked
 
-CHUNK = 1 << 24  # bytes that are written, or read for a checksum, at a time
+CHUNK = 1 << 24  # bytes that are written at a time
 DTYPE = "F32"  # of masters and moments
 FIRST_ROWS = "first_rows"
-
-
-@dataclass(frozen=True)
-class FileFacts:
-    """What a file must be, byte for byte."""
-
-    bytes: int
-    crc32: int
 
 
 @dataclass(frozen=True)
@@ -71,19 +64,6 @@ def write_tensors(file: Path, tensors: Mapping[str, Rows], note: Callable[[str],
 def as_bytes(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU."""
     return tensor.contiguous().view(torch.uint8).reshape(-1).numpy().data
-
-
-def find_damage(file: Path, facts: FileFacts) -> str | None:
-    """What is wrong with a file, read whole at some 2 GB/s; None where it is what it must be."""
-    if not file.is_file() or file.is_symlink():
-        return f"{file.name} is missing"
-    if (size := file.stat().st_size) != facts.bytes:
-        return f"{file.name} has {size} bytes instead of {facts.bytes}"
-    crc = 0
-    with open(file, "rb") as stream:
-        while chunk := stream.read(CHUNK):
-            crc = zlib.crc32(chunk, crc)
-    return None if crc == facts.crc32 else f"{file.name} has another checksum"
 
 
 class TensorFiles:

@@ -26,13 +26,14 @@ def attack(ground: Ground, random: Random) -> Outcome:
         if moment:
             sent += 1
             told.append(f"{number.name} {moment}")
-        if wrong := wrong_with(stage, number, ended):
+        if (wrong := wrong_with(stage, number, ended)) and "exists already" not in ended.said:
             return outcome(ground, stage, told, sent, wrong, f"{ended.statuses} {last_line(ended)}")
-        if ended.is_done:
+        if ended.is_done or "exists already" in ended.said:
             break
     else:
         ended = ground.run(stage, *stage.resumes, patience=PATIENCE)
-    if not ended.is_done:
+    is_there = "exists already" in ended.said and ground.is_equal(stage)  # killed when it had just got its name
+    if not ended.is_done and not is_there:
         wrong = "traceback" if "Traceback" in ended.said else "not resumed"
         return outcome(ground, stage, told, sent, wrong, f"{ended.statuses} {last_line(ended)}")
     equal = ground.is_equal(stage)
