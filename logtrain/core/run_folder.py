@@ -15,7 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from logtrain.core.atomic import write_file
+from logtrain.core.atomic import aside_of, write_file
 from logtrain.core.config import dump, load
 from logtrain.core.untrusted import read_bytes
 
@@ -58,7 +58,7 @@ def has_begun(folder: Path) -> bool:
     """Whether there is anything in the folder besides a config."""
     if not folder.is_dir():
         return folder.exists()
-    entries = (path for path in folder.iterdir() if path.name not in (CONFIG, LOCK))
+    entries = (path for path in folder.iterdir() if path.name not in (CONFIG, LOCK, aside_of(Path(CONFIG)).name))
     return any(not path.is_dir() or any(path.iterdir()) for path in entries)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from logtrain.core.atomic import new_folder
 from logtrain.core.batch import Batch
+from logtrain.core.checksums import check_folder, write_checksums
 from logtrain.model import hf, peft, published
 from logtrain.model.llama import Llama
 from logtrain.model.lora import GivenAdapters, add_adapters, merged
@@ -40,6 +41,8 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
     if output.exists():
         raise ValueError(f"{output}: exists already; choose another --output")
     dtype = getattr(torch, dtype_name)
+    for folder in (source, adapter):
+        check_folder(folder)
     shape = hf.read_config(source)
     published.check_source(source, shape)
     published.read_generation(adapter / published.GENERATION)
@@ -57,6 +60,7 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
         before = logits(adapted)
         after = logits(read_model(shape, hf.Weights(aside, shape), CPU, torch.float32))
         difference = ((after - before).abs().max() / before.abs().max()).item()
+        write_checksums(aside)
         if not difference <= TOLERANCE[dtype]:
             raise ValueError(
                 f"{output}: logits differ by {difference:.1e} of the largest from those of model and adapter, more "
