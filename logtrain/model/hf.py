@@ -126,10 +126,12 @@ def open_file(path: Path):
         raise ValueError(f"{path}: damaged or cut short ({error})") from None
 
 
-def check_safetensors(path: Path) -> None:
+def check_safetensors(path: Path, remedy: str = "the index names it") -> None:
     """Raises ValueError for what cannot be a file of safetensors, before the library reads and maps it, which takes
-    minutes and gigabytes for a header of 100 MB.
+    minutes and gigabytes for a header of 100 MB. `remedy`: said where it is missing.
     """
+    if not os.path.lexists(path):
+        raise ValueError(f"{path}: no such file; {remedy}")
     check_regular(path)
     try:
         with open(path, "rb") as stream:

@@ -41,10 +41,12 @@ LARGEST = 1e30  # of a factor or an epsilon: fp32 holds it
 SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a model's folder. Raises ValueError where there is none, or it is larger or deeper
-    than such a file may be.
+def read_json(path: Path, remedy: str = "give a Hugging Face model folder") -> dict[str, Any]:
+    """The object in a JSON file of a model's folder. Raises ValueError where there is none, for which it names the
+    remedy, or it is larger or deeper than such a file may be.
     """
+    if not os.path.lexists(path):
+        raise ValueError(f"{path}: no such file; {remedy}")
     return untrusted.read_json(path, max_bytes=MAX_JSON_BYTES)
 
 

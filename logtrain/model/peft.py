@@ -18,6 +18,7 @@ from logtrain.model.llama import LlamaConfig
 from logtrain.model.lora import adapted_matrices
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SAVED = "give a folder that PEFT has saved"
 
 
 def peft_name(block: int, path: str, target: LoraTarget, kind: str) -> str:
@@ -64,7 +65,7 @@ INITIAL = (True, False, None, "gaussian", "orthogonal", "eva")  # the others cha
 def base_folder(folder: Path) -> Path:
     """The folder of the model that an adapter names as its own. Raises ValueError if it is not here."""
     path = folder / CONFIG
-    name = read_json(path).get("base_model_name_or_path")
+    name = read_json(path, SAVED).get("base_model_name_or_path")
     if not isinstance(name, str) or "\0" in name or not name or not Path(name).is_dir():
         raise ValueError(
             f"{path}: base_model_name_or_path = {shown(name)} is no folder here; set it to the model's folder"
@@ -78,8 +79,8 @@ def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor
     Raises ValueError for files that are missing or damaged, for an adapter of another model, and, by name, for what
     `LoraLinear` does not compute.
     """
-    facts = read_json(folder / CONFIG)
-    check_safetensors(folder / WEIGHTS)
+    facts = read_json(folder / CONFIG, SAVED)
+    check_safetensors(folder / WEIGHTS, SAVED)
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:

@@ -85,8 +85,9 @@ def test_adapter_config(folders, changes):
 
 @fuzz
 @given(changes=object_of("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim",
-                         "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling",
-                         "rope_parameters", "tie_word_embeddings", "eos_token_id", "model_type", "mlp_bias"))  # fmt: skip
+                         "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "rope_theta",
+                         "rope_scaling", "mlp_bias",
+                         "rope_parameters", "tie_word_embeddings", "eos_token_id", "model_type"))  # fmt: skip
 def test_config(folders, changes):
     file = folders[0] / "config.json"
     ends(file, changed(file, changes), lambda: ModelFolder(folders[0]).open_weights())
@@ -129,10 +130,11 @@ def test_safetensors_header(folders, name, entry, cut, data):
 
 
 PARTS = st.sampled_from([
-    "{{", "}}", "{%", "%}", "for a in messages", "for a in range(99999)", "endfor", "if", "endif", "set x = x ~ x",
-    "set x = [x, x]", "set ns = namespace(x='a')", "set ns.x = ns.x + ns.x", "macro f(x)", "endmacro", "f(f)", "x * 9999",
-    "| tojson(indent=999)", "| join(x)", "| replace('', x)", ".format(x)", "'%9999d' % 1", "**", "messages", "x", "'a'",
-    "[1, 2]", "loop", "self", "caller()", "recursive", "9" * 30, "-", "(", ")", "is", "in", "\ud800", "\0", "{#", "#}",
+    "{{", "}}", "{%", "%}", "for a in messages", "for a in range(99999)", "endfor", "if", "endif",
+    "set x = x ~ x", "set x = [x, x]", "set ns = namespace(x='a')", "set ns.x = ns.x + ns.x", "macro f(x)",
+    "endmacro", "f(f)", "x * 9999", "| tojson(indent=999)", "| join(x)", "| replace('', x)", ".format(x)",
+    "'%9999d' % 1", "**", "messages", "x", "'a'", "[1, 2]", "loop", "self", "caller()", "recursive", "9" * 30,
+    "-", "(", ")", "is", "in", "\ud800", "\0", "{#", "#}",
 ])  # fmt: skip
 
 
