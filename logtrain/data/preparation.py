@@ -1,9 +1,10 @@
 """The order of things in which a folder is prepared, from input files to the manifest."""
 
-import json
 import time
 from pathlib import Path
 
+from logtrain.core.atomic import naming
+from logtrain.core.untrusted import sealed
 from logtrain.data.account import Account
 from logtrain.data.chunks import Chunks
 from logtrain.data.config import PrepareConfig
@@ -13,6 +14,7 @@ from logtrain.data.files import InputFile
 from logtrain.data.held_out import SplitWriters
 from logtrain.data.manifest import Manifest, Origin
 from logtrain.data.pool import Pool
+from logtrain.data.prepared import MANIFEST, REPORT
 from logtrain.data.report import Report, make_report
 from logtrain.observe.progress import Progress
 
@@ -42,8 +44,12 @@ def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folde
     refuse_incomplete(config, files, account, splits)
     manifest: Manifest = {**origin, "domains": list(chunks.domains), "splits": splits.close()}
     report = make_report(folder, manifest, splits.hashes(), account)
-    for name, content in (("report.json", report.as_json()), ("manifest.json", manifest)):
-        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    for name, content in (
+        (REPORT, {"fingerprint": manifest["fingerprint"], **report.as_json()}),
+        (MANIFEST, {**manifest}),
+    ):
+        with naming(folder / name):
+            (folder / name).write_bytes(sealed(content))
     return report
 
 

@@ -13,7 +13,8 @@ from logtrain.core.printable import printable
 from logtrain.data.chunks import content, rows_of
 from logtrain.data.config import PrepareConfig
 from logtrain.data.encode import BAD, CASES, WHOLE, Encoded
-from logtrain.data.files import BadRow, InputFile
+from logtrain.data.files import InputFile
+from logtrain.data.lines import BadRow
 from logtrain.data.manifest import read_origin
 from logtrain.data.preparation import encoder_of
 from logtrain.data.shards import CONTEXT
