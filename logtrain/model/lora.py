@@ -113,7 +113,7 @@ def add_adapters(model: Llama, config: LoraConfig, dtype: torch.dtype) -> None:
 
 
 def path_in_block(name: str) -> str:
-    """Returns attention.qkv for blocks.3.attention.qkv.lora_A; for a parameter outside the blocks what is no such path."""
+    """Returns attention.qkv for blocks.3.attention.qkv.lora_A; what is outside the blocks gives no such path."""
     return ".".join(name.split(".")[2:-1])
 
 
@@ -172,7 +172,7 @@ class MergedAdapters:
 def merged(
     tensors: Iterable[tuple[str, Tensor]], shape: LlamaConfig, config: LoraConfig
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yields the named full tensors of a plain model from those of one with adapters, one at a time, in the same order."""
+    """Yields the named full tensors of a plain model from those of one with adapters, one by one, in their order."""
     matrices, held = adapted_matrices(shape, config), {}
     for name, tensor in tensors:
         path = path_in_block(name)

@@ -197,7 +197,7 @@ class ChatTemplate:
         return Encoding(new_ids, new_spans)
 
     def _try_out(self) -> int:
-        """Tries the template on a small conversation against the rules above; returns the token that ends its answers."""
+        """Tries the template on a small conversation, by the rules above; returns the token that ends its answers."""
         text, answers = self._render_stably(TRIAL)
         self._tokenize(text, "")
         ends: list[int] = []

@@ -80,7 +80,7 @@ class Budget:
         return values
 
     def searched(self, values: Any) -> Any:
-        """Returns what something is looked for in, after a look at all of it has been paid for; an object has an index."""
+        """Returns what something is looked for in, after a look at all of it has been paid for; objects are indexed."""
         return values if type(values) is dict else self.weighed(values)
 
     def one_by_one(self, values: Any) -> Any:

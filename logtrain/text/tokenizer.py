@@ -105,7 +105,7 @@ class Tokenizer:
         raise NotImplementedError
 
     def token_id(self, text: str) -> int:
-        """Returns the id of a special token by its text. Raises ValueError, which names the nearest, if there is none."""
+        """Returns the id of a special token by its text. Raises ValueError, with the nearest ones, if there is none."""
         special = self.special_tokens()
         if text not in special:
             near = nearest(text, special, n=3, cutoff=0.0)
