@@ -1,5 +1,5 @@
-"""Makes one model folder of a model folder and an adapter folder, and holds it against the two before it gets its
-name.
+"""Merging: one model folder is made of a model folder and an adapter folder, and compared with the two before it gets
+its name.
 """
 
 import os
@@ -24,12 +24,12 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest logit;
 
 
 class MergeResult(NamedTuple):
-    """A model that has been merged."""
+    """What is known of a model that has been merged."""
 
     difference: float
-    """how far its logits are from those of model and adapter, as a share of the largest"""
+    """The largest difference of its logits from those of model and adapter, as a share of the largest logit."""
     odd: list[str]
-    """what is odd about its files, in sentences"""
+    """What is odd about its files, in sentences for the user."""
 
 
 def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) -> MergeResult:
@@ -73,7 +73,7 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
 
 @torch.no_grad()
 def logits(model: Llama) -> Tensor:
-    """The logits [TOKENS, V] of fixed random tokens, one document."""
+    """Returns the logits [TOKENS, V] of fixed random tokens, which are one document."""
     tokens = torch.randint(model.config.vocab_size, (TOKENS,), generator=torch.Generator().manual_seed(0))
     positions, bounds = torch.arange(TOKENS, dtype=torch.int32), torch.tensor([0, TOKENS], dtype=torch.int32)
     return model(Batch(tokens, None, positions, bounds, TOKENS))
