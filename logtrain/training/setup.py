@@ -13,7 +13,7 @@ from logtrain.model import hf
 from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.lora import InitialAdapters
 from logtrain.model.weights import RandomWeights, WeightSource
-from logtrain.training.checks import check_device
+from logtrain.training.checks import check_device, check_torch
 from logtrain.training.config import RunConfig
 from logtrain.training.run_data import RunData, open_run_data
 from logtrain.training.sharding import build_model, make_mesh
@@ -66,6 +66,7 @@ class Noted:
 def set_up(config: RunConfig) -> RunSetup:
     """Every rank calls it, with the same config. Raises ValueError, in one line, for what does not go together."""
     config = config.with_absolute_paths()  # so that config.toml repeats the run from any folder
+    check_torch(config)
     world = World(config.parallel.symmetric_memory)
     shape, dtype = hf.read_config(config.model), compute_dtype(world.device, config.dtype)
     check_device(world.device, dtype, config, shape)
