@@ -86,7 +86,7 @@ def trace_step(config: RunConfig, shape: LlamaConfig, gpus: int, on_gpu: bool = 
     `on_gpu = False`: with the operations that a CPU would run. Raises ValueError where the ranks do not divide what the
     config asks for, and with a torch older than 2.13, whose fake tensors do not know all that a step does.
     """
-    if torch.__version__ < (2, 13):
+    if torch.__version__ < "2.13":
         raise ValueError(f"a plan needs torch >= 2.13, and this is {torch.__version__}; plan on a machine that has it")
     tokens, repeats = config.loader.seq_len * config.loader.rows_per_batch, repeats_of(config.loader.accumulation(gpus))
     recorder = Recorder(shape.vocab_size)

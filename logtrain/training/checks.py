@@ -35,7 +35,7 @@ def check_torch(config: RunConfig) -> None:
     """ValueError for a setting that computes wrong or cannot be had with the torch that is installed: 2.11 and 2.12 run
     everything but these.
     """
-    if config.compile and torch.__version__ < (2, 13):
+    if config.compile and torch.__version__ < "2.13":
         raise ValueError(f"compile: torch {torch.__version__} computes wrong gradients; install torch >= 2.13")
     if config.parallel.symmetric_memory and not hasattr(FSDPModule, "set_symm_mem_for_comm"):
         raise ValueError(f"parallel.symmetric_memory: torch {torch.__version__} has none; install torch >= 2.13")
