@@ -15,7 +15,7 @@ Shapes in names: T tokens, N query heads, K key-value heads, H head size, C slot
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +72,7 @@ def attention(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, cu_seqlens: Tensor, m
     lengths = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
     if _flash_attn:
         return _flash_attn(q_TNH, k_TKH, v_TKH, *lengths, causal=True)
-    grouped = {"enable_gqa": q_TNH.shape[1] != k_TKH.shape[1]} if ASKS_FOR_GROUPS else {}
+    grouped: dict[str, Any] = {"enable_gqa": q_TNH.shape[1] != k_TKH.shape[1]} if ASKS_FOR_GROUPS else {}
     out_TNH = varlen_attn(q_TNH, k_TKH, v_TKH, *lengths, window_size=(-1, 0), **grouped)
     assert isinstance(out_TNH, Tensor)  # a tuple only where one asks for more
     return out_TNH
