@@ -1,7 +1,9 @@
-"""Everything that one real GPU can prove, in two commands of nine minutes each: launch/gpu_check.sh starts it.
+"""Everything that one real GPU can prove, in two commands of nine minutes each, which launch/gpu_check.sh starts; and one for
+machines with several.
 
-    python -m benchmarks.gpu_check step [--output DIR]       ceilings, one rank of eight, peers, where a step's time goes
+    python -m benchmarks.gpu_check step [--output DIR]       ceilings, one rank of eight beside peers, its profile
     python -m benchmarks.gpu_check kernels [--output DIR]    tests, times, decode, a small training, LoRA
+    python -m benchmarks.gpu_check node [--output DIR]       the recipe on all of the machine's GPUs
 
 Each part is a process of its own. What it prints goes to the screen and into log.txt, its figures into figures.jsonl as
 they come, so that a command that is cut off leaves all that was measured. At the end table.txt holds every figure
@@ -23,7 +25,7 @@ from threading import Timer
 import torch
 
 from benchmarks.gpu_check import parts
-from benchmarks.gpu_check.figures import Figure, figures_in
+from benchmarks.gpu_check.figures import Figure, Prediction, figures_in, predictions_in
 from benchmarks.gpu_check.verdicts import OUTSIDE, gpu_of, read_predictions, table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +38,7 @@ class Check:
     def __init__(self, output: Path, limit: float):
         self.output, self.ends = output, time.monotonic() + limit - BEFORE_THE_LIMIT
         self.figures: list[Figure] = []
+        self.predictions: dict[str, Prediction] = {}
         self.statuses: dict[str, str] = {}
 
     def say(self, text: str) -> None:
@@ -62,6 +65,7 @@ class Check:
             for line in process.stdout:
                 self.say(line.rstrip("\n"))
                 self.keep(figures_in([line]))
+                self.predictions |= predictions_in([line])
             process.wait()
             cut_off = not timer.is_alive()
             timer.cancel()
@@ -77,7 +81,8 @@ class Check:
     def finish(self, device: str) -> int:
         """Show and write the table; -> the exit status."""
         gpu = gpu_of(device)
-        lines = table(self.figures, read_predictions(gpu or "h200"), on_gpu=gpu is not None)
+        predictions = read_predictions(gpu or "h200") | self.predictions
+        lines = table(self.figures, predictions, on_gpu=gpu is not None)
         if gpu is None:
             lines.append(f"{device}: not judged; the predictions shown are for an H200")
         lines += [f"{name}: {status}" for name, status in self.statuses.items()]
@@ -102,10 +107,8 @@ def machine_text(device: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["step", "kernels"], help="what to check")
-    parser.add_argument(
-        "--output", type=Path, help="folder to write, new or empty (benchmarks/results/DATE_GPU_COMMAND)"
-    )
+    parser.add_argument("command", choices=["step", "kernels", "node"], help="what to check")
+    parser.add_argument("--output", type=Path, help="folder to write, new or empty")
     parser.add_argument("--limit", type=float, default=parts.LIMIT, help="seconds until the table is there")
     options = parser.parse_args()
     on_gpu = torch.cuda.is_available()
@@ -119,7 +122,8 @@ def main() -> int:
     text = machine_text(device)
     (output / "machine.txt").write_text(text)
     check.say(text)
-    chosen = parts.step_parts(output) if options.command == "step" else parts.kernel_parts()
+    commands = {"step": parts.step_parts(output), "kernels": parts.kernel_parts(), "node": parts.node_parts()}
+    chosen = commands[options.command]
     with tempfile.TemporaryDirectory() as folder:
         for part in chosen if on_gpu else parts.rehearsal(chosen, Path(folder)):
             check.run(part)

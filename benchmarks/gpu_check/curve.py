@@ -1,7 +1,7 @@
 """The loss curve of a whole small training, by the commands that a user runs: the demo's data, its tiny Llama,
 `logtrain.prepare` and `logtrain.cpt`. On a GPU it computes in bfloat16 and should follow the CPU's curve in float32.
 
-    python -m benchmarks.gpu_check.curve [--steps 200]
+    python -m benchmarks.gpu_check.curve [--steps 100]
 """
 
 import argparse
@@ -14,7 +14,8 @@ from pathlib import Path
 from benchmarks.gpu_check.figures import tell
 
 ROOT = Path(__file__).resolve().parents[2]
-EVERY, SEQ_LEN, ROWS = 20, 512, 4  # steps between losses; of the demo's recipe: tokens of a row, rows of a step
+EVERY, SEQ_LEN, ROWS = 10, 512, 4  # steps between losses; of the demo's recipe: tokens of a row, rows of a step
+STEPS = 100
 DEMO_ROWS_A_STEP = 16  # of the demo's data: more than a step takes, so that the first epoch has all steps
 
 
@@ -43,7 +44,7 @@ def command(*arguments: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200, help="steps of the training")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of the training")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for step, loss in train(options.steps, Path(folder)).items():

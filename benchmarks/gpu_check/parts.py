@@ -70,6 +70,11 @@ def kernel_parts() -> tuple[Part, ...]:
     )
 
 
+def node_parts() -> tuple[Part, ...]:
+    """The third command, on a machine with several GPUs: the recipe itself on all of them."""
+    return (Part("node", ("-m", "benchmarks.gpu_check.node"), 240, LIMIT),)
+
+
 def rehearsal(parts: tuple[Part, ...], folder: Path) -> tuple[Part, ...]:
     """The same parts at a shape that a CPU computes in seconds. Left out: Liger-Kernel, which only GPUs run, and of the
     tests those that would run interpreted, as they do in launch/test.sh. `folder`: for the tiny model.
@@ -87,6 +92,7 @@ def rehearsal(parts: tuple[Part, ...], folder: Path) -> tuple[Part, ...]:
         "kernels": (),
         "decode": ("--model", str(folder), "--sequences", "1", "2", "--context", "16"),
         "curve": ("--steps", "8"),
+        "node": (),
         "one rank of four": (*small, "--loader.rows_per_step", "8"),
     }
     tests = Part("tests of the kernels", ("-m", "pytest", "-q", "tests/kernels/test_attention_backend.py"), 10, 180)

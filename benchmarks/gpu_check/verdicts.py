@@ -2,22 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TypedDict
 
-from benchmarks.gpu_check.figures import Figure
+from benchmarks.gpu_check.figures import Figure, Prediction
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 GPUS = {"H200": "h200", "H100": "h100-sxm", "A100": "a100-80g"}  # a word of the device's name -> logtrain/planning/gpus
 INSIDE, OUTSIDE = "held", "OUTSIDE"
-
-
-class Prediction(TypedDict):
-    """What was predicted of a figure."""
-
-    value: float
-    unit: str
-    band: float
-    """how far off a measured value may be, as a share of the predicted one"""
+TOTAL, MEMORY = 0.08, 0.03  # bands of a step's time and of its memory
 
 
 def gpu_of(device: str) -> str | None:

@@ -4,6 +4,7 @@ FlashAttention-2 launches blocks for the longest document times the entries of `
 to do where lengths differ and the loader has padded `cu_seqlens`. Documents of one length do not show that.
 """
 
+import functools
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -23,6 +24,7 @@ ROWS = 64  # of an epoch, whose most documents in a row decide how far cu_seqlen
 Bounds = Callable[[int], list[int]]  # T -> cu_seqlens
 
 
+@functools.cache
 def packed_bounds(T: int) -> list[int]:
     """The cu_seqlens of a row of T tokens as the loader packs and pads it, of documents of NLPLog's lengths."""
     if T < 2:
