@@ -1,5 +1,5 @@
-"""Everything that one real GPU can prove, in two commands of nine minutes each, which launch/gpu_check.sh starts; and one for
-machines with several.
+"""Everything that one real GPU can prove, in two commands of nine minutes each; a third is for machines with several.
+launch/gpu_check.sh starts them.
 
     python -m benchmarks.gpu_check step [--output DIR]       ceilings, one rank of eight beside peers, its profile
     python -m benchmarks.gpu_check kernels [--output DIR]    tests, times, decode, a small training, LoRA

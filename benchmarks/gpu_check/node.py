@@ -1,4 +1,4 @@
-"""The recipe itself on all GPUs of a machine, 1 to 8, by the launcher that users start: steps on the clock beside the plan.
+"""The recipe itself on all GPUs of a machine, 1 to 8, by the launcher that users start: its steps beside the plan.
 
 With 8 GPUs the model has the shape of Llama-3.1-8B, with fewer that of Llama-3.2-1B; its weights are random, its data
 the demo's. The plan is made here, with the description of this very GPU; the machine must have what a plan needs

@@ -33,7 +33,6 @@ from logtrain.core.config import load
 from logtrain.generation.kv_cache import CachedModel, slot_bytes
 from logtrain.model.weights import empty_model, materialize
 from logtrain.planning.config import PlanConfig
-from logtrain.planning.corpus import read_corpus
 from logtrain.planning.cost import Workload, seconds
 from logtrain.planning.gpu import Gpu, read_gpu
 from logtrain.planning.operation import Op
@@ -96,9 +95,8 @@ def recorded(call, vocab_size: int = 0) -> list[Op]:
 
 def predicted_kernels(gpu: Gpu) -> Predicted:
     """Our kernels at the size of Llama-3.1-8B."""
-    corpus = read_corpus(load(PlanConfig, [CPT]))
-    packed_bounds(TOKENS)  # kept from here on: it packs with real tensors
-    documents = {"attention_documents": corpus.lengths_P, "attention_equal": np.array([DOCUMENT])}
+    lengths = np.diff(packed_bounds(TOKENS))  # here, for it packs with real tensors; the result is kept
+    documents = {"attention_documents": lengths[lengths > 0], "attention_equal": np.array([DOCUMENT])}
     for operation in (*OPERATIONS, *ATTENTION, head_and_loss):
         name = operation.__name__
         workload = Workload(documents.get(name.removesuffix("_backward"), np.array([TOKENS])))
@@ -121,10 +119,9 @@ def predicted_decode(gpu: Gpu) -> Predicted:
             inputs = cached.inputs(decode.chunks(number, decode.CONTEXT))
             ops = recorded(lambda cached=cached, inputs=inputs: cached.compute(inputs), shape.vocab_size)
         keys = number * (decode.CONTEXT + 1) * slot_bytes(shape, dtype) / gpu.bandwidth
-        taken = keys + sum(
-            op.launches * gpu.launch if op.kind == "attention" else seconds(op, gpu, Workload(np.array([1])))
-            for op in ops
-        )
+        attention = sum(op.launches * gpu.launch for op in ops if op.kind == "attention")
+        others = sum(seconds(op, gpu, Workload(np.array([1]))) for op in ops if op.kind != "attention")
+        taken = keys + attention + others
         yield figure(f"decode, {number} sequences, captured", number / taken, "tokens/s", KERNEL)
         yield figure(f"decode, {number} sequences: largest difference of the logits", 0.0, "", EXACT)
 

@@ -26,12 +26,15 @@ Bounds = Callable[[int], list[int]]  # T -> cu_seqlens
 
 @functools.cache
 def packed_bounds(T: int) -> list[int]:
-    """The cu_seqlens of a row of T tokens as the loader packs and pads it, of documents of NLPLog's lengths."""
+    """The cu_seqlens of a row of T tokens: documents of NLPLog's lengths as they come, until the row is full, and T
+    repeated up to the length that the loader gives to the cu_seqlens of an epoch of such documents.
+    """
     if T < 2:
         return [0, T]
     lengths = lognormal_lengths(max(2, ROWS * T // DOCUMENT), T)
     loader = Loader(RandomDocuments(lengths, 2), LoaderConfig(seq_len=T, rows_per_step=1), seed=0, pad_id=0)
-    return loader.at(0).batches[0].cu_seqlens.tolist()
+    bounds = [0, *(end for end in lengths.cumsum().tolist() if end < T)]
+    return bounds + [T] * (max(len(bounds) + 1, len(loader.at(0).batches[0].cu_seqlens)) - len(bounds))
 
 
 def equal_bounds(T: int) -> list[int]:
