@@ -15,7 +15,7 @@ from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.lora import InitialAdapters
 from logtrain.model.published import check_source
 from logtrain.model.weights import RandomWeights, WeightSource
-from logtrain.training.checks import check_device
+from logtrain.training.checks import check_device, check_torch
 from logtrain.training.config import RunConfig
 from logtrain.training.run_data import RunData, open_run_data
 from logtrain.training.sharding import build_model, make_mesh
@@ -85,6 +85,7 @@ def set_up(config: RunConfig) -> RunSetup:
     ValueError of one line for model, data, settings and device that do not go together.
     """
     config = config.with_absolute_paths()  # so that config.toml repeats the run from any folder
+    check_torch(config)
     parallel, folder = config.parallel, Path(config.runs) / config.name
     world = World(parallel.symmetric_memory, timeout=parallel.timeout, stacks=folder)
     try:
