@@ -13,6 +13,7 @@ from typing import Any, NotRequired, TypedDict
 
 from logtrain.data.config import CHAT_ONLY, TEXT_ONLY, PrepareConfig
 from logtrain.data.files import InputFile
+from logtrain.data.lost_text import refuse_empty
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.tokenizer import Tokenizer
 
@@ -102,6 +103,7 @@ def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
     if repeated := [str(path) for path, count in times.items() if count > 1]:
         raise ValueError(f"input: given more than once: {', '.join(repeated)}")
     tokenizer = Tokenizer.load(config.tokenizer)
+    refuse_empty(tokenizer)
     chat = ChatTemplate.load(tokenizer, config.template, config.date) if config.is_chat else None
     end_id = chat.end_id if chat else tokenizer.document_end(config.document_end)
     left_out = NOT_SETTINGS | WITHOUT_EFFECT | (TEXT_ONLY if chat else CHAT_ONLY)

@@ -47,7 +47,9 @@ def print_item(where: str, encoded: Encoded, tokenizer: Tokenizer) -> None:
     note = "" if case == WHOLE else f"{CASES[case]}, of {num_tokens:,} tokens"
     if case == BAD:
         print_note(f"{where}: a bad row: {encoded.problems[0]}")
-    elif not len(encoded.lengths_D):
+    for lost in encoded.lost.values():
+        print_note(f"{where}: the tokenizer loses {lost.count:,} characters, as {lost.which!r}")
+    if not len(encoded.lengths_D) and case != BAD:
         print_note(f"{where}: {note}")
     ends = np.cumsum(encoded.lengths_D)
     for end, length, num_targets in zip(ends, encoded.lengths_D, encoded.targets_D, strict=True):

@@ -24,6 +24,8 @@ def print_report(report: Report) -> None:
     what = "documents" if chats is None else "conversations"
     rows = report.rows
     console.print(f"rows read: {rows.read:,}, of them {rows.good:,} {what} and {rows.bad:,} bad rows")
+    if report.lost_chars:
+        console.print(f"lost, for the tokenizer cannot represent them: {report.lost_chars:,} characters")
     if chats is not None:
         console.print(conversations_table(chats))
     for bad in report.bad_rows[:MAX_BAD_ROWS_SHOWN]:
