@@ -9,6 +9,7 @@ import numpy as np
 from logtrain.data.chunks import BadRowFound, RowsRead
 from logtrain.data.encode import BAD, CASES, DROPPED, TOO_LONG, Encoded
 from logtrain.data.lost_text import Lost
+from logtrain.data.shards import DOCUMENT
 
 MAX_BAD_ROWS_LISTED = 1000
 BAD_ROWS_NAMED = 3
@@ -82,6 +83,13 @@ class Account:
         records_D = read.records_I[encoded.item_D]
         records_D["length"], records_D["targets"] = encoded.lengths_D, encoded.targets_D
         return records_D
+
+    def where(self, read: RowsRead) -> str:
+        """The rows of a chunk, for an error."""
+        records_I = read.records_I if len(read.records_I) else np.zeros(1, DOCUMENT)
+        first, last = records_I[0], records_I[-1]
+        path, end = self.paths[first["source"]], self.paths[last["source"]]
+        return f"{path} row {first['row']} to " + (f"{end} " if end != path else "") + f"row {last['row']}"
 
     def _too_long(self, read: RowsRead, encoded: Encoded, i: int) -> ValueError:
         where = f"{self.paths[read.records_I['source'][i]]} row {read.records_I['row'][i]}"

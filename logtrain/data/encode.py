@@ -48,6 +48,18 @@ class Encoder(Protocol):
         ...
 
 
+def encode(encoder: Encoder, items: Sequence[Any], tokenizer: Tokenizer) -> Encoded:
+    """What the encoder makes of the items. Raises ValueError where the tokenizer gives up, as over a regular expression
+    that goes on and on.
+    """
+    try:
+        return encoder.encode(items, tokenizer)
+    except BaseException as error:
+        if type(error) is Exception or type(error).__name__ == "PanicException":  # only that library raises these
+            raise ValueError(f"the tokenizer fails ({' '.join(str(error).split())[:200]})") from None
+        raise
+
+
 @dataclass(frozen=True)
 class TextEncoder:
     """A text becomes a document as it stands: [BOS] ids [document end], each token but the first a target."""

@@ -29,7 +29,8 @@ def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folde
     splits = SplitWriters(folder, config.shard_tokens, config.valid_fraction)
     num_bytes, num_documents, num_tokens, began = sum(file.num_bytes for file in files), 0, 0, time.monotonic()
     with Progress("prepare", num_bytes, in_bytes=True) as progress:
-        for read, encoded in pool.encode(chunks, encoder_of(config, origin)):
+        encoder = encoder_of(config, origin)
+        for read, encoded in pool.encode(chunks, encoder, account.where, lambda read: read.num_chars):
             splits.add(account.add(read, encoded), encoded)
             num_documents += len(encoded.lengths_D)
             num_tokens += len(encoded.tokens_N)

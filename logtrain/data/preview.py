@@ -12,7 +12,7 @@ from rich.text import Text
 from logtrain.core.printable import printable
 from logtrain.data.chunks import content, rows_of
 from logtrain.data.config import PrepareConfig
-from logtrain.data.encode import BAD, CASES, WHOLE, Encoded
+from logtrain.data.encode import BAD, CASES, WHOLE, Encoded, encode
 from logtrain.data.files import InputFile
 from logtrain.data.lines import BadRow
 from logtrain.data.manifest import read_origin
@@ -30,7 +30,7 @@ def print_preview(config: PrepareConfig, files: list[InputFile]) -> None:
         if isinstance(row, BadRow):
             print_note(f"{where}: a bad row: {row}")
             continue
-        print_item(where, encoder.encode([content(row)[0]], tokenizer), tokenizer)
+        print_item(where, encode(encoder, [content(row)[0]], tokenizer), tokenizer)
         left -= 1
         if not left:
             return
@@ -38,7 +38,7 @@ def print_preview(config: PrepareConfig, files: list[InputFile]) -> None:
 
 def print_note(line: str) -> None:
     """Print a line of ours."""
-    Console(soft_wrap=True, highlight=False).print(Text(printable(line), style="yellow"))
+    Console(soft_wrap=True, highlight=False).print(Text(printable(line, one_line=True), style="yellow"))
 
 
 def print_item(where: str, encoded: Encoded, tokenizer: Tokenizer) -> None:

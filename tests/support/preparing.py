@@ -11,6 +11,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from logtrain.data.encode import encode
 from logtrain.data.pool import Pool
 from logtrain.data.shards import Split
 from logtrain.text.tokenizer import Tokenizer
@@ -24,10 +25,10 @@ class Inline(Pool):
     def __enter__(self):
         return self
 
-    def encode(self, chunks, encoder):
+    def encode(self, chunks, encoder, where=str, num_chars=len):
         tokenizer = Tokenizer.load(self._tokenizer)
         for tag, items in chunks:
-            yield tag, encoder.encode(items, tokenizer)
+            yield tag, encode(encoder, items, tokenizer)
 
 
 def write_bytes_tokenizer(folder: Path) -> Path:
