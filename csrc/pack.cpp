@@ -1,16 +1,18 @@
-// Best-fit-decreasing bin packing: puts document pieces into rows of a fixed capacity so that little of a row stays
-// empty.
+// Packing by looking ahead: puts document pieces into rows of a fixed capacity so that a row is a fair sample of the
+// pieces, and yet little of it stays empty.
 //
-// Pieces are placed from the longest to the shortest, equal lengths in input order. Each goes into the row with the
-// least space left that still holds it; among rows with equal space, into the one placed into last; into a new row when
-// none has room. best_fit_decreasing_reference in logtrain/data/pack.py follows the same rules: the outputs are equal.
+// The pieces come in a random order. A row takes the longest of the next ones, then the next ones in their order as long
+// as they fit, and at the end, again and again, the longest of the next ones that still fits. "The next ones" are the
+// first ones that no row has, half of them all but at least 64 and at most 1,024; of equally long ones the first is taken.
+// look_ahead_fit_reference in logtrain/data/pack.py follows the same rules: the outputs are equal.
 //
-// Why it is fast: there are only `capacity` different values of "space left", so the rows need no search tree. A stack
-// of rows for each value, plus a bitmap of which stacks hold anything, answers every question in a few instructions.
+// Why it is fast: there are only `capacity` different lengths, so "the longest that fits" needs no search tree. A queue
+// of pieces for each length, plus a bitmap of which queues hold anything, answers it in a few instructions.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <new>
@@ -19,6 +21,8 @@
 namespace {
 
 constexpr int32_t kNone = -1;
+// How many pieces are looked at, within limits: half of those that are left, so that the last rows are like the others.
+constexpr int32_t kLeast = 64, kMost = 1024;
 
 // A set of integers in [0, size). Level 0 has one bit an integer; a bit of the level above says that a 64-bit word
 // below is not zero. Two levels cover 4,096 integers, three 262,144: no operation touches more than a few words.
@@ -46,16 +50,16 @@ class BitmapTree {
         }
     }
 
-    // The smallest member >= i, or kNone.
-    int32_t at_least(size_t i) const {
+    // The greatest member <= i, or kNone.
+    int32_t at_most(size_t i) const {
         for (size_t depth = 0; depth < levels_.size(); ++depth) {
-            if (i / 64 >= levels_[depth].size()) return kNone;
-            if (const uint64_t found = levels_[depth][i / 64] >> (i % 64)) {
-                i += __builtin_ctzll(found);
-                while (depth-- > 0) i = i * 64 + __builtin_ctzll(levels_[depth][i]);
+            if (const uint64_t found = levels_[depth][i / 64] << (63 - i % 64)) {
+                i -= __builtin_clzll(found);
+                while (depth-- > 0) i = i * 64 + 63 - __builtin_clzll(levels_[depth][i]);
                 return static_cast<int32_t>(i);
             }
-            i = i / 64 + 1;  // nothing in this word: the level above knows the next one that is not empty
+            if (i < 64) return kNone;
+            i = i / 64 - 1;  // nothing in this word: the level above knows the one before that is not empty
         }
         return kNone;
     }
@@ -64,69 +68,76 @@ class BitmapTree {
     std::vector<std::vector<uint64_t>> levels_;
 };
 
-// Rows with room, found by how much they have. The stacks are linked lists through next_, one link a row.
-class OpenRows {
+// The next pieces of the order that no row has, found by their length. Each length's pieces are a queue, linked through
+// next_: the first of the window is always the first of its queue.
+class Window {
   public:
-    explicit OpenRows(int32_t capacity) : top_(size_t(capacity) + 1, kNone), occupied_(size_t(capacity) + 1) {}
-
-    int32_t least_space_for(int32_t length) const { return occupied_.at_least(size_t(length)); }
-
-    int32_t pop(int32_t space) {
-        const int32_t row = top_[space];
-        top_[space] = next_[row];
-        if (top_[space] == kNone) occupied_.erase(size_t(space));
-        return row;
+    Window(const int32_t* lengths, int32_t num_pieces, int32_t capacity)
+        : lengths_(lengths), num_left_(num_pieces), num_pieces_(num_pieces), next_(num_pieces),
+          first_(size_t(capacity) + 1, kNone), last_(size_t(capacity) + 1, kNone), occupied_(size_t(capacity) + 1) {
+        refill();
     }
 
-    void push(int32_t row, int32_t space) {
-        if (top_[space] == kNone) occupied_.insert(size_t(space));
-        next_[row] = top_[space];
-        top_[space] = row;
-    }
+    int32_t num_left() const { return num_left_; }
 
-    int32_t open() {
-        next_.push_back(kNone);
-        return static_cast<int32_t>(next_.size()) - 1;
-    }
+    // The length of the longest piece that has at most `space` tokens, or kNone.
+    int32_t longest(int32_t space) const { return occupied_.at_most(size_t(space)); }
 
-    int32_t count() const { return static_cast<int32_t>(next_.size()); }
+    // Takes the first piece of a length that is there.
+    int32_t take(int32_t length) {
+        const int32_t piece = first_[length];
+        first_[length] = next_[piece];
+        if (first_[length] == kNone) occupied_.erase(size_t(length));
+        --size_;
+        --num_left_;
+        refill();
+        return piece;
+    }
 
   private:
-    std::vector<int32_t> top_;   // by space left: the row placed into last
-    std::vector<int32_t> next_;  // by row: the row below it in its stack
-    BitmapTree occupied_;        // the spaces whose stack is not empty
+    void refill() {
+        const int32_t size = std::min(kMost, std::max(kLeast, num_left_ / 2));
+        for (; end_ < num_pieces_ && size_ < size; ++end_, ++size_) {
+            const int32_t length = lengths_[end_];
+            next_[end_] = kNone;
+            if (first_[length] == kNone) {
+                first_[length] = end_;
+                occupied_.insert(size_t(length));
+            } else {
+                next_[last_[length]] = end_;
+            }
+            last_[length] = end_;
+        }
+    }
+
+    const int32_t* lengths_;
+    int32_t num_left_, num_pieces_, end_ = 0, size_ = 0;  // the window's pieces are all before end_
+    std::vector<int32_t> next_;                           // by piece: the one behind it in its queue
+    std::vector<int32_t> first_, last_;                   // by length: the ends of the queue
+    BitmapTree occupied_;                                 // the lengths whose queue is not empty
 };
 
 // Writes the row of every piece and returns the number of rows. Every length is in [1, capacity].
-int32_t best_fit_decreasing(const int32_t* lengths, int32_t num_pieces, int32_t capacity, int32_t* row_of_piece) {
-    // Counting sort, longest first and stable. end[length] starts as the place of the first piece of that length in
-    // `order` and is the place behind the last one when the second loop is done.
-    std::vector<int32_t> end(size_t(capacity) + 2, 0);
-    for (int32_t piece = 0; piece < num_pieces; ++piece) ++end[lengths[piece]];
-    for (int32_t length = capacity, place = 0; length > 0; --length) {
-        const int32_t count = end[length];
-        end[length] = place;
-        place += count;
-    }
-    std::vector<int32_t> order(num_pieces);
-    for (int32_t piece = 0; piece < num_pieces; ++piece) order[end[lengths[piece]]++] = piece;
-
-    OpenRows rows(capacity);
-    for (int32_t length = capacity, place = 0; length > 0; --length) {
-        for (; place < end[length]; ++place) {
-            int32_t space = rows.least_space_for(length);
-            int32_t row;
-            if (space == kNone) {
-                space = capacity;
-                row = rows.open();
-            } else {
-                row = rows.pop(space);
-            }
-            row_of_piece[order[place]] = row;
-            if (space > length) rows.push(row, space - length);  // a full row takes nothing more: every length is >= 1
+int32_t look_ahead_fit(const int32_t* lengths, int32_t num_pieces, int32_t capacity, int32_t* row_of_piece) {
+    std::fill(row_of_piece, row_of_piece + num_pieces, kNone);
+    Window window(lengths, num_pieces, capacity);
+    int32_t num_rows = 0, front = 0;  // of the order: all before it have rows
+    for (; window.num_left() > 0; ++num_rows) {
+        int32_t space = capacity;
+        int32_t length = window.longest(space);
+        while (length != kNone) {
+            row_of_piece[window.take(length)] = num_rows;
+            space -= length;
+            while (front < num_pieces && row_of_piece[front] != kNone) ++front;
+            if (front == num_pieces || lengths[front] > space) break;
+            length = lengths[front];
+        }
+        while (space > 0 && (length = window.longest(space)) != kNone) {
+            row_of_piece[window.take(length)] = num_rows;
+            space -= length;
         }
     }
-    return rows.count();
+    return num_rows;
 }
 
 // A one-dimensional contiguous int32 array of the caller, held for as long as this object lives.
@@ -158,10 +169,10 @@ class Int32Buffer {
     Py_buffer view_{};
 };
 
-PyObject* py_best_fit_decreasing(PyObject*, PyObject* args) {
+PyObject* py_look_ahead_fit(PyObject*, PyObject* args) {
     PyObject *lengths_object, *rows_object;
     int capacity;
-    if (!PyArg_ParseTuple(args, "OiO:best_fit_decreasing", &lengths_object, &capacity, &rows_object)) return nullptr;
+    if (!PyArg_ParseTuple(args, "OiO:look_ahead_fit", &lengths_object, &capacity, &rows_object)) return nullptr;
     Int32Buffer lengths, rows;
     if (!lengths.acquire(lengths_object, "lengths", false)) return nullptr;
     if (!rows.acquire(rows_object, "row_of_piece", true)) return nullptr;
@@ -177,7 +188,7 @@ PyObject* py_best_fit_decreasing(PyObject*, PyObject* args) {
     while (invalid < num_pieces && lengths.data()[invalid] >= 1 && lengths.data()[invalid] <= capacity) ++invalid;
     if (invalid == num_pieces) {
         try {
-            num_rows = best_fit_decreasing(lengths.data(), num_pieces, capacity, rows.data());
+            num_rows = look_ahead_fit(lengths.data(), num_pieces, capacity, rows.data());
         } catch (const std::bad_alloc&) {
             out_of_memory = true;
         }
@@ -192,12 +203,12 @@ PyObject* py_best_fit_decreasing(PyObject*, PyObject* args) {
 }
 
 constexpr char kDoc[] =
-    "best_fit_decreasing(lengths, capacity, row_of_piece) -> num_rows\n\n"
+    "look_ahead_fit(lengths, capacity, row_of_piece) -> num_rows\n\n"
     "Writes the row of each piece into row_of_piece. Both arrays are one-dimensional int32 buffers of one size, which\n"
     "the caller leaves alone meanwhile: other Python threads run. ValueError for a length outside 1..capacity.";
 
 PyMethodDef methods[] = {
-    {"best_fit_decreasing", py_best_fit_decreasing, METH_VARARGS, kDoc},
+    {"look_ahead_fit", py_look_ahead_fit, METH_VARARGS, kDoc},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -211,7 +222,7 @@ PyModuleDef_Slot slots[] = {
 PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     "logtrain._pack",
-    "Best-fit-decreasing packing of document pieces into rows.",
+    "Packing of document pieces into rows.",
     0,  // no state
     methods,
     slots,

@@ -1,9 +1,10 @@
-"""What others may have written, read so that nothing in it can hurt: only JSON, of a bounded size and depth, into types
-that are checked. Every mistake is a ValueError of one line.
+"""Files that others may have written, read so that nothing in them can do harm: they hold JSON alone, of a bounded size
+and depth, which becomes values of checked types. Every mistake is a ValueError of one line.
 """
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import itertools
 import json
@@ -15,14 +16,14 @@ from types import NoneType, UnionType
 from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
 
 T = TypeVar("T")
-MAX_BYTES = 1 << 26  # of a JSON file: the largest that is honest, a tokenizer.json, has some 30 MB
+MAX_BYTES = 1 << 26  # of a JSON file; the largest that is in use, a tokenizer.json, has some 30 MB
 MAX_DEPTH = 100  # arrays and objects within each other
-SEAL = "sha256"  # of the rest of an object, so that a bit that flips on the disk does not pass
+SEAL = "sha256"  # the key of a hash over the rest of an object, by which a bit that flipped on the disk is found
 
 
 def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """The object that a file holds. `what`: named where it holds something else. Raises ValueError for a file that is
-    missing, no regular file, too large, too deep, or not JSON.
+    """The JSON object that a file holds. `what`: the words for it in an error. Raises ValueError for a file that is
+    missing, not a regular file, too large, nested too deep, not JSON, or that holds another JSON value.
     """
     content = read_bytes(path, max_bytes)
     try:
@@ -75,16 +76,16 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The name that is most like `name`, "" if none is like it. Comparing takes long for long names and for many, so
-    the first 1,000 short ones count.
+def nearest(name: str, names: Iterable[str], n: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The `n` names at most that are most like `name`. Comparing takes long for long names and for many, so the first
+    1,000 short ones count.
     """
     few = itertools.islice((other for other in names if len(other) < 200), 1000)
-    return next(iter(difflib.get_close_matches(name[:200], few, n=1)), "")
+    return difflib.get_close_matches(name[:200], few, n, cutoff)
 
 
 def parse_int(text: str) -> int:
-    """Raises ValueError for an integer that no file here has a use for: Python would take minutes for some."""
+    """The integer that a JSON number is. Raises ValueError beyond 40 digits: Python would take minutes for some."""
     if len(text) > 40:
         raise ValueError(f"an integer of {len(text):,} digits")
     return int(text)
@@ -95,7 +96,7 @@ DECODER = json.JSONDecoder(parse_int=parse_int)
 
 
 def check_depth(path: Path, facts: object, what: str) -> None:
-    """Raises ValueError beyond MAX_DEPTH: what recurses over the value later, to print it say, has less room left."""
+    """Raises ValueError beyond MAX_DEPTH, so that code which recurses over the value later has room on the stack."""
     level = [facts]
     for _ in range(MAX_DEPTH):
         level = [
@@ -110,17 +111,22 @@ def check_depth(path: Path, facts: object, what: str) -> None:
 
 
 def from_json(cls: type[T], facts: object) -> T:
-    """A dataclass from the JSON object that `dataclasses.asdict` gave. Raises ValueError that names the field."""
-    kinds = get_type_hints(cls)
+    """The dataclass of which `dataclasses.asdict` gave this JSON object. Raises ValueError, which names the field, for
+    a field that is missing, unknown or of another type.
+    """
+    kinds = types_of(cls)
     if not isinstance(facts, dict) or facts.keys() != kinds.keys():
         found = ", ".join(map(str, facts)) if isinstance(facts, dict) else json_type(facts)
         raise ValueError(f"expected {', '.join(kinds)}, found {found}")
     return cls(**{name: checked(name, facts[name], kind) for name, kind in kinds.items()})
 
 
+types_of = functools.cache(get_type_hints)  # 30 us for a class, as much as all else that a row takes
+
+
 def checked(name: str, value: Any, kind: Any) -> Any:
-    """`value` if it is of the type: int, float, bool, str, None, Any, a list, a dict, a TypedDict, a dataclass, or a
-    union of these. Raises ValueError that names where it is not.
+    """`value`, if it is of the type `kind`: int, float, bool, str, None, Any, a list, a dict, a TypedDict, a
+    dataclass, or a union of these. Raises ValueError, which names `name`, for another one.
     """
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -193,5 +199,5 @@ def unsealed(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def seal_of(facts: dict[str, Any]) -> str:
-    """The hash of an object, whatever the order of its keys."""
+    """The SHA-256 of an object, in hexadecimal, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

@@ -1,20 +1,25 @@
-"""Packs documents into rows of seq_len tokens: cut the long ones into pieces, then best-fit-decreasing.
+"""Packs documents into rows of seq_len tokens: cuts long ones into pieces, and lets chance decide which share a row.
 
     pieces(lengths_D, seq_len)               which span of which document each piece is, the same in every epoch
     pack(length_P, seq_len, seed, epoch)     which pieces share a row, and the order of the rows
 
 Both are pure functions, so every rank computes the same rows and nothing about them is stored.
 
+Why not best-fit-decreasing, which leaves a little less of a row empty: it puts pieces of equal length together, so that
+a row is a sample of one class of documents, and the gradient of a step has up to three times the variance
+(benchmarks/gradient_noise.py measures it).
+
 Letters in names: D documents, P pieces, R rows (R1 = R + 1 boundaries).
 """
 
 import logging
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
 
 try:
-    from logtrain import _pack  # pyright: ignore[reportAttributeAccessIssue]  # compiled from csrc/
+    from logtrain import _pack  # compiled from csrc/
 except ImportError as error:
     logging.getLogger(__name__).warning(
         "the C++ packer is not built (%s): packing in Python, about 50 times slower; "
@@ -24,6 +29,8 @@ except ImportError as error:
     _pack = None
 
 USES_CPP = _pack is not None
+LEAST_AHEAD, MOST_AHEAD = 64, 1024
+"""How many pieces are looked at, at least and at most, to start and to fill up a row; csrc/pack.cpp has the same."""
 
 
 class Pieces(NamedTuple):
@@ -81,16 +88,15 @@ def pieces(lengths_D: np.ndarray, seq_len: int) -> Pieces:
 def pack(length_P: np.ndarray, seq_len: int, seed: int, epoch: int) -> PackedRows:
     """Puts every piece into exactly one row of at most seq_len tokens; another epoch gives other rows in another order.
 
-    Chance decides three things: which of several pieces of one length goes where, the order of the rows, and the order
-    inside a row (as packed, the long documents would always come first). Raises ValueError for a negative seed or
-    epoch, and where best_fit_decreasing does.
+    Chance decides which pieces share a row, the order of the rows, and the order inside a row (as packed, the longest
+    would always come first). Raises ValueError for a negative seed or epoch, and where look_ahead_fit does.
     """
     if seed < 0 or epoch < 0:
         raise ValueError(f"seed and epoch must not be negative, they are {seed} and {epoch}")
     # NumPy promises that a bit generator's raw stream never changes, but not what Generator.permutation makes of it.
     bits = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
     shuffled_P = np.argsort(bits.random_raw(len(length_P)), kind="stable")
-    packed_row_P = best_fit_decreasing(length_P[shuffled_P], seq_len)  # equal lengths go by input order, so by chance
+    packed_row_P = look_ahead_fit(length_P[shuffled_P], seq_len)
     num_rows = int(packed_row_P.max(initial=-1)) + 1
     row_of_packed_R = np.argsort(bits.random_raw(num_rows), kind="stable")
     row_P = row_of_packed_R[packed_row_P]
@@ -102,7 +108,7 @@ def pack(length_P: np.ndarray, seq_len: int, seed: int, epoch: int) -> PackedRow
     return PackedRows(shuffled_P[order_P], row_start_R1)
 
 
-def best_fit_decreasing(length_P: np.ndarray, capacity: int) -> np.ndarray:
+def look_ahead_fit(length_P: np.ndarray, capacity: int) -> np.ndarray:
     """Returns the row of each piece: int32 [P], rows numbered from 0 without gaps. In C++ where the extension is built.
 
     Raises ValueError for a length outside 1..capacity, and for a capacity outside 1..2**31 - 2.
@@ -115,36 +121,66 @@ def best_fit_decreasing(length_P: np.ndarray, capacity: int) -> np.ndarray:
         raise ValueError(f"piece {piece} has {length_P[piece]} tokens: it must have 1..{capacity} to fit into a row")
     length_P = np.ascontiguousarray(length_P.astype(np.int32, casting="same_kind"))
     if _pack is None:
-        return best_fit_decreasing_reference(length_P, capacity)
+        return look_ahead_fit_reference(length_P, capacity)
     row_P = np.empty(len(length_P), np.int32)
-    _pack.best_fit_decreasing(length_P, capacity, row_P)
+    _pack.look_ahead_fit(length_P, capacity, row_P)
     return row_P
 
 
-def best_fit_decreasing_reference(length_P: np.ndarray, capacity: int) -> np.ndarray:
+def look_ahead_fit_reference(length_P: np.ndarray, capacity: int) -> np.ndarray:
     """What csrc/pack.cpp computes, in Python: equal output, lengths already checked.
 
-    Pieces are placed from the longest to the shortest, equal lengths in input order. Each goes into the row with the
-    least space left that still holds it; among rows with equal space, into the one placed into last; into a new row
-    when none has room.
+    A row takes the longest piece of the window, then pieces in input order as long as they fit, and at the end, again
+    and again, the longest of the window that still fits. The window is the first pieces that no row has: half of them
+    all, but at least LEAST_AHEAD and at most MOST_AHEAD. Of equally long ones the first is taken.
     """
-    rows_with = [[] for _ in range(capacity)]  # rows_with[space]: a stack, the row placed into last on top
-    occupied = 0  # a bitmap in one Python integer: bit `space` is set where rows_with[space] is not empty
-    num_rows = 0
-    row_P = np.empty(len(length_P), np.int32)
-    for piece in np.argsort(-length_P, kind="stable"):
-        length = int(length_P[piece])
-        if roomy := occupied >> length:
-            space = length + (roomy & -roomy).bit_length() - 1  # the lowest bit set
-            row = rows_with[space].pop()
-            if not rows_with[space]:
-                occupied ^= 1 << space
-        else:
-            space, row = capacity, num_rows
-            num_rows += 1
-        row_P[piece] = row
-        space -= length
-        if space > 0:  # a full row takes nothing more: every length is >= 1
-            rows_with[space].append(row)
-            occupied |= 1 << space
+    window = Window(length_P.tolist(), capacity)
+    row_P = np.full(len(length_P), -1, np.int32)
+    front = num_rows = 0
+    while window.num_left:
+        space, length = capacity, window.longest(capacity)
+        while length:
+            row_P[window.take(length)] = num_rows
+            space -= length
+            while front < len(row_P) and row_P[front] >= 0:
+                front += 1
+            following = window.lengths[front] if front < len(row_P) else space + 1
+            length = following if following <= space else 0
+        while length := window.longest(space):
+            row_P[window.take(length)] = num_rows
+            space -= length
+        num_rows += 1
     return row_P
+
+
+class Window:
+    """The first pieces that have no row, by their length; for look_ahead_fit_reference."""
+
+    def __init__(self, lengths: list[int], capacity: int):
+        self.lengths, self.num_left, self.end, self.size = lengths, len(lengths), 0, 0
+        self.pieces: list[deque[int]] = [deque() for _ in range(capacity + 1)]  # by length
+        self.occupied = 0  # a bitmap in one Python integer: bit `length` is set where pieces[length] is not empty
+        self.refill()
+
+    def longest(self, space: int) -> int:
+        """The length of the longest piece that fits, 0 if none does."""
+        return max(0, (self.occupied & ((2 << space) - 1)).bit_length() - 1)
+
+    def take(self, length: int) -> int:
+        """The first piece of a length that is there; it has a row from now on."""
+        piece = self.pieces[length].popleft()
+        if not self.pieces[length]:
+            self.occupied ^= 1 << length
+        self.size -= 1
+        self.num_left -= 1
+        self.refill()
+        return piece
+
+    def refill(self) -> None:
+        """Look as far ahead as is due."""
+        size = min(MOST_AHEAD, max(LEAST_AHEAD, self.num_left // 2))
+        while self.end < len(self.lengths) and self.size < size:
+            length = self.lengths[self.end]
+            self.pieces[length].append(self.end)
+            self.occupied |= 1 << length
+            self.end, self.size = self.end + 1, self.size + 1

@@ -14,6 +14,7 @@ Legend: N tokens of a shard, D documents (of a shard or of the whole split).
 import bisect
 import itertools
 import zlib
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -36,16 +37,17 @@ TOKEN = np.dtype("<u4")
 
 
 class Split:
-    """One split of a prepared folder. Documents are numbered over its shards in order.
+    """One split of a prepared folder, memory-mapped. Documents are numbered over its shards in order.
 
-    lengths, targets: int64 [D], tokens of each document, and how many of them are predicted.
-    domains: int32 [D], indices into manifest["domains"].
+    lengths, targets: int64 [D], tokens of each document, and how many of them are predicted; domains: int32 [D],
+    indices into manifest["domains"]. Each is copied into memory when it is first asked for; `read` needs none of them.
     """
 
     @staticmethod
-    def open(folder: str | Path, split: str = "train", verify: bool = True) -> "Split":
-        """`verify` reads every byte once (about 4 GB/s from the page cache) and holds it against the checksums. Raises
-        ValueError for a folder that is not prepared, or damaged, or that has no such split.
+    def open(folder: str | Path, split: str = "train", verify: bool = True, part: tuple[int, int] = (0, 1)) -> "Split":
+        """`verify` reads every byte once (about 4 GB/s from the page cache) and holds it against the checksums; with
+        `part` = (i, n) only those of every n-th shard, from the i-th on. Raises ValueError for a folder that is not
+        prepared, or damaged, or that has no such split.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
@@ -54,29 +56,50 @@ class Split:
                 f"{folder}: no documents in split {split!r} (it has {', '.join(manifest['splits'])}); "
                 f"prepare it again with another valid_fraction"
             )
-        return Split(folder, manifest, split, verify)
+        return Split(folder, manifest, split, verify, part)
 
-    def __init__(self, folder: Path, manifest: Manifest, split: str, verify: bool):
+    def __init__(
+        self, folder: Path, manifest: Manifest, split: str, verify: bool = True, part: tuple[int, int] = (0, 1)
+    ):
+        """See `open`."""
         self.folder, self.manifest, self.name = folder, manifest, split
-        tokens, documents = [], []
-        for shard in manifest["splits"][split]["shards"]:
-            checksums = (shard["tokens_crc32"], shard["documents_crc32"]) if verify else (None, None)
-            tokens.append(_open_array(folder / shard["tokens"], TOKEN, shard["num_tokens"], checksums[0]))
-            documents.append(_open_array(folder / shard["documents"], DOCUMENT, shard["num_documents"], checksums[1]))
-            _check_records(folder / shard["documents"], documents[-1], shard, manifest)
-        self._tokens = tokens
-        self._first_document = [0, *itertools.accumulate(map(len, documents))]
-        documents_D = np.concatenate(documents)
-        self._offset_D = documents_D["offset"].copy()
-        self.lengths = documents_D["length"].astype(np.int64)
-        self.targets = documents_D["targets"].astype(np.int64)
-        self.domains = documents_D["domain"].astype(np.int32)
+        self._tokens, self._documents = [], []
+        for number, shard in enumerate(manifest["splits"][split]["shards"]):
+            is_mine = verify and number % part[1] == part[0]
+            checksums = (shard["tokens_crc32"], shard["documents_crc32"]) if is_mine else (None, None)
+            self._tokens.append(_open_array(folder / shard["tokens"], TOKEN, shard["num_tokens"], checksums[0]))
+            documents = _open_array(folder / shard["documents"], DOCUMENT, shard["num_documents"], checksums[1])
+            if is_mine:
+                _check_records(folder / shard["documents"], documents, shard, manifest)
+            self._documents.append(documents)
+        self._first_document = [0, *itertools.accumulate(map(len, self._documents))]
+
+    @property
+    def num_documents(self) -> int:
+        """D."""
+        return self._first_document[-1]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        return self._column("length", np.int64)
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        return self._column("targets", np.int64)
+
+    @cached_property
+    def domains(self) -> np.ndarray:
+        return self._column("domain", np.int32)
+
+    def _column(self, name: str, dtype: type) -> np.ndarray:
+        return np.concatenate([documents[name] for documents in self._documents], dtype=dtype)
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
         """Tokens [start, stop) of a document, as stored: a read-only uint32 view of the file, bit 31 included."""
-        assert 0 <= start <= stop <= self.lengths[document], (document, start, stop)
         shard = bisect.bisect_right(self._first_document, document) - 1
-        offset = self._offset_D[document]
+        record = self._documents[shard][document - self._first_document[shard]]
+        assert 0 <= start <= stop <= record["length"], (document, start, stop)
+        offset = int(record["offset"])
         return self._tokens[shard][offset + start : offset + stop]
 
     def targets_between(self, document: int, start: int, stop: int) -> int:

@@ -1,12 +1,15 @@
-"""The data of a run: prepared folders as loaders, held against the model and against each other."""
+"""The data of a run: prepared folders, opened as loaders and checked against the model and against each other."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from logtrain.core.node_folder import is_on_network, node_folder
 from logtrain.core.world import World
-from logtrain.data.config import LoaderConfig
+from logtrain.data.epoch import Shared
 from logtrain.data.loader import Loader
+from logtrain.data.pack import pack, pieces
 from logtrain.data.prepared import check_tokenizer
 from logtrain.data.shards import Split
 from logtrain.model.llama import LlamaConfig
@@ -18,39 +21,46 @@ class ChatStyle(NamedTuple):
     """How prompts are written for a model that was trained on chats, and where its answers end."""
 
     template: str
+    """The jinja text of the chat template."""
     end_id: int
+    """Id of the token that ends an answer."""
 
 
 @dataclass(frozen=True)
 class RunData:
+    """The data of a run, opened and checked."""
+
     train: Loader
+    """This rank's part of the training split."""
     valid: dict[str, Loader]
-    """by name; the data's own first, as "valid" """
+    """This rank's part of each validation set, by name; the data's own comes first, as "valid"."""
     tokenizer: Tokenizer
+    """The tokenizer of the model and of the prepared data."""
     fingerprint: str
-    """of the training data"""
+    """Fingerprint of the training data's manifest."""
     chat: ChatStyle | None
-    """of chat data"""
+    """The style of chat data; None for documents."""
 
     @property
     def check(self) -> Loader:
-        """A few rows that everyone can compute a loss on: of the first validation set, else of the training rows."""
+        """The rows of which the first step is the check of an export: the first validation set's, else the training
+        rows.
+        """
         return next(iter(self.valid.values()), self.train)
 
     @property
     def documents_per_step(self) -> float:
-        """On average."""
-        return len(self.train.split.lengths) * self.train.config.rows_per_step / self.train.num_rows
+        """Mean number of documents in a step."""
+        return self.train.split.num_documents / self.train.steps_per_epoch
 
 
 def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunData:
-    """Open and check all that a run reads. Raises ValueError for data, tokenizer and model that do not belong together,
-    and where a setting asks for what the data does not have.
+    """Open and check all data that a run reads. Raises ValueError for data, tokenizer and model that do not belong
+    together, and for a setting that needs a split which the data does not have.
     """
-    verify = world.local_rank == 0  # once a node
-    train = Split.open(config.data, "train", verify)
+    train = open_split(config.data, "train", world)
     tokenizer = matching_tokenizer(train, config.data, config.model, shape, config.loader.seq_len)
-    valid = valid_splits(train, config.data, config.valid, verify)
+    valid = valid_splits(train, config.data, config.valid, world)
     for key in ("keep_best", "patience"):
         if getattr(config.trainer, key) and not valid:
             raise ValueError(
@@ -59,45 +69,57 @@ def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunDat
             )
     facts = train.manifest
     chat = ChatStyle(facts["chat"]["template"], facts["tokenizer"]["document_end_id"]) if "chat" in facts else None
+    folder = node_folder(world)
+    loaders = Loaders(config, world, folder)
     return RunData(
-        train=make_loader(train, config, world, rows_per_step(train, config, world)),
-        valid={name: make_loader(split, config, world) for name, split in valid.items()},
+        train=loaders.train(train),
+        valid={name: loaders.valid(split, number) for number, (name, split) in enumerate(valid.items())},
         tokenizer=tokenizer,
         fingerprint=facts["fingerprint"],
         chat=chat,
     )
 
 
-def make_loader(split: Split, config: RunConfig, world: World, rows_per_step: int = 0) -> Loader:
-    """This rank's part of a split. `rows_per_step = 0`: one micro-batch a rank, for validation."""
-    loader = config.loader
-    return Loader(
-        split,
-        LoaderConfig(
-            seq_len=loader.seq_len,
-            rows_per_step=rows_per_step or world.size * loader.rows_per_batch,
-            rows_per_batch=loader.rows_per_batch,
-            attention=loader.attention,
-        ),
-        seed=config.seed,
-        pad_id=split.manifest["tokenizer"]["document_end_id"],
-        rank=world.rank,
-        world_size=world.size,
-        pin_memory=world.device.type == "cuda",
-    )
+@dataclass(frozen=True)
+class Loaders:
+    """Makes this rank's loaders."""
 
+    config: RunConfig
+    world: World
+    folder: Path | None
+    """that this node's ranks share"""
 
-def rows_per_step(train: Split, config: RunConfig, world: World) -> int:
-    """As configured, or as many as hold documents_per_step on average, for every rank the same number."""
-    loader = config.loader
-    if not loader.documents_per_step:
-        return loader.rows_per_step
-    num_rows = make_loader(train, config, world).num_rows
-    return loader.rows_for_documents(len(train.lengths) / num_rows, world.size)
+    def train(self, split: Split) -> Loader:
+        """Steps as configured: of `rows_per_step`, or of as many rows as hold `documents_per_step` on average."""
+        loader = self.config.loader
+        rows_per_step = loader.rows_per_step
+        if loader.documents_per_step:
+            length_P = pieces(split.lengths, loader.seq_len).length_P
+            num_rows = pack(length_P, loader.seq_len, self.config.seed, 0).num_rows
+            rows_per_step = loader.rows_for_documents(split.num_documents / num_rows, self.world.size)
+        return self.make(split, rows_per_step, "train")
+
+    def valid(self, split: Split, number: int) -> Loader:
+        """A micro-batch a rank at each step."""
+        return self.make(split, self.world.size * self.config.loader.rows_per_batch, f"valid-{number}")
+
+    def make(self, split: Split, rows_per_step: int, name: str) -> Loader:
+        """`name`: of the folder that the ranks of a node share for this loader."""
+        world = self.world
+        return Loader(
+            split,
+            replace(self.config.loader, rows_per_step=rows_per_step, documents_per_step=0),
+            seed=self.config.seed,
+            pad_id=split.manifest["tokenizer"]["document_end_id"],
+            rank=world.rank,
+            world_size=world.size,
+            pin_memory=world.device.type == "cuda",
+            shared=self.folder and Shared(self.folder / name, packs=world.local_rank == 0),
+        )
 
 
 def matching_tokenizer(split: Split, data: str, model: str, llama: LlamaConfig, seq_len: int) -> Tokenizer:
-    """The tokenizer of the prepared data, after making sure that data, tokenizer and model belong together."""
+    """The tokenizer of the prepared data. Raises ValueError where data, tokenizer and model do not belong together."""
     facts, prepared = split.manifest["tokenizer"], split.manifest["settings"]["seq_len"]
     if facts["vocab_size"] > llama.vocab_size:
         raise ValueError(
@@ -121,18 +143,29 @@ def matching_tokenizer(split: Split, data: str, model: str, llama: LlamaConfig, 
     return tokenizer
 
 
-def valid_splits(train: Split, data: str, named: tuple[str, ...], verify: bool) -> dict[str, Split]:
-    """The data's own validation split as "valid" (if it has one), then the named ones."""
+def open_split(folder: str, split: str, world: World) -> Split:
+    """A split of prepared data, verified by all ranks that see the same files, each a part: by those of all nodes where
+    the folder is on a network, else by those of this node.
+    """
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    part = (world.rank, world.size) if is_on_network(folder) else (world.local_rank, local_size)
+    return Split.open(folder, split, part=part)
+
+
+def valid_splits(train: Split, data: str, named: tuple[str, ...], world: World) -> dict[str, Split]:
+    """The data's own validation split as "valid", if it has one, then those that the config names. Raises ValueError
+    for a name that is used twice, and for data of another tokenizer.
+    """
     splits = {}
     if "valid" in train.manifest["splits"]:
-        splits["valid"] = Split.open(data, "valid", verify)
+        splits["valid"] = open_split(data, "valid", world)
     for text in named:
         name, equals, folder = text.partition("=")
         if not equals or not name or name in splits:
             raise ValueError(
                 f"valid = {text!r}: expected NAME=FOLDER, each name once" + ' and not "valid"' * (name == "valid")
             )
-        splits[name] = Split.open(folder, "valid", verify)
+        splits[name] = open_split(folder, "valid", world)
         if splits[name].manifest["tokenizer"]["sha256"] != train.manifest["tokenizer"]["sha256"]:
             raise ValueError(f"{folder}: was prepared with another tokenizer than {data}")
     return splits

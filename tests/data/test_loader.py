@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from logtrain.data.loader import IGNORE, Batch, Loader, LoaderConfig, Step
+from logtrain.core.batch import IGNORE, Batch
+from logtrain.data.config import LoaderConfig
+from logtrain.data.loader import Loader, Step
 from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter, Split
 from tests.support.synthetic import write_manifest
 
@@ -106,7 +108,8 @@ def test_epochs_and_seeds_differ_in_order_and_in_company(tmp_path):
         """The tokens of each row, in the order of the rows."""
         steps = loader(split, seed=seed, rows_per_step=1)
         numbers = range(number * steps.steps_per_epoch, (number + 1) * steps.steps_per_epoch)
-        return [frozenset(steps.at(step).batches[0].tokens_T.tolist()) - {PAD} for step in numbers]
+        rows = [row for step in numbers for batch in steps.at(step).batches for row in rows_of(batch)]
+        return [frozenset(row[0]) - {PAD} for row in rows]
 
     first = epoch(0)
     for other in (epoch(1), epoch(0, seed=8)):
@@ -132,16 +135,30 @@ def test_no_two_tokens_of_a_run_have_the_same_key_nor_have_those_of_another_seed
         assert abs(chi_square - 255) < 4.5 * (2 * 255) ** 0.5
 
 
-def test_the_last_step_of_an_epoch_is_filled_with_empty_rows(split, attention):
-    steps = loader(split, attention=attention)
-    missing = steps.steps_per_epoch * 8 - steps.num_rows
-    assert 0 < missing < 8  # else this test says nothing
-    last, before = (
-        [row[:-1] for row in rows_of_step(split, steps.steps_per_epoch - back, attention=attention)] for back in (1, 2)
-    )
-    empty = (PAD,) * SEQ_LEN, (IGNORE,) * SEQ_LEN, tuple(range(SEQ_LEN)), (0,)
-    assert last.count(empty) == missing
-    assert empty not in before
+@pytest.mark.parametrize("number", range(20))
+def test_no_step_of_an_epoch_has_much_fewer_targets_than_the_mean(tmp_path, number):
+    """A step divides by its own targets: those of a step with few of them would weigh more."""
+    random = np.random.default_rng(number)
+    lengths = np.maximum(2, random.lognormal(np.log(SEQ_LEN / random.integers(4, 12)), 0.5, 500 + 9 * number))
+    split = write_split(tmp_path, lengths.astype(int).tolist(), context=0.1 * (number % 4))
+    steps = loader(split, seed=number, rows_per_step=[4, 8, 16, 32][number % 4])
+    for epoch in (0, 1):
+        numbers = range(epoch * steps.steps_per_epoch, (epoch + 1) * steps.steps_per_epoch)
+        targets = np.array([steps.at(step).targets for step in numbers])
+        assert targets.min() >= 0.9 * targets.mean()
+        assert targets.sum() == split.targets.sum()  # however documents are cut
+
+
+def test_steps_are_even_though_a_row_is_nearly_empty_or_missing(tmp_path):
+    """32 rows of 8 documents each and one of one: of 5 steps, some would have 7 rows and some 6."""
+    split = write_split(tmp_path, [8] * (32 * 8 + 1), context=0)
+    steps = loader(split)
+    assert (steps.num_rows, steps.steps_per_epoch) == (35, 5)  # two more rows, of pieces of others
+    for epoch in (0, 1):
+        targets = [steps.at(epoch * 5 + step).targets for step in range(5)]
+        assert sum(targets) == 257 * 7
+        assert min(targets) >= 0.95 * 257 * 7 / 5
+    assert sum(len(steps.at(step).batches) for step in range(5)) <= 5 * 7  # no micro-batch is all padding
 
 
 # A pure function of (seed, step)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logtrain.data import pack as packing
-from logtrain.data.pack import PackedRows, best_fit_decreasing, best_fit_decreasing_reference, pack, pieces
+from logtrain.data.pack import PackedRows, look_ahead_fit, look_ahead_fit_reference, pack, pieces
 
 needs_cpp = pytest.mark.skipif(not packing.USES_CPP, reason="the C++ packer is not built (no compiler at install time)")
 
@@ -76,29 +76,34 @@ def test_documents_that_cannot_be_cut_are_refused():
         pieces(np.array([5]), 1)
 
 
-# Best-fit-decreasing
+# Which pieces share a row
 
 
-def best_fit_decreasing_naive(lengths: list[int], capacity: int) -> list[int]:
-    """The documented rules with no data structure at all: every row is looked at for every piece."""
-    space_R, last_placed_R, row_P = [], [], [-1] * len(lengths)
-    for turn, piece in enumerate(sorted(range(len(lengths)), key=lambda piece: -lengths[piece])):
-        roomy = [row for row, space in enumerate(space_R) if space >= lengths[piece]]
-        if not roomy:
-            roomy = [len(space_R)]
-            space_R.append(capacity)
-            last_placed_R.append(turn)
-        row = min(roomy, key=lambda row: (space_R[row], -last_placed_R[row]))
-        row_P[piece], last_placed_R[row] = row, turn
-        space_R[row] -= lengths[piece]
+def look_ahead_fit_naive(lengths: list[int], capacity: int) -> list[int]:
+    """The documented rules with no data structure at all: every piece without a row is looked at for every choice."""
+    row_P, left = [-1] * len(lengths), list(range(len(lengths)))
+
+    def longest(space: int) -> int | None:
+        window = left[: min(1024, max(64, len(left) // 2))]
+        return max((piece for piece in window if lengths[piece] <= space), key=lambda p: (lengths[p], -p), default=None)
+
+    row = 0
+    while left:
+        space, piece, in_order = capacity, longest(capacity), True
+        while piece is not None:
+            row_P[piece], space = row, space - lengths[piece]
+            left.remove(piece)
+            in_order = in_order and bool(left) and lengths[left[0]] <= space
+            piece = left[0] if in_order else longest(space)
+        row += 1
     return row_P
 
 
 @given(packable())
 def test_reference_follows_the_documented_rules(case):
     lengths, capacity = case
-    expected = best_fit_decreasing_naive(lengths.tolist(), capacity)
-    assert best_fit_decreasing_reference(lengths, capacity).tolist() == expected
+    expected = look_ahead_fit_naive(lengths.tolist(), capacity)
+    assert look_ahead_fit_reference(lengths, capacity).tolist() == expected
 
 
 @needs_cpp
@@ -106,8 +111,8 @@ def test_reference_follows_the_documented_rules(case):
 @settings(max_examples=500)
 def test_cpp_equals_reference(case):
     lengths, capacity = case
-    expected = best_fit_decreasing_reference(lengths, capacity)
-    np.testing.assert_array_equal(best_fit_decreasing(lengths, capacity), expected)
+    expected = look_ahead_fit_reference(lengths, capacity)
+    np.testing.assert_array_equal(look_ahead_fit(lengths, capacity), expected)
 
 
 @needs_cpp
@@ -116,27 +121,38 @@ def test_cpp_equals_reference_on_many_pieces(capacity):
     random = np.random.default_rng(capacity)
     for longest in (capacity, max(1, capacity // 16)):
         lengths = random.integers(1, longest, 4000, np.int32, endpoint=True)
-        expected = best_fit_decreasing_reference(lengths, capacity)
-        np.testing.assert_array_equal(best_fit_decreasing(lengths, capacity), expected)
+        expected = look_ahead_fit_reference(lengths, capacity)
+        np.testing.assert_array_equal(look_ahead_fit(lengths, capacity), expected)
 
 
-@pytest.mark.parametrize("function", [best_fit_decreasing, best_fit_decreasing_reference])
+def test_reference_follows_the_documented_rules_where_the_window_grows_and_shrinks():
+    lengths = np.random.default_rng(5).integers(1, 600, 3000, np.int32)
+    assert look_ahead_fit_reference(lengths, 1000).tolist() == look_ahead_fit_naive(lengths.tolist(), 1000)
+
+
+@pytest.mark.parametrize("function", [look_ahead_fit, look_ahead_fit_reference])
 def test_pieces_of_exactly_the_capacity_fill_a_row_each(function):
-    assert function(np.array([8, 1, 8, 7, 1], np.int32), 8).tolist() == [0, 2, 1, 2, 3]
+    assert function(np.array([8, 1, 8, 7, 1], np.int32), 8).tolist() == [
+        0,
+        2,
+        1,
+        2,
+        3,
+    ]  # row 2: the longest left, then the first
 
 
 def test_lengths_that_fit_no_row_are_refused():
     for length in (0, -1, 9, 2**40):
         with pytest.raises(ValueError, match=f"piece 1 has {length} tokens: it must have 1..8"):
-            best_fit_decreasing(np.array([8, length]), 8)
+            look_ahead_fit(np.array([8, length]), 8)
     for capacity in (0, -8, 2**31):
         with pytest.raises(ValueError, match=f"capacity of a row is {capacity} tokens"):
-            best_fit_decreasing(np.array([], np.int32), capacity)
+            look_ahead_fit(np.array([], np.int32), capacity)
 
 
 @needs_cpp
 def test_cpp_checks_its_own_input():
-    bfd = packing._pack.best_fit_decreasing
+    fit = packing._pack.look_ahead_fit
     ones, rows = np.ones(4, np.int32), np.full(4, -1, np.int32)
     read_only = rows.copy()
     read_only.flags.writeable = False
@@ -153,9 +169,9 @@ def test_cpp_checks_its_own_input():
         (ones, 8, read_only, "read-only"),
     ]:
         with pytest.raises(ValueError, match=message):
-            bfd(lengths, capacity, out)
+            fit(lengths, capacity, out)
     assert rows.tolist() == [-1] * 4  # nothing was written
-    assert bfd(ones, 8, rows) == 1
+    assert fit(ones, 8, rows) == 1
     assert rows.tolist() == [0] * 4
 
 
@@ -221,7 +237,7 @@ def test_rows_never_change_with_the_numpy_release():
     for epoch in (0, 1):
         for column in pack(length_P, 2048, seed=1309, epoch=epoch):
             digest.update(column.astype("<i8").tobytes())
-    assert digest.hexdigest() == "647e49aff2078d8faabd40c584e9e8be94fcc6f8532fcaeb52791578f5dde237"
+    assert digest.hexdigest() == "7d0a67dda1d7468b38413cd897a73b14777babfc155fe2094aceaa2930ba2047"
 
 
 def test_a_negative_seed_or_epoch_is_refused():
@@ -231,6 +247,45 @@ def test_a_negative_seed_or_epoch_is_refused():
 
 
 # How well and how fast
+
+
+def lognormal_lengths(mean: float, sigma: float, num_documents: int) -> np.ndarray:
+    drawn = np.random.default_rng(3).lognormal(np.log(mean) - sigma**2 / 2, sigma, num_documents)
+    return np.maximum(2, drawn).astype(np.int64)
+
+
+def variance_between_rows(rows: PackedRows, length_P: np.ndarray) -> float:
+    """The share of the variance of a token's document length that lies between rows: 0 where each row is like all."""
+    length_P = length_P[rows.piece_P].astype(np.float64)
+    count_R = np.diff(rows.row_start_R1)
+    mean_R = np.add.reduceat(length_P, rows.row_start_R1[:-1]) / count_R
+    return float((count_R * (mean_R - length_P.mean()) ** 2).sum() / ((length_P - length_P.mean()) ** 2).sum())
+
+
+@pytest.mark.parametrize(
+    ("mean", "sigma", "seq_len", "most_between", "least_fill"),
+    [(444, 0.4, 8192, 0.15, 0.994), (444, 0.8, 8192, 0.15, 0.997), (600, 0.9, 4096, 0.30, 0.995)],
+)
+def test_a_row_is_a_sample_of_all_lengths_and_is_full(mean, sigma, seq_len, most_between, least_fill):
+    length_P = pieces(lognormal_lengths(mean, sigma, 30_000), seq_len).length_P
+    for epoch in (0, 1):
+        rows = pack(length_P, seq_len, seed=1309, epoch=epoch)
+        assert variance_between_rows(rows, length_P) <= most_between
+        assert fill(rows, length_P, seq_len) >= least_fill
+
+
+def test_documents_longer_than_half_a_row_still_leave_few_slots_empty():
+    length_P = pieces(lognormal_lengths(5000, 0.5, 5000), 8192).length_P
+    assert fill(pack(length_P, 8192, seed=1309, epoch=0), length_P, 8192) >= 0.955
+
+
+def test_the_last_rows_are_like_the_first():
+    """Were the window not to shrink with what is left, the last rows would hold what no other row wanted."""
+    length_P = pieces(lognormal_lengths(444, 0.8, 30_000), 8192).length_P.astype(np.int64)
+    row_P = look_ahead_fit(length_P, 8192)
+    num_rows = int(row_P.max()) + 1
+    late = length_P[row_P >= 0.9 * num_rows]
+    assert late.mean() == pytest.approx(length_P.mean(), rel=0.15)
 
 
 def test_a_million_nlplog_like_documents_fill_their_rows():
@@ -259,6 +314,6 @@ def test_loglm_takes_the_fewest_rows_of_2048_there_can_be(shared, llama3_tokeniz
 def test_ten_million_lengths_pack_in_five_seconds():
     length_P = np.tile(pieces(nlplog_lengths(1_000_000), 8192).length_P, 10)[:10_000_000]
     start = time.perf_counter()
-    row_P = best_fit_decreasing(length_P, 8192)
+    row_P = look_ahead_fit(length_P, 8192)
     assert time.perf_counter() - start <= 5.0  # 0.4 s on one core of a 2024 server
     assert length_P.sum() / ((int(row_P.max()) + 1) * 8192) >= 0.995

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from logtrain.data.loader import token_seeds
+from logtrain.data.layout import token_seeds
 from logtrain_kernels import dropout_steps
 from logtrain_kernels.dropout import STEPS, kept, kept_reference, kept_scale
 from tests.support.precision import triton_kernels

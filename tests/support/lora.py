@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from logtrain.data.loader import token_seeds
+from logtrain.data.layout import token_seeds
 from logtrain.model import hf
 from logtrain.model import peft as adapter_files
 from logtrain.model.config import LoraConfig

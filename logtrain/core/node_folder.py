@@ -1,0 +1,82 @@
+"""A folder that the ranks of one node share: for what one of them computes and all read."""
+
+import atexit
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+from logtrain.core.world import World
+
+PREFIX = "logtrain-node-"
+NETWORK = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "glusterfs",
+    "9p",
+    "afs",
+    "pvfs2",
+    "wekafs",
+}
+"""Kinds of file systems whose files other machines see, too; those of FUSE are taken for such as well."""
+
+
+def node_folder(world: World) -> Path | None:
+    """A new folder of this node's ranks in the folder for temporary files (TMPDIR), which goes with the process of its
+    first rank; None where a rank is alone on its node. Every rank calls it. The first rank makes it and may come later
+    than the others, who wait for what they look for in it.
+
+    What a killed run has left there is removed.
+    """
+    if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == 1:
+        return None
+    name = world.from_main(secrets.token_hex(16))  # which nobody else can guess or meet
+    folder = Path(tempfile.gettempdir()) / f"{PREFIX}{name}-{world.rank - world.local_rank}"
+    if world.local_rank == 0:
+        remove_left_behind(folder.parent)
+        make_owned(folder)
+    return folder
+
+
+def make_owned(folder: Path) -> None:
+    """Make a folder with a file that is locked as long as this process lives, at whose end it is removed."""
+    aside = Path(tempfile.mkdtemp(prefix="logtrain-", dir=folder.parent))
+    lock = os.open(aside / "owner", os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.rename(aside, folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def remove_left_behind(parent: Path) -> None:
+    """Remove folders of `make_owned` whose process has ended without removing them."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's; or another run removes it just now
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            lock = os.open(folder / "owner", os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process lives
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
+
+
+def is_on_network(path: str | Path, mounts: str | Path = "/proc/self/mounts") -> bool:
+    """Whether a path lies on a file system that other machines share. `mounts`: the table of them, as Linux has it."""
+    path = os.path.realpath(path)
+    kind, longest = "", -1
+    for line in Path(mounts).read_text().splitlines():
+        _, point, fs_type, *_ = line.split(" ")
+        point = point.encode().decode("unicode_escape")  # a space is \\040
+        if os.path.commonpath([point, path]) == point and len(point) >= longest:  # of the same point the last counts
+            kind, longest = fs_type, len(point)
+    return kind in NETWORK or kind.startswith("fuse")

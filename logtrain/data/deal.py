@@ -1,0 +1,140 @@
+"""Which rows a step takes: an epoch's rows are dealt to its steps so that every step has nearly the same targets.
+
+A step divides by its own targets, so those of a step with few of them would weigh more. Three things keep steps even:
+
+    deal_rows      the rows with most targets first, each to the step that has fewest so far: no two steps differ by
+                   more than a row
+    even_out       where the rows do not come out even, some steps have a row less, or one that is nearly empty: they
+                   get pieces of the others' rows
+    shuffle        chance decides the order of the steps, and of the rows in each
+
+Letters in names: P pieces, R rows, S steps; S1 and R1 are boundaries, one more.
+"""
+
+import heapq
+
+import numpy as np
+
+from logtrain.data.pack import PackedRows
+
+LACK = 0.05
+"""A step with so much less than the mean of all steps' targets gets pieces of others."""
+
+
+def deal(
+    rows: PackedRows, length_P: np.ndarray, targets_P: np.ndarray, num_steps: int, seq_len: int, seed: int, epoch: int
+) -> tuple[PackedRows, np.ndarray]:
+    """The rows in the order in which the steps take them, and int64 [S1]: where each step's begin. A pure function.
+
+    length_P, targets_P: tokens and targets of each piece.
+    """
+    targets_R = row_sums(rows, targets_P)
+    step_R = deal_rows(targets_R, num_steps)
+    rows, step_R = even_out(rows, step_R, length_P, targets_P, num_steps, seq_len)
+    bits = np.random.PCG64(np.random.SeedSequence([seed, epoch, 1]))  # other bits than those that packed
+    place_S = np.argsort(np.argsort(bits.random_raw(num_steps), kind="stable"), kind="stable")
+    step_R = place_S[step_R]
+    order_R = np.lexsort((bits.random_raw(len(step_R)), step_R))
+    step_start_S1 = np.zeros(num_steps + 1, np.int64)
+    np.cumsum(np.bincount(step_R, minlength=num_steps), out=step_start_S1[1:])
+    return in_order(rows, order_R), step_start_S1
+
+
+def row_sums(rows: PackedRows, values_P: np.ndarray) -> np.ndarray:
+    """int64 [R]: the sum over each row's pieces."""
+    sums = np.zeros(rows.num_rows, np.int64)
+    if rows.num_rows:
+        np.add.reduceat(values_P[rows.piece_P], rows.row_start_R1[:-1], dtype=np.int64, out=sums)
+    return sums
+
+
+def in_order(rows: PackedRows, order_R: np.ndarray) -> PackedRows:
+    """The same rows, the row order_R[0] first."""
+    count_R = np.diff(rows.row_start_R1)[order_R]
+    row_start_R1 = np.zeros(len(order_R) + 1, np.int64)
+    np.cumsum(count_R, out=row_start_R1[1:])
+    source_P = np.arange(row_start_R1[-1]) + np.repeat(rows.row_start_R1[order_R] - row_start_R1[:-1], count_R)
+    return PackedRows(rows.piece_P[source_P], row_start_R1)
+
+
+def deal_rows(targets_R: np.ndarray, num_steps: int) -> np.ndarray:
+    """int64 [R]: the step of each row. In rounds of a row a step, the last of them perhaps not to all."""
+    by_targets_R = np.argsort(-targets_R, kind="stable")
+    step_R, targets_S = np.empty(len(targets_R), np.int64), np.zeros(num_steps, np.int64)
+    for first in range(0, len(targets_R), num_steps):
+        taken = by_targets_R[first : first + num_steps]
+        steps = np.argsort(targets_S, kind="stable")[: len(taken)]
+        step_R[taken] = steps
+        targets_S[steps] += targets_R[taken]
+    return step_R
+
+
+def even_out(
+    rows: PackedRows, step_R: np.ndarray, length_P: np.ndarray, targets_P: np.ndarray, num_steps: int, seq_len: int
+) -> tuple[PackedRows, np.ndarray]:
+    """Rows and the step of each, after the steps that lack over LACK of the mean have got pieces of the others' rows.
+
+    A step gives as long as it keeps the mean, or, where that was not enough, what is not lacking; the step with fewest
+    targets gets, into a row of its own where it has fewer rows than others, else into its emptiest.
+    """
+    targets_S = np.bincount(step_R, weights=row_sums(rows, targets_P), minlength=num_steps).astype(np.int64)
+    mean = targets_S.sum() / num_steps
+    heap = [(int(targets_S[step]), int(step)) for step in np.flatnonzero(targets_S < (1 - LACK) * mean)]
+    if not heap:
+        return rows, step_R
+    heapq.heapify(heap)
+    open_rows = OpenRows(rows, step_R, length_P, num_steps, seq_len)
+    givers = np.argsort(-targets_S, kind="stable")[: num_steps - len(heap)].tolist()
+    for floor, enough in ((mean, mean), ((1 - LACK) * mean, (1 - LACK) * mean)):
+        for giver in givers:
+            for place in open_rows.gives(giver):
+                targets, getter = heap[0]
+                given = int(targets_P[rows.piece_P[place]])
+                if targets < enough and targets_S[giver] - given >= floor and open_rows.move(place, getter):
+                    targets_S[giver] -= given
+                    heapq.heapreplace(heap, (targets + given, getter))
+    return open_rows.result()
+
+
+class OpenRows:
+    """Rows while pieces go from one to another. A place is where a piece stands in `rows.piece_P`."""
+
+    def __init__(self, rows: PackedRows, step_R: np.ndarray, length_P: np.ndarray, num_steps: int, seq_len: int):
+        self.rows, self.step_R, self.length_P, self.seq_len = rows, step_R, length_P, seq_len
+        self.tokens_R, count_R = row_sums(rows, length_P), np.diff(rows.row_start_R1)
+        self.count_S = np.bincount(step_R, minlength=num_steps)
+        first_S = np.cumsum(self.count_S) - self.count_S
+        has_rows = self.count_S > 0
+        self.giving_S, self.emptiest_S = np.full(num_steps, -1), np.full(num_steps, -1)
+        self.giving_S[has_rows] = np.lexsort((-count_R, step_R))[first_S[has_rows]]  # the row of most pieces
+        self.emptiest_S[has_rows] = np.lexsort((self.tokens_R, step_R))[first_S[has_rows]]
+        self.room: dict[int, int] = {}  # by row that has got pieces
+        self.moved: dict[int, int] = {}  # place -> row
+        self.new_rows: dict[int, int] = {}  # step -> row
+
+    def gives(self, step: int) -> list[int]:
+        """Places of the pieces that a step may give: those of its row with most pieces, less the first."""
+        row = int(self.giving_S[step])
+        start, end = self.rows.row_start_R1[row : row + 2].tolist() if row >= 0 else (0, 0)
+        return [place for place in range(start + 1, end) if place not in self.moved]
+
+    def move(self, place: int, step: int) -> bool:
+        """Put a piece into the open row of a step; -> whether it had room."""
+        row = self.new_rows.get(step, int(self.emptiest_S[step]))
+        if step not in self.new_rows and self.count_S[step] < self.count_S.max():
+            row = self.new_rows[step] = len(self.step_R) + len(self.new_rows)
+        length = int(self.length_P[self.rows.piece_P[place]])
+        room = self.room.get(row, self.seq_len - int(self.tokens_R[row]) if row < len(self.step_R) else self.seq_len)
+        if length <= room:
+            self.moved[place], self.room[row] = row, room - length
+        return length <= room
+
+    def result(self) -> tuple[PackedRows, np.ndarray]:
+        """The rows with the pieces where they went, and the step of each."""
+        count_R = np.diff(self.rows.row_start_R1)
+        row_P = np.repeat(np.arange(len(count_R)), count_R)
+        row_P[list(self.moved)] = list(self.moved.values())
+        count_R = np.bincount(row_P, minlength=len(count_R) + len(self.new_rows))
+        row_start_R1 = np.concatenate([np.zeros(1, np.int64), np.cumsum(count_R)])
+        piece_P = self.rows.piece_P[np.argsort(row_P, kind="stable")]
+        return PackedRows(piece_P, row_start_R1), np.concatenate([self.step_R, list(self.new_rows)]).astype(np.int64)

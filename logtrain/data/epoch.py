@@ -1,0 +1,165 @@
+"""An epoch of packed rows, in the order in which steps take them, and who computes it when.
+
+Packing a large corpus takes seconds and gigabytes, so one rank of a node does it, in the background while the epoch
+before is trained on, and the ranks of the node read its arrays from one memory-mapped folder.
+
+Letters in names: D documents, P pieces, R rows, S slots: the parts into which an epoch's rows are dealt evenly, a step
+each, or a row each.
+"""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from logtrain.data.config import LoaderConfig
+from logtrain.data.deal import deal, row_sums
+from logtrain.data.pack import pack, pieces
+from logtrain.data.shards import Split
+
+
+class Epoch(NamedTuple):
+    """Row r holds pieces row_start_R1[r] to row_start_R1[r + 1], slot s rows slot_start_S1[s] to slot_start_S1[s + 1].
+    Piece p is tokens [start_P[p], start_P[p] + length_P[p]) of document document_P[p].
+    """
+
+    document_P: np.ndarray
+    """int32"""
+    start_P: np.ndarray
+    """int32"""
+    length_P: np.ndarray
+    """int32"""
+    row_start_R1: np.ndarray
+    """int64"""
+    slot_start_S1: np.ndarray
+    """int64"""
+    tokens_R: np.ndarray
+    """int32"""
+    targets_R: np.ndarray
+    """int32"""
+    pairs_R: np.ndarray
+    """int64: (query, key) pairs within the causal mask"""
+
+    max_pieces: np.ndarray
+    """int64 scalar: the most pieces that a row has"""
+
+    def pieces_of(self, row: int) -> Iterator[tuple[int, int, int]]:
+        """(document, start, length) of each piece of a row, in order."""
+        of_row = slice(*self.row_start_R1[row : row + 2].tolist())
+        columns = self.document_P, self.start_P, self.length_P
+        return zip(*(column[of_row].tolist() for column in columns), strict=True)
+
+    def save(self, folder: Path) -> None:
+        """Write every array as an .npy file; the folder is there once it is complete."""
+        aside = folder.with_name(f"{folder.name}.partial")
+        try:
+            aside.mkdir(parents=True)
+            for name, array in self._asdict().items():
+                np.save(aside / f"{name}.npy", array)
+            os.rename(aside, folder)
+        except OSError as error:
+            nbytes = sum(array.nbytes for array in self)
+            raise ValueError(
+                f"{aside}: {error.strerror}; an epoch's packing takes {nbytes / 1e6:,.0f} MB there, and two are kept; "
+                f"TMPDIR names another folder for it"
+            ) from error
+
+    @staticmethod
+    def open(folder: Path) -> "Epoch":
+        """What `save` wrote, memory-mapped."""
+        return Epoch(*(np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in Epoch._fields))
+
+
+class Shared(NamedTuple):
+    """Where the ranks of a node share their epochs."""
+
+    folder: Path
+    """of this data alone; on a disk of the node, or in its memory"""
+    packs: bool
+    """whether this rank is the one that computes them"""
+
+
+class Epochs:
+    """Epochs by number, each computed once: in a background thread, and once a node where `shared` is given."""
+
+    def __init__(self, compute: Callable[[int], Epoch], shared: Shared | None = None):
+        self.compute, self.shared = compute, shared
+        self.futures: dict[int, Future[Epoch]] = {}
+
+    def __getitem__(self, number: int) -> Epoch:
+        """Epoch `number` (0-based). Waits until it is computed; raises what computing it raised."""
+        self.prepare(number)
+        return self.futures[number].result()
+
+    def prepare(self, number: int) -> None:
+        """Begin to compute an epoch, unless that was done. Of all but the newest two, older ones are forgotten."""
+        if number in self.futures:
+            return
+        self.futures[number] = Future()
+        threading.Thread(target=self.work, args=(number, self.futures[number]), name="epoch", daemon=True).start()
+        for old in sorted(self.futures, key=lambda other: abs(other - number))[2:]:
+            del self.futures[old]
+
+    def work(self, number: int, future: Future[Epoch]) -> None:
+        try:
+            future.set_result(self.get(number))
+        except BaseException as error:  # raised again where the epoch is asked for
+            future.set_exception(error)
+
+    def get(self, number: int) -> Epoch:
+        if self.shared is None:
+            return self.compute(number)
+        folder = self.shared.folder / f"epoch-{number}"
+        if self.shared.packs and not folder.exists():
+            shutil.rmtree(folder.with_name(f"epoch-{number - 2}"), ignore_errors=True)  # what is open stays readable
+            self.compute(number).save(folder)
+        while not folder.exists():
+            time.sleep(0.02)
+        return Epoch.open(folder)
+
+
+def pack_epoch(split: Split, config: LoaderConfig, seed: int, epoch: int, num_slots: int = 0) -> Epoch:
+    """Epoch `epoch` (0-based) of a split: a pure function. `num_slots`: how many slots its rows are dealt to evenly; 0:
+    as many as there are steps of `rows_per_step` rows.
+    """
+    length_P = pieces(split.lengths, config.seq_len).length_P
+    rows = pack(length_P, config.seq_len, seed, epoch)
+    cut = pieces(split.lengths, config.seq_len)
+    targets_P = count_targets(split, cut.document_P, cut.start_P, cut.length_P)
+    num_slots = num_slots or -(-rows.num_rows // config.rows_per_step)
+    rows, slot_start_S1 = deal(rows, length_P, targets_P, num_slots, config.seq_len, seed, epoch)
+    tokens_R = row_sums(rows, length_P)
+    if config.attention == "document":
+        wide_P = length_P.astype(np.int64)  # squares of 46,341 and more overflow int32
+        pairs_R = row_sums(rows, wide_P * (wide_P + 1) // 2)
+    else:
+        pairs_R = tokens_R * (tokens_R + 1) // 2
+    piece_P = rows.piece_P
+    return Epoch(
+        cut.document_P[piece_P].astype(np.int32),
+        cut.start_P[piece_P].astype(np.int32),
+        length_P[piece_P],
+        rows.row_start_R1,
+        slot_start_S1,
+        tokens_R.astype(np.int32),
+        row_sums(rows, targets_P).astype(np.int32),
+        pairs_R,
+        np.diff(rows.row_start_R1).max(initial=0),
+    )
+
+
+def count_targets(split: Split, document_P: np.ndarray, start_P: np.ndarray, length_P: np.ndarray) -> np.ndarray:
+    """int32 [P]: targets of each piece: all its tokens but the first, less those marked as context."""
+    targets_P = split.targets[document_P].astype(np.int32)
+    whole_P = length_P == split.lengths[document_P]
+    plain_P = (split.targets == split.lengths - 1)[document_P] & ~whole_P
+    targets_P[plain_P] = length_P[plain_P] - 1
+    for i in np.flatnonzero(~whole_P & ~plain_P):
+        targets_P[i] = split.targets_between(int(document_P[i]), int(start_P[i]) + 1, int(start_P[i] + length_P[i]))
+    return targets_P
