@@ -1,16 +1,14 @@
 """prepare with inputs that are meant to hurt: each is a bad row or one line, in time and within memory."""
 
 import json
-import os
 import re
-import time
 
 import pytest
 import tokenizers
-from tokenizers import models, pre_tokenizers
+from tokenizers import models
 
 from logtrain import prepare
-from logtrain.data import chunks, pool
+from logtrain.data import chunks
 from logtrain.text.tokenizer import Tokenizer
 from tests.support.chats import write_tokenizer
 from tests.support.preparing import arguments, dump, make_rows, read_documents, text_of
@@ -109,43 +107,3 @@ def test_names_that_would_steer_a_terminal(bytes_tokenizer, tmp_path, inline, ca
     assert not set(found) & set("\x1b\x07\u202e\udcff")
     for name in (r"\x1b]0;title\x07\nb\u202e", r"a\x1b.json row 9", r"columns (\x1b[31m)", r"out: already"):
         assert name in found
-
-
-def test_a_regular_expression_that_does_not_end(bytes_tokenizer, tmp_path):
-    tokenizer = tokenizers.Tokenizer.from_file(str(bytes_tokenizer / "tokenizer.json"))
-    split = pre_tokenizers.Split(tokenizers.Regex("(a+)+$"), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    path = dump(tmp_path / "a.json", [{"text": "good"}, {"text": "a" * 64 + "b"}])
-    with pytest.raises(
-        ValueError, match=r"a\.json row 0 to row 1: the tokenizer fails \(.*retry-limit-in-match"
-    ) as error:
-        prepare.main(arguments(tmp_path, tmp_path / "out", path, valid_fraction=0))
-    assert len(str(error.value).splitlines()) == 1
-    assert not (tmp_path / "out").exists()
-
-
-ROWS = [[{"role": "user", "content": text}, {"role": "assistant", "content": "x"}] for text in ("come", "go")]
-HOSTILE = {
-    "set ns.x = ns.x + ns.x": r"a\.json row 1: .*memory|MemoryError|more than 1.5 GB of memory were needed",
-    "for j in range(99999) if j in range(99999)": r"did not end within 2 seconds",
-}
-
-
-@pytest.mark.parametrize("work", HOSTILE)
-def test_a_template_that_does_not_end(chat_tokenizer, tmp_path, monkeypatch, work):
-    """With one row of the data; with all that it is tried out on it does."""
-    monkeypatch.setattr(pool, "SECONDS", 2.0)
-    monkeypatch.setattr(pool, "MEMORY_SHARE", 1.5e9 / os.sysconf("SC_PHYS_PAGES") / os.sysconf("SC_PAGE_SIZE"))
-    written = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}<|eot|>{% endfor %}"
-    inner = f"{{% {work} %}}" + ("{% endfor %}" if work.startswith("for") else "")
-    loops = "{% set ns = namespace(x='ab') %}{% for i in range(999) %}" + inner + "{% endfor %}"
-    (tmp_path / "a.jinja").write_text(written + "{% if messages[0]['content'] == 'go' %}" + loops + "{% endif %}")
-    path = dump(tmp_path / "a.json", [{"messages": turns} for turns in ROWS])
-    flags = {"format": "messages", "template": tmp_path / "a.jinja", "valid_fraction": 0}
-    began = time.monotonic()
-    with pytest.raises(ValueError, match=HOSTILE[work]) as error:
-        prepare.main(arguments(chat_tokenizer, tmp_path / "out", path, **flags))
-    assert time.monotonic() - began < 60
-    assert len(str(error.value).splitlines()) == 1
-    assert not (tmp_path / "out").exists()
