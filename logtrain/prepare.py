@@ -18,6 +18,7 @@ from pathlib import Path
 from logtrain.core.atomic import new_folder
 from logtrain.core.config import load
 from logtrain.core.entry import run
+from logtrain.core.printable import printable
 from logtrain.data.config import PrepareConfig
 from logtrain.data.files import InputFile
 from logtrain.data.manifest import print_origin, read_origin
@@ -38,7 +39,8 @@ def main(argv: list[str]) -> None:
     output = Path(os.path.abspath(config.output))
     if (output / "manifest.json").exists():
         refuse_other_origin(output, read_origin(config, files))
-        print(f"{config.output}: already prepared from this input with these settings; nothing to do")
+        where = printable(config.output, one_line=True)
+        print(f"{where}: already prepared from this input with these settings; nothing to do")
         return
     with Pool.on_all_cores(config.tokenizer, config.workers) as pool:
         origin = read_origin(config, files)  # while the workers load the tokenizer

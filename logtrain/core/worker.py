@@ -56,16 +56,10 @@ class Worker:
         except OSError:
             raise self._death() from None
 
-    def receive(self, seconds: float | None = None) -> Any:
-        """Waits for what the worker sends. Raises ValueError where it is dead, and TimeoutError where nothing comes in
-        so many seconds.
-        """
+    def receive(self) -> Any:
+        """Waits for what the worker sends, and returns it. Raises ValueError where it is dead."""
         try:
-            if not self._connection.poll(seconds):
-                raise TimeoutError
             return self._connection.recv()
-        except TimeoutError:
-            raise
         except (EOFError, OSError):  # OSError: it died in the middle of a message
             raise self._death() from None
 
@@ -78,7 +72,7 @@ class Worker:
     def _death(self) -> ValueError:
         code = self._process.wait()
         if self._memory and code in (NO_MEMORY, -signal.SIGABRT):  # the latter is how libraries in Rust and C++ end
-            return ValueError(f"more than {size(self._memory)} of memory were needed")
+            return ValueError(f"more than {size(self._memory)} of memory were needed; try fewer workers")
         if code == -signal.SIGKILL:
             return ValueError("a worker was killed, most likely for want of memory; try fewer workers")
         return ValueError(f"a worker died with exit code {code}; what it said stands above")

@@ -37,6 +37,8 @@ class RowsRead(NamedTuple):
     records_I: np.ndarray
     """DOCUMENT: row, source and domain are filled in"""
     bad_rows: list[BadRowFound]
+    num_chars: int
+    """characters of the items"""
 
 
 def rows_of(config: PrepareConfig, file: InputFile) -> Iterator[Document | Conversation | BadRow]:
@@ -61,7 +63,7 @@ class _Chunk:
         records_I = np.zeros(len(self.items), DOCUMENT)
         columns_I = np.array(self.came_from, np.int64).reshape(-1, 3).T
         records_I["row"], records_I["source"], records_I["domain"] = columns_I
-        return RowsRead(records_I, self.bad_rows)
+        return RowsRead(records_I, self.bad_rows, self.num_chars)
 
 
 class Chunks:

@@ -70,6 +70,8 @@ class PrepareConfig:
     """A row, or a line of text, of more megabytes is a bad row; an array's element of more ends the run."""
     max_bad_rows: int = 0
     """More bad rows than this stop the run; up to this many are left out and listed in the report."""
+    max_lost_chars: int = 0
+    """More characters than this that the tokenizer has no token for stop the run; the report counts them."""
     shard_tokens: int = 100_000_000
     """A shard file is closed at this many tokens."""
     workers: int = 0

@@ -61,7 +61,7 @@ class InputFile:
             for row, value in self.kind.read(self, text_chars):
                 yield row, value
         except (ValueError, OSError) as error:
-            raise ValueError(f"{self.path}: row {row + 1}: {error}") from None
+            raise ValueError(f"{self.path}: row {row + 1}: {getattr(error, 'strerror', None) or error}") from None
 
     def has_changed(self) -> bool:
         """Whether, since this object was made, the file has been written to."""

@@ -11,8 +11,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from logtrain.core.atomic import naming
+from logtrain.core.printable import printable
+from logtrain.core.units import size
 from logtrain.data.config import CHAT_ONLY, TEXT_ONLY, PrepareConfig
 from logtrain.data.files import InputFile
+from logtrain.data.lost_text import refuse_empty
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.tokenizer import Tokenizer
 
@@ -102,6 +106,7 @@ def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
     if repeated := [str(path) for path, count in times.items() if count > 1]:
         raise ValueError(f"input: given more than once: {', '.join(repeated)}")
     tokenizer = Tokenizer.load(config.tokenizer)
+    refuse_empty(tokenizer)
     chat = ChatTemplate.load(tokenizer, config.template, config.date) if config.is_chat else None
     end_id = chat.end_id if chat else tokenizer.document_end(config.document_end)
     left_out = NOT_SETTINGS | WITHOUT_EFFECT | (TEXT_ONLY if chat else CHAT_ONLY)
@@ -136,7 +141,7 @@ def fingerprint_of(ingredients: Ingredients) -> str:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, as hexadecimal digits."""
-    with open(path, "rb") as stream:
+    with naming(path), open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -161,12 +166,14 @@ def print_origin(origin: Origin) -> None:
     """Say what is about to be prepared, and with which tokens around a document."""
     tokenizer, sources = origin["tokenizer"], origin["sources"]
     files = "1 file" if len(sources) == 1 else f"{len(sources):,} files"
-    print(f"input: {files}, {sum(source['bytes'] for source in sources) / 1e6:,.1f} MB")
     bos = "no token" if tokenizer["bos_id"] is None else f"id {tokenizer['bos_id']}"
     what = "conversation" if "chat" in origin else "document"
-    print(
+    lines = [
+        f"input: {files}, {size(sum(source['bytes'] for source in sources))}",
         f"tokenizer: {tokenizer['path']}, {tokenizer['vocab_size']:,} ids; a {what} begins with {bos} "
-        f"and ends with {tokenizer['document_end']} (id {tokenizer['document_end_id']})"
-    )
+        f"and ends with {tokenizer['document_end']} (id {tokenizer['document_end_id']})",
+    ]
     if "chat" in origin:
-        print(f"chat template: {origin['chat']['template_path']}, as of {origin['settings']['date']}")
+        lines.append(f"chat template: {origin['chat']['template_path']}, as of {origin['settings']['date']}")
+    for line in lines:
+        print(printable(line, one_line=True))

@@ -25,11 +25,12 @@ def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folde
     `origin`: as `read_origin` gives it. Raises ValueError for a file that cannot be read on, for too many bad rows, for
     a split without documents, and OSError.
     """
-    chunks, account = Chunks(config, files), Account([str(file.path) for file in files])
+    chunks, account = Chunks(config, files), Account([str(file.path) for file in files], config.max_lost_chars)
     splits = SplitWriters(folder, config.shard_tokens, config.valid_fraction)
     num_bytes, num_documents, num_tokens, began = sum(file.num_bytes for file in files), 0, 0, time.monotonic()
     with Progress("prepare", num_bytes, in_bytes=True) as progress:
-        for read, encoded in pool.encode(chunks, encoder_of(config, origin)):
+        encoder = encoder_of(config, origin)
+        for read, encoded in pool.encode(chunks, encoder, account.where, lambda read: read.num_chars):
             splits.add(account.add(read, encoded), encoded)
             num_documents += len(encoded.lengths_D)
             num_tokens += len(encoded.tokens_N)

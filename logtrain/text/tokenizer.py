@@ -49,12 +49,14 @@ class Tokenizer:
     """A tokenizer file, opened by `Tokenizer.load`. Encoding adds no special token and cuts nothing, whatever the file
     was saved with.
 
-    vocab_size: highest id + 1, added tokens included. bos_id: the id that opens a document, or None. sha256: digest of
-    the file that decides the ids. files: what an export copies beside the weights. folder: where these files are.
+    vocab_size: highest id + 1, added tokens included. bos_id: the id that opens a document, or None. unknown_id: the id
+    that stands for all text without a token, or None. sha256: digest of the file that decides the ids. files: what an
+    export copies beside the weights. folder: where these files are.
     """
 
     vocab_size: int
     bos_id: int | None
+    unknown_id: int | None
     sha256: str
     files: tuple[Path, ...]
 
@@ -96,6 +98,10 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Returns the text of ids; `skip_special` leaves special tokens out."""
+        raise NotImplementedError
+
+    def normalized(self, text: str) -> str:
+        """The text as `encode` reads it; some tokenizers write all in lower case, or put a space before it."""
         raise NotImplementedError
 
     def special_tokens(self, added: bool = True) -> dict[str, int]:
@@ -162,6 +168,8 @@ class JsonTokenizer(Tokenizer):
         try_out(file, self._tokenizer)
         self._tokenizer.encode_special_tokens = True
         self.bos_id = self._find_bos(file.parent / "tokenizer_config.json")
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        self.unknown_id = None if unknown is None else self._tokenizer.token_to_id(unknown)
         self._tokenizer.post_processor = None  # it would leave the spaces before and after a word out of its span
 
     def _open(self) -> tokenizers.Tokenizer:
@@ -220,6 +228,10 @@ class JsonTokenizer(Tokenizer):
         with panics_named(self._file):
             return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
 
+    def normalized(self, text: str) -> str:
+        normalizer = self._tokenizer.normalizer
+        return normalizer.normalize_str(text) if normalizer else text
+
     def special_tokens(self, added: bool = True) -> dict[str, int]:
         tokens = self._tokenizer.get_added_tokens_decoder().items()
         return {token.content: id for id, token in tokens if added or token.special}
@@ -247,6 +259,7 @@ class SentencePieceTokenizer(Tokenizer):
             raise ValueError(f"{file}: not a sentencepiece model ({error})") from None
         self.vocab_size = self._model.vocab_size()
         self.bos_id = self._model.bos_id() if self._model.bos_id() >= 0 else None
+        self.unknown_id = self._model.unk_id()
         self._control = {i for i in range(self.vocab_size) if self._model.is_control(i)}
 
     def encode(self, text: str) -> list[int]:
@@ -271,6 +284,9 @@ class SentencePieceTokenizer(Tokenizer):
             else:
                 run.append(i)
         return text + self._model.decode(run)
+
+    def normalized(self, text: str) -> str:
+        return self._model.normalize(text)
 
     def special_tokens(self, added: bool = True) -> dict[str, int]:
         return {self._model.id_to_piece(i): i for i in sorted(self._control)}

@@ -4,10 +4,13 @@ import json
 import re
 
 import pytest
+import tokenizers
+from tokenizers import models
 
 from logtrain import prepare
 from logtrain.data import chunks
 from logtrain.text.tokenizer import Tokenizer
+from tests.support.chats import write_tokenizer
 from tests.support.preparing import arguments, dump, make_rows, read_documents, text_of
 
 
@@ -58,3 +61,49 @@ def test_bad_rows_are_named_shortly(bytes_tokenizer, tmp_path, inline, row, mess
     (bad,) = json.loads((tmp_path / "out" / "report.json").read_text())["bad_rows"]
     assert bad["row"] == 1
     assert bad["reason"].startswith(message)
+
+
+@pytest.mark.parametrize("format", ["corpus", "messages"])
+def test_characters_that_a_tokenizer_loses(tmp_path, inline, format, capsys):
+    tokenizer = json.loads((write_tokenizer(tmp_path) / "tokenizer.json").read_text())
+    del tokenizer["model"]["vocab"]["e"], tokenizer["model"]["vocab"]["\u0120"]  # and the space
+    tokenizer["model"]["merges"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    texts = ["ab", "cef e", "ok", "nnn", "éß"]
+    chats = [{"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "x"}]} for text in texts]
+    path = dump(tmp_path / "a.json", [{"text": text} for text in texts] if format == "corpus" else chats)
+    flags = {"format": format, "valid_fraction": 0}
+    with pytest.raises(
+        ValueError, match=r"a\.json row 1: the tokenizer cannot represent ' ' U\+0020, 'e' U\+0065, so t"
+    ):
+        prepare.main(arguments(tmp_path, tmp_path / "out", path, **flags))
+    with pytest.raises(ValueError, match=r"3 of the row's characters would be lost, 3 so far; take another tokenizer"):
+        prepare.main(arguments(tmp_path, tmp_path / "out", path, **flags, max_lost_chars=2))
+    assert not (tmp_path / "out").exists()
+    prepare.main(arguments(tmp_path, tmp_path / "out", path, **flags, max_lost_chars=3))
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["lost_chars"] == 3
+    assert "lost, for the tokenizer cannot represent them: 3 characters\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("vocab", [{}, {"<|end_of_text|>": 0}])
+def test_a_tokenizer_without_a_vocabulary(tmp_path, inline, vocab):
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.add_special_tokens(["<|end_of_text|>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    path = dump(tmp_path / "a.json", make_rows(3))
+    with pytest.raises(ValueError, match=rf"{tmp_path}: the tokenizer has no tokens but special ones"):
+        prepare.main(arguments(tmp_path, tmp_path / "out", path))
+
+
+def test_names_that_would_steer_a_terminal(bytes_tokenizer, tmp_path, inline, capsys):
+    folder = tmp_path / "\x1b[2J\u202e"
+    rows = [{"text": f"{i}", "domain": "\x1b]0;title\x07\nb\u202e"} for i in range(9)]
+    path = dump(folder / "a\x1b.json", [*rows, {"text": "", "\x1b[31m": ""}, {"\x1b[31m": ""}])
+    flags = {"max_bad_rows": 2, "valid_fraction": 0}
+    prepare.main(arguments(bytes_tokenizer, folder / "out", path, **flags))
+    prepare.main(arguments(bytes_tokenizer, folder / "out", path, **flags))
+    prepare.main(arguments(bytes_tokenizer, folder / "out", path, **flags, show=12))
+    found = "".join(capsys.readouterr())
+    assert not set(found) & set("\x1b\x07\u202e\udcff")
+    for name in (r"\x1b]0;title\x07\nb\u202e", r"a\x1b.json row 9", r"columns (\x1b[31m)", r"out: already"):
+        assert name in found

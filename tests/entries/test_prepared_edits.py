@@ -1,7 +1,9 @@
 """The small files of a prepared folder: no edit of a field passes unseen where it counts, not even with a new seal."""
 
 import copy
+import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -51,6 +53,11 @@ def edits(value: Any) -> Iterator[Any]:
     yield from (other for other in VALUES if other != value or type(other) is not type(value))
 
 
+def some_edited(facts: dict) -> Iterator[tuple[str, Any]]:
+    """A fifth of them, but all with LOGTRAIN_FUZZ set; every entry is edited in some way."""
+    return itertools.islice(edited(facts), None, None, 1 if "LOGTRAIN_FUZZ" in os.environ else 5)
+
+
 def edited(facts: dict) -> Iterator[tuple[str, Any]]:
     """The facts with one entry gone, another one added, or a value changed, and where."""
     for path in places(facts):
@@ -93,11 +100,12 @@ def test_no_edit_passes(folders, bytes_tokenizer, chat_tokenizer, tmp_path, kind
     assert refusal(folder, tokenizer) == ""
     whole = json.loads((folder / name).read_text())
     tried = 0
-    for where, facts in edited(whole):
+    for where, facts in some_edited(whole):
         (folder / name).write_text(json.dumps(facts))
         assert refusal(folder, tokenizer), where
         tried += 1
-    assert tried > 500
+    assert tried > 100
+    print(f"{tried} edits of {name}")
 
 
 @pytest.mark.parametrize("kind", [0, 1])
@@ -105,13 +113,15 @@ def test_edits_with_a_new_seal(folders, bytes_tokenizer, chat_tokenizer, tmp_pat
     folder, tokenizer = shutil.copytree(folders[kind], tmp_path / "data"), (bytes_tokenizer, chat_tokenizer)[kind]
     whole = json.loads((folder / MANIFEST).read_text())
     whole.pop(SEAL)
-    told = 0
-    for where, facts in edited(whole):
+    told, tried = 0, 0
+    for where, facts in some_edited(whole):
         (folder / MANIFEST).write_bytes(sealed(facts))
+        tried += 1
         if not refusal(folder, tokenizer):
             assert re.fullmatch(TOLD, where), where
             told += 1
     assert told
+    print(f"{tried} edits with a new seal, {told} of them of what decides nothing")
 
 
 @pytest.mark.parametrize("name", [MANIFEST, REPORT])
