@@ -80,6 +80,7 @@ class Perplexity(TypedDict):
     loss: float
     """Nats a token."""
     bits_per_byte: float
+    """Bytes are those of the text that is predicted, in UTF-8."""
     tokens: int
     sha256: str
     """Hash of the file."""
