@@ -1,21 +1,21 @@
 """The folder of a run: whose it is, who is in it, and the config that alone reproduces it.
 
     config.toml       every setting, resolved, under a hash of it
-    .lock             held by the process that is in the run
+    .lock             held by the process that is in the run (.lock.lease where the file system has no locks)
     ...               what the run leaves: metrics.jsonl, checkpoints/, export/; of an evaluation answers/, scores.json
 
 A folder with anything else in it than a config is a run that has begun: what says so cannot vanish alone.
 """
 
 import dataclasses
-import fcntl
 import hashlib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 from logtrain.core.atomic import write_file
 from logtrain.core.config import dump, load
+from logtrain.core.lock import Held, Lock
 from logtrain.core.untrusted import read_bytes
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ SEAL = "# sha256 of what follows: "
 
 def enter_run_folder(
     folder: Path, config: Any, resume: bool, may_change: Collection[str], flag: str = "--name"
-) -> TextIO:
+) -> Lock:
     """Make `folder` the run's of this process: create it, or with `resume` go on in it if `config` is the one it was
     started with.
 
@@ -41,11 +41,10 @@ def enter_run_folder(
             f"{folder}: holds a run already; --resume auto goes on with it, another {flag} starts a new one"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / LOCK, "w")  # noqa: SIM115 (open for the life of the process)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"{folder}: in use by another process; wait for it or choose another {flag}") from None
+        lock = Lock(folder / LOCK)
+    except Held as other:
+        raise ValueError(f"{folder}: in use by {other}; wait for it or choose another {flag}") from None
     if begun:
         refuse_changes(folder, config, may_change, flag)
     text = dump(config)
@@ -57,7 +56,7 @@ def has_begun(folder: Path) -> bool:
     """Whether there is anything in the folder besides a config."""
     if not folder.is_dir():
         return folder.exists()
-    entries = (path for path in folder.iterdir() if path.name not in (CONFIG, LOCK))
+    entries = (path for path in folder.iterdir() if path.name not in (CONFIG, LOCK, f"{LOCK}.lease"))
     return any(not path.is_dir() or any(path.iterdir()) for path in entries)
 
 
