@@ -1,15 +1,18 @@
-"""Raw text files -> token shards: python -m logtrain.prepare --input FILE... --tokenizer DIR --output DIR
+"""Turns raw text files into token shards: `python -m logtrain.prepare --input FILE... --tokenizer DIR --output DIR`.
 
-In data/, in the order of the work:
+The parts are in data/, here in the order of the work:
 
-    files.py        bytes -> rows             documents.py, conversations.py   rows -> what is trained on
-    chunks.py       what a worker is sent     encode.py, encode_chat.py        -> tokens, in the workers of pool.py
-    held_out.py     training or validation    shards.py                        -> .npy
-    account.py, report.py   where every row and token went
-    manifest.py     what the output depends on
+    files.py                         the rows of the input files
+    documents.py, conversations.py   documents or chats from rows
+    chunks.py, pool.py               work for the worker processes
+    encode.py, encode_chat.py        tokens from documents or chats, in the workers
+    held_out.py                      the choice between training and validation
+    shards.py                        the .npy files
+    account.py, report.py            what became of every row and token
+    manifest.py                      everything that the output depends on
 
-The output depends on the input, the tokenizer and the settings, and on nothing else: not on the number of workers, the
-time or the machine. Its manifest holds all three, and a fingerprint of them says whether a folder is up to date.
+The output depends on the input, the tokenizer and the settings alone, and not on the number of workers, the time or the
+machine. The manifest names all three, and a fingerprint of them says whether a folder is up to date.
 """
 
 import os
@@ -28,7 +31,7 @@ from logtrain.data.report_table import print_report
 
 
 def main(argv: list[str]) -> None:
-    """Prepare a folder, unless it is there already. Raises ValueError for the user's mistakes."""
+    """Prepare the folder that the flags name, unless it is there already. Raises ValueError for a user's mistake."""
     config = load(PrepareConfig, argv)
     files = [InputFile(path) for path in config.input]
     if config.show:

@@ -1,5 +1,5 @@
-"""What others may have written, read so that nothing in it can hurt: only JSON, of a bounded size and depth, into types
-that are checked. Every mistake is a ValueError of one line.
+"""Files that others may have written, read so that nothing in them can do harm: they hold JSON alone, of a bounded size
+and depth, which becomes values of checked types. Every mistake is a ValueError of one line.
 """
 
 import dataclasses
@@ -11,14 +11,14 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
-MAX_BYTES = 1 << 26  # of a JSON file: the largest that is honest, a tokenizer.json, has some 30 MB
+MAX_BYTES = 1 << 26  # of a JSON file; the largest that is in use, a tokenizer.json, has some 30 MB
 MAX_DEPTH = 100  # arrays and objects within each other
-SEAL = "sha256"  # of the rest of an object, so that a bit that flips on the disk does not pass
+SEAL = "sha256"  # the key of a hash over the rest of an object, by which a bit that flipped on the disk is found
 
 
 def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """The object that a file holds. `what`: named where it holds something else. Raises ValueError for a file that is
-    missing, no regular file, too large, too deep, or not JSON.
+    """The JSON object that a file holds. `what`: the words for it in an error. Raises ValueError for a file that is
+    missing, not a regular file, too large, nested too deep, not JSON, or that holds another JSON value.
     """
     try:
         facts = json.loads(read_bytes(path, max_bytes).decode(), parse_int=parse_int)
@@ -35,7 +35,7 @@ def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_B
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
-    """All of a regular file. Raises ValueError where there is none, it cannot be read, or it has more bytes."""
+    """The content of a regular file. Raises ValueError where there is none, or it cannot be read or is too large."""
     try:
         mode, size = path.stat().st_mode, path.stat().st_size
         if stat.S_ISREG(mode) and size <= max_bytes:
@@ -50,14 +50,14 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def parse_int(text: str) -> int:
-    """Raises ValueError for an integer that no file here has a use for: Python would take minutes for some."""
+    """The integer that a JSON number is. Raises ValueError beyond 40 digits: Python would take minutes for some."""
     if len(text) > 40:
         raise ValueError(f"an integer of {len(text):,} digits")
     return int(text)
 
 
 def check_depth(path: Path, facts: object, what: str) -> None:
-    """Raises ValueError beyond MAX_DEPTH: what recurses over the value later, to print it say, has less room left."""
+    """Raises ValueError beyond MAX_DEPTH, so that code which recurses over the value later has room on the stack."""
     level = [facts]
     for _ in range(MAX_DEPTH):
         level = [
@@ -72,7 +72,9 @@ def check_depth(path: Path, facts: object, what: str) -> None:
 
 
 def from_json(cls: type[T], facts: object) -> T:
-    """A dataclass from the JSON object that `dataclasses.asdict` gave. Raises ValueError that names the field."""
+    """The dataclass of which `dataclasses.asdict` gave this JSON object. Raises ValueError, which names the field, for
+    a field that is missing, unknown or of another type.
+    """
     kinds = get_type_hints(cls)
     if not isinstance(facts, dict) or facts.keys() != kinds.keys():
         found = ", ".join(map(str, facts)) if isinstance(facts, dict) else json_type(facts)
@@ -81,7 +83,9 @@ def from_json(cls: type[T], facts: object) -> T:
 
 
 def checked(name: str, value: Any, kind: Any) -> Any:
-    """`value` if it is of the type: int, float, bool, str, None, a list, a dict, a dataclass, or a union of these."""
+    """`value`, if it is of the type `kind`: int, float, bool, str, None, a list, a dict, a dataclass, or a union of
+    these. Raises ValueError, which names `name`, for another one.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return from_json(kind, value)
@@ -126,7 +130,7 @@ def sealed(facts: dict[str, Any]) -> bytes:
 
 
 def read_sealed(path: Path, what: str = "a JSON object") -> dict[str, Any]:
-    """What `sealed` was given. Raises ValueError as `read_json` does, and where it has changed."""
+    """The object of a file that `sealed` made. Raises ValueError as `read_json` does, and for a changed file."""
     facts = read_json(path, what=what)
     if facts.pop(SEAL, None) != seal_of(facts):
         raise ValueError(f"{path}: its content has changed since it was written ({SEAL} does not fit)")
@@ -134,5 +138,5 @@ def read_sealed(path: Path, what: str = "a JSON object") -> dict[str, Any]:
 
 
 def seal_of(facts: dict[str, Any]) -> str:
-    """The hash of an object, whatever the order of its keys."""
+    """The SHA-256 of an object, in hexadecimal, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

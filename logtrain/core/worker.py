@@ -1,13 +1,14 @@
 """A worker process and its pipe.
 
-A worker imports the module that has its work and what that needs, and nothing of the program that calls. Nobody else
-has the ends of its pipe: to the parent a dead worker (out of memory) is an end of file, and so is a dead parent to the
-worker. Neither waits for the other in vain. It is in a process group of its own, which Ctrl-C does not reach.
+A worker imports the module that has its work and what that needs, and nothing of the program that calls. No other
+process holds an end of its pipe, so the parent meets a dead worker (out of memory) as an end of file, and the worker a
+dead parent; neither waits for the other in vain. A worker is in a process group of its own, which Ctrl-C does not
+reach.
 
-No library does that (Python 3.11): multiprocessing's Pool waits for ever for what a killed worker had in hand, and the
-workers of concurrent.futures and of joblib outlive a parent that is killed. The first two run the calling program again
-in each worker, with all that it imports, or copy the locks that its threads hold. All three give a worker one task at a
-time, where the threads of one of ours share a tokenizer.
+No library does that (Python 3.11): multiprocessing's Pool waits for ever for the task of a killed worker, and the
+workers of concurrent.futures and of joblib outlive a parent that is killed. The first two also run the calling program
+again in each worker, with all that it imports, or copy the locks that its threads hold. All three give a worker one
+task at a time, whereas the threads of one of these workers share a tokenizer.
 """
 
 import importlib
@@ -26,11 +27,11 @@ PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from logtrain.core impor
 
 
 class Worker:
-    """The parent's side."""
+    """A worker process as its parent sees it."""
 
     def __init__(self, module: str, *arguments: str | int):
-        """Runs the module's `work(connection, *arguments)`, the arguments as strings, until it returns or the parent
-        has gone.
+        """Start a process that runs `work(connection, *arguments)` of a module, with the arguments as strings, until
+        that returns or the parent has gone.
         """
         self._connection, theirs = Pipe()
         with theirs:
@@ -44,21 +45,21 @@ class Worker:
         return self._connection.fileno()
 
     def send(self, work: object) -> None:
-        """Raises ValueError where the worker is dead, as `receive` does."""
+        """Give the worker any picklable object. Raises ValueError where the worker is dead."""
         try:
             self._connection.send(work)
         except OSError:
             raise self._death() from None
 
     def receive(self) -> Any:
-        """Waits for what the worker sends. Raises ValueError where it is dead."""
+        """Wait for the next object that the worker sends, and return it. Raises ValueError where the worker is dead."""
         try:
             return self._connection.recv()
         except (EOFError, OSError):  # OSError: it died in the middle of a message
             raise self._death() from None
 
     def stop(self) -> None:
-        """Ends the worker, whatever it is doing."""
+        """Kill the worker, whatever it is doing."""
         self._connection.close()
         self._process.kill()
         self._process.wait()
@@ -71,13 +72,13 @@ class Worker:
 
 
 def wait(workers: Sequence[Worker]) -> list[Worker]:
-    """Waits until a worker has a result or is dead -> all that have, or are."""
+    """Wait until a worker has sent something or is dead; -> all workers of which that is so."""
     ready = connection.wait([worker.fileno() for worker in workers])
     return [worker for worker in workers if worker.fileno() in ready]
 
 
 def run(descriptor: str, module: str, *arguments: str) -> None:
-    """The worker's side."""
+    """What a worker process runs: `work` of a module on the pipe with this file descriptor."""
     work = importlib.import_module(module).work
     try:
         work(connection.Connection(int(descriptor)), *arguments)

@@ -1,5 +1,5 @@
-"""The ranks of a run. Under torchrun each process is a rank; without it the process is a world of one, and everything
-here is the same.
+"""The ranks of a run. Under torchrun each process is a rank; without torchrun the process is a world of one rank, to
+which everything here applies as well.
 """
 
 import os
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from logtrain.core.entry import BY_CTRL_C
 from logtrain.core.watchdog import Watchdog
 
 
@@ -28,14 +29,16 @@ def alone() -> object:
 
 
 def host_group() -> dist.ProcessGroup:
-    """A group of all ranks for what passes between hosts alone, so that it does not wait for the GPU."""
+    """A process group of all ranks whose messages go from host to host, without waiting for the GPU."""
     group = dist.new_group(backend="gloo", timeout=timedelta(hours=4))  # rank 0 may write to a slow disk
     assert isinstance(group, dist.ProcessGroup), "this rank is one of all"
     return group
 
 
 class World:
-    """This process among all: rank, size, device, and a host-side group for what must not wait for the GPU."""
+    """This process among all ranks: its rank, the number of ranks (size), its device, and a group for messages between
+    hosts (control).
+    """
 
     def __init__(self, symmetric_memory: bool = False, on_cpu: bool = False):
         """Join the process group, or found one of a single rank where torchrun has not started this process.
@@ -71,40 +74,34 @@ class World:
         self.watchdog: Watchdog | None = None
 
     def watch(self, timeout: float, stacks: Path) -> Watchdog:
-        """From now on, until the watchdog is closed, end the job when no rank gets anything done for `timeout` seconds.
-        Every rank calls it, then `note` whenever it has done something. `stacks`: a folder for what each was at then.
+        """Start a watchdog, which until it is closed ends the job when no rank completes anything for `timeout`
+        seconds. Every rank calls this, and then `note` for each piece of work. `stacks`: the folder for stack traces.
         """
         self.watchdog = Watchdog(timeout, stacks)
         return self.watchdog
 
     def note(self, doing: str) -> None:
-        """Something has been done; `doing` comes next, and takes less than the timeout."""
+        """Count a piece of work as completed; `doing` names the next one, which must take less than the timeout."""
         if self.watchdog:
             self.watchdog.note(doing)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over ranks, in place; on a GPU without waiting for it. -> `values`, of any shape and dtype."""
+        """Sum a tensor of any shape and dtype over the ranks, in place; -> the same tensor. The host does not wait."""
         dist.all_reduce(values)
         return values
 
-    def from_main(self, value: object) -> object:
-        """Rank 0's value on every rank: any picklable host-side object; tensors do not belong here."""
-        box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.control, device=torch.device("cpu"))
-        return box[0]
-
     def barrier(self) -> None:
-        """Wait, on the host, until every rank has come here."""
+        """Let the host wait until every rank has called this."""
         dist.barrier(self.control)
 
     def wait_for_device(self) -> None:
-        """Until the GPU has done all that was launched; on a CPU nothing runs behind."""
+        """Wait until the GPU has run every kernel that was launched; on a CPU there is nothing to wait for."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def close(self) -> None:
-        """Leave together: when one process has ended with a status other than 0, torchrun ends the others. The
-        process group ends with the world that founded it.
+        """Wait for all ranks to get here, because torchrun ends the others when one ends with a status other than 0.
+        The process group ends with the world that founded it.
         """
         self.barrier()
         if self.is_founder:
@@ -112,10 +109,11 @@ class World:
 
 
 class StopSignal:
-    """SIGTERM or Ctrl-C on any rank, agreed on by all: `exchange()` turns true on every rank after the same step.
+    """A stop by SIGTERM or Ctrl-C on any rank, which all ranks agree on: `exchange()` returns True on every rank after
+    the same step.
 
-    Agreement costs one host-side all-reduce of a byte a step; it is started a step ahead, so nobody waits for it. A
-    second Ctrl-C, a second or more later, stops at once.
+    The agreement costs one all-reduce of a byte between the hosts a step, which is started a step ahead, so that nobody
+    waits for it. A second Ctrl-C, at least a second after the first, ends the process at once, without saving.
     """
 
     def __init__(self, world: World):
@@ -124,14 +122,15 @@ class StopSignal:
         self.before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def on_signal(self, number: int, _frame: object) -> None:
+        """Remember that a stop was asked for; the handler of both signals."""
         if number == signal.SIGINT and self.flag and time.monotonic() - self.first > 1:
-            os._exit(130)  # an exception would wait for the save under way
+            os._exit(BY_CTRL_C)  # an exception would wait for the save under way
         self.flag, self.first = 1, self.first or time.monotonic()
 
     def exchange(self, also: bool = False) -> bool:
-        """Start to tell the other ranks whether this one wants to stop; -> whether any wanted to at the last call.
+        """Begin to tell the other ranks whether this one wants to stop; -> whether any rank wanted to at the last call.
 
-        `also`: this rank has a reason of its own to stop. Every rank calls it once a step.
+        `also`: whether this rank has another reason to stop than a signal. Every rank calls this once a step.
         """
         agreed = self.settle()
         flag = torch.tensor([self.flag or also], dtype=torch.uint8)
@@ -141,7 +140,7 @@ class StopSignal:
         return agreed
 
     def settle(self) -> bool:
-        """Wait for the exchange under way; -> what the ranks agreed on in it."""
+        """Wait for the exchange under way; -> whether any rank wanted to stop at the call that began it."""
         if self.pending is None:
             return False
         flag, work = self.pending
@@ -150,7 +149,7 @@ class StopSignal:
         return bool(flag)
 
     def close(self) -> None:
-        """Give the signals back to who had them before."""
+        """Restore the handlers that the signals had before."""
         self.settle()
         for number, handler in self.before.items():
             signal.signal(number, handler)

@@ -2,8 +2,8 @@
 `--help` answers at once.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Literal, TypeGuard, get_args
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, Self, TypeGuard, get_args
 
 import tyro
 
@@ -136,6 +136,10 @@ class LoaderConfig:
                 f"loader.rows_per_batch = {self.rows_per_batch}); set rows_per_step to {nearest}"
             )
         return self.rows_per_step // at_once
+
+    def with_rows_per_step(self, rows_per_step: int) -> Self:
+        """The same with steps of so many rows, however that was configured."""
+        return replace(self, rows_per_step=rows_per_step, documents_per_step=0)
 
     def rows_for_documents(self, documents_per_row: float, world_size: int) -> int:
         """Rows of a step that hold `documents_per_step` on average, rounded to what the ranks take at once."""

@@ -1,8 +1,8 @@
-"""The answers of an evaluation on disk, written as they come, so that one that was killed goes on where it was.
+"""The answers of an evaluation on disk, written as they come, so that a killed evaluation loses none.
 
-    answers/NAME.00000.jsonl    one object an answer of candidate NAME, by rank 0; a torn last line counts for nothing
+    answers/NAME.00000.jsonl    an object for each answer of candidate NAME by rank 0; a torn last line is ignored
 
-Any number of ranks may go on: what any of them has answered is not asked again.
+A resumed evaluation may have any number of ranks; a question that any rank has answered is not asked again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,22 +14,26 @@ import orjson
 
 
 class RecordedAnswer(NamedTuple):
-    """A candidate's answer to one question, and what it came from."""
+    """A candidate's answer to one question, with hashes of the model and the prompt that it came from."""
 
     number: int
-    """The question's in its set."""
+    """Number of the question in its set."""
     model_sha256: str
+    """Hash of the model, as of `ModelFiles`."""
     prompt_sha256: str
+    """Hash of the prompt's token ids."""
     prompt_tokens: int
+    """Tokens of the prompt."""
     output: str
+    """Text of the answer."""
     output_tokens: int | None
-    """None where a server does not say."""
+    """Tokens of the answer; None where a server does not say."""
     finish_reason: str
-    """stop: it ended by itself; length: it was cut."""
+    """Why the answer ended: by itself (stop) or because it was cut (length)."""
 
 
 def record_answers(folder: Path, name: str, rank: int, answers: Iterable[RecordedAnswer]) -> Iterator[RecordedAnswer]:
-    """The answers of candidate `name`, each written by this rank before it is passed on. No file before the first."""
+    """Yield the answers of candidate `name`, each after this rank has written it. Without an answer no file is made."""
     stream = None
     try:
         for answer in answers:
@@ -47,7 +51,7 @@ def record_answers(folder: Path, name: str, rank: int, answers: Iterable[Recorde
 
 
 def read_answers(folder: Path, name: str) -> dict[int, RecordedAnswer]:
-    """What all ranks have written of a candidate's answers, by number of the question."""
+    """The answers of a candidate that all ranks have written, by number of the question."""
     found = {}
     for file in sorted(folder.glob(f"{file_name(name)}.?????.jsonl")):
         for line in file.read_bytes().splitlines():
@@ -60,5 +64,5 @@ def read_answers(folder: Path, name: str) -> dict[int, RecordedAnswer]:
 
 
 def file_name(name: str) -> str:
-    """A candidate's name as that of a file: a server may know a model by one with slashes."""
+    """A candidate's name in the form of a file's name: the name of a server's model may have slashes."""
     return quote(name, safe="")

@@ -1,5 +1,5 @@
-"""What would fail later, found before anything large is loaded: a device that cannot run the model, a disk that cannot
-hold what the run will write.
+"""Checks before anything large is loaded, of what would fail later: a device that cannot run the model, or a disk that
+cannot hold what the run will write.
 """
 
 from pathlib import Path
@@ -14,7 +14,9 @@ from logtrain.training.config import RunConfig
 
 
 def check_device(device: torch.device, dtype: torch.dtype, config: RunConfig, shape: LlamaConfig) -> None:
-    """Choose the attention that the config asks for; ValueError where this device, dtype or shape cannot have it."""
+    """Choose the attention that the config asks for. Raises ValueError where this device, dtype or shape cannot have
+    it.
+    """
     backend = config.attention_backend
     if device.type != "cuda":
         if backend != "torch":
@@ -38,8 +40,10 @@ def check_space(
     steps_per_epoch: int,
     num_present: int,
 ) -> None:
-    """Refuse to start what cannot end. A checkpoint takes 12 bytes a trained parameter; beside those kept there is one
-    more while it is written. `num_present` of them are there already. Raises ValueError.
+    """Raises ValueError where the disk of `folder` has less room than the run's checkpoints and its export will take.
+
+    A checkpoint takes 12 bytes a trained parameter, and beside the checkpoints that are kept there is one more while it
+    is written. `num_present`: checkpoints that are there already.
     """
     trainer = config.trainer
     saves = -(-trainer.total_steps(steps_per_epoch) // (trainer.save_every or steps_per_epoch))

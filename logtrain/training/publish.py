@@ -1,5 +1,5 @@
-"""A trained model into a Hugging Face folder, read back and compared with the live one before anyone relies on it; and
-its adapters alone, in PEFT's format.
+"""Writes a trained model as a Hugging Face folder, which is read back and compared with the live model, and its
+adapters alone in PEFT's format.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,14 +25,18 @@ TOLERANCE = 1e-2  # relative; rounding to bf16 moves a loss by about 1e-4, a wro
 
 
 class ExportResult(NamedTuple):
-    """Loss per target in nats on a fixed batch: of the live model, and of what was read back."""
+    """The comparison of an export with the live model: losses per target in nats, on one fixed batch."""
 
     live_loss: float
+    """Loss of the model in memory."""
     exported_loss: float
+    """Loss of the model that was read back."""
     dtype: str
+    """Precision of the exported weights, by its name in torch."""
 
     @property
     def difference(self) -> float:
+        """Loss of the export less that of the live model."""
         return self.exported_loss - self.live_loss
 
     def __str__(self) -> str:
@@ -42,16 +46,17 @@ class ExportResult(NamedTuple):
         )
 
     def to_json(self) -> dict:
+        """The content of export.json."""
         losses = {"live_loss": self.live_loss, "exported_loss": self.exported_loss}
         return {**losses, "difference": self.difference, "dtype": self.dtype}
 
 
 def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
-    """Write the model aside, read it back, compare the two, and only then name the folder; the result is written to
-    `<folder>.json` beside it, too. An older `folder` gives way.
+    """Write a model under another name, read it back, compare the two, and only then rename it to `folder`; an older
+    `folder` is replaced. Adapters are merged. The result is also written to `<folder>.json` beside it.
 
-    Every rank calls it. Adapters are merged. Raises ValueError if the losses on the first rows of `run.data.check`
-    differ by more than TOLERANCE.
+    Every rank calls this. Raises ValueError if the losses on the first step of `run.data.check` differ by more than
+    TOLERANCE, as a share of the live one.
     """
     world, data, dtype = run.world, run.data, run.export_dtype
     tensors = full_tensors(model)
@@ -64,7 +69,7 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
             hf.save(aside, run.shape, tensors, dtype, source=source, tokenizer_files=files)
             write_chat_style(aside, data.chat, configs=aside)
         else:
-            for _ in tensors:  # gathering takes every rank
+            for _ in tensors:  # every rank takes part in the gathering
                 pass
         world.barrier()
         live, _ = mean_loss(model, data.check, 1, world)
@@ -83,7 +88,7 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
 
 
 def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> None:
-    """Write the model's adapters alone. Every rank calls it: all gather, rank 0 writes. An older `folder` gives way."""
+    """Write the model's adapters alone; an older `folder` is replaced. Every rank calls this, and rank 0 writes."""
     trained = {name: whole for name, whole in full_tensors(model) if "lora_" in name}
     if run.world.is_main:
         source = Path(run.config.model)
@@ -94,9 +99,9 @@ def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> None:
 
 
 def write_chat_style(folder: Path, chat: ChatStyle | None, *, configs: Path) -> None:
-    """Let whoever loads the folder, an export or an adapter, write prompts with the template of the training data,
-    whatever the tokenizer's own is, and stop where an answer ends: chats may have taught an end that the model did not
-    know before. `configs`: the folder of the model's config.json and generation_config.json.
+    """Write the chat template of the training data into an export or an adapter, and the id that ends an answer into
+    its generation_config.json: training on chats may have taught the model another end than it had. `configs`: the
+    folder of the model's config.json and generation_config.json. `chat`: None writes nothing.
     """
     if chat is None:
         return
@@ -110,8 +115,8 @@ def write_chat_style(folder: Path, chat: ChatStyle | None, *, configs: Path) -> 
 
 
 def in_step(tensors: Iterable[tuple[str, Tensor]], world: World) -> Iterator[tuple[str, Tensor]]:
-    """No rank gathers the next tensor before rank 0 has dealt with this one: queued all at once on a GPU, gatherings
-    that wait for a slow disk time out (NCCL: 10 minutes).
+    """The tensors, of which no rank gathers the next one before rank 0 has dealt with this one. If all gatherings were
+    queued on a GPU at once, those that wait for a slow disk would time out (NCCL: 10 minutes).
     """
     for name, tensor in tensors:
         world.note(f"writing {name}")

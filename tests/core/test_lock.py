@@ -184,6 +184,10 @@ def test_a_run_and_a_folder_that_is_written_are_locked_without_flock_too(tmp_pat
             enter_run_folder(run, Config(), False, ())
         assert sorted(os.listdir(run)) == [".lock", ".lock.lease", "config.toml"]
     assert sorted(os.listdir(run)) == [".lock", "config.toml"]
+    (run / "metrics.jsonl").touch()
+    for _ in range(2):  # the lock is given back
+        with pytest.raises(ValueError, match="was started with lr"):
+            enter_run_folder(run, Config(lr=1.0), True, ())
     for content in ("first", "second"):
         with atomic.new_folder(tmp_path / "data", replace=True) as aside:
             (aside / "new").write_text(content)
