@@ -33,8 +33,11 @@ def main(argv: list[str]) -> int:
     # After the flags: --help and a mistyped one need no torch.
     from logtrain.model.merging import merge_folders
 
-    difference = merge_folders(Path(config.model), Path(config.adapter), Path(config.output), config.dtype)
-    print(f"{config.output} ({config.dtype}): logits differ by {difference:.1e} of the largest from model and adapter")
+    merged = merge_folders(Path(config.model), Path(config.adapter), Path(config.output), config.dtype)
+    differ = f"logits differ by {merged.difference:.1e} of the largest from model and adapter"
+    print(f"{config.output} ({config.dtype}): {differ}")
+    for line in merged.odd:
+        print(line)
     return 0
 
 

@@ -3,9 +3,13 @@ and depth, which becomes values of checked types. Every mistake is a ValueError 
 """
 
 import dataclasses
+import difflib
+import functools
 import hashlib
+import itertools
 import json
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -35,18 +39,42 @@ def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_B
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
-    """The content of a regular file. Raises ValueError where there is none, or it cannot be read or is too large."""
+    """All of a regular file. Raises ValueError where there is none, it cannot be read, or it has more bytes."""
+    check_regular(path, max_bytes)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+
+
+def check_regular(path: Path, max_bytes: int | None = None) -> None:
+    """Raises ValueError unless `path` is, or leads to, a regular file, of `max_bytes` at most: whoever opens a pipe or
+    a device that others have put there waits for ever.
+    """
     try:
         mode, size = path.stat().st_mode, path.stat().st_size
-        if stat.S_ISREG(mode) and size <= max_bytes:
-            return path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path}: not a regular file")
-    raise ValueError(f"{path}: {size:,} bytes, more than the {max_bytes:,} that such a file may have")
+    if max_bytes is not None and size > max_bytes:
+        raise ValueError(f"{path}: {size:,} bytes, more than the {max_bytes:,} that such a file may have")
+
+
+def shown(value: object) -> str:
+    """A JSON value as an error shows it: its first characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def nearest(name: str, names: Iterable[str], n: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The `n` names at most that are most like `name`. Comparing takes long for long names and for many, so the first
+    1,000 short ones count.
+    """
+    few = itertools.islice((other for other in names if len(other) < 200), 1000)
+    return difflib.get_close_matches(name[:200], few, n, cutoff)
 
 
 def parse_int(text: str) -> int:
@@ -75,11 +103,14 @@ def from_json(cls: type[T], facts: object) -> T:
     """The dataclass of which `dataclasses.asdict` gave this JSON object. Raises ValueError, which names the field, for
     a field that is missing, unknown or of another type.
     """
-    kinds = get_type_hints(cls)
+    kinds = types_of(cls)
     if not isinstance(facts, dict) or facts.keys() != kinds.keys():
         found = ", ".join(map(str, facts)) if isinstance(facts, dict) else json_type(facts)
         raise ValueError(f"expected {', '.join(kinds)}, found {found}")
     return cls(**{name: checked(name, facts[name], kind) for name, kind in kinds.items()})
+
+
+types_of = functools.cache(get_type_hints)  # 30 us for a class, as much as all else that a row takes
 
 
 def checked(name: str, value: Any, kind: Any) -> Any:
@@ -98,7 +129,7 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise ValueError(f"{name} = {json.dumps(value)[:80]}: expected {type_name(kind)}")
+        raise ValueError(f"{name} = {shown(value)}: expected {type_name(kind)}")
     return value
 
 

@@ -3,13 +3,13 @@
 Perplexities and answers that the run's folder has already are not computed again.
 """
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import orjson
-
 from logtrain.core.atomic import write_file
+from logtrain.core.untrusted import read_sealed, sealed
 from logtrain.core.world import World
 from logtrain.data.manifest import sha256
 from logtrain.evaluation.answers import RecordedAnswer, file_name, read_answers, record_answers
@@ -82,15 +82,15 @@ def answers_folder(config: EvaluateConfig) -> Path:
 
 
 def read_perplexities(folder: Path, name: str) -> dict[str, Perplexity]:
-    """The perplexities of a candidate that have been measured, by the names of the texts."""
+    """What has been measured of a candidate, by the texts' names. Raises ValueError where it has changed since."""
     file = perplexity_file(folder, name)
-    return orjson.loads(file.read_bytes()) if file.exists() else {}
+    return read_sealed(file)["perplexities"] if os.path.lexists(file) else {}  # as it was written, or refused
 
 
 def write_perplexities(folder: Path, name: str, perplexities: Mapping[str, Perplexity]) -> None:
     """Write the perplexities of a candidate beside its answers, whole or not at all. Raises OSError."""
     folder.mkdir(exist_ok=True)
-    write_file(perplexity_file(folder, name), orjson.dumps(perplexities))
+    write_file(perplexity_file(folder, name), sealed({"perplexities": dict(perplexities)}))
 
 
 def perplexity_file(folder: Path, name: str) -> Path:

@@ -2,7 +2,8 @@
 
     answers/NAME.00000.jsonl    an object for each answer of candidate NAME by rank 0; a torn last line is ignored
 
-A resumed evaluation may have any number of ranks; a question that any rank has answered is not asked again.
+Each object has a hash of the rest of it. Any number of ranks may go on: what any of them has answered is not asked
+again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,8 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 import orjson
+
+from logtrain.core.untrusted import SEAL, check_regular, from_json, seal_of
 
 
 class RecordedAnswer(NamedTuple):
@@ -42,7 +45,8 @@ def record_answers(folder: Path, name: str, rank: int, answers: Iterable[Recorde
                 stream = open(folder / f"{file_name(name)}.{rank:05d}.jsonl", "ab")  # noqa: SIM115 (closed below)
                 if stream.tell():
                     stream.write(b"\n")  # the last line may be torn; a blank one is nothing
-            stream.write(orjson.dumps(answer._asdict(), option=orjson.OPT_APPEND_NEWLINE))
+            facts = answer._asdict()
+            stream.write(orjson.dumps(facts | {SEAL: seal_of(facts)}, option=orjson.OPT_APPEND_NEWLINE))
             stream.flush()
             yield answer
     finally:
@@ -51,16 +55,32 @@ def record_answers(folder: Path, name: str, rank: int, answers: Iterable[Recorde
 
 
 def read_answers(folder: Path, name: str) -> dict[int, RecordedAnswer]:
-    """The answers of a candidate that all ranks have written, by number of the question."""
-    found = {}
+    """What all ranks have written of a candidate's answers, by number of the question. Raises ValueError for one that
+    has changed since; one that was torn is not there, and will be asked for again.
+    """
+    found: dict[int, RecordedAnswer] = {}
     for file in sorted(folder.glob(f"{file_name(name)}.?????.jsonl")):
-        for line in file.read_bytes().splitlines():
-            try:
-                answer = RecordedAnswer(**orjson.loads(line))
-            except (orjson.JSONDecodeError, TypeError):
-                continue
-            found.setdefault(answer.number, answer)
+        check_regular(file)
+        with open(file, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    answer = parse_answer(line)
+                except ValueError as error:
+                    raise ValueError(f"{file} line {number}: {error}; delete the line, and it is asked again") from None
+                if answer:
+                    found.setdefault(answer.number, answer)
     return found
+
+
+def parse_answer(line: bytes) -> RecordedAnswer | None:
+    """An answer by its line; None for a line that was torn. Raises ValueError for one that has changed."""
+    try:
+        facts = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(facts, dict) or facts.pop(SEAL, None) != seal_of(facts):
+        raise ValueError(f"has changed since it was written ({SEAL} does not fit)")
+    return from_json(RecordedAnswer, facts)
 
 
 def file_name(name: str) -> str:

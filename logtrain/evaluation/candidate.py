@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from logtrain.core.untrusted import read_bytes
 from logtrain.evaluation.answers import RecordedAnswer, read_answers
 from logtrain.evaluation.config import AnswerConfig, EvaluateConfig
 from logtrain.evaluation.question_set import QuestionSet
@@ -53,15 +54,14 @@ def open_model(name: str, path: str, config: EvaluateConfig) -> ModelFiles:
     if is_local:
         max_positions = folder.shape.max_positions
     else:
-        facts = hf.read_json(file) if (file := folder.base / "config.json").exists() else {}
-        max_positions = facts.get("max_position_embeddings") or None
+        max_positions = hf.read_positions(folder.base)
     tokenizer, template, ends = folder.tokenizer, folder.template, folder.answer_ends
     if is_local:
         folder.open_weights()
     sha256 = hashlib.sha256(folder.digest().encode() if is_local else b"")
     sha256.update(f"{sorted(ends)} {template.sha256}".encode())
     for file in tokenizer.files:
-        sha256.update(file.read_bytes())
+        sha256.update(read_bytes(file))
     return ModelFiles(name, folder, tokenizer, template, max_positions, ends, sha256.hexdigest())
 
 

@@ -9,28 +9,30 @@ format, which is merged into the model that it names.
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from logtrain.core.untrusted import read_bytes
 from logtrain.core.world import compute_dtype
 from logtrain.generation.config import DRAWN_BY, LLAMA_SAMPLING, SamplingConfig
 from logtrain.generation.cpu_linear import SMALL_BATCHES, use_small_batch_linears
 from logtrain.generation.generator import Generator
 from logtrain.generation.kv_cache import slot_bytes
 from logtrain.generation.memory import cache_bytes, check_memory
-from logtrain.model import hf, peft
+from logtrain.model import hf, peft, published
 from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.lora import MergedAdapters
+from logtrain.model.published import GENERATION
 from logtrain.model.weights import WeightSource, read_model
 from logtrain.text import template_source
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.config import DATE
 from logtrain.text.tokenizer import Tokenizer
 
-GENERATION = "generation_config.json"
 SAMPLES, SAMPLE_BYTES = 64, 1 << 14  # the parts of a file of weights that `digest` reads
 
 
@@ -48,7 +50,7 @@ class ModelFolder:
         ids.
         """
         self.path, self.template_file, self.date = Path(path), template_file, date
-        self.base = peft.base_folder(self.path) if (self.path / peft.CONFIG).exists() else self.path
+        self.base = peft.base_folder(self.path) if os.path.lexists(self.path / peft.CONFIG) else self.path
         self.is_adapter = self.base != self.path
         files = (self.path / GENERATION, self.base / GENERATION, self.base / "config.json")
         self.stop_ids = frozenset(hf.end_ids(*files))
@@ -67,7 +69,7 @@ class ModelFolder:
     def template(self) -> ChatTemplate:
         """The chat template; an adapter's own is preferred to its model's."""
         own = self.path / template_source.FILE
-        return ChatTemplate.load(self.tokenizer, self.template_file or (own if own.exists() else ""), self.date)
+        return ChatTemplate.load(self.tokenizer, self.template_file or (own if os.path.lexists(own) else ""), self.date)
 
     @property
     def answer_ends(self) -> frozenset[int]:
@@ -79,12 +81,10 @@ class ModelFolder:
         """The settings of draws in generation_config.json; those that it leaves out are neutral (temperature 1, all
         tokens). If it has none at all, they are those of Llama-3.1-8B-Instruct.
         """
-        file = self.path / GENERATION if (self.path / GENERATION).exists() else self.base / GENERATION
-        facts = hf.read_json(file) if file.exists() else {}
+        own = self.path / GENERATION
+        file = own if os.path.lexists(own) else self.base / GENERATION
+        facts = published.read_generation(file)
         found = {name: facts[name] for name in DRAWN_BY if facts.get(name) is not None}
-        for name, value in found.items():
-            if type(value) is not int and (type(value) is not float or name == "top_k"):
-                raise ValueError(f"{file}: {name} = {json.dumps(value)}; expected a number")
         if facts.get("do_sample") is False:
             found["temperature"] = 0.0
         elif facts.get("do_sample") is None and not found.keys() - {"repetition_penalty"}:
@@ -99,12 +99,13 @@ class ModelFolder:
         of config.json and of SAMPLES evenly spread parts, of SAMPLE_BYTES each, of every file of weights. Training
         changes every one of these parts.
         """
-        found = hashlib.sha256((self.base / "config.json").read_bytes())
+        found = hashlib.sha256(read_bytes(self.base / "config.json"))
         if self.is_adapter:
             facts = hf.read_json(self.path / peft.CONFIG) | {"base_model_name_or_path": ""}
             found.update(json.dumps(facts, sort_keys=True).encode())
         folders = dict.fromkeys((self.base, self.path))
-        for file in (file for folder in folders for file in sorted(folder.glob("*.safetensors"))):
+        files = (file for folder in folders for file in sorted(folder.glob("*.safetensors")) if file.is_file())
+        for file in files:
             size = file.stat().st_size
             found.update(f"{file.name} {size}\n".encode())
             with open(file, "rb") as stream:
@@ -119,12 +120,8 @@ class ModelFolder:
         """The source of the weights, which reads them when they are asked for. Raises ValueError for files that are
         missing, damaged or do not belong together.
         """
-        shape, vocab_size = self.shape, self.tokenizer.vocab_size
-        if vocab_size > shape.vocab_size:
-            raise ValueError(
-                f"{self.base}: its tokenizer has {vocab_size:,} ids, its model only {shape.vocab_size:,}; they do "
-                f"not belong together"
-            )
+        shape = self.shape
+        published.check_vocabulary(self.tokenizer, shape)
         weights = hf.Weights(self.base, shape)
         if not self.is_adapter:
             return weights

@@ -2,29 +2,37 @@
 name.
 """
 
-import shutil
+import os
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from logtrain.core.atomic import new_folder
 from logtrain.core.batch import Batch
-from logtrain.model import hf, peft
+from logtrain.model import hf, peft, published
 from logtrain.model.llama import Llama
 from logtrain.model.lora import GivenAdapters, add_adapters, merged
 from logtrain.model.weights import empty_model, materialize, read_model
 from logtrain.text import template_source
-from logtrain.text.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")
 TOKENS = 256  # for the comparison
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest logit; rounding W to bf16 moves them by 1%
 
 
-def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) -> float:
-    """Write `output`, the model of `source` with the adapter in its weights, in the dtype of that name in torch; -> how
-    far its logits are from those of model and adapter, as a share of the largest.
+class MergeResult(NamedTuple):
+    """A model that has been merged."""
+
+    difference: float
+    """how far its logits are from those of model and adapter, as a share of the largest"""
+    odd: list[str]
+    """what is odd about its files, in sentences"""
+
+
+def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) -> MergeResult:
+    """Write `output`, the model of `source` with the adapter in its weights, in the dtype of that name in torch.
 
     Raises ValueError for folders that do not belong together, an `output` that exists, and where the logits differ by
     more than TOLERANCE.
@@ -33,17 +41,19 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
         raise ValueError(f"{output}: exists already; choose another --output")
     dtype = getattr(torch, dtype_name)
     shape = hf.read_config(source)
+    published.check_source(source, shape)
+    published.read_generation(adapter / published.GENERATION)
+    files = published.read_tokenizer(source, shape).files
     lora, tensors = peft.read(adapter, shape)
     adapted = empty_model(shape)
     add_adapters(adapted, lora, torch.float32)
     materialize(adapted, CPU, GivenAdapters(hf.Weights(source, shape), tensors))
     named = ((name, parameter.detach()) for name, parameter in adapted.named_parameters())
-    files = Tokenizer.load(str(source)).files
     with new_folder(output) as aside:
         hf.save(aside, shape, merged(named, shape, lora), dtype, source=source, tokenizer_files=files)
         for name in (template_source.FILE, "generation_config.json"):  # with an adapter that has learned others
-            if (adapter / name).exists():
-                shutil.copy(adapter / name, aside)
+            if os.path.lexists(adapter / name):
+                hf.copy(adapter / name, aside)
         before = logits(adapted)
         after = logits(read_model(shape, hf.Weights(aside, shape), CPU, torch.float32))
         difference = ((after - before).abs().max() / before.abs().max()).item()
@@ -52,7 +62,9 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
                 f"{output}: logits differ by {difference:.1e} of the largest from those of model and adapter, more "
                 f"than {TOLERANCE[dtype]:.0e}; not written"
             )
-    return difference
+        with published.called(aside, output):
+            odd = published.check_model(aside, trained_template=os.path.lexists(adapter / template_source.FILE))
+    return MergeResult(difference, [line.replace(str(aside), str(output)) for line in odd])
 
 
 @torch.no_grad()

@@ -3,15 +3,17 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from logtrain.core.untrusted import shown
 from logtrain.model.config import LoraConfig, LoraTarget
-from logtrain.model.hf_layout import read_json
+from logtrain.model.hf import check_safetensors
+from logtrain.model.hf_layout import is_number, read_json
 from logtrain.model.llama import LlamaConfig
 from logtrain.model.lora import adapted_matrices
 
@@ -50,6 +52,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], shape: LlamaConfig, config
     (folder / CONFIG).write_text(json.dumps(facts, indent=2) + "\n")
 
 
+MAX_RANK = 1 << 17
 UNSUPPORTED = (  # features that `LoraLinear` does not compute
     *("fan_in_fan_out", "use_rslora", "use_dora", "use_qalora", "use_bdlora", "lora_bias"),
     *("rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replication"),
@@ -62,9 +65,9 @@ def base_folder(folder: Path) -> Path:
     """The folder of the model that an adapter names as its own. Raises ValueError if it is not here."""
     path = folder / CONFIG
     name = read_json(path).get("base_model_name_or_path")
-    if not isinstance(name, str) or not Path(name).is_dir():
+    if not isinstance(name, str) or "\0" in name or not name or not Path(name).is_dir():
         raise ValueError(
-            f"{path}: base_model_name_or_path = {json.dumps(name)} is no folder here; set it to the model's folder"
+            f"{path}: base_model_name_or_path = {shown(name)} is no folder here; set it to the model's folder"
         )
     return Path(name)
 
@@ -75,17 +78,12 @@ def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor
     Raises ValueError for files that are missing or damaged, for an adapter of another model, and, by name, for what
     `LoraLinear` does not compute.
     """
+    facts = read_json(folder / CONFIG)
+    check_safetensors(folder / WEIGHTS)
     try:
-        facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{error.filename or folder / WEIGHTS}: no such file; give a folder that PEFT has saved"
-        ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError, SafetensorError) as error:
-        raise ValueError(f"{folder}: damaged adapter ({error})") from None
-    if not isinstance(facts, dict):
-        raise ValueError(f"{folder / CONFIG}: expected a JSON object, found {type(facts).__name__}")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / WEIGHTS}: damaged or cut short ({error})") from None
     config = read_config(folder / CONFIG, facts, folder / WEIGHTS, tensors)
     found: dict[str, Tensor] = {}
     for block in range(shape.num_layers):
@@ -98,7 +96,9 @@ def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor
             found[f"blocks.{block}.{path}.lora_A"] = torch.cat(of_a)
             found[f"blocks.{block}.{path}.lora_B"] = torch.cat(of_b)
     if tensors:
-        raise ValueError(f"{folder / WEIGHTS}: unexpected tensor {next(iter(tensors))}; an adapter of another model?")
+        raise ValueError(
+            f"{folder / WEIGHTS}: unexpected tensor {next(iter(tensors))[:99]}; an adapter of another model?"
+        )
     return config, found
 
 
@@ -112,11 +112,6 @@ def take(tensors: dict[str, Tensor], name: str, shape: list[int], path: Path) ->
     return tensor.float()
 
 
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value of JSON is a number, which true and false are not."""
-    return type(value) in (int, float)
-
-
 def read_config(path: Path, facts: dict[str, Any], weights: Path, names: Iterable[str]) -> LoraConfig:
     """The config of an adapter: `facts` are those of the file `path`, and which layers it adapts is seen by the `names`
     of the tensors in the file `weights`. Raises ValueError for what `LoraLinear` does not compute.
@@ -125,16 +120,21 @@ def read_config(path: Path, facts: dict[str, Any], weights: Path, names: Iterabl
     used += [key for key, wanted in (("peft_type", "LORA"), ("bias", "none")) if facts.get(key, wanted) != wanted]
     used += ["init_lora_weights"] if facts.get("init_lora_weights") not in INITIAL else []
     if used:
-        raise ValueError(f"{path}: {used[0]} = {json.dumps(facts[used[0]])} is not supported")
+        raise ValueError(f"{path}: {used[0]} = {shown(facts[used[0]])} is not supported")
     rank, alpha, dropout = facts.get("r"), facts.get("lora_alpha"), facts.get("lora_dropout", 0.0)
-    if not (type(rank) is int and rank > 0 and is_number(alpha) and is_number(dropout)):
+    if not (type(rank) is int and 0 < rank <= MAX_RANK and is_number(alpha) and is_number(dropout)):
         raise ValueError(
-            f"{path}: r = {json.dumps(rank)}, lora_alpha = {json.dumps(alpha)}, lora_dropout = {json.dumps(dropout)}; "
-            f"expected a positive integer and numbers"
+            f"{path}: r = {shown(rank)}, lora_alpha = {shown(alpha)}, lora_dropout = {shown(dropout)}; "
+            f"expected a positive integer, {MAX_RANK:,} at most, and numbers"
         )
     there = {name.split(".")[-3:][0] for name in names}  # ....q_proj.lora_A.weight
-    if unknown := there - set(get_args(LoraTarget)):
+    if unknown := sorted(there - set(get_args(LoraTarget))):
         supported = ", ".join(get_args(LoraTarget))
-        raise ValueError(f"{weights}: adapts {', '.join(sorted(unknown))}; supported: {supported}")
+        raise ValueError(f"{weights}: adapts {', '.join(unknown[:5])[:200]}; supported: {supported}")
+    if not there:
+        raise ValueError(f"{weights}: no tensors; an adapter without layers")
     targets = tuple(target for target in get_args(LoraTarget) if target in there)
-    return LoraConfig(rank=rank, alpha=alpha, dropout=dropout, targets=targets)
+    try:
+        return LoraConfig(rank=rank, alpha=alpha, dropout=dropout, targets=targets)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

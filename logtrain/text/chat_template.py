@@ -34,6 +34,7 @@ from logtrain.text.template_sandbox import compile_template
 from logtrain.text.template_source import find_template, named_tokens
 from logtrain.text.tokenizer import Encoding, Tokenizer
 
+MAX_SPECIAL = 1 << 15  # of which every turn is searched; Gemma 3 has 6,415
 MARKS = range(0xF0000, 0xFFFFE)  # private use: they mean nothing to anyone
 
 
@@ -71,6 +72,8 @@ class ChatTemplate:
         self.sha256 = hashlib.sha256(source.encode()).hexdigest()
         self.named = named_tokens(tokenizer.folder)
         special = tokenizer.special_tokens(added=False)
+        if len(special) > MAX_SPECIAL:
+            raise ValueError(f"{tokenizer.folder}: {len(special):,} special tokens, more than {MAX_SPECIAL:,}")
         self._special_ids = set(special.values())
         self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
         if date != DATE and "strftime_now" not in source:
@@ -78,7 +81,7 @@ class ChatTemplate:
         try:
             self._template = compile_template(source, date)
         except jinja2.TemplateSyntaxError as error:
-            raise ValueError(f"{where}: not a jinja template: line {error.lineno}: {error.message}") from None
+            raise ValueError(f"{where}: not a jinja template: line {error.lineno}: {one_line(error)}") from None
         try:
             self.end_id = self._try_out()
         except ValueError as error:
@@ -109,15 +112,18 @@ class ChatTemplate:
         """The text that the template makes of the turns. Raises ValueError where the template fails."""
         messages = [turn._asdict() for turn in turns]
         try:
-            return self._template.render(
+            text = self._template.render(
                 messages=messages,
                 tools=None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self.named,
             )
+            text.encode()  # half a surrogate pair is no text
+            return text
         except Exception as error:  # whatever Python raises for the template's expressions
-            what = str(error) if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
+            what = one_line(error)
+            what = what if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {what}"
             raise ValueError(f"{_name(turns, len(turns) - 1)}: the chat template fails ({what})") from None
 
     def _render_stably(self, turns: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
@@ -221,6 +227,11 @@ def check_turns(turns: Sequence[Turn]) -> None:
             raise ValueError(f"{_name(turns, i)} comes {f'after {turns[i - 1].role}' if i else 'first'}")
     if turns[-1].role != "assistant":
         raise ValueError(f"{_name(turns, len(turns) - 1)} is the last and has no answer")
+
+
+def one_line(error: Exception) -> str:
+    """The beginning of what an error says, on one line: a template may say what it likes."""
+    return " ".join(str(error)[:500].split())
 
 
 def _name(turns: Sequence[Turn], i: int) -> str:

@@ -15,6 +15,7 @@ from logtrain.core.world import World
 from logtrain.model import hf, peft
 from logtrain.model.llama import Llama
 from logtrain.model.lora import merged
+from logtrain.model.published import called, check_adapter, check_model, read_generation
 from logtrain.text import template_source
 from logtrain.training.run_data import ChatStyle
 from logtrain.training.setup import RunSetup
@@ -33,6 +34,8 @@ class ExportResult(NamedTuple):
     """Loss of the model that was read back."""
     dtype: str
     """Precision of the exported weights, by its name in torch."""
+    odd: tuple[str, ...] = ()
+    """What is odd about the files, in sentences."""
 
     @property
     def difference(self) -> float:
@@ -42,7 +45,7 @@ class ExportResult(NamedTuple):
     def __str__(self) -> str:
         return (
             f"({self.dtype}): loss {self.exported_loss:.6f} read back, {self.live_loss:.6f} live, "
-            f"difference {self.difference:+.1e}"
+            f"difference {self.difference:+.1e}{''.join(f'; {line}' for line in self.odd)}"
         )
 
     def to_json(self) -> dict:
@@ -63,6 +66,7 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
     if run.config.lora.rank:
         tensors = merged(tensors, run.shape, run.config.lora)
     tensors = in_step(tensors, world)
+    odd: list[str] = []
     with new_folder(folder, replace=True) if world.is_main else nullcontext(aside_of(folder)) as aside:
         if world.is_main:
             source, files = Path(run.config.model), data.tokenizer.files
@@ -80,7 +84,11 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
                 f"{folder}: reads back with loss {exported:.6f}, the live model has {live:.6f}: not exported"
             )
         world.barrier()  # rank 0 renames what the others have read
-    result = ExportResult(live, exported, str(dtype).removeprefix("torch."))
+        if world.is_main:
+            with called(aside, folder):
+                odd = check_model(aside, trained_template=data.chat is not None)
+    odd = [line.replace(str(aside), str(folder)) for line in odd]
+    result = ExportResult(live, exported, str(dtype).removeprefix("torch."), tuple(odd))
     if world.is_main:
         report = folder.with_name(f"{folder.name}.json")
         write_file(report, orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2))
@@ -95,6 +103,8 @@ def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> None:
         with new_folder(folder, replace=True) as aside:
             peft.save(aside, trained, run.shape, run.config.lora, str(source))
             write_chat_style(aside, run.data.chat, configs=source)
+            with called(aside, folder):
+                check_adapter(aside, source, run.shape, trained_template=run.data.chat is not None)
     run.world.barrier()
 
 
@@ -109,9 +119,10 @@ def write_chat_style(folder: Path, chat: ChatStyle | None, *, configs: Path) -> 
     generation = configs / "generation_config.json"
     ends = hf.end_ids(generation, configs / "config.json")
     if chat.end_id not in ends:
-        known = hf.read_json(generation) if generation.exists() else {}
-        content = orjson.dumps(known | {"eos_token_id": [*ends, chat.end_id]}, option=orjson.OPT_INDENT_2)
-        (folder / generation.name).write_bytes(content)
+        taught = {"eos_token_id": [*ends, chat.end_id]}
+        hf.write_json(folder / generation.name, read_generation(generation) | taught)
+        if folder == configs:  # a program that reads no other must not go on after an answer either
+            hf.write_json(folder / "config.json", hf.read_json(folder / "config.json") | taught)
 
 
 def in_step(tensors: Iterable[tuple[str, Tensor]], world: World) -> Iterator[tuple[str, Tensor]]:

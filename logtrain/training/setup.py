@@ -12,6 +12,7 @@ from logtrain.core.world import World, compute_dtype
 from logtrain.model import hf
 from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.lora import InitialAdapters
+from logtrain.model.published import check_source
 from logtrain.model.weights import RandomWeights, WeightSource
 from logtrain.training.checks import check_device
 from logtrain.training.config import RunConfig
@@ -85,6 +86,7 @@ def set_up(config: RunConfig) -> RunSetup:
     config = config.with_absolute_paths()  # so that config.toml repeats the run from any folder
     world = World(config.parallel.symmetric_memory)
     shape, dtype = hf.read_config(config.model), compute_dtype(world.device, config.dtype)
+    check_source(Path(config.model), shape)
     check_device(world.device, dtype, config, shape)
     mesh = make_mesh(world.device.type, world.size, config.parallel)
     return RunSetup(config, world, shape, dtype, mesh, open_run_data(config, shape, world))

@@ -166,12 +166,15 @@ MISTAKES: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     "no model": (lambda c: shutil.rmtree(c.model), "{c.model}/config.json: no such file"),
     "no weights": (lambda c: (c.model / "model.safetensors").unlink(), "{c.model}: neither model.safetensors nor"),
     "no tokenizer": (lambda c: (c.model / "tokenizer.json").unlink(), "{c.model}"),
-    "no adapter": (lambda c: shutil.rmtree(c.adapter), "{c.adapter}/adapter_config.json: no such file; give a folder"),
+    "no adapter": (lambda c: shutil.rmtree(c.adapter), "{c.adapter}/adapter_config.json: no such file"),
     "no tensors": (
         lambda c: (c.adapter / adapter.WEIGHTS).unlink(),
-        "{c.adapter}/adapter_model.safetensors: no such file; give a folder",
+        "{c.adapter}/adapter_model.safetensors: no such file",
     ),
-    "damaged": (lambda c: (c.adapter / adapter.WEIGHTS).write_bytes(b"12345678 no"), "{c.adapter}: damaged adapter"),
+    "damaged": (
+        lambda c: (c.adapter / adapter.WEIGHTS).write_bytes(b"12345678 no"),
+        "{c.adapter}/adapter_model.safetensors: dam",
+    ),
     "another feature": (
         lambda c: edit_json(c.adapter / adapter.CONFIG, use_dora=True),
         "{c.adapter}/adapter_config.json: use_dora = true is not supported",
