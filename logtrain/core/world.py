@@ -90,6 +90,12 @@ class World:
         dist.all_reduce(values)
         return values
 
+    def from_main(self, value: object) -> object:
+        """Rank 0's value on every rank: any picklable host-side object; tensors do not belong here."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.control, device=torch.device("cpu"))
+        return box[0]
+
     def barrier(self) -> None:
         """Let the host wait until every rank has called this."""
         dist.barrier(self.control)
