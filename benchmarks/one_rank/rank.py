@@ -104,9 +104,7 @@ class Rank:
             )
             if packed.steps_per_epoch <= number:
                 return [packed.at(i) for i in range(number)]
-        raise ValueError(
-            f"no documents fit into {number} steps of {loader.rows_per_step} rows of {loader.seq_len} tokens"
-        )
+        raise ValueError(f"loader.rows_per_step = {loader.rows_per_step}: no documents fit into {number} such steps")
 
     def held_parameters(self) -> float:
         """The share of the model's parameters that this rank holds."""
