@@ -42,7 +42,7 @@ class Encoding(NamedTuple):
 
     ids: list[int]
     spans: list[tuple[int, int]]
-    """the characters [start, end) that each id stands for; ids of one character of several share its span"""
+    """The characters [start, end) that each id stands for; the ids of one character share its span."""
 
 
 class Tokenizer:
@@ -62,8 +62,8 @@ class Tokenizer:
 
     @staticmethod
     def load(path: str | Path) -> "Tokenizer":
-        """The tokenizer of a folder with tokenizer.json or tokenizer.model (the first is preferred), or of one of these
-        files. Raises ValueError if there is none, or it is damaged.
+        """Opens the tokenizer of a folder with tokenizer.json or tokenizer.model (the first is preferred), or of one of
+        these files. Raises ValueError if there is none, or it is damaged.
         """
         path = Path(path)
         if not path.exists():
@@ -83,21 +83,21 @@ class Tokenizer:
         self.files = (file, *(f for f in beside if f.is_file()))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, in which no special token is recognised."""
+        """Returns the ids of a text, in which no special token is recognised."""
         raise NotImplementedError
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, as `encode` gives them, but on all cores (unless TOKENIZERS_PARALLELISM=false)."""
+        """Returns the ids of each text, as `encode` does, but on all cores (unless TOKENIZERS_PARALLELISM=false)."""
         raise NotImplementedError
 
     def encode_with_spans(self, text: str, spelled: bool) -> Encoding:
-        """Ids and spans of a text; `spelled`: a special token's text becomes its id. Raises ValueError for a
-        sentencepiece model, which has no spans.
+        """Returns the ids and spans of a text; `spelled`: a special token's text becomes its id. Raises ValueError for
+        a sentencepiece model, which has no spans.
         """
         raise NotImplementedError
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """The text of ids; `skip_special`: special tokens are no part of it."""
+        """Returns the text of ids; `skip_special` leaves special tokens out."""
         raise NotImplementedError
 
     def normalized(self, text: str) -> str:
@@ -105,11 +105,13 @@ class Tokenizer:
         raise NotImplementedError
 
     def special_tokens(self, added: bool = True) -> dict[str, int]:
-        """Ids of the special tokens by their text; with `added` also those of added words, which `encode` knows."""
+        """Returns the ids of the special tokens by their text; with `added` also those of added words, which `encode`
+        knows.
+        """
         raise NotImplementedError
 
     def token_id(self, text: str) -> int:
-        """The id of a special token by its text. Raises ValueError, which names the nearest, if there is none."""
+        """Returns the id of a special token by its text. Raises ValueError, with the nearest ones, if there is none."""
         special = self.special_tokens()
         if text not in special:
             near = nearest(text, special, n=3, cutoff=0.0)
@@ -117,7 +119,7 @@ class Tokenizer:
         return special[text]
 
     def document_end(self, name: str = "auto") -> int:
-        """The id that closes a document; "auto" takes the first of DOCUMENT_ENDS that the tokenizer has. Raises
+        """Returns the id that closes a document; "auto" takes the first of DOCUMENT_ENDS that the tokenizer has. Raises
         ValueError for a turn mark, and where there is no such token.
         """
         if name in TURN_MARKS:
@@ -152,7 +154,7 @@ class panics_named:
 
 
 def raise_if_ours(error: BaseException) -> None:
-    """Raises what does not come from the library: Ctrl-C, say."""
+    """Raises an error again that does not come from the library, Ctrl-C say."""
     if not isinstance(error, Exception) and type(error).__name__ != PANIC:
         raise error
 
@@ -236,7 +238,7 @@ class JsonTokenizer(Tokenizer):
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A sentencepiece tokenizer.model."""
+    """A sentencepiece tokenizer.model, read by the sentencepiece library."""
 
     def __init__(self, file: Path):
         super().__init__(file)
