@@ -108,7 +108,8 @@ def run(arguments: list[str]) -> int:
                 print(f"torchrun: rank {rank} was killed by {failure.signal_name()}", file=sys.stderr)
         return exit_status([failure.exitcode for _, failure in failures])
     except RendezvousError as error:
-        what = "its machine or its launcher is gone" if isinstance(error, RendezvousConnectionError) else error
+        is_gone = isinstance(error, RendezvousConnectionError)
+        what = "its machine or its launcher is gone" if is_gone else str(error) or "another machine has ended it"
         print(f"error: {platform.node()}: no meeting of all machines at {meeting_point}: {what}", file=sys.stderr)
         return RANK_LOST
     return 0

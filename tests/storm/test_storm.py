@@ -1,5 +1,5 @@
-"""A short slice of the storm: nothing that is done to a command changes what it gives without a word. And the storm sees
-what it must see.
+"""A short slice of the storm: nothing that is done to a command changes what it gives without a word. And the storm
+sees what it must see.
 """
 
 import os
