@@ -42,6 +42,7 @@ EXTRAS = {
         "peft>=0.18",
         "liger-kernel>=0.8",
         "rouge-score>=0.1.2",  # its last, of 2022
+        "setuptools>=77",  # a test builds the wheel, as pyproject.toml says
     ],
 }
 

@@ -1,6 +1,7 @@
 """logtrain: continual pretraining of Llama models, and what comes before and after it.
 
-`import logtrain` brings the names of logtrain/api.py, and imports what is behind them once one is used.
+`import logtrain` offers the names of logtrain/api.py. That module, and torch with it, is imported when one is first
+used.
 """
 
 from importlib import import_module

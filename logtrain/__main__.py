@@ -8,13 +8,13 @@ from typing import NoReturn
 from logtrain.core.entry import WRONG_INPUT, run
 
 COMMANDS = {
-    "prepare": "raw text or chats to token shards, with a report",
-    "plan": "before a GPU is rented: whether a recipe fits, how fast, how long, what it costs",
+    "prepare": "turn raw text or chats into token shards, with a report",
+    "plan": "predict whether a recipe fits a GPU, how fast it is and what it costs",
     "cpt": "continue the pretraining of a Llama on prepared text",
     "sft": "fine-tune a Llama on prepared chats, by LoRA or all parameters",
-    "merge": "a LoRA adapter (PEFT's format) into its model",
-    "export": "any checkpoint of a run to a Hugging Face folder",
-    "evaluate": "models answer a test set: scores with intervals, differences, a page to read",
+    "merge": "merge a LoRA adapter (PEFT's format) into its model",
+    "export": "write a checkpoint of a run as a Hugging Face folder",
+    "evaluate": "let models answer a test set, score the answers and compare",
     "chat": "talk to a model in the terminal, about a log or anything else",
 }
 USAGE = "usage: logtrain COMMAND [ARGUMENTS]\n\n" + "".join(f"  {name:<10}{does}\n" for name, does in COMMANDS.items())
@@ -22,7 +22,7 @@ MORE = "\nlogtrain COMMAND --help lists the arguments of a command. On several G
 
 
 def main() -> NoReturn:
-    """What the console script `logtrain` calls."""
+    """Run the command that the first argument names; this is the console script `logtrain`."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("-h", "--help"):
         print(USAGE + MORE)

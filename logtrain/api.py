@@ -1,4 +1,4 @@
-"""What a notebook needs: a model's logits, losses and answers, scores, prepared data, and training step by step.
+"""The public interface from Python: a model's logits, losses and answers, scores, prepared data, and training by steps.
 
     import logtrain
 
@@ -6,7 +6,7 @@
     model.losses(["Connection refused by 10.0.0.7"])
     model.generate([[logtrain.Turn("user", "What does `Connection refused` mean?")]])
 
-`import logtrain` brings these names, and imports what is behind them once one is used. docs/api.md shows each of them.
+`import logtrain` offers these names, and imports this module when one is first used. docs/api.md shows each of them.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 GREEDY = SamplingConfig(temperature=0.0)
-MAX_SEQUENCES = 64  # that are answered at once
+MAX_SEQUENCES = 64  # prompts that are answered at once
 Prompt = str | Sequence[Turn]
 
 
@@ -69,17 +69,17 @@ def load(path: str | Path, device: str | torch.device = "auto") -> "Model":
 
 
 def open_data(folder: str | Path, split: str = "train") -> Split:
-    """A split of a folder that `logtrain prepare` has written, memory-mapped, after its checksums have been verified.
-    Raises ValueError for a folder that is damaged or not prepared, or has no such split.
+    """A split ("train" or "valid") of a folder that `logtrain prepare` has written, memory-mapped, once its checksums
+    have been verified. Raises ValueError for a folder that is damaged or not prepared, or has no such split.
     """
     return Split.open(folder, split)
 
 
 class Model:
-    """A model that answers, on one device. folder: what its files say. llama: the module, which takes a `Batch`."""
+    """A model with its weights on one device. folder: the folder it is from. llama: the module."""
 
     def __init__(self, folder: ModelFolder, device: str | torch.device = "auto"):
-        """See `load`."""
+        """`path` and `device` as in `load`, which makes the folder. Raises ValueError as `load` does."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.folder, self.device = folder, torch.device(device)
@@ -90,20 +90,20 @@ class Model:
         return f"Model({self.folder.summary(self.device)})"
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, the BOS token before them if the tokenizer has one."""
+        """The token ids of a text, after the BOS token if the tokenizer has one."""
         return [*([] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]), *self.tokenizer.encode(text)]
 
     @torch.no_grad()
     def logits(self, texts: Sequence[str]) -> list[Tensor]:
-        """For each text fp32 [T, V] on the model's device: row t is what follows the first t + 1 tokens of
-        `encode(text)`.
+        """The logits of each text, fp32 [T, V], on the model's device; row t predicts the token after the first t + 1
+        of `encode(text)`.
         """
         return [self.llama(self._batch(self.encode(text), labels=False)).float() for text in texts]
 
     @torch.no_grad()
     def losses(self, texts: Sequence[str]) -> list[float]:
-        """For each text the mean over its tokens, but for the first, of -log p(token | those before it), in nats.
-        Raises ValueError for a text of fewer than two tokens.
+        """The loss of each text in nats per token: the mean of -log p(token | tokens before it) over all tokens of
+        `encode(text)` but the first. Raises ValueError for a text of fewer than two tokens.
         """
         losses = []
         for text in texts:
@@ -124,9 +124,10 @@ class Model:
         """The answer to each prompt, all of them computed together.
 
         A prompt is a text to go on with, or a chat to answer, whose turns go through the model's chat template.
-        `sampling`: greedy unless it is given; `model.folder.sampling` is what the model's generation_config.json says.
-        `stop`: strings that end an answer. Raises ValueError for a prompt that is longer
-        than the model's context, and for a chat where the model has no template.
+        `max_new_tokens`: the most tokens of an answer. `sampling`: how tokens are drawn, by default greedily;
+        `model.folder.sampling` is the way that the model's generation_config.json asks for. `stop`: strings that end an
+        answer. Raises ValueError for a prompt longer than the model's context, and for a chat where the model has no
+        chat template.
         """
         requests = [
             Request(
@@ -158,31 +159,37 @@ class Model:
 
 
 class StepFacts(NamedTuple):
-    """What one step of training was."""
+    """The figures of one step of training."""
 
     step: int
-    """how many the run has made, with this one"""
+    """Number of the step, counted from 1."""
     loss: float
-    """mean over the step's targets before the update, in nats"""
+    """Mean loss of the step's targets before the update, in nats."""
     grad_norm: float
-    """of all gradients, before they were clipped"""
+    """L2 norm of all gradients before they were clipped."""
     lr: float
+    """Learning rate of the update."""
     tokens: int
-    """of documents, without those that fill rows up"""
+    """Tokens of documents in the step; padding does not count."""
     targets: int
+    """Tokens that were predicted."""
     skipped: bool
-    """whether the gradients were not finite, so that nothing was updated"""
+    """Whether the gradients were not finite, so that nothing was updated."""
 
 
 class Training:
     """Training step by step, under the caller's control: the engine of `logtrain cpt` and `logtrain sft` without a run
-    folder, so without checkpoints and records. The settings are those of a run; `name` and `runs` have no meaning here.
+    folder, so without checkpoints and records. The settings are those of a run, of which `name`, `runs` and `resume`
+    have no meaning here.
 
-    model: as it is trained, its masters in fp32. data: the loaders. total_steps: over which the learning rate goes.
+    model: the module in training, with fp32 masters. data: the loaders. total_steps: the steps of the whole training,
+    over which the learning rate takes its course. num_steps: the steps that have been made.
     """
 
     def __init__(self, config: RunConfig):
-        """Raises ValueError, in one line, for model, data and settings that do not go together."""
+        """Open the data and build the model. Raises ValueError of one line for model, data and settings that do not go
+        together.
+        """
         self.run = set_up(config)
         self.model, self.data, trainer = self.run.build_model(self.run.initial_weights()), self.run.data, config.trainer
         self.total_steps = trainer.total_steps(self.data.train.steps_per_epoch)
@@ -195,7 +202,9 @@ class Training:
         self.num_steps = 0
 
     def step(self) -> StepFacts:
-        """Train on the next rows. Raises ValueError after `total_steps`, where the schedule has no learning rate."""
+        """Train on the rows of the next step. Raises ValueError once `total_steps` are made, for which the schedule
+        ends.
+        """
         number = self.num_steps
         if number == self.total_steps:
             raise ValueError(f"all {number} steps are made; raise trainer.epochs or trainer.max_steps for more")
@@ -214,12 +223,12 @@ class Training:
         )
 
     def valid_losses(self) -> dict[str, float]:
-        """Loss a target, in nats, over the whole of each validation set, by the set's name."""
+        """The mean loss over each whole validation set, in nats per target, by the name of the set."""
         world = self.run.world
         return {name: mean_loss(self.model, x, x.steps_per_epoch, world)[0] for name, x in self.data.valid.items()}
 
     def export(self, folder: str | Path) -> ExportResult:
-        """Write the model as a Hugging Face folder, adapters merged, read it back and compare; -> both losses. An older
-        folder of that name gives way. Raises ValueError where what was read back is not what is in memory.
+        """Write the model as a Hugging Face folder with its adapters merged, read it back and compare; -> both losses.
+        An older folder of that name is replaced. Raises ValueError where the two losses differ by more than 1%.
         """
         return publish_model(Path(folder), self.model, self.run)

@@ -1,11 +1,11 @@
-"""Talk to a model in the terminal: `python -m logtrain.chat --model DIR`. /help there lists its commands.
+"""Talks with a model in the terminal: `python -m logtrain.chat --model DIR`; /help lists the commands of the chat.
 
-What a pipe brings is one question, all lines of it, or one of the tasks, and the answer is all that is printed:
+The whole of a piped input is one question, or the name of a task, and only the answer is printed:
 
     echo /cause | python -m logtrain.chat --model DIR --log app.log
 
-The parts are in conversation/: session.py has turns, the log and answers, commands.py the lines that begin with /,
-tasks.toml what the tasks ask, terminal.py keys and screen, repl.py the loop. data/log.py reads a file's lines.
+The parts are in conversation/: session.py has the turns, the log and the answers, commands.py the lines that begin with
+/, tasks.toml the questions of the tasks, terminal.py keyboard and screen, repl.py the loop. data/log.py reads logs.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from logtrain.core.config import load
-from logtrain.core.entry import run
+from logtrain.core.entry import BY_CTRL_C, run
 from logtrain.generation.config import DRAWN_BY, SamplingConfig
 from logtrain.text.config import DATE, check_date
 
@@ -34,32 +34,29 @@ class ChatConfig:
     model: str
     """Hugging Face folder of the model, or of an adapter in PEFT's format."""
     system: str = ""
-    """What the model is told first."""
+    """System prompt: the text that the model is told before the conversation."""
     log: str = ""
-    """Log file that goes with the first question, as one that /log names goes with the next."""
+    """Log file that is attached to the first question, as /log FILE attaches one to the next question."""
     lines: str = ""
-    """Which of the log's lines: 100-200, 100- to the end, or -50, the last 50."""
+    """The lines of the log to attach: 100-200; 100- for all from line 100; -50 for the last 50."""
     max_new_tokens: int = 1024
-    """An answer ends after so many tokens."""
+    """The most tokens of an answer."""
     temperature: float = -1.0
-    """Logits are divided by it before a token is drawn; 0: always the likeliest token. -1, for each setting of draws:
-    what the model's generation_config.json says; if nothing, what Llama-3.1-Instruct's says: temperature 0.6, top_p
-    0.9."""
+    """Divisor of the logits before a token is drawn; 0: always the likeliest token; -1: as the model's files say."""
     top_k: int = -1
-    """A token is drawn among so many of the likeliest; 0: among all; -1: as the model says."""
+    """Number of the likeliest tokens that one is drawn among; 0: all tokens; -1: as the model's files say."""
     top_p: float = -1.0
-    """A token is drawn among the likeliest that have this much probability together; -1: as the model says."""
+    """Probability that the likeliest tokens which one is drawn among have together; -1: as the model's files say."""
     repetition_penalty: float = -1.0
-    """It makes tokens that are there already less likely; 1: it does not; -1: as the model says."""
+    """Factor that makes tokens which are in the text already less likely; 1: none; -1: as the model's files say."""
     seed: int = 1309
-    """Seed of the draws: the same questions in the same order get the same answers."""
+    """Seed of the draws; the same questions in the same order get the same answers."""
     memory: float = 0.0
-    """GiB for the cache of keys and values, of which it takes no more than the model's context needs. 0: on a GPU four
-    fifths of what the model leaves free, on a CPU 2."""
+    """GiB for the cache of keys and values at most; 0: on a GPU four fifths of what is free, on a CPU 2."""
     template: str = ""
-    """A jinja file instead of the tokenizer's own chat template."""
+    """A jinja file to use instead of the tokenizer's own chat template."""
     date: str = DATE
-    """The day that a chat template which asks for the date is told."""
+    """The date that a chat template is given which asks for today's."""
 
     def __post_init__(self):
         if self.lines and not self.log:
@@ -71,12 +68,15 @@ class ChatConfig:
         check_date(self.date)
 
     def sampling(self, published: SamplingConfig) -> SamplingConfig:
-        """How answers are drawn: as the model says, but for what is set here. Raises ValueError as SamplingConfig."""
+        """The settings of draws: those that the model's files publish, with those that are set here in their place.
+        Raises ValueError as SamplingConfig does.
+        """
         given = {name: value for name in DRAWN_BY if (value := getattr(self, name)) != -1}
         return dataclasses.replace(published, **given, seed=self.seed)
 
 
 def main(argv: list[str]) -> int:
+    """Chat as the flags say; -> the exit status."""
     config = load(ChatConfig, argv)
     from logtrain.conversation.commands import attach_log, piped_question  # after the flags: they bring torch
     from logtrain.conversation.repl import answer, read_piped, run_repl
@@ -95,11 +95,13 @@ def main(argv: list[str]) -> int:
         return 0
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends with whoever reads the answer
     response = answer(piped_question(text, conversation), conversation, screen)
-    return 130 if response.finish_reason is None else 0
+    return BY_CTRL_C if response.finish_reason is None else 0
 
 
 def build(config: ChatConfig, screen: "Screen") -> "Conversation":
-    """The model, ready to talk. Raises ValueError for a folder that cannot chat, or is larger than the device."""
+    """A conversation with the loaded model. Raises ValueError for a folder that cannot chat, or is larger than the
+    device.
+    """
     import torch
 
     from logtrain.conversation.session import Conversation

@@ -1,8 +1,8 @@
-"""Continual pretraining: `torchrun --nproc_per_node 8 -m logtrain.cpt launch/recipes/cpt_8xh100.toml`, or
+"""Continual pretraining on text: `torchrun --nproc_per_node 8 -m logtrain.cpt launch/recipes/cpt_8xh100.toml`, or
 without torchrun on one device.
 
-Exits with 0 when trained and exported, 75 when stopped on request with everything saved (`--resume auto` goes on), 2
-on a wrong input.
+The program exits with 0 when the model is trained and exported, and with 75 when it was stopped on request and has
+saved everything (`--resume auto` goes on). core/entry.py has the other exit statuses.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ class CptConfig(RunConfig):
 
 
 def main(argv: list[str]) -> int:
+    """Pretrain as the flags say; -> the exit status."""
     config = load(CptConfig, argv)
     from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch
 

@@ -1,15 +1,14 @@
-"""Which model answers better, by how much, and is it more than chance?
+"""Finds out which model answers a test set better, by how much, and whether that is more than chance.
 
     python -m logtrain.evaluate --models base=DIR sft=DIR --data test.json --format sharegpt --run runs/evaluation
 
-or under torchrun, where every rank has a copy of the model and answers its share. Leaves in the run's folder
+Under torchrun every rank has a copy of the model and answers its share. The run's folder then holds:
 
-    samples.jsonl    one object an answer: what was asked (hash, tokens), reference, output, finish reason, scores
-    scores.json      every score with its 95% interval, every difference between two models with its own (results.py)
-    compare.html     the scores to read and to print, with the answers that differ most; compare.png: its chart
-    config.toml, answers/    the settings, and the answers as they came: --resume auto goes on with these
-
-Exit status 2: wrong input.
+    samples.jsonl    an object for each answer: hash and length of the prompt, reference, output, finish reason, scores
+    scores.json      every score and every difference between two models, with its 95% interval (results.py)
+    compare.html     a page of the scores, with the answers that differ most; compare.png is its chart
+    config.toml      the settings
+    answers/         the answers as they came, with which --resume auto goes on
 """
 
 from logtrain.core.config import load

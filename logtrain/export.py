@@ -1,5 +1,5 @@
-"""A checkpoint into a Hugging Face folder: `python -m logtrain.export --run runs/NAME --output DIR`, under torchrun
-where one device is too small.
+"""Writes a checkpoint as a Hugging Face folder: `python -m logtrain.export --run runs/NAME --output DIR`, under
+torchrun where one device is too small.
 """
 
 from dataclasses import dataclass, replace
@@ -19,14 +19,15 @@ class ExportConfig:
     run: str
     """Folder of the run, with its config.toml and checkpoints/."""
     output: str
-    """Folder to write; must not exist."""
+    """Folder to write, which must not exist."""
     step: int = 0
-    """Which checkpoint. 0: the newest complete one."""
+    """Step of the checkpoint. 0: the newest complete one."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the weights. auto: as the run's config says."""
 
 
 def main(argv: list[str]) -> int:
+    """Export as the flags say; -> the exit status."""
     config = load(ExportConfig, argv)
     # After the flags: --help and a mistyped one need no torch.
     from logtrain.training.checkpoint import Checkpoints
@@ -38,10 +39,13 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"{output}: exists already; choose another --output")
     trained = read_run_config(folder, RunConfig)
     export_dtype = trained.export_dtype if config.dtype == "auto" else config.dtype
-    of_run = set_up(replace(trained, parallel=ParallelConfig(), export_dtype=export_dtype))  # on any ranks
+    of_run = set_up(
+        replace(trained, parallel=ParallelConfig(), export_dtype=export_dtype)
+    )  # any number of ranks will do
     checkpoints = Checkpoints(folder / "checkpoints", note=of_run.world.note)
     path = checkpoints.at(config.step)
-    model = of_run.build_model(of_run.initial_weights() if trained.lora.rank else None)  # frozen ones are in none
+    frozen = of_run.initial_weights() if trained.lora.rank else None  # no checkpoint has them
+    model = of_run.build_model(frozen)
     checkpoints.load(path, model)
     result = publish_model(output, model, of_run)
     if of_run.world.is_main:

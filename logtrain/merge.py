@@ -1,7 +1,8 @@
-"""An adapter into its model: `python -m logtrain.merge --model DIR --adapter DIR --output DIR`.
+"""Merges an adapter into its model: `python -m logtrain.merge --model DIR --adapter DIR --output DIR`.
 
-W + s B A is computed in fp32 and rounded once. The result is read back, and its logits on fixed random tokens are held
-against those of model and adapter before the folder gets its name. All on the CPU, in fp32: 8B parameters take 33 GB.
+W + s B A is computed in fp32 and rounded once. The result is read back, and its logits on fixed random tokens are
+compared with those of model and adapter before the folder gets its name. Everything is computed on the CPU in fp32, so
+a model of 8B parameters takes 33 GB.
 """
 
 from dataclasses import dataclass
@@ -19,20 +20,24 @@ class MergeConfig:
     model: str
     """Hugging Face folder of the model."""
     adapter: str
-    """Folder of the adapter: adapter_config.json, adapter_model.safetensors."""
+    """Folder of the adapter, with adapter_config.json and adapter_model.safetensors."""
     output: str
-    """Folder to write; must not exist."""
+    """Folder to write, which must not exist."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the merged weights."""
 
 
 def main(argv: list[str]) -> int:
+    """Merge as the flags say; -> the exit status."""
     config = load(MergeConfig, argv)
     # After the flags: --help and a mistyped one need no torch.
     from logtrain.model.merging import merge_folders
 
-    difference = merge_folders(Path(config.model), Path(config.adapter), Path(config.output), config.dtype)
-    print(f"{config.output} ({config.dtype}): logits differ by {difference:.1e} of the largest from model and adapter")
+    merged = merge_folders(Path(config.model), Path(config.adapter), Path(config.output), config.dtype)
+    differ = f"logits differ by {merged.difference:.1e} of the largest from model and adapter"
+    print(f"{config.output} ({config.dtype}): {differ}")
+    for line in merged.odd:
+        print(line)
     return 0
 
 

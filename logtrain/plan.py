@@ -1,9 +1,10 @@
-"""Before any GPU is rented: does the job fit, how fast will it be, how long does it take, what does it cost?
+"""Predicts, before any GPU is rented, whether a job fits, how fast it is, how long it takes and what it costs.
 
     python -m logtrain.plan launch/recipes/cpt_8xh100.toml --gpus 8 --gpu h100-sxm --price 2.31
 
-With --search: the fastest micro-batch, recomputation, resharding and reduce dtype that fit, and why the others lose.
-planning/prediction.py says what is exact and what is a prediction. Exit status 2: impossible, or it does not fit.
+With --search it finds the fastest micro-batch, recomputation, resharding and reduce dtype that fit, and shows why the
+others lose. planning/prediction.py says which figures are exact and which are predictions. The exit status is 2 for a
+job that is impossible or does not fit.
 """
 
 import json
@@ -17,14 +18,15 @@ from logtrain.planning.gpu import read_gpu
 
 
 def gpus_of(argv: list[str]) -> list[str]:
-    """As a flag, for which number of GPUs the recipe is by its name: launch/recipes/sft_lora_4xh100.toml."""
+    """The number of GPUs that a recipe is for by its name, as flags: launch/recipes/sft_lora_4xh100.toml is for 4."""
     found = re.search(r"_(\d+)x[a-z]+\d+\w*\.toml$", argv[0]) if argv else None
     return ["--gpus", found[1]] if found else []
 
 
 def main(argv: list[str]) -> int:
+    """Print the plan that the flags ask for; -> the exit status."""
     config = load(PlanConfig, [*gpus_of(argv), *argv])
-    read_gpu(config.gpu)  # before torch is imported, which takes seconds: a mistyped one is told at once
+    read_gpu(config.gpu)  # an unknown GPU is reported before torch is imported, which takes seconds
     from logtrain.planning.picture import draw
     from logtrain.planning.plan_table import plan_table, search_table
     from logtrain.planning.prediction import make_plan

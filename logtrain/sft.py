@@ -2,8 +2,8 @@
 launch/recipes/sft_lora_4xh100.toml`, or without torchrun on one device.
 
 The data are conversations that logtrain.prepare has put through the chat template; only the assistant's turns are
-targets. Everything else is a run as in logtrain.cpt, with the same exit statuses. With adapters (lora.rank > 0) it
-leaves adapter/ in PEFT's format beside export/, in which they are merged.
+targets. Everything else is a run as of logtrain.cpt, with the same exit statuses. With adapters (lora.rank > 0) the run
+writes adapter/ in PEFT's format beside export/, in which the adapters are merged.
 """
 
 from dataclasses import dataclass, field
@@ -19,9 +19,11 @@ class SftConfig(RunConfig):
     """Fine-tune a Llama model on prepared conversations, by LoRA or all parameters, and export it."""
 
     lora: LoraConfig = field(default_factory=lambda: LoraConfig(rank=16, dropout=0.05))
+    """Adapters, here of rank 16 by default."""
 
 
 def main(argv: list[str]) -> int:
+    """Fine-tune as the flags say; -> the exit status."""
     config = load(SftConfig, argv)
     from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch
 

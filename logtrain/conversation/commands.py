@@ -1,4 +1,4 @@
-"""What a line that begins with / does in a chat."""
+"""The commands of a chat, which are lines that begin with /."""
 
 import difflib
 import re
@@ -15,8 +15,9 @@ class Usage(NamedTuple):
     """How a command is given, as /help shows it."""
 
     arguments: str
-    """what follows the name, "" for nothing; in brackets: may be left out"""
+    """The arguments after the name, "" for none; those in brackets may be left out."""
     help: str
+    """What the command does, in a few words."""
 
 
 COMMANDS = {
@@ -40,19 +41,20 @@ begins a new line, the arrow keys bring back earlier ones, Ctrl-C stops an answe
 
 
 class ExitChat(Exception):
-    """Raised by /exit."""
+    """Raised by /exit, to leave the chat."""
 
 
 class Command(NamedTuple):
     """A line that is a command."""
 
     name: str
-    """one of COMMANDS"""
+    """Name of the command, a key of COMMANDS."""
     arguments: str
+    """The rest of the line, "" for none."""
 
 
 def parse(line: str) -> Command | str:
-    """What a line is: a command, or a question, "" if it is blank. Raises ValueError for an unknown command."""
+    """The command or the question that a line is; "" for a blank line. Raises ValueError for an unknown command."""
     line = line.rstrip("\r\n")
     if re.search("[\ud800-\udfff]", line):
         raise ValueError("a byte that is not UTF-8 was typed; set terminal and locale to UTF-8")
@@ -69,7 +71,7 @@ def parse(line: str) -> Command | str:
 
 
 def check_arguments(command: Command) -> None:
-    """Raise ValueError if there are arguments where none may be, or none where one must."""
+    """Raises ValueError for arguments of a command that takes none, and for none of one that needs some."""
     name, arguments = command
     expected = COMMANDS[name].arguments
     if arguments and not expected:
@@ -79,7 +81,9 @@ def check_arguments(command: Command) -> None:
 
 
 def handle(line: str, conversation: Conversation, say: Callable[[str], None]) -> str:
-    """Do the command that a line may be; -> the question to ask then, "" for none. Raises ValueError, ExitChat."""
+    """Run the command that a line may be; -> the question to ask the model next, "" for none. `say` shows a message.
+    Raises ValueError for a user's mistake, and ExitChat.
+    """
     command = parse(line)
     if isinstance(command, str):
         return command
@@ -88,8 +92,8 @@ def handle(line: str, conversation: Conversation, say: Callable[[str], None]) ->
 
 
 def piped_question(text: str, conversation: Conversation) -> str:
-    """The question that a script asks. Tasks alone are commands then: what is piped in may be a log's text, which must
-    not command. Raises ValueError.
+    """The question that a script pipes in. Only the names of tasks are commands there, because the text may be a log's,
+    which must not give commands. Raises ValueError for other commands.
     """
     command = parse(text)
     if isinstance(command, str):
@@ -102,7 +106,7 @@ def piped_question(text: str, conversation: Conversation) -> str:
 
 
 def perform(command: Command, conversation: Conversation, say: Callable[[str], None]) -> str:
-    """Do a command; -> the question to ask then, "" for none. Raises ValueError, ExitChat."""
+    """Run a command; -> the question to ask the model next, "" for none. Raises ValueError and ExitChat as `handle`."""
     match command.name:
         case "log":
             say(attach_log(read_log(*split_words(command.arguments, 2)), conversation))
@@ -126,7 +130,7 @@ def perform(command: Command, conversation: Conversation, say: Callable[[str], N
 
 
 def attach_log(log: Log, conversation: Conversation) -> str:
-    """Let a log go with the next question; -> what to say of it. Raises ValueError if it does not fit."""
+    """Attach a log to the next question; -> the message for the user. Raises ValueError if the log does not fit."""
     before, tokens = conversation.log, conversation.attach(log)
     changed, instead = f" ({log.note})" if log.note else "", f", and not {before.path}" if before else ""
     return f"{log.path}: {len(log.lines):,} lines, {tokens:,} tokens{changed}; with the next question{instead}"

@@ -1,4 +1,4 @@
-"""The loop of a chat: a question is read, and its answer written as it comes."""
+"""The loop of a chat, which reads a question and writes its answer as it comes."""
 
 import sys
 from contextlib import closing
@@ -11,7 +11,7 @@ from logtrain.conversation.terminal import Interrupt, Keyboard, Screen
 
 
 def read_piped() -> str:
-    """All that a script pipes in. Raises ValueError if it is no text, or blank."""
+    """The text that a script pipes in. Raises ValueError if it is not UTF-8, or blank."""
     try:
         text = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
@@ -22,7 +22,7 @@ def read_piped() -> str:
 
 
 def run_repl(conversation: Conversation, screen: Screen) -> None:
-    """Answer what a person types until they leave; their mistakes are shown, and the chat goes on."""
+    """Answer the questions of a user until they leave. Mistakes are shown, and the chat goes on."""
     keyboard = Keyboard(screen, COMMANDS, WITH_FILE)
     is_leaving = False
     while True:
@@ -42,15 +42,15 @@ def run_repl(conversation: Conversation, screen: Screen) -> None:
                 answer(question, conversation, screen)
         except ExitChat:
             return
-        except KeyboardInterrupt:  # where a command takes long
+        except KeyboardInterrupt:  # Ctrl-C during a command
             screen.warn("stopped")
         except (ValueError, OSError) as error:
             screen.warn(str(error))
 
 
 def answer(question: str, conversation: Conversation, screen: Screen) -> Response:
-    """Ask, and write the answer as it comes. Ctrl-C stops it. Raises ValueError if the question does not fit, or the
-    GPU's memory is full.
+    """Ask the model, and write its answer as it comes; Ctrl-C stops the answer. Raises ValueError if the question does
+    not fit, or the GPU's memory is full.
     """
     step_tokens = conversation.generator.scheduler.step_tokens
     try:

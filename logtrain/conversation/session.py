@@ -1,10 +1,10 @@
-"""A conversation with a model: its turns, the log that goes with the next question, and answers as they come.
+"""A conversation with a model: its turns, the log that is attached to the next question, and answers as they come.
 
     conversation = Conversation(generator, template, sampling=SamplingConfig(), max_new_tokens=1024)
     conversation.attach(read_log("app.log"))
     for response in conversation.ask(conversation.task_question("cause")): print(response.delta, end="")
 
-A question with a log is the question, a line end, and the log's lines: how prepare writes an instruction and its input.
+A question with a log is the question, a line end, and the log's lines, as prepare writes an instruction and its input.
 """
 
 import itertools
@@ -22,31 +22,38 @@ from logtrain.generation.generator import Generator
 from logtrain.generation.request import Event, Request
 from logtrain.text.chat_template import ChatTemplate, Turn
 
-SAVED_AS = (".json", ".jsonl", ".ndjson")  # what prepare reads rows from
+SAVED_AS = (".json", ".jsonl", ".ndjson")  # endings of files that prepare reads rows from
 
 
 @dataclass
 class Response:
-    """What a model says to a question, as far as it has come. Times are in seconds of `time.perf_counter`."""
+    """An answer as far as it has come. Times are in seconds of `time.perf_counter`."""
 
     prompt_tokens: int
+    """Tokens of the prompt."""
     reused_tokens: int
-    """tokens of the prompt that were in the cache before"""
+    """Tokens of the prompt that were in the cache before."""
     cached_tokens: int
-    """tokens of the prompt that are in the cache by now"""
+    """Tokens of the prompt that are in the cache by now."""
     delta: str = ""
-    """text that the last step brought"""
+    """Text by which the answer grew in the last step."""
     text: str = ""
+    """Text of the answer so far."""
     answer_tokens: int = 0
+    """Tokens of the answer so far."""
     finish_reason: Literal["stop", "length"] | None = None
-    """stop: the answer ended by itself; length: at max_new_tokens; None: it goes on, or was stopped"""
+    """Why the answer ended: by itself (stop) or at `max_new_tokens` (length). None while it goes on, or if it was
+    stopped.
+    """
     started: float = field(default_factory=time.perf_counter)
+    """Time of the question."""
     first_token: float = 0.0
-    """when the first token came; 0: none has"""
+    """Time of the first token; 0 before it."""
     last_token: float = 0.0
+    """Time of the last token; 0 before the first."""
 
     def add(self, event: Event) -> None:
-        """Take in what a step brought."""
+        """Add the text of a step."""
         self.last_token = time.perf_counter()
         self.first_token = self.first_token or self.last_token
         self.delta, self.text = event.text, self.text + event.text
@@ -64,13 +71,14 @@ class Response:
 
 
 def user_turn(question: str, log: Log | None) -> Turn:
-    """A question as the model reads it."""
+    """The turn of a question, with the log that is attached to it."""
     return Turn("user", f"{question}\n{log.text}" if log else question)
 
 
 class Conversation:
-    """system: what the model is told first, "" for nothing. turns: of user and assistant, in turn; none is blank. log:
-    goes with the next question. context_size: tokens that the model, or its cache, has room for.
+    """A conversation of one user with a model. system: the system prompt, "" for none. turns: the turns of user and
+    assistant, alternately; none is blank. log: the log that is attached to the next question. context_size: the tokens
+    that the model's context, and its cache, have room for.
     """
 
     def __init__(
@@ -82,8 +90,8 @@ class Conversation:
         max_new_tokens: int,
         system: str = "",
     ):
-        """`generator`: one that keeps prefixes, or every question is read from the conversation's beginning. Raises
-        ValueError if answers of up to `max_new_tokens` leave no room for a question.
+        """`generator`: one with `keep_prefixes`; otherwise the whole conversation is computed anew for every question.
+        `max_new_tokens`: the most tokens of an answer. Raises ValueError if these leave no room for a question.
         """
         self.generator, self.template, self.tokenizer = generator, template, generator.tokenizer
         self.sampling, self.max_new_tokens, self.system = sampling, max_new_tokens, system.strip()
@@ -99,21 +107,21 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was said and the log; a later answer draws anew all the same."""
+        """Forget the turns and the log. The numbers of requests go on, so a repeated question draws anew."""
         self.turns: list[Turn] = []
         self.log: Log | None = None
-        self.has_log = False  # among the turns
-        self.num_cut = 0  # answers that did not end by themselves
+        self.has_log = False  # whether one of the turns has a log
+        self.num_cut = 0  # number of answers that did not end by themselves
 
     @property
     def all_turns(self) -> list[Turn]:
-        """The turns, after the system's if there is one."""
+        """The turns, after that of the system if there is one."""
         return [*([Turn("system", self.system)] if self.system else []), *self.turns]
 
     # ---- the log
 
     def attach(self, log: Log) -> int:
-        """Let a log go with the next question: -> its length in tokens. Raises ValueError if it leaves no room for the
+        """Attach a log to the next question; -> its length in tokens. Raises ValueError if it leaves no room for the
         longest task and an answer.
         """
         prompt = self.prompt(LONGEST_PROMPT, log)
@@ -128,7 +136,7 @@ class Conversation:
         return tokens
 
     def num_fitting_lines(self, log: Log, tokens: int) -> int:
-        """How many of a log's last lines would fit; `tokens`: room for them, nearly."""
+        """How many of a log's last lines would fit. `tokens`: about how many tokens there is room for."""
         lengths = (len(self.tokenizer.encode(f"{line}\n")) for line in reversed(log.lines))
         count = sum(1 for _ in itertools.takewhile(lambda total: total <= tokens, itertools.accumulate(lengths)))
         while count and self.excess(self.prompt(LONGEST_PROMPT, log._replace(lines=log.lines[-count:]))) > 0:
@@ -136,7 +144,7 @@ class Conversation:
         return max(count, 0)
 
     def task_question(self, name: str) -> str:
-        """The question of a task. Raises ValueError if there is no log to ask it about."""
+        """The question of the task `name`. Raises ValueError if there is no log to ask it about."""
         if not self.log and not self.has_log:
             raise ValueError(f"/{name}: no log to ask about; attach one with /log FILE")
         return TASKS[name].prompt
@@ -144,22 +152,22 @@ class Conversation:
     # ---- answers
 
     def prompt(self, question: str, log: Log | None) -> list[int]:
-        """Token ids of the conversation with one more question."""
+        """The token ids of the conversation with one more question."""
         return self.template.prompt([*self.all_turns, user_turn(question, log)])
 
     def excess(self, prompt: list[int]) -> int:
-        """Tokens of a prompt and its answer beyond what there is room for."""
+        """The number of tokens by which a prompt and its answer exceed the room; negative if they fit."""
         return len(prompt) + self.max_new_tokens - self.context_size
 
     @property
     def remedy(self) -> str:
-        """What to do about a question that does not fit."""
+        """Advice for a question that does not fit, in words."""
         begin = "/reset begins anew, /save FILE keeps what was said" if self.turns else "shorten it"
         return f"{begin}, or start with a smaller --max_new_tokens"
 
     def ask(self, question: str) -> abc.Generator[Response, None, None]:
-        """An answer, step by step: the same object after each, before the first too. Closing the generator stops the
-        answer, and the conversation has it as far as it has come. A question without an answer is not part of it.
+        """Ask a question; the same Response is yielded before the first step and after each. Closing the iterator stops
+        the answer, which joins the conversation as far as it has come. A question without an answer does not join it.
 
         Raises ValueError if question and answer may not fit; then nothing has changed.
         """
@@ -193,8 +201,9 @@ class Conversation:
     # ---- files
 
     def save(self, path: str) -> str:
-        """Write the conversation as a row that `logtrain.prepare --format messages` reads; -> what was written. Raises
-        ValueError, and never writes over a file.
+        """Write the conversation as a row that `logtrain.prepare --format messages` reads; -> what was written, in
+        words. Raises ValueError for a file that exists, cannot be written, or would not be read, and where nothing was
+        said.
         """
         file = Path(path).expanduser()
         if not self.turns:

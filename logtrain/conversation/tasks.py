@@ -1,4 +1,4 @@
-"""The tasks of a chat: questions about a log that are written already. tasks.toml has their text."""
+"""The tasks of a chat, which are prepared questions about a log; tasks.toml has their text."""
 
 import tomllib
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 
 class Task(NamedTuple):
-    """A question about a log."""
+    """A prepared question about a log."""
 
     help: str
-    """what it asks for, in a few words"""
+    """The subject of the question, in a few words."""
     prompt: str
-    """the question; the log's lines follow on the next line"""
+    """The question; the lines of the log follow it."""
 
 
 FILE = Path(__file__).with_name("tasks.toml")

@@ -1,8 +1,8 @@
-"""Where a person types questions and reads answers, or a script: then there are answers on stdout and nothing else.
+"""The keyboard and the screen of a chat. For a script there are answers on stdout, and nothing else.
 
-prompt_toolkit edits the line, for a pasted block of lines to be one question with any Python (whose readline may be
-libedit, which takes it line by line) and at any time (while an answer comes, too). What a model or a log says cannot
-steer the terminal: a control character is written as its escape. Where there is no terminal an answer stays as it is.
+prompt_toolkit edits the line, so that a pasted block of lines is one question with any Python (whose readline may be
+libedit, which takes it line by line) and at any time (also while an answer comes). The text of a model or a log cannot
+steer the terminal, because control characters are written as their escapes. Without a terminal answers are unchanged.
 """
 
 import io
@@ -22,14 +22,14 @@ from rich.text import Text
 from logtrain.core.printable import printable
 
 CLEAR_LINE = "\r\x1b[K"
-BRACKET_PASTES, NO_BRACKETS = "\x1b[?2004h", "\x1b[?2004l"  # the terminal puts what is pasted in brackets, or does not
+BRACKET_PASTES, NO_BRACKETS = "\x1b[?2004h", "\x1b[?2004l"  # pasted text is marked, or not
 
 
 class Screen:
-    """Answers go to stdout, and the rest beside them: to stderr where stdout is no terminal, or nobody reads along."""
+    """The output of a chat. Answers go to stdout, and so do messages if a user reads them there, else to stderr."""
 
     def __init__(self, is_interactive: bool):
-        """`is_interactive`: a person reads along; a script gets no notes, but warnings."""
+        """`is_interactive`: whether a user reads the screen; a script gets warnings, but no notes."""
         self.is_interactive, self.is_terminal = is_interactive, sys.stdout.isatty()
         self.file = sys.stdout if is_interactive and self.is_terminal else sys.stderr
         self.console = Console(file=self.file, highlight=False)
@@ -38,26 +38,26 @@ class Screen:
             sys.stdout.reconfigure(encoding="utf-8")
 
     def write(self, piece: str) -> None:
-        """Show one more piece of an answer."""
+        """Write the next piece of an answer."""
         if piece:
             self.status("")
             print(printable(piece) if self.is_terminal else piece, end="", flush=True)
             self.at_start = piece.endswith("\n")
 
     def end(self) -> None:
-        """The answer is over: what follows begins a line."""
+        """End an answer: the next output begins a line."""
         self.status("")
         if not self.at_start:
             print(flush=True)
         self.at_start = True
 
     def note(self, text: str) -> None:
-        """Tell a person something; a script is not told."""
+        """Show a message to a user, but not to a script."""
         if self.is_interactive:
             self.show(text, "dim")
 
     def warn(self, text: str) -> None:
-        """Tell a person or a script that something is not as it was asked for."""
+        """Show a warning to a user or a script."""
         self.show(text, "yellow")
 
     def show(self, text: str, style: str) -> None:
@@ -65,22 +65,22 @@ class Screen:
         self.console.print(Text(printable(text), style=style), soft_wrap=not self.console.is_terminal)
 
     def status(self, text: str) -> None:
-        """Show a note that the next one, or the answer, takes the place of."""
+        """Show a message that the next one, or the answer, replaces."""
         if text or self.has_status:
             self.control(CLEAR_LINE + text)
             self.has_status = bool(text)
 
     def control(self, codes: str) -> None:
-        """Send codes to a terminal that knows them, to no other and to no file."""
+        """Send control codes, if the output is a terminal that knows them."""
         if self.is_interactive and self.console.is_terminal and not self.console.is_dumb_terminal:
             print(codes, end="", file=self.file, flush=True)
 
 
 class Keyboard:
-    """Reads a line, or a pasted block of them, at a time. What was typed before comes back with the arrow keys."""
+    """Reads a line, or a pasted block of lines, at a time. The arrow keys bring back earlier ones."""
 
     def __init__(self, screen: Screen, commands: Iterable[str], with_file: Collection[str]):
-        """`with_file`: those of the commands that a path follows."""
+        """`commands`: their names, without /. `with_file`: those of them that a path follows."""
         keys = KeyBindings()
         keys.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))
         self.session = PromptSession(
@@ -94,8 +94,8 @@ class Keyboard:
         )
 
     def read(self) -> str:
-        """What is typed next. Raises EOFError for Ctrl-D; KeyboardInterrupt for Ctrl-C where nothing was typed, else
-        the line begins anew.
+        """Read the next line. Raises EOFError for Ctrl-D, and KeyboardInterrupt for Ctrl-C on an empty line; on another
+        one Ctrl-C clears it.
         """
         while True:
             try:
@@ -106,7 +106,7 @@ class Keyboard:
 
 
 class CommandCompleter(Completer):
-    """The Tab key writes out commands, and paths after those that take one."""
+    """Completes commands, and paths after those that take one, at the Tab key."""
 
     def __init__(self, commands: Iterable[str], with_file: Collection[str]):
         self.before_path = tuple(f"/{name} " for name in with_file)
@@ -114,6 +114,7 @@ class CommandCompleter(Completer):
         self.paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        """The completions of the text before the cursor, as prompt_toolkit asks for them."""
         text = document.text_before_cursor
         if text.startswith(self.before_path):
             yield from self.paths.get_completions(Document(text.partition(" ")[2]), complete_event)
@@ -122,13 +123,13 @@ class CommandCompleter(Completer):
 
 
 class Interrupt:
-    """While it is entered Ctrl-C sets `pressed`, and what is typed or pasted waits, unseen, for the next prompt."""
+    """A context in which Ctrl-C sets `pressed`, and typed or pasted text waits, unseen, for the next prompt."""
 
     def __init__(self, screen: Screen):
         self.screen, self.pressed = screen, False
 
     def press(self, number: int, frame: object) -> None:
-        """What Ctrl-C calls, as a signal's handler."""
+        """Remember that Ctrl-C was pressed; the handler of its signal."""
         self.pressed = True
 
     def __enter__(self) -> "Interrupt":

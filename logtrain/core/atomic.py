@@ -1,10 +1,10 @@
-"""Files and folders that come to be whole or not at all, and stay where a machine loses power.
+"""Files and folders that are written whole or not at all, and that survive a loss of power.
 
-Everything is written aside, brought to the disk, given its name by one rename, and then the folder that holds the name
-is brought to the disk too. Until the rename an older file or folder of that name is untouched.
+Everything is written under another name, synchronised to the disk (fsync), and renamed; then the folder that holds the
+name is synchronised too. Until the rename an older file or folder of that name is untouched.
 
-    write_file(path, content)            a small file, in the place of an older one
-    with new_folder(path) as aside:      a folder: the block writes into `aside`
+    write_file(path, content)            writes a small file, and replaces an older one
+    with new_folder(path) as aside:      makes a folder of what the block writes into `aside`
 """
 
 import contextlib
@@ -17,13 +17,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-MARK = ".logtrain-partial"  # in every folder that is being written, and locked by who writes it
-OLD = ".logtrain-old"  # in a folder aside: the older folder, while none has the name, where names cannot be exchanged
+MARK = ".logtrain-partial"  # a file in every folder that is being written, locked by the process that writes
+OLD = ".logtrain-old"  # the older folder, kept within the new one until that has the name
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # fcntl.h and linux/fs.h
 
 
 def write_file(file: Path, content: bytes) -> None:
-    """Put `content` into `file`, whole or not at all, in the place of an older one. Raises OSError."""
+    """Write `content` to `file`, whole or not at all; an older file is replaced. Raises OSError."""
     aside = aside_of(file)
     aside.unlink(missing_ok=True)  # what a killed process left; a link would lead elsewhere
     try:
@@ -41,7 +41,7 @@ def write_file(file: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError of the block names a file, `path` where the system names none: a full disk is met at an open one."""
+    """Let an OSError of the block name `path` where the system names no file, as for a full disk on an open file."""
     try:
         yield
     except OSError as error:
@@ -52,12 +52,12 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """What the block writes into the folder that it is given appears as `folder` when the block has ended.
+    """Give the block an empty folder to write into, which gets the name `folder` when the block has ended.
 
-    If the block fails, nothing of it stays; if the process is killed, the next writer clears what is left. Only one
-    process writes at a time: it holds a lock that dies with it. `replace`: a folder of this name gives way, at the end;
-    without it `folder` may exist only if it is empty. Raises ValueError where another process is writing `folder`, or
-    where its place is taken by what is not ours to remove, and OSError.
+    If the block fails, nothing of it stays; if the process is killed, the next writer removes the remains. A lock,
+    which ends with its process, lets only one process write at a time. `replace`: whether an older `folder` is replaced
+    at the end; otherwise `folder` may exist only if it is empty. Raises OSError, and ValueError where another process
+    writes `folder`, or where something in its place was not written by logtrain.
     """
     aside = aside_of(folder)
     with held_aside(aside, folder):
@@ -75,13 +75,15 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def aside_of(path: Path) -> Path:
-    """Where a file or folder is while it is being written."""
+    """The path of a file or folder while it is being written."""
     return path.with_name(f".{path.name}.partial")
 
 
 @contextlib.contextmanager
 def held_aside(aside: Path, folder: Path) -> Iterator[None]:
-    """An empty folder `aside` that no other process writes into until the block ends. `folder`: its name to be."""
+    """Keep an empty folder `aside`, which no other process writes into, until the block ends. `folder`: the name that
+    it will get, for errors. Raises ValueError as `new_folder` does.
+    """
     with contextlib.ExitStack() as stack:
         try:
             if not is_free(aside):
@@ -102,7 +104,7 @@ def held_aside(aside: Path, folder: Path) -> Iterator[None]:
 
 
 def is_free(aside: Path) -> bool:
-    """Whether nothing is there but what a writer has left: a folder with a mark, or without the time to set one."""
+    """Whether a writer may use this path: nothing is there, or a folder that a writer left, marked or empty."""
     try:
         mode = os.lstat(aside).st_mode
     except FileNotFoundError:
@@ -110,11 +112,11 @@ def is_free(aside: Path) -> bool:
     if not stat.S_ISDIR(mode):
         return False
     names = os.listdir(aside)
-    return MARK in names or not names
+    return not names or (MARK in names and stat.S_ISREG(os.lstat(aside / MARK).st_mode))
 
 
 def put_in_place(aside: Path, folder: Path) -> None:
-    """Give `aside` the name `folder`; an older folder of that name is there until the new one is, and then removed."""
+    """Rename `aside` to `folder`; an older folder of that name stays until then, and is removed afterwards."""
     try:
         if not os.path.lexists(folder) or (not folder.is_symlink() and not any(folder.iterdir())):
             os.rename(aside, folder)
@@ -125,7 +127,7 @@ def put_in_place(aside: Path, folder: Path) -> None:
 
 
 def put_in_place_of_older(aside: Path, folder: Path) -> None:
-    """Give `aside` the name of a folder that is there, in one step where names can be exchanged."""
+    """Rename `aside` to the name of an existing folder, in one step where the system can exchange names."""
     with contextlib.nullcontext() if folder.is_symlink() else open(folder / MARK, "ab") as mark:
         if mark:
             fcntl.flock(mark, fcntl.LOCK_EX)  # so that the older folder, too, is held by us while it lies aside
@@ -143,7 +145,7 @@ def put_in_place_of_older(aside: Path, folder: Path) -> None:
 
 
 def exchange(a: Path, b: Path) -> bool:
-    """Swap two names in one step; False where the kernel or the file system cannot."""
+    """Swap two names in one step; -> False where the kernel or the file system cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
@@ -156,8 +158,8 @@ def exchange(a: Path, b: Path) -> bool:
 
 
 def discard(aside: Path) -> None:
-    """Delete what lies aside, its mark last: as long as anything is left, others find it held. What cannot be deleted
-    is left to the next writer.
+    """Delete a folder that was being written, its mark last, so that others find it held as long as anything is left.
+    What cannot be deleted is left to the next writer.
     """
     with contextlib.suppress(OSError):
         if not aside.is_symlink():
@@ -169,14 +171,14 @@ def discard(aside: Path) -> None:
 
 
 def clear(aside: Path) -> None:
-    """Delete all in a folder but its mark."""
+    """Delete everything in a folder but its mark."""
     for left in aside.iterdir():
         if left.name != MARK:
             remove(left)
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link (not what it points to) or a folder with all in it; nothing where there is none."""
+    """Delete a file, a link (not its target) or a folder with everything in it; a path without any is no error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -184,7 +186,7 @@ def remove(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Bring every file below a folder, and every name in it, to the disk."""
+    """Synchronise every file below a folder, and every name, to the disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
             with naming(Path(parent, name)), open(Path(parent, name), "rb") as stream:
@@ -193,7 +195,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
+    """Synchronise the names in a folder to the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

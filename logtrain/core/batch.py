@@ -16,17 +16,19 @@ class Batch(NamedTuple):
     """One micro-batch of one rank."""
 
     tokens_T: Tensor
-    """int64"""
+    """Token ids, int64."""
     labels_T: Tensor | None
-    """int64: the next token of the same document, IGNORE where there is none or it is context; None for logits"""
+    """The next token of the same document, int64; IGNORE where there is none, or where it is context. None asks the
+    model for logits instead of a loss.
+    """
     positions_T: Tensor
-    """int32: from 0 in every sequence (a document, or a whole row)"""
+    """Position of each token in its sequence (a document, or a whole row), int32, counted from 0."""
     cu_seqlens: Tensor
-    """int32: where each sequence starts, then T, which may be repeated so that the length is constant"""
+    """Where each sequence starts, then T, int32; T may be repeated, so that the length is constant."""
     max_seqlen: int
-    """at least the longest sequence"""
+    """An upper bound of the tokens in a sequence."""
     seeds_T: Tensor | None = None
-    """int64: 64 random bits that no other token of the run has, for dropout"""
+    """64 random bits of each token for dropout, int64, which no other token of the run has."""
 
     def to(self, device: torch.device) -> "Batch":
         """A copy of the batch on a device; from pinned memory the copying does not wait."""
@@ -37,7 +39,7 @@ class Batch(NamedTuple):
         return self.map(lambda x: x.pin_memory())
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The batch with every tensor that it has changed alike."""
+        """The batch with `change` applied to every tensor that it has."""
         labels_T, seeds_T = (None if x is None else change(x) for x in (self.labels_T, self.seeds_T))
         tokens_T, positions_T, cu_seqlens = map(change, (self.tokens_T, self.positions_T, self.cu_seqlens))
         return Batch(tokens_T, labels_T, positions_T, cu_seqlens, self.max_seqlen, seeds_T)

@@ -57,7 +57,7 @@ def dump(config: Any) -> str:
 
 
 def print_help(cls: type) -> NoReturn:
-    """Every flag of `cls` with its default and its help, from rank 0 alone; then the program ends."""
+    """Print every flag of `cls` with its default and its help, on rank 0 alone; then the program ends."""
     speaks = os.environ.get("RANK", "0") == "0"
     program = f"{program_name()} [FILE.toml ...]"
     tyro.cli(cls, args=["--help"], prog=program, use_underscores=True, console_outputs=speaks)
@@ -68,14 +68,18 @@ def print_help(cls: type) -> NoReturn:
 
 
 class Field(NamedTuple):
+    """The type and the default of one setting."""
+
     kind: Any
-    """int, float, bool, str, a Literal, or a tuple of one of these"""
+    """One of int, float, bool and str, a Literal, or a tuple of one of these."""
     default: Any
-    """REQUIRED where there is none"""
+    """The value where nobody sets one; REQUIRED where somebody must."""
 
 
 def fields_of(cls: Any, prefix: str = "", default: Any = REQUIRED) -> dict[str, Field]:
-    """{dotted key: Field} of `cls` and the configs within it; `default` is the instance that it has as a field."""
+    """{dotted key: Field} of `cls` and of the configs within it. `default`: the instance that holds the defaults, where
+    `cls` is the type of a field that has one.
+    """
     kinds, found = get_type_hints(cls), {}
     for field in dataclasses.fields(cls):
         if default is not REQUIRED:
@@ -88,7 +92,7 @@ def fields_of(cls: Any, prefix: str = "", default: Any = REQUIRED) -> dict[str, 
 
 
 def build(cls: Any, values: dict[str, Any], prefix: str = "") -> Any:
-    """A `cls` from values by dotted key."""
+    """Builds a `cls` from the values by their dotted keys. Raises ValueError where the class refuses one."""
     kinds = get_type_hints(cls)
     return cls(
         **{
@@ -127,7 +131,9 @@ def nearest(key: str, known_keys: Iterable[str], dashes: str = "") -> str:
 
 
 def read_argv(argv: Sequence[str], fields: dict[str, Field]) -> tuple[list[Path], dict[str, Any]]:
-    """Splits `argv` into its TOML files and {key: value} of its flags."""
+    """Splits `argv` into its TOML files and {dotted key: value} of its flags. Raises ValueError for an unknown flag, or
+    a value that is missing or of another type.
+    """
     negations = {negated(key): key for key, field in fields.items() if field.kind is bool}
     paths: list[Path] = []
     values: dict[str, Any] = {}
@@ -162,12 +168,12 @@ def read_argv(argv: Sequence[str], fields: dict[str, Field]) -> tuple[list[Path]
 
 
 def negated(key: str) -> str:
-    """optim.fused -> optim.no_fused"""
+    """The switch that turns a key off: optim.fused -> optim.no_fused."""
     return re.sub(r"[^.]+$", r"no_\g<0>", key)
 
 
 def from_text(text: str, kind: Any, flag: str) -> Any:
-    """The value of a flag, in the type of its field."""
+    """The value of a flag, in the type of its field. Raises ValueError where the text is none of that type."""
     try:
         text.encode()  # bytes that are not UTF-8 reach argv as lone surrogates, which no TOML file can hold
         if get_origin(kind) is Literal:
@@ -181,7 +187,7 @@ def from_text(text: str, kind: Any, flag: str) -> Any:
 
 
 def read_toml(path: Path, fields: dict[str, Field]) -> dict[str, Any]:
-    """Reads {key: value} of one file."""
+    """Reads {dotted key: value} of one file. Raises ValueError with the line of the mistake."""
     try:
         text = path.read_bytes().decode()
         tree = tomllib.loads(text)
@@ -216,7 +222,9 @@ def read_toml(path: Path, fields: dict[str, Field]) -> dict[str, Any]:
 
 
 def typed(key: str, value: Any, kind: Any) -> Any:
-    """`value` if it is of the field's type; only a list, and a float written without a point, change theirs."""
+    """`value` in the type of its field: a list becomes a tuple, an integer a float where the field is one. Raises
+    ValueError for any other type.
+    """
     if not fits(value, kind):
         raise ValueError(f"{key} = {as_json(value)}: expected {expected(kind)}")
     if get_origin(kind) is tuple:

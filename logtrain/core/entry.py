@@ -11,31 +11,35 @@ from typing import NoReturn
 
 from logtrain.core.printable import printable
 
-WRONG_INPUT = 2  # exit status: a mistake of the user's, told in one line
-RANK_LOST = 3  # exit status: a rank of the job has stopped; --resume auto goes on
-INTERRUPTED = 75  # exit status: stopped on request with everything saved (EX_TEMPFAIL of sysexits.h: try again)
+# The exit statuses of a program of logtrain, beside 0 (done) and 1 (a mistake of ours, with a traceback).
+WRONG_INPUT = 2  # The user's input is wrong, as one line says, or the system refused something (a full disk).
+RANK_LOST = 3  # A rank of the job was stopped or stuck for parallel.timeout; --resume auto goes on.
+INTERRUPTED = 75  # The run was stopped on request and is saved; --resume auto goes on (EX_TEMPFAIL of sysexits.h).
+BY_CTRL_C = 128 + signal.SIGINT  # Ctrl-C ended the program before it could save.
 PR_SET_PDEATHSIG = 1  # prctl.h
 OTHER_RANKS_WAIT = 5.0  # seconds; a process that held a GPU takes one or two to end
 stop_requests: list[int] = []  # signals that have asked this process to save and end
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """What an entry ends with: exits with what `main(argv)` returns, or shows a user's mistake as one line and exits 2.
+    """Run an entry's `main(argv)` and exit with the status that it returns (None is 0). A user's mistake, which is a
+    ValueError or an OSError, is shown as one line, and the status is WRONG_INPUT; LOGTRAIN_TRACEBACK=1 shows its
+    traceback too.
 
-    Under torchrun every rank meets the same mistake, or loses its connection to the one that met it. Rank 0 speaks at
-    once and its exit makes torchrun end the others, which wait for that, and speak only if rank 0 had nothing to say.
-    What is no user's mistake may be that lost connection: with it rank 0 waits to be ended, too, but not as long.
-    LOGTRAIN_TRACEBACK=1 shows where it came from.
+    Under torchrun every rank meets the same mistake, or loses its connection to a rank that met it. Rank 0 reports a
+    mistake at once, and its exit makes torchrun end the other ranks. These wait to be ended, and report only if rank 0
+    had nothing to report. Any other exception on rank 0 may be a lost connection, so rank 0 waits to be ended as well,
+    but half as long.
     """
     if "RANK" in os.environ:
         end_with_launcher()
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(BY_CTRL_C)
     except Exception as error:
         rank = os.environ.get("RANK", "0")
-        is_users = isinstance(error, ValueError | OSError)  # no space left, permission denied: theirs to mend
+        is_users = isinstance(error, ValueError | OSError)  # OSError: no space left, permission denied
         if "RANK" in os.environ and (rank != "0" or not is_users):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torchrun ends us by it, and the trainer's handler would not
             if stop_requests and not is_users:  # it has been sent before the connection was seen to be lost
@@ -53,14 +57,16 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
 
 
 def words_of(error: Exception) -> str:
-    """What a user's mistake is shown as: of the system's errors where they were met, and what it was."""
+    """The text of a user's mistake; of an OSError the file, if it is known, and the system's reason."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
 
 
 def end_with_launcher() -> None:
-    """A rank whose launcher is killed gets SIGTERM: alone it would wait for the others for minutes, or train on."""
+    """Let this rank get SIGTERM when its launcher is killed: alone it would wait for the others for minutes, or train
+    on.
+    """
     launcher = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != launcher:  # it has ended just now
@@ -68,7 +74,7 @@ def end_with_launcher() -> None:
 
 
 def program_name() -> str:
-    """How the running program was called, for its help: `logtrain cpt`, or `python -m logtrain.cpt`."""
+    """The command that called the running program, for its help: `logtrain cpt`, or `python -m logtrain.cpt`."""
     spec = sys.modules["__main__"].__spec__
     if spec is None or spec.name == "logtrain.__main__":
         return Path(sys.argv[0]).name

@@ -1,10 +1,11 @@
-"""The folder of a run: whose it is, who is in it, and the config that alone reproduces it.
+"""The folder of a run: the run that owns it, the process that works in it, and the config that reproduces the run.
 
-    config.toml       every setting, resolved, under a hash of it
-    .lock             held by the process that is in the run
-    ...               what the run leaves: metrics.jsonl, checkpoints/, export/; of an evaluation answers/, scores.json
+    config.toml       every setting, resolved, below a SHA-256 of the text that follows (the seal)
+    .lock             a file that the process which works in the run holds a lock on
+    ...               the run's results: metrics.jsonl, checkpoints/, export/; of an evaluation answers/, scores.json
 
-A folder with anything else in it than a config is a run that has begun: what says so cannot vanish alone.
+A run has begun once its folder holds anything beside config.toml and .lock. No separate mark says so, which could get
+lost while the results stay.
 """
 
 import dataclasses
@@ -20,20 +21,20 @@ from logtrain.core.untrusted import read_bytes
 
 T = TypeVar("T")
 CONFIG, LOCK = "config.toml", ".lock"
-SEAL = "# sha256 of what follows: "
+SEAL = "# sha256 of what follows: "  # the beginning of the first line of config.toml
 
 
 def enter_run_folder(
     folder: Path, config: Any, resume: bool, may_change: Collection[str], flag: str = "--name"
 ) -> TextIO:
-    """Make `folder` the run's of this process: create it, or with `resume` go on in it if `config` is the one it was
-    started with.
+    """Make `folder` the run of this process: create it or, with `resume`, go on with the run in it, if that was started
+    with the same `config`. -> the lock, held until it is closed or the process ends, however it ends.
 
-    `may_change`: keys or tables that a resumed run may set anew; `flag`: what names the folder. -> the lock; it holds
-    until it is closed or the process ends, however it ends. Raises ValueError when the folder holds another run, when
-    its config has been damaged, or when another process is in it.
+    `may_change`: the keys and tables that a resumed run may set anew. `flag`: the flag that names the folder, for
+    errors. Raises ValueError where the folder holds another run, its config has been changed or damaged, or another
+    process works in it.
     """
-    begun = has_begun(folder)  # a start that was refused leaves its config alone
+    begun = has_begun(folder)  # a start that was refused leaves nothing but its config
     if begun and not (folder / CONFIG).exists():
         raise ValueError(f"{folder}: exists and is not a run (no {CONFIG}); choose another {flag}")
     if begun and not resume:
@@ -78,8 +79,8 @@ def refuse_changes(folder: Path, config: Any, may_change: Collection[str], flag:
     for key, value in now.items():
         if before[key] != value and not any(key == free or key.startswith(f"{free}.") for free in may_change):
             raise ValueError(
-                f"{folder}: was started with {key} = {before[key]!r}, now it is {value!r}; the run would not "
-                f"be one: set it back or choose another {flag}"
+                f"{folder}: was started with {key} = {before[key]!r}, now it is {value!r}, which would change "
+                f"the result; set it back or choose another {flag}"
             )
 
 

@@ -4,7 +4,7 @@ SUFFIXES = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def size(num_bytes: float) -> str:
-    """Bytes with a decimal prefix and three digits: 999 bytes, 61.2 kB, 16.1 GB."""
+    """A number of bytes with a decimal prefix and three digits: 999 bytes, 61.2 kB, 16.1 GB."""
     value, at = float(num_bytes), 0
     while value >= 999.5 and at < len(SUFFIXES) - 1:
         value, at = value / 1000, at + 1

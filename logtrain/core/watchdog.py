@@ -1,10 +1,12 @@
-"""Which of the ranks has stopped: a job in which one is stopped, stuck or gone ends within minutes, and says which one.
+"""Ends a job in which a rank is stopped, stuck or gone within minutes, and reports which rank it is.
 
-A collective that one rank never reaches makes all others wait, and none of them knows for whom. So every rank counts
-what it gets done (`note`), and a thread of it tells the others, by the store in which they have met, that it is there
-and how far it is. A rank that gets nothing done for `timeout` seconds looks at what the others tell. While any of them
-gets something done it goes on waiting. Else one that tells nothing any more is stopped or gone, and of those that do
-the one that is the least far keeps the rest waiting.
+A collective that one rank never reaches keeps all others waiting, and none of them knows for whom. So every rank counts
+the pieces of work that it completes (`note`), and a thread of it posts that count as a heartbeat in the store through
+which the ranks have met. A rank that completes nothing for `timeout` seconds compares the heartbeats of all ranks:
+
+- While any rank completes something, it goes on waiting.
+- Otherwise a rank whose heartbeats have ceased is stopped or gone.
+- If no rank is silent, the one that has completed the least keeps the rest waiting.
 """
 
 import contextlib
@@ -24,24 +26,26 @@ from torch._C import _distributed_c10d as c10d
 from logtrain.core.entry import OTHER_RANKS_WAIT, RANK_LOST
 
 T = TypeVar("T")
-BEATS = 20  # within a timeout: how often a rank tells that it is there
-MOST_NAMED = 5  # ranks
+BEATS = 20  # heartbeats of a rank within a timeout
+MOST_NAMED = 5  # ranks that an error names
 GONE = "does not answer: it is stopped, or its machine is gone"
 
 
 class Beat(NamedTuple):
-    """What a rank tells."""
+    """A heartbeat of a rank."""
 
     count: int
-    """how often it has told"""
+    """Heartbeats of the rank so far, with this one."""
     done: int
-    """how much it has got done"""
+    """Pieces of work that the rank has completed."""
     doing: str
+    """The piece of work that is under way, in words."""
     host: str
+    """Name of the rank's machine."""
 
 
 class Watchdog:
-    """Of one rank. Every rank has one, from when they have met until `close`."""
+    """The watchdog of one rank. Every rank of the process group makes one, and closes it with `close`."""
 
     def __init__(self, store: Any, rank: int, size: int, timeout: float, stacks: Path):
         """`store`: in which the ranks have met. `timeout`: seconds without anything done after which the job is ended;
@@ -57,11 +61,11 @@ class Watchdog:
             self.thread.start()
 
     def note(self, doing: str) -> None:
-        """Something has been done; `doing` comes next."""
+        """Count a piece of work as completed; `doing` names the next one."""
         self.done, self.doing, self.last = self.done + 1, doing, time.monotonic()
 
     def close(self) -> None:
-        """End the thread: what comes now may take any time."""
+        """Stop watching: the work that follows may take any time."""
         self.closing.set()
         if self.thread.is_alive():
             self.thread.join()
@@ -69,12 +73,12 @@ class Watchdog:
     # ---- in the thread
 
     def watch(self) -> None:
-        """Tell the others, and look at what they tell when nothing gets done here."""
+        """Post a heartbeat now and then, and compare those of all ranks when this one is overdue."""
         while not self.closing.wait(self.timeout / BEATS):
             try:
                 answered(self.tell, self.timeout / 2)
                 lost = answered(self.lost, self.timeout) if self.is_overdue() else {}
-            except RuntimeError:  # the store does not answer, which the launcher keeps, or rank 0 without one
+            except RuntimeError:  # no answer from the store, which the launcher keeps, or rank 0 where there is none
                 if self.is_overdue() and not self.closing.wait(OTHER_RANKS_WAIT):  # a launcher would end this one
                     self.end_job({0: f"on {os.environ.get('MASTER_ADDR')} or its launcher {GONE}"})
                 continue
@@ -82,22 +86,24 @@ class Watchdog:
                 self.end_job(lost)
 
     def is_overdue(self) -> bool:
-        """Whether nothing has got done here for longer than the timeout."""
+        """Whether this rank has completed nothing for longer than the timeout."""
         return time.monotonic() - self.last > self.timeout
 
     def tell(self) -> None:
-        """Let the others know how far this rank is."""
+        """Post a heartbeat of this rank in the store."""
         self.count += 1
         beat = Beat(self.count, self.done, self.doing, platform.node())
         self.store.set(f"beat/{self.rank}", json.dumps(beat))
 
     def beats(self) -> dict[int, Beat]:
-        """What each rank told last; of one that has not told yet nothing."""
+        """The last heartbeat of each rank that has posted one."""
         keys = {rank: f"beat/{rank}" for rank in range(self.size)}
         return {rank: Beat(*json.loads(self.store.get(key))) for rank, key in keys.items() if self.store.check([key])}
 
     def lost(self) -> dict[int, str]:
-        """The ranks for which the others wait, and what is known of each; {} while any gets something done."""
+        """The ranks for which the others wait, each with what is known of it; {} while any rank completes something.
+        Takes 3 / BEATS of the timeout.
+        """
         before = self.beats()
         for _ in range(3):  # a beat may be late on a busy machine
             if self.closing.wait(self.timeout / BEATS):
@@ -166,5 +172,5 @@ def answered(call: Callable[[], T], seconds: float) -> T:
 
 
 def where(beat: Beat | None) -> str:
-    """The host of a rank, as far as it is known."""
+    """The host of a rank in words, as far as it is known."""
     return f"on {beat.host}" if beat else "on an unknown host"

@@ -1,5 +1,5 @@
-"""The ranks of a run. Under torchrun each process is a rank; without it the process is a world of one, and everything
-here is the same.
+"""The ranks of a run. Under torchrun each process is a rank; without torchrun the process is a world of one rank, to
+which everything here applies as well.
 """
 
 import os
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore, PrefixStore, TCPStore
 from torch.distributed.distributed_c10d import _get_default_store
 
-from logtrain.core.entry import stop_requests
+from logtrain.core.entry import BY_CTRL_C, stop_requests
 from logtrain.core.watchdog import Watchdog
 
 # How long a collective may wait for a rank. torch's own limits (NCCL 10 minutes, gloo 30) would end the job with a page
@@ -38,7 +38,7 @@ def alone() -> Any:
 
 
 def host_group() -> dist.ProcessGroup:
-    """A group of all ranks for what passes between hosts alone, so that it does not wait for the GPU."""
+    """A process group of all ranks whose messages go from host to host, without waiting for the GPU."""
     group = dist.new_group(backend="gloo", timeout=COLLECTIVES)  # rank 0 may write to a slow disk
     assert isinstance(group, dist.ProcessGroup), "this rank is one of all"
     return group
@@ -70,7 +70,9 @@ def meet(timeout: float) -> Any:
 
 
 class World:
-    """This process among all: rank, size, device, and a host-side group for what must not wait for the GPU."""
+    """This process among all ranks: its rank, the number of ranks (size), its device, and a group for messages between
+    hosts (control).
+    """
 
     def __init__(
         self,
@@ -102,6 +104,7 @@ class World:
             if not on_cuda:
                 raise ValueError("parallel.symmetric_memory: only for GPUs, and none was found; set it to false")
             os.environ.setdefault("NCCL_CTA_POLICY", "2")  # no processor takes part in what a copy engine can do
+        os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")  # 18 sockets a rank at 512 ranks, where each group had 511
         os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # collectives of which the flight recorder knows
         self.is_founder = not dist.is_initialized()
         if self.is_founder:
@@ -123,11 +126,11 @@ class World:
         self.control = host_group()
 
     def note(self, doing: str) -> None:
-        """Something has been done; `doing` comes next, and takes less than the timeout."""
+        """Count a piece of work as completed; `doing` names the next one, which must take less than the timeout."""
         self.watchdog.note(doing)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over ranks, in place; on a GPU without waiting for it. -> `values`, of any shape and dtype."""
+        """Sum a tensor of any shape and dtype over the ranks, in place; -> the same tensor. The host does not wait."""
         dist.all_reduce(values)
         return values
 
@@ -138,17 +141,17 @@ class World:
         return box[0]
 
     def barrier(self) -> None:
-        """Wait, on the host, until every rank has come here."""
+        """Let the host wait until every rank has called this."""
         dist.barrier(self.control)
 
     def wait_for_device(self) -> None:
-        """Until the GPU has done all that was launched; on a CPU nothing runs behind."""
+        """Wait until the GPU has run every kernel that was launched; on a CPU there is nothing to wait for."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def close(self) -> None:
-        """Leave together: when one process has ended with a status other than 0, torchrun ends the others. The
-        process group ends with the world that founded it.
+        """Wait for all ranks to get here, because torchrun ends the others when one ends with a status other than 0.
+        The process group ends with the world that founded it.
         """
         self.watchdog.close()
         self.barrier()
@@ -157,10 +160,11 @@ class World:
 
 
 class StopSignal:
-    """SIGTERM or Ctrl-C on any rank, agreed on by all: `exchange()` turns true on every rank after the same step.
+    """A stop by SIGTERM or Ctrl-C on any rank, which all ranks agree on: `exchange()` returns True on every rank after
+    the same step.
 
-    Agreement costs one host-side all-reduce of a byte a step; it is started a step ahead, so nobody waits for it. A
-    second Ctrl-C, a second or more later, stops at once.
+    The agreement costs one all-reduce of a byte between the hosts a step, which is started a step ahead, so that nobody
+    waits for it. A second Ctrl-C, at least a second after the first, ends the process at once, without saving.
     """
 
     def __init__(self, world: World):
@@ -169,15 +173,16 @@ class StopSignal:
         self.before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def on_signal(self, number: int, _frame: object) -> None:
+        """Remember that a stop was asked for; the handler of both signals."""
         if number == signal.SIGINT and self.flag and time.monotonic() - self.first > 1:
-            os._exit(130)  # an exception would wait for the save under way
+            os._exit(BY_CTRL_C)  # an exception would wait for the save under way
         self.flag, self.first = 1, self.first or time.monotonic()
         stop_requests.append(number)
 
     def exchange(self, also: bool = False) -> bool:
-        """Start to tell the other ranks whether this one wants to stop; -> whether any wanted to at the last call.
+        """Begin to tell the other ranks whether this one wants to stop; -> whether any rank wanted to at the last call.
 
-        `also`: this rank has a reason of its own to stop. Every rank calls it once a step.
+        `also`: whether this rank has another reason to stop than a signal. Every rank calls this once a step.
         """
         agreed = self.settle()
         flag = torch.tensor([self.flag or also], dtype=torch.uint8)
@@ -187,7 +192,7 @@ class StopSignal:
         return agreed
 
     def settle(self) -> bool:
-        """Wait for the exchange under way; -> what the ranks agreed on in it."""
+        """Wait for the exchange under way; -> whether any rank wanted to stop at the call that began it."""
         if self.pending is None:
             return False
         flag, work = self.pending
@@ -196,7 +201,7 @@ class StopSignal:
         return bool(flag)
 
     def close(self) -> None:
-        """Give the signals back to who had them before."""
+        """Restore the handlers that the signals had before."""
         self.settle()
         for number, handler in self.before.items():
             signal.signal(number, handler)

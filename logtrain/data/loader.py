@@ -8,7 +8,7 @@ its steps: no document is dropped, none is seen twice, and no step has few targe
 
 import queue
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +28,8 @@ class Row(NamedTuple):
     epoch: Epoch
     number: int
     """within the epoch"""
+    source: int = 0
+    """which of a mixture's sources it is of"""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class Step:
     targets: int
     attention_pairs: int
     """(query, key) pairs within the causal mask, for FLOP counts"""
+    source_of_batch: Sequence[int] = ()
+    """the source of each micro-batch, 0 where there is but one"""
+    tokens_K: Sequence[int] = ()
+    """by source"""
+    targets_K: Sequence[int] = ()
+    """by source"""
 
 
 class Loader:
@@ -65,12 +73,20 @@ class Loader:
         the ranks of this node share what an epoch is made of; None: this rank computes it for itself. Raises ValueError
         where the ranks cannot share the rows of a step evenly.
         """
-        self.split, self.config, self.seed, self.pad_id = split, config, seed, pad_id
-        self.rank, self.world_size, self.pin_memory = rank, world_size, pin_memory
-        self.accumulation = config.accumulation(world_size)
+        self.set_ranks(config, seed, pad_id, rank, world_size, pin_memory)
+        self.split = split
         self.epochs = Epochs(lambda number: pack_epoch(split, config, seed, number, self.num_slots(number)), shared)
         self.num_rows = len(self.epochs[0].tokens_R)
         self.steps_per_epoch = len(self.epochs[0].slot_start_S1) - 1
+
+    def set_ranks(
+        self, config: LoaderConfig, seed: int, pad_id: int, rank: int, world_size: int, pin_memory: bool
+    ) -> None:
+        """What does not depend on where the rows come from."""
+        self.config, self.seed, self.pad_id = config, seed, pad_id
+        self.rank, self.world_size, self.pin_memory = rank, world_size, pin_memory
+        self.accumulation = config.accumulation(world_size)
+        self.names: list[str] = []
         self.step, self.end = 0, 0
 
     def num_slots(self, epoch: int) -> int:
@@ -84,23 +100,41 @@ class Loader:
         first, end = epoch.slot_start_S1[slot : slot + 2].tolist()
         return [Row(self.split, epoch, row) for row in range(first, end)]
 
+    def prepare_after(self, step: int) -> None:
+        """Begin to compute the epoch after that of step `step`, if the run gets that far: long before it is needed."""
+        after = step // self.steps_per_epoch + 1
+        if not self.end or after * self.steps_per_epoch < self.end:
+            self.epochs.prepare(after)
+
     def at(self, step: int) -> Step:
         """Step `step`: the same for the same (seed, step), whatever came before."""
         rows = self.rows(step)
         group = self.config.rows_per_batch
         at_once = self.world_size * group
         max_pieces = max(int(row.epoch.max_pieces) for row in rows)
-        batches = []
+        batches, sources = [], []
         for first in range(0, len(rows), at_once):
             slots = range(first + self.rank, first + at_once, self.world_size)
             mine = [rows[slot] if slot < len(rows) else None for slot in slots]
             numbers = range(step * MOST_ROWS + slots.start, step * MOST_ROWS + slots.stop, self.world_size)
             batches.append(self.batch(mine, numbers, max_pieces))
+            sources.append(mine[0].source if mine[0] else 0)
+
+        def per_source(column: str) -> list[int]:
+            sums = [0] * max(1, len(self.names))
+            for row in rows:
+                sums[row.source] += int(getattr(row.epoch, column)[row.number])
+            return sums
+
+        tokens_K, targets_K = per_source("tokens_R"), per_source("targets_R")
         return Step(
             batches,
-            tokens=sum(int(row.epoch.tokens_R[row.number]) for row in rows),
-            targets=sum(int(row.epoch.targets_R[row.number]) for row in rows),
-            attention_pairs=sum(int(row.epoch.pairs_R[row.number]) for row in rows),
+            tokens=sum(tokens_K),
+            targets=sum(targets_K),
+            attention_pairs=sum(per_source("pairs_R")),
+            source_of_batch=sources,
+            tokens_K=tokens_K,
+            targets_K=targets_K,
         )
 
     def batch(self, rows: list[Row | None], numbers: range, max_pieces: int) -> Batch:
@@ -138,9 +172,7 @@ class Loader:
             while not stopped.is_set() and (not self.end or step < self.end):
                 try:
                     item = item or self.at(step)
-                    next_epoch = step // self.steps_per_epoch + 1
-                    if not self.end or next_epoch * self.steps_per_epoch < self.end:
-                        self.epochs.prepare(next_epoch)  # in the background, long before it is needed
+                    self.prepare_after(step)
                 except Exception as error:  # handed to the consumer, which raises it
                     item = error
                 try:

@@ -1,15 +1,15 @@
-"""A candidate's turn, on all ranks: its weights are read, its perplexities measured, its answers generated.
+"""Lets one candidate answer, on all ranks: its weights are read, its perplexities measured, its answers generated.
 
-What is in the run's folder already is neither measured nor generated again.
+Perplexities and answers that the run's folder has already are not computed again.
 """
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import orjson
-
 from logtrain.core.atomic import write_file
+from logtrain.core.untrusted import read_sealed, sealed
 from logtrain.core.world import World
 from logtrain.data.manifest import sha256
 from logtrain.evaluation.answers import RecordedAnswer, file_name, read_answers, record_answers
@@ -25,8 +25,9 @@ from logtrain.observe.progress import Progress
 def answer_questions(
     config: EvaluateConfig, candidate: Candidate, numbers: Sequence[int], texts: Mapping[str, Path], world: World
 ) -> dict[str, Perplexity]:
-    """Let a candidate answer the questions of these numbers, into the run's folder; -> its perplexities on `texts`,
-    which are files by their names. Every rank calls it.
+    """Let a candidate answer the questions of these numbers, and record the answers in the run's folder; -> its
+    perplexities on the files `texts`, by their names. Every rank calls this. Raises ValueError for a question that
+    cannot be answered.
     """
     folder = answers_folder(config)
     recorded = read_answers(folder, candidate.name)
@@ -35,7 +36,7 @@ def answer_questions(
     perplexities = read_perplexities(folder, candidate.name)
     sources = {name: {"sha256": sha256(path), "model_sha256": candidate.model.sha256} for name, path in texts.items()}
     unmeasured = [name for name in texts if not sources[name].items() <= perplexities.get(name, {}).items()]
-    world.barrier()  # all have read what is there before any writes more
+    world.barrier()  # all ranks must have read the folder before any writes to it
     if config.backend == "openai" and missing:
         server = Server(config.base_url, config.prompts, config.concurrency)
         record(config, candidate, candidate.server_answers(missing, server, config), len(missing), world)
@@ -53,7 +54,7 @@ def answer_questions(
 def generate(
     config: EvaluateConfig, candidate: Candidate, loaded: LoadedModel, numbers: Sequence[int], world: World
 ) -> None:
-    """This rank's share of the answers."""
+    """Generate and record this rank's share of the answers."""
     if not numbers:
         return
     generator = loaded.generator(config.memory)
@@ -63,7 +64,7 @@ def generate(
 def record(
     config: EvaluateConfig, candidate: Candidate, answers: Iterator[RecordedAnswer], total: int, world: World
 ) -> None:
-    """Write `total` answers of this rank as they come, and show how far rank 0 is: the others have as many."""
+    """Record `total` answers of this rank as they come, and show rank 0's progress; the others have as many."""
     title = f"{candidate.name}, rank 0 of {world.size}" if world.size > 1 else candidate.name
     with Progress("evaluate", total, title=title, enabled=world.is_main) as progress:
         tokens = 0
@@ -76,22 +77,22 @@ def record(
 
 
 def answers_folder(config: EvaluateConfig) -> Path:
-    """Where the answers of a run are, and the perplexities of its candidates."""
+    """The folder of a run's answers and perplexities."""
     return Path(config.run) / "answers"
 
 
 def read_perplexities(folder: Path, name: str) -> dict[str, Perplexity]:
-    """What has been measured of a candidate, by the texts' names."""
+    """What has been measured of a candidate, by the texts' names. Raises ValueError where it has changed since."""
     file = perplexity_file(folder, name)
-    return orjson.loads(file.read_bytes()) if file.exists() else {}
+    return read_sealed(file)["perplexities"] if os.path.lexists(file) else {}  # as it was written, or refused
 
 
 def write_perplexities(folder: Path, name: str, perplexities: Mapping[str, Perplexity]) -> None:
-    """Put what has been measured of a candidate beside its answers. Raises OSError."""
+    """Write the perplexities of a candidate beside its answers, whole or not at all. Raises OSError."""
     folder.mkdir(exist_ok=True)
-    write_file(perplexity_file(folder, name), orjson.dumps(perplexities))
+    write_file(perplexity_file(folder, name), sealed({"perplexities": dict(perplexities)}))
 
 
 def perplexity_file(folder: Path, name: str) -> Path:
-    """Where the perplexities of candidate `name` are, in the folder of answers."""
+    """The file of the perplexities of candidate `name` in the folder of answers."""
     return folder / f"{file_name(name)}.perplexity.json"

@@ -1,8 +1,9 @@
-"""The answers of an evaluation on disk, written as they come, so that one that was killed goes on where it was.
+"""The answers of an evaluation on disk, written as they come, so that a killed evaluation loses none.
 
-    answers/NAME.00000.jsonl    one object an answer of candidate NAME, by rank 0; a torn last line counts for nothing
+    answers/NAME.00000.jsonl    an object for each answer of candidate NAME by rank 0; a torn last line is ignored
 
-Any number of ranks may go on: what any of them has answered is not asked again.
+Each object has a hash of the rest of it. Any number of ranks may go on: what any of them has answered is not asked
+again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,24 +13,30 @@ from urllib.parse import quote
 
 import orjson
 
+from logtrain.core.untrusted import SEAL, check_regular, from_json, seal_of
+
 
 class RecordedAnswer(NamedTuple):
-    """A candidate's answer to one question, and what it came from."""
+    """A candidate's answer to one question, with hashes of the model and the prompt that it came from."""
 
     number: int
-    """The question's in its set."""
+    """Number of the question in its set."""
     model_sha256: str
+    """Hash of the model, as of `ModelFiles`."""
     prompt_sha256: str
+    """Hash of the prompt's token ids."""
     prompt_tokens: int
+    """Tokens of the prompt."""
     output: str
+    """Text of the answer."""
     output_tokens: int | None
-    """None where a server does not say."""
+    """Tokens of the answer; None where a server does not say."""
     finish_reason: str
-    """stop: it ended by itself; length: it was cut."""
+    """Why the answer ended: by itself (stop) or because it was cut (length)."""
 
 
 def record_answers(folder: Path, name: str, rank: int, answers: Iterable[RecordedAnswer]) -> Iterator[RecordedAnswer]:
-    """The answers of candidate `name`, each written by this rank before it is passed on. No file before the first."""
+    """Yield the answers of candidate `name`, each after this rank has written it. Without an answer no file is made."""
     stream = None
     try:
         for answer in answers:
@@ -38,7 +45,8 @@ def record_answers(folder: Path, name: str, rank: int, answers: Iterable[Recorde
                 stream = open(folder / f"{file_name(name)}.{rank:05d}.jsonl", "ab")  # noqa: SIM115 (closed below)
                 if stream.tell():
                     stream.write(b"\n")  # the last line may be torn; a blank one is nothing
-            stream.write(orjson.dumps(answer._asdict(), option=orjson.OPT_APPEND_NEWLINE))
+            facts = answer._asdict()
+            stream.write(orjson.dumps(facts | {SEAL: seal_of(facts)}, option=orjson.OPT_APPEND_NEWLINE))
             stream.flush()
             yield answer
     finally:
@@ -47,18 +55,34 @@ def record_answers(folder: Path, name: str, rank: int, answers: Iterable[Recorde
 
 
 def read_answers(folder: Path, name: str) -> dict[int, RecordedAnswer]:
-    """What all ranks have written of a candidate's answers, by number of the question."""
-    found = {}
+    """What all ranks have written of a candidate's answers, by number of the question. Raises ValueError for one that
+    has changed since; one that was torn is not there, and will be asked for again.
+    """
+    found: dict[int, RecordedAnswer] = {}
     for file in sorted(folder.glob(f"{file_name(name)}.?????.jsonl")):
-        for line in file.read_bytes().splitlines():
-            try:
-                answer = RecordedAnswer(**orjson.loads(line))
-            except (orjson.JSONDecodeError, TypeError):
-                continue
-            found.setdefault(answer.number, answer)
+        check_regular(file)
+        with open(file, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    answer = parse_answer(line)
+                except ValueError as error:
+                    raise ValueError(f"{file} line {number}: {error}; delete the line, and it is asked again") from None
+                if answer:
+                    found.setdefault(answer.number, answer)
     return found
 
 
+def parse_answer(line: bytes) -> RecordedAnswer | None:
+    """An answer by its line; None for a line that was torn. Raises ValueError for one that has changed."""
+    try:
+        facts = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(facts, dict) or facts.pop(SEAL, None) != seal_of(facts):
+        raise ValueError(f"has changed since it was written ({SEAL} does not fit)")
+    return from_json(RecordedAnswer, facts)
+
+
 def file_name(name: str) -> str:
-    """A candidate's name as that of a file: a server may know a model by one with slashes."""
+    """A candidate's name in the form of a file's name: the name of a server's model may have slashes."""
     return quote(name, safe="")

@@ -1,6 +1,6 @@
-"""A model in an evaluation: its files, the questions as it sees them, and how it comes to answer.
+"""A model in an evaluation: its files, its prompts for the questions, and its answers.
 
-Its files are opened at once, its weights read only when it is its turn.
+Its files are opened at the start, its weights are read only when it is to answer.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from logtrain.core.untrusted import read_bytes
 from logtrain.evaluation.answers import RecordedAnswer, read_answers
 from logtrain.evaluation.config import AnswerConfig, EvaluateConfig
 from logtrain.evaluation.question_set import QuestionSet
@@ -24,47 +25,53 @@ from logtrain.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model's folder, opened, with all that is known of it before its weights are read."""
+    """The files of a model's folder, opened before its weights are read."""
 
     name: str
+    """Name of the model in this evaluation."""
     folder: ModelFolder
+    """The folder."""
     tokenizer: Tokenizer
+    """Its tokenizer."""
     template: ChatTemplate
+    """The chat template that its prompts are written with."""
     max_positions: int | None
-    """None where a server's model does not say."""
+    """The most tokens of prompt and answer; None where a server's model does not say."""
     stop_ids: frozenset[int]
     """Tokens that end an answer."""
     sha256: str
-    """Hash of all that decides the answers, as far as it is here: of a server's model all but the weights."""
+    """Hash of everything that decides the answers: weights, tokenizer, template, stop tokens; of a server's model all
+    but the weights.
+    """
 
 
 def open_model(name: str, path: str, config: EvaluateConfig) -> ModelFiles:
-    """Open a model's folder and check its files, so that what is wrong is met before any model has answered. Of a
-    server's model the folder has only tokenizer and template, and config.json if there is one. Raises ValueError.
+    """Open a model's folder and check its files, so that errors are found before any model has answered. The folder of
+    a server's model has only tokenizer and template, and perhaps config.json. Raises ValueError for files that are
+    missing or wrong.
     """
     folder, is_local = ModelFolder(path, config.template, config.date), config.backend == "local"
     if is_local:
         max_positions = folder.shape.max_positions
     else:
-        facts = hf.read_json(file) if (file := folder.base / "config.json").exists() else {}
-        max_positions = facts.get("max_position_embeddings") or None
+        max_positions = hf.read_positions(folder.base)
     tokenizer, template, ends = folder.tokenizer, folder.template, folder.answer_ends
     if is_local:
         folder.open_weights()
     sha256 = hashlib.sha256(folder.digest().encode() if is_local else b"")
     sha256.update(f"{sorted(ends)} {template.sha256}".encode())
     for file in tokenizer.files:
-        sha256.update(file.read_bytes())
+        sha256.update(read_bytes(file))
     return ModelFiles(name, folder, tokenizer, template, max_positions, ends, sha256.hexdigest())
 
 
 class Candidate:
-    """A model with the prompts that the questions are to it."""
+    """A model with its prompts for the questions. prompts: token ids, by number of the question."""
 
     def __init__(self, model: ModelFiles, question_set: QuestionSet):
-        """Raises ValueError for a question that the model's template cannot write."""
+        """Write the prompts. Raises ValueError for a question that the model's template cannot write."""
         self.model, self.question_set = model, question_set
-        self.prompts: list[list[int]] = []  # token ids, by number of the question
+        self.prompts: list[list[int]] = []
         for number, question in enumerate(question_set.questions):
             try:
                 self.prompts.append(model.template.prompt(question.turns))
@@ -74,12 +81,12 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """By which the model goes in this evaluation."""
+        """Name of the model in this evaluation."""
         return self.model.name
 
     def check_answers(self, folder: Path) -> None:
-        """Raises ValueError if an answer there is another model's, or to another question than the one of its number.
-        Of more answers than questions (--limit was larger) the rest counts for nothing.
+        """Raises ValueError if an answer in `folder` is another model's, or was given to another question than the one
+        that has its number now. Answers beyond the number of questions (--limit was larger) are ignored.
         """
         for answer in read_answers(folder, self.name).values():
             if answer.model_sha256 != self.model.sha256:
@@ -92,7 +99,7 @@ class Candidate:
             raise ValueError(f"{folder}: {self.name}'s answers are {wrong}, or choose another --run")
 
     def too_long(self, max_new_tokens: int) -> dict[int, str]:
-        """Questions that the model has not enough positions for, by number, and what is wrong."""
+        """The questions that are too long for the model's context, with an error's text for each, by number."""
         most = self.model.max_positions
         return {
             number: f"{self.question_set.where(number)}: a prompt of {len(prompt):,} tokens and an answer of up to "
@@ -102,8 +109,8 @@ class Candidate:
         }
 
     def answers(self, numbers: Sequence[int], generator: Generator, config: AnswerConfig) -> Iterator[RecordedAnswer]:
-        """Answers to the questions of these numbers, as they come. `generator`: of this model. Raises ValueError for a
-        question that it can never answer.
+        """The answers to the questions of these numbers, as they come. `generator`: one of this model. Raises
+        ValueError for a question that it can never answer.
         """
 
         def requests() -> Iterator[Request]:
@@ -125,7 +132,9 @@ class Candidate:
             yield self.recorded(numbers[i], answer.text, len(answer.ids), answer.finish_reason)
 
     def server_answers(self, numbers: Sequence[int], server: Server, config: AnswerConfig) -> Iterator[RecordedAnswer]:
-        """Answers of a server, as they come; it knows the model by its name here. Raises what `Server.answers` does."""
+        """The answers of a server, as they come; the server must know the model by `name`. Raises ValueError as
+        `Server.answers` does.
+        """
         requests = (
             RemoteRequest(
                 ids=self.prompts[number],
@@ -142,7 +151,7 @@ class Candidate:
             yield self.recorded(numbers[i], answer.text, answer.tokens, answer.finish_reason)
 
     def recorded(self, number: int, output: str, output_tokens: int | None, finish_reason: str) -> RecordedAnswer:
-        """An answer to the question of this number, with what it came from."""
+        """The record of an answer to the question of this number."""
         return RecordedAnswer(
             number=number,
             model_sha256=self.model.sha256,
@@ -155,19 +164,19 @@ class Candidate:
 
 
 def prompt_sha256(prompt: Sequence[int]) -> str:
-    """Hash of a question as a model sees it."""
+    """Hash of the token ids of a prompt."""
     return hashlib.sha256(np.array(prompt, "<u4").tobytes()).hexdigest()
 
 
 def check_recorded_answers(candidates: Sequence[Candidate], folder: Path) -> None:
-    """Raises ValueError, as `Candidate.check_answers` does, if answers there are not to be gone on with."""
+    """Raises ValueError, as `Candidate.check_answers` does, if a run cannot go on with the answers in `folder`."""
     for candidate in candidates:
         candidate.check_answers(folder)
 
 
 def too_long_for_any(candidates: Sequence[Candidate], config: EvaluateConfig) -> dict[int, str]:
-    """Questions that are too long for one of the models, by number, and why. Raises ValueError where the config has
-    that an error, and where it leaves no question.
+    """The questions that are too long for one of the models, with an error's text for each, by number. Raises
+    ValueError if there are any and `config.too_long` is "error", and if these are all questions.
     """
     found: dict[int, str] = {}
     for candidate in candidates:

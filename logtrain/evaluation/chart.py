@@ -1,4 +1,4 @@
-"""The chart of an evaluation: bars of the published metrics by model, below them the differences between models."""
+"""The chart of an evaluation: bars of the published metrics by model, above the differences between models."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from logtrain.evaluation.scoring import METRICS, PUBLISHED
 
 COLORS = ("#8a96a3", "#2f6fb0", "#d9822b", "#3f9c6b", "#8e5ea2", "#b9423f")  # told apart by the colour-blind, too
 INK = "#1d2733"
-SCORES_HEIGHT, DIFFERENCE_HEIGHT = 4.0, 1.2  # inches, the latter for each pair of models
+SCORES_HEIGHT, DIFFERENCE_HEIGHT = 4.0, 1.2  # inches; DIFFERENCE_HEIGHT for each pair of models
 
 
 def draw(result: Result) -> Figure:
-    """The chart, with 95% intervals."""
+    """The chart of a result, with 95% intervals."""
     models, differences = result["models"], result["differences"]
     heights = (SCORES_HEIGHT, DIFFERENCE_HEIGHT * len(differences)) if differences else (SCORES_HEIGHT,)
     with matplotlib.rc_context({"font.size": 10}):
@@ -49,7 +49,7 @@ def svg_bytes(figure: Figure) -> bytes:
 
 
 def draw_scores(axes: Axes, models: Mapping[str, ModelScores]) -> None:
-    """A group of bars a metric, a bar a model."""
+    """Draw a group of bars for each metric, with a bar for each model."""
     width = 0.8 / len(models)
     for i, (name, model) in enumerate(models.items()):
         scores = [model["metrics"][metric] for metric in PUBLISHED]
@@ -70,7 +70,7 @@ def draw_scores(axes: Axes, models: Mapping[str, ModelScores]) -> None:
 
 
 def draw_differences(axes: Axes, differences: Sequence[ModelDifference]) -> None:
-    """A line a metric, in groups of a pair of models."""
+    """Draw a line for each metric, in a group for each pair of models."""
     labels, heights = [], []
     for i, difference in enumerate(differences):
         top = i * (len(PUBLISHED) + 1.5)

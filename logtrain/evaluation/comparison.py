@@ -1,8 +1,8 @@
-"""What samples say of the models that gave their answers: every score with its interval, every difference with its own.
+"""Compares models by their samples: every score, and every difference between two models, with its interval.
 
-The means are over rows of the test set, not over answers. The answers of one conversation (--answers all) are alike:
-taken for independent, those of 50 conversations of 10 turns got intervals of which 67% held the true mean. So a row's
-score is the mean over its answers, and everything but `corpus` is computed over rows.
+Means are over rows of the test set, not over answers, because the answers of one conversation (--answers all) are
+alike. Taken for independent, those of 50 conversations of 10 turns got intervals of which only 67% held the true mean.
+So the score of a row is the mean over its answers, and everything but `corpus` is computed over rows.
 """
 
 import itertools
@@ -19,16 +19,17 @@ YES_OR_NO = ("exact_match", "json_valid", "stopped")
 
 
 class RowScores(NamedTuple):
-    """The scores of a row of the test set: of each metric the mean over the row's answers that have one, else None."""
+    """The scores of a row of the test set."""
 
     task: str
+    """Task of the row's questions."""
     scores: Scores
+    """Mean of each metric over the row's answers that have a score; None where no answer has one."""
 
 
 def compare(samples: Mapping[str, Sequence[Sample]]) -> Comparison:
-    """The models' scores, and the difference of every two of them. `samples`: of each model, by its name, in one order.
-
-    Each task is also looked at alone, where there are several; all answers of a row are of one.
+    """The scores of all models, and the difference of every two of them. `samples`: those of each model by its name, in
+    one order. If there are several tasks, each is also compared alone; all answers of a row are of one task.
     """
     rows = {name: by_row(of_model) for name, of_model in samples.items()}
     present = {sample.question.task for of_model in samples.values() for sample in of_model}
@@ -42,7 +43,7 @@ def compare(samples: Mapping[str, Sequence[Sample]]) -> Comparison:
 
 
 def scores_of(samples: Sequence[Sample], rows: Sequence[RowScores], tasks: Sequence[str]) -> ModelScores:
-    """`rows`: the samples by row. `tasks`: those to look at alone."""
+    """The scores of one model. `rows`: the scores of the samples by row. `tasks`: the tasks to score alone."""
     return {
         "metrics": means_of(rows),
         "corpus": corpus_scores([sample.pair for sample in samples]),
@@ -53,7 +54,9 @@ def scores_of(samples: Sequence[Sample], rows: Sequence[RowScores], tasks: Seque
 def difference_of(
     names: tuple[str, str], a: Sequence[RowScores], b: Sequence[RowScores], tasks: Sequence[str]
 ) -> ModelDifference:
-    """`a` and `b`: the rows of the models of these names. `tasks`: those to look at alone."""
+    """The differences b - a of two models. `a`, `b`: the rows of the models `names`. `tasks`: the tasks to compare
+    alone.
+    """
     return {
         "models": list(names),
         "metrics": differences_of(a, b),
@@ -62,7 +65,7 @@ def difference_of(
 
 
 def by_row(samples: Sequence[Sample]) -> list[RowScores]:
-    """In the order of the rows' first answers."""
+    """The scores of each row, in the order of the rows' first answers."""
     of_rows: dict[int, list[Sample]] = {}
     for sample in samples:
         of_rows.setdefault(sample.question.row, []).append(sample)
@@ -83,10 +86,10 @@ def of_task(rows: Sequence[RowScores], task: str) -> list[RowScores]:
 
 
 def means_of(rows: Sequence[RowScores]) -> dict[str, MetricMean]:
-    """The mean of each metric that any row has a score of."""
+    """The mean of each metric of which any row has a score, with its interval."""
     means = bootstrap_all(columns(rows))
     for metric, values in columns(rows).items():
-        if metric in YES_OR_NO and set(values) <= {0, 1, None}:  # not means of several answers
+        if metric in YES_OR_NO and set(values) <= {0, 1, None}:  # no row is a mean of several answers
             means[metric] = wilson(values)
     return {
         metric: {"mean": found.mean, "low": found.low, "high": found.high, "n": found.num_used}
@@ -96,7 +99,7 @@ def means_of(rows: Sequence[RowScores]) -> dict[str, MetricMean]:
 
 
 def differences_of(a: Sequence[RowScores], b: Sequence[RowScores]) -> dict[str, MetricDifference]:
-    """b - a, over the same rows."""
+    """The mean difference b - a of each metric over the same rows, with its interval."""
     return {
         metric: {
             "difference": found.difference,

@@ -1,4 +1,4 @@
-"""What a user may set of an evaluation. Nothing here imports torch, so that `--help` answers at once."""
+"""The settings of an evaluation. Nothing here imports torch, so that `--help` answers at once."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,7 +8,7 @@ from logtrain.generation.config import SamplingConfig
 from logtrain.text.config import DATE, check_date
 
 Prompts = Literal["ids", "messages"]
-NAME_MARKS = "._+-/:@"  # beside letters and digits
+NAME_MARKS = "._+-/:@"  # characters of a name, beside letters and digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,10 +16,11 @@ class AnswerConfig:
     """How every candidate answers."""
 
     max_new_tokens: int = 1024
-    """An answer is cut after so many tokens; the report says how many were."""
+    """The most tokens of an answer; longer ones are cut, and the report says how many were."""
     stop: tuple[str, ...] = ()
     """Strings that end an answer, beside the model's own stop tokens."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How tokens are drawn; greedily by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,8 @@ class EvaluateConfig(AnswerConfig):
     """Let models answer a test set, score the answers, and compare."""
 
     models: tuple[str, ...]
-    """NAME=DIR of each model: a Hugging Face Llama folder, an export, or a PEFT adapter that names its model's folder.
-    With backend = openai: the name by which the server knows the model, and a folder with its tokenizer."""
+    """NAME=DIR of each model: a Llama folder, an export or a PEFT adapter; with a server, its name and tokenizer there.
+    """
     data: str
     """The test set: .json, .jsonl or .ndjson, also as .gz or .zst."""
     format: QuestionFormat
@@ -36,37 +37,37 @@ class EvaluateConfig(AnswerConfig):
     run: str
     """Folder to write."""
     resume: Literal["none", "auto"] = "none"
-    """auto: go on with the answers that are in the folder."""
+    """none: start a new run. auto: go on with the answers that are in the folder."""
     answers: AnswersOf = "last"
     """Which answers of a conversation are asked for: the last, or all, each after the reference's turns."""
     limit: int = 0
     """Ask only the first so many questions. 0: all."""
     task_column: str = TASK_COLUMN
-    """Column that names the task of a row's question; scores are given for each task, too."""
+    """Column that names the task of a row; if there are several tasks, each is scored alone too."""
     ignore_columns: tuple[str, ...] = ()
     """Columns of the rows to leave out, as in logtrain.prepare."""
     max_bad_rows: int = 0
-    """More bad rows than this stop the evaluation; up to so many are left out."""
+    """Bad rows that may be left out; more of them stop the evaluation."""
     too_long: Literal["error", "skip"] = "error"
-    """A question that does not fit into a model's context together with its answer: an error, or left out for all."""
+    """Whether a question too long for a model's context, with its answer, is an error or left out for all models."""
     perplexity: tuple[str, ...] = ()
-    """NAME=FILE of each file of texts or chats to measure perplexity on, of the models' domain or general, say."""
+    """NAME=FILE of each file of texts or chats to measure perplexity on, such as a domain's or a general one."""
     template: str = ""
     """A jinja file to write the prompts with instead of each model's own chat template."""
     date: str = DATE
-    """What a chat template that asks for the date is told."""
+    """The date that a chat template is given which asks for today's."""
     backend: Literal["local", "openai"] = "local"
-    """Who answers: this program, or a server that speaks OpenAI's API (vLLM, say)."""
+    """Whether this program answers, or a server that speaks OpenAI's API, such as vLLM."""
     base_url: str = ""
     """The server's address, up to and with /v1. Its key is taken from OPENAI_API_KEY."""
     prompts: Prompts = "ids"
-    """What the server is sent: the token ids, or messages that it puts into a template of its own."""
+    """Whether the server is sent token ids, or messages for which it uses a template of its own."""
     concurrency: int = 32
     """Requests at once to the server."""
     memory: float = 0.0
-    """GiB for keys and values. 0: four fifths of what is free on a GPU, 2 GiB on a CPU."""
+    """GiB for the cache of keys and values. 0: four fifths of what is free on a GPU, 2 GiB on a CPU."""
     max_sequences: int = 64
-    """Questions that are answered at once on a device, as far as the memory allows."""
+    """The most questions that are answered at once on a device, as far as the memory allows."""
 
     def __post_init__(self):
         least = {"limit": 0, "max_bad_rows": 0, "max_new_tokens": 1, "concurrency": 1, "max_sequences": 1}
@@ -96,7 +97,7 @@ class EvaluateConfig(AnswerConfig):
 
 
 def paths_by_name(key: str, pairs: tuple[str, ...]) -> dict[str, str]:
-    """NAME=PATH of each as {NAME: PATH}. Raises ValueError, which names the setting `key`, for anything else."""
+    """{NAME: PATH} of texts NAME=PATH. Raises ValueError, which names the setting `key`, for any other text."""
     paths = {}
     for pair in pairs:
         name, _, path = pair.partition("=")
@@ -108,8 +109,9 @@ def paths_by_name(key: str, pairs: tuple[str, ...]) -> dict[str, str]:
     return paths
 
 
-MAY_CHANGE = (  # by a resumed run: no answer depends on it, or `check_answers` holds the answers against it (of a
-    # server's model not the weights)
+# What a resumed run may set anew: no answer depends on it, or `Candidate.check_answers` checks the answers against it
+# (but for the weights of a server's model).
+MAY_CHANGE = (
     *("resume", "run", "memory", "max_sequences", "base_url", "concurrency", "perplexity"),
     *("models", "data", "limit", "too_long", "max_bad_rows", "task_column", "ignore_columns"),
 )

@@ -1,4 +1,4 @@
-"""How far the mean of a test set's scores can be trusted, and the difference of two models on the same samples.
+"""Confidence intervals of the mean score over a test set, and of the difference of two models on the same samples.
 
     bootstrap(values_N)    the mean of one model's scores, with its 95% interval
     wilson(values_N)       the mean and its interval, of scores that are only 0 or 1
@@ -10,21 +10,22 @@ Of 10,000 resampled means an interval takes not the 2.5% and 97.5% quantiles but
     Phi(t)                                     the percentile interval, expanded for small N (Hesterberg 2015)
     Phi(a + (a + t) / (1 - a * (a + t)))       BCa, which corrects the percentile interval for skewness (Efron 1987)
 
-with t = -+ sqrt(N / (N - 1)) * the 97.5% quantile of Student's t with N - 1 degrees of freedom, a = skewness /
-(6 * sqrt(N)): of a mean, BCa's acceleration and, up to terms of 1 / N, its bias correction. The plain quantiles are too
-narrow, and too low for scores with a long upper tail: 20 scores of beta(0.3, 3) get 88% for 95%, these 94%. The one
-further out, because the skewness of a small sample is too uncertain to shorten an interval by.
+with t = -+ sqrt(N / (N - 1)) * the 97.5% quantile of Student's t with N - 1 degrees of freedom, a = skewness / (6 *
+sqrt(N)): of a mean, BCa's acceleration and, up to terms of 1 / N, its bias correction. The plain quantiles are too
+narrow, and too low for scores with a long upper tail: for 20 scores of beta(0.3, 3) they hold the true mean in 88% of
+cases instead of 95%, these in 94%. Of the two ends the one further out is taken because the skewness of a small sample
+is too uncertain to shorten an interval by.
 
-What holds and what does not, both simulated in tests/evaluation/test_interval_coverage.py: 93% to 97% of intervals hold
-the true mean, for N from 20 to 500, of skewed scores in 0..1, of ones with a spike at 0 as unsmoothed BLEU has, of
-differences of two models, and of real answers' scores. But no sample tells of what is not in it: where the mean hangs
-on a few, the interval ends too soon on the side of the rare ones. With 2 scores expected that are not 0, of 20 or of
-76, it is 83%, with 5 of 50 96%; for a model that fails in 1 of 10 answers 90% at N = 20, 94% at 50. Scores without an
-upper bound (length_ratio: one answer that never ends outweighs the others) get 91% at 20. At N = 5 it is 90% to 93%,
-far less with a spike. Equal scores have an interval without width: after 0 in N, the truth may be 3 / N. For that,
-scores that are only 0 or 1 have `wilson`; differences have nothing.
+tests/evaluation/test_interval_coverage.py simulates where this holds and where not. 93% to 97% of intervals hold the
+true mean, for N from 20 to 500, of skewed scores in 0..1, of ones with a spike at 0 as unsmoothed BLEU has, of
+differences of two models, and of real answers' scores. But a sample cannot show what is not in it: where the mean hangs
+on a few scores, the interval ends too soon on the side of the rare ones. With 2 scores expected that are not 0, of 20
+or of 76, it is 83%, with 5 of 50 96%; for a model that fails in 1 of 10 answers 90% at N = 20, 94% at 50. Scores
+without an upper bound (length_ratio: one answer that never ends outweighs the others) get 91% at 20. At N = 5 it is 90%
+to 93%, far less with a spike. Equal scores have an interval without width, although after 0 of N the truth may be 3 /
+N. For scores that are only 0 or 1 `wilson` has an interval there too; for differences there is none.
 
-The samples must be independent: of several answers of one conversation the mean is one sample (comparison.py).
+The samples must be independent; the answers of one conversation are not, so their mean is one sample (comparison.py).
 
 Efron 1987, "Better bootstrap confidence intervals"; Hesterberg 2015, "What teachers should know about the bootstrap";
 Wilson 1927, "Probable inference, the law of succession, and statistical inference".
@@ -87,20 +88,23 @@ class Intervals(NamedTuple):
     """Means of D sets of values, float64 [D] each, and the ends of their 95% intervals."""
 
     mean_D: np.ndarray
+    """The means."""
     low_D: np.ndarray
+    """Lower ends of the intervals."""
     high_D: np.ndarray
+    """Upper ends of the intervals."""
 
 
 def bootstrap(values_N: Values, seed: int = 0) -> Mean:
-    """The mean and its interval. The same values and seed give the same interval, whatever else has been drawn.
+    """The mean of scores and its interval. The same values and seed always give the same interval.
 
-    Takes 0.1 s for N = 500, 20 s for 100,000, and 150 MB at most.
+    It takes 0.1 s for N = 500, 20 s for 100,000, and 150 MB at most.
     """
     return bootstrap_all({"": values_N}, seed)[""]
 
 
 def bootstrap_all(columns: Mapping[str, Values], seed: int = 0) -> dict[str, Mean]:
-    """`bootstrap` of several scores of the same samples, from the same resamples: little slower than of one."""
+    """`bootstrap` of several scores of the same samples, from the same resamples, hardly slower than of one score."""
     numbers = {name: _numbers(values_N) for name, values_N in columns.items()}
     means: dict[str, Mean] = {}
     for x_ND, names in _by_samples(numbers):
@@ -133,7 +137,7 @@ def paired(a_N: Values, b_N: Values, seed: int = 0) -> Difference:
 
 
 def paired_all(a: Mapping[str, Values], b: Mapping[str, Values], seed: int = 0) -> dict[str, Difference]:
-    """`paired` of several scores of the same samples, by their names in both."""
+    """`paired` of several scores of the same samples, by their names in both. Raises ValueError as `paired` does."""
     for name in a:
         if len(a[name]) != len(b[name]):
             raise ValueError(

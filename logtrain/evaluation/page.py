@@ -1,4 +1,4 @@
-"""An evaluation as a page: compare.html, one file to read, send and print, and its chart alone, compare.png."""
+"""The page of an evaluation: compare.html, a single file to read, send and print, and compare.png, its chart alone."""
 
 import base64
 from collections import Counter
@@ -26,35 +26,42 @@ from logtrain.evaluation.score_table import (
 from logtrain.evaluation.scoring import PUBLISHED
 
 TEMPLATE = Path(__file__).with_name("compare.html.jinja")
-SHOWN = 10  # samples at each end
-SHOWN_CHARS = 1200  # of a text; the rest is behind a click
-RANKED_BY = "rougeL"  # which answers are best and worst
+SHOWN = 10  # samples under each heading
+SHOWN_CHARS = 1200  # characters of a text that are shown; the rest is behind a click
+RANKED_BY = "rougeL"  # the metric by which answers are the best and the worst
 
 
 class TaskTables(NamedTuple):
-    """What the page says of one task."""
+    """The tables of one task."""
 
     name: str
+    """Name of the task."""
     num_questions: int
+    """Number of its questions."""
     means: list[TableRow]
+    """Scores, with a column for each model."""
     differences: list[TableRow]
+    """Differences, with a column for each pair of models."""
 
 
 class SideBySide(NamedTuple):
-    """One question with the answers to it."""
+    """One question with the answers of one or two models."""
 
     question: Question
+    """The question."""
     value: str
-    """The score, or the gain, that it is shown for."""
+    """The score, or the difference of scores, for which the question is shown."""
     answers: dict[str, str]
-    """The model's name with its scores, and its answer."""
+    """Each answer, by the model's name with the answer's scores."""
 
 
 def write_page(folder: Path, result: Result, samples: Mapping[str, Sequence[Sample]]) -> None:
-    """`samples`: of each model of the result, by its name, in one order of the questions."""
+    """Write compare.html and compare.png into `folder`. `samples`: those of each model by its name, all in one order of
+    the questions. Raises OSError.
+    """
     figure = draw(result)
     models, differences = list(result["models"].values()), result["differences"]
-    # The tables are made here: to jinja's filters a task named "Node.js" is a path, one named "45" a place in a list.
+    # The tables are made here, because jinja's filters take a task named "Node.js" for a path, and "45" for an index.
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         models=list(result["models"]),
@@ -76,7 +83,7 @@ def write_page(folder: Path, result: Result, samples: Mapping[str, Sequence[Samp
 
 
 def task_tables(result: Result, samples: Sequence[Sample]) -> list[TaskTables]:
-    """`samples`: of any model."""
+    """The tables of each task. `samples`: those of any model, of which the questions are counted."""
     models, differences = list(result["models"].values()), result["differences"]
     num_questions = Counter(sample.question.task for sample in samples)
     return [
@@ -94,8 +101,8 @@ def task_tables(result: Result, samples: Sequence[Sample]) -> list[TaskTables]:
 
 
 def side_by_side(samples: Mapping[str, Sequence[Sample]]) -> dict[str, list[SideBySide]]:
-    """Heading -> answers. Of one model the best and the worst; of several those in which each gained and lost most on
-    the first.
+    """Answers to show, by heading: of one model the best and the worst; of several models those in which each gained
+    and lost most on the first.
     """
     first, *others = samples
     by_heading = {} if others else best_and_worst(first, samples[first])
@@ -105,7 +112,7 @@ def side_by_side(samples: Mapping[str, Sequence[Sample]]) -> dict[str, list[Side
 
 
 def best_and_worst(name: str, samples: Sequence[Sample]) -> dict[str, list[SideBySide]]:
-    """Half of the answers at most at each end."""
+    """The best and the worst answers of a model, by heading; together they are at most all its answers."""
     order = sorted(range(len(samples)), key=lambda i: -ranking_score(samples[i]))
     most = min(SHOWN, (len(order) + 1) // 2)
 
@@ -119,7 +126,7 @@ def best_and_worst(name: str, samples: Sequence[Sample]) -> dict[str, list[SideB
 
 
 def gains_and_losses(first: str, other: str, samples: Mapping[str, Sequence[Sample]]) -> dict[str, list[SideBySide]]:
-    """Of two models' answers to the same questions those that differ most."""
+    """The answers of two models to the same questions that differ most, by heading."""
     pairs = list(zip(samples[first], samples[other], strict=True))
     gains = [ranking_score(b) - ranking_score(a) for a, b in pairs]
     order = sorted(range(len(gains)), key=lambda i: gains[i])
@@ -137,7 +144,7 @@ def gains_and_losses(first: str, other: str, samples: Mapping[str, Sequence[Samp
 
 
 def beside(question: Question, value: str, samples: Mapping[str, Sample]) -> SideBySide:
-    """`samples`: of each model that is shown, by its name."""
+    """A question with its answers. `samples`: the sample of each model that is shown, by its name."""
 
     def title(name: str, sample: Sample) -> str:
         return f"{name}: " + ", ".join(f"{SAMPLE_METRICS[metric]} {sample.scores[metric]:.3f}" for metric in PUBLISHED)
@@ -146,7 +153,7 @@ def beside(question: Question, value: str, samples: Mapping[str, Sample]) -> Sid
 
 
 def ranking_score(sample: Sample) -> float:
-    """What decides which samples are best and worst."""
+    """The score that decides which samples are the best and the worst."""
     score = sample.scores[RANKED_BY]
     assert score is not None, "every answer has this score"
     return score

@@ -1,8 +1,9 @@
-"""How well a model predicts whole files: what it learned of a domain, what it forgot of everything else.
+"""Measures how well a model predicts whole files, which shows what it learned of a domain and forgot of everything
+else.
 
-Text is read as for continual pretraining, chats as for fine-tuning, of which only the answers are predicted. What is
-longer than the model's context is predicted window by window: each begins with nothing before it, and its own first
-token is predicted by the window before.
+Text is read as for continual pretraining, and chats as for fine-tuning, where only the answers are predicted. A
+document longer than the model's context is predicted window by window: a window does not see the one before it, which
+predicts its first token.
 
 A loss per byte can be compared between models of different tokenizers, a loss per token cannot.
 """
@@ -28,40 +29,42 @@ from logtrain.model.llama import Llama
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.tokenizer import Tokenizer
 
-WINDOW = 8192  # tokens at most, of a document and of a batch of them
+WINDOW = 8192  # the most tokens of a window, and of a batch of windows
 TEXT_CHARS = 32_768  # characters of a document of a text file, as in prepare
-LARGEST_EXPONENT = 700.0  # of random weights in bf16, say, the perplexity would be more than a float holds
+LARGEST_EXPONENT = 700.0  # exp of more is no float; random weights in bf16 may have such a loss
 
 
 class EncodedRow(NamedTuple):
-    """A document or a conversation, encoded whole."""
+    """A document or a conversation in tokens."""
 
     ids: list[int]
+    """Token ids of the whole."""
     is_target: Sequence[bool]
     """Whether each of the ids is to be predicted."""
     target_text: str
-    """The text of those that are."""
+    """The text that is to be predicted."""
 
 
 class Piece(NamedTuple):
     """A stretch of a document that is predicted without what is before it."""
 
     ids: Tensor
-    """int32 [N]"""
+    """Token ids, int32 [N]."""
     labels: Tensor
-    """int32 [N]: the next token, or IGNORE."""
+    """The next token of each, int32 [N], or IGNORE."""
 
 
 class TextPieces(NamedTuple):
-    """A file as it is predicted, the same on all ranks."""
+    """The pieces of a file, the same on all ranks."""
 
     pieces: list[Piece]
+    """All pieces, in the order of the file."""
     num_bytes: int
     """Size in UTF-8 of the text that is predicted."""
 
 
 def measure(model: Llama, files: ModelFiles, path: Path, world: World) -> Perplexity:
-    """The perplexity of a model on a file; every rank calls it and predicts its share. `model`: the weights of `files`.
+    """The perplexity of a model on a file. Every rank calls this and predicts its share. `model`: the model of `files`.
     Raises ValueError for a file or a row that cannot be read, and for weights whose loss is not finite.
     """
     text = read_text(InputFile(path), files, min(files.max_positions or WINDOW, WINDOW))
@@ -84,7 +87,7 @@ def measure(model: Llama, files: ModelFiles, path: Path, world: World) -> Perple
 def sum_losses(model: Llama, batches: Sequence[Sequence[Piece]], device: torch.device) -> Tensor:
     """fp64 [2]: the loss in nats and the number of tokens, summed over the predicted tokens of this rank's batches.
 
-    Not `training.step.mean_loss`, which takes the steps of a loader of packed shards, and sums in fp32.
+    `training.step.mean_loss` will not do here: it takes the steps of a loader of packed shards, and sums in fp32.
     """
     summed_loss, num_tokens = torch.zeros((), dtype=torch.float64, device=device), 0
     for pieces in batches:
@@ -94,7 +97,7 @@ def sum_losses(model: Llama, batches: Sequence[Sequence[Piece]], device: torch.d
 
 
 def packed(pieces: Sequence[Piece]) -> Batch:
-    """The pieces end to end, none of which sees another."""
+    """A batch of the pieces end to end, none of which sees another."""
     lengths = torch.tensor([len(piece.ids) for piece in pieces])
     return Batch(
         tokens_T=torch.cat([piece.ids for piece in pieces]).long(),
@@ -106,7 +109,7 @@ def packed(pieces: Sequence[Piece]) -> Batch:
 
 
 def batches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    """The pieces by length, so that few are alone, in batches of at most WINDOW tokens or one piece."""
+    """Batches of pieces of similar length, each of at most WINDOW tokens or of one piece."""
     batch: list[Piece] = []
     room = WINDOW
     for piece in sorted(pieces, key=lambda piece: len(piece.ids)):
@@ -123,7 +126,7 @@ def batches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
 
 
 def read_text(file: InputFile, files: ModelFiles, window: int) -> TextPieces:
-    """The file cut into pieces of at most `window` tokens. Raises ValueError for a file or a row that is none."""
+    """The pieces of a file, of at most `window` tokens each. Raises ValueError for what cannot be read."""
     pieces: list[Piece] = []
     num_bytes = 0
     for row in encoded_rows(file, files):
@@ -136,13 +139,13 @@ def read_text(file: InputFile, files: ModelFiles, window: int) -> TextPieces:
 
 
 def encoded_rows(file: InputFile, files: ModelFiles) -> Iterator[EncodedRow]:
-    """Each row of a file as the model's tokenizer and template have it; what the first row is, all are."""
+    """Each row of a file in the model's tokens; the first row decides whether all are documents or chats."""
     format = chat_format(file)
     return encoded_documents(file, files.tokenizer) if format is None else encoded_chats(file, format, files.template)
 
 
 def chat_format(file: InputFile) -> ChatFormat | None:
-    """By the columns of the first row; None for what is no chat."""
+    """The format of a file's chats, by the columns of its first row; None for a file of documents."""
     _, first = next(InputFile(file.path).rows(text_chars=1), (0, None))
     columns = first if isinstance(first, dict) else {}
     return next((format for column, format in CHAT_COLUMNS.items() if column in columns), None)

@@ -1,4 +1,4 @@
-"""The questions of an evaluation: what is read of the test set, and what of it is asked."""
+"""The questions of an evaluation: those that are read from the test set, and those of them that are asked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,7 +7,7 @@ from logtrain.data.files import BadRow
 from logtrain.data.questions import TASK_COLUMN, Question, questions
 from logtrain.evaluation.config import EvaluateConfig
 
-BAD_ROWS_NAMED = 3
+BAD_ROWS_NAMED = 3  # the most bad rows that an error names
 
 
 @dataclass(frozen=True)
@@ -21,19 +21,19 @@ class QuestionSet:
     num_bad_rows: int
     """Rows that could not be read and are left out."""
     too_long: Mapping[int, str] = field(default_factory=dict)
-    """Questions that are not asked, by number, and why."""
+    """Why each question that is not asked is left out, by number."""
 
     @property
     def numbers(self) -> list[int]:
-        """The questions that are asked."""
+        """The numbers of the questions that are asked."""
         return [number for number in range(len(self.questions)) if number not in self.too_long]
 
     def without(self, too_long: Mapping[int, str]) -> "QuestionSet":
-        """The set in which these are not asked."""
+        """The same set, but these questions are not asked. `too_long`: the reason for each, by number."""
         return replace(self, too_long=too_long)
 
     def where(self, number: int) -> str:
-        """A question's place in the file, for an error."""
+        """The file and the row of a question, for an error."""
         return f"{self.path} row {self.questions[number].row}"
 
 

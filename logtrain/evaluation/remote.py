@@ -1,10 +1,11 @@
-"""Answers of a server that speaks OpenAI's API (vLLM and others), for models that are too large for this machine.
+"""Gets answers from a server that speaks OpenAI's API (vLLM and others), for models too large for this machine.
 
 Prompts are sent as token ids to /completions, so that they are the same ids as here, or as messages to
-/chat/completions, which the server writes with a template of its own. With ids the server is also told all that decides
-an answer, in fields that vLLM and SGLang add to the API: they would take what is left out from generation_config.json.
+/chat/completions, for which the server uses a template of its own. With ids the request also has every setting that
+decides an answer, in fields that vLLM and SGLang add to the API; they would take missing ones from
+generation_config.json.
 
-A server that restarts is waited for: what fails for a passing reason is sent again for five minutes.
+A request that fails for a passing reason, such as a server that restarts, is repeated for five minutes.
 """
 
 import json
@@ -24,9 +25,9 @@ from logtrain.evaluation.config import Prompts
 from logtrain.generation.config import SamplingConfig
 from logtrain.text.chat_template import Turn
 
-TRANSIENT = (408, 409, 429, 500, 502, 503, 504)  # statuses of a server that is overloaded, ending or starting
-PATIENCE = 300.0  # seconds from a request's first failure on; vLLM takes minutes to start
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds; each is twice the one before
+TRANSIENT = (408, 409, 429, 500, 502, 503, 504)  # HTTP statuses of a server that is overloaded, ending or starting
+PATIENCE = 300.0  # seconds for which a request that fails is repeated; vLLM takes minutes to start
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds between attempts; each pause is twice the one before
 TIMEOUT = urllib3.Timeout(connect=10, read=600)
 FIRST_TIMEOUT = urllib3.Timeout(10)
 NEUTRAL = {"min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}  # fields that SamplingConfig does not have
@@ -36,33 +37,39 @@ class RemoteRequest(NamedTuple):
     """A question to a server."""
 
     ids: Sequence[int]
-    """The prompt."""
+    """Token ids of the prompt."""
     turns: Sequence[Turn]
-    """The conversation that the prompt was written from, for a server that writes it itself."""
+    """The conversation that the prompt was written from, for a server that writes prompts itself."""
     max_new_tokens: int
+    """The most tokens of the answer."""
     sampling: SamplingConfig
+    """How tokens are drawn."""
     number: int
-    """The question's: with the seed it decides the draws."""
+    """Number of the question, which with the seed decides the draws."""
     stop: tuple[str, ...] = ()
+    """Strings that end the answer."""
     stop_ids: frozenset[int] = frozenset()
-    """Tokens that end an answer, beside those that the server knows of; sent with ids."""
+    """Tokens that end the answer beside those that the server knows; they are sent with ids alone."""
 
 
 class RemoteAnswer(NamedTuple):
-    """What a server replied to one question."""
+    """A server's answer to one question."""
 
     text: str
+    """Text of the answer."""
     finish_reason: str
+    """Why the answer ended, in the server's word: stop or length."""
     tokens: int | None
-    """None if the server does not say."""
+    """Tokens of the answer; None if the server does not say."""
 
 
 class Server:
-    """A server that answers in this program's place, over HTTP."""
+    """A server that answers in place of this program, over HTTP."""
 
     def __init__(self, base_url: str, prompts: Prompts, concurrency: int):
-        """`base_url`: up to and with /v1. `concurrency`: requests at once. The key is taken from OPENAI_API_KEY, if
-        there is one. Raises ValueError for what is no address.
+        """`base_url`: the address up to and with /v1. `prompts`: whether ids or messages are sent. `concurrency`: the
+        most requests at once. The key is taken from OPENAI_API_KEY, if that is set. Raises ValueError for an address
+        that is none.
         """
         if not base_url.startswith(("http://", "https://")):
             raise ValueError(
@@ -77,10 +84,10 @@ class Server:
         self.last_reply = self.last_notice = 0.0  # by time.monotonic
 
     def answers(self, model: str, requests: Iterable[RemoteRequest]) -> Iterator[tuple[int, RemoteAnswer]]:
-        """(number in the order of `requests`, answer) as they come, at most `concurrency` under way.
+        """(index in `requests`, answer) of each request, as they come; at most `concurrency` are under way.
 
-        Raises ValueError with the first failure, once all that has been answered by then is given out. What is under
-        way then, or when the caller stops, is not waited for: its threads end with the process.
+        Raises the ValueError of the first failure once all answers that have come by then are given out. Requests that
+        are under way then, or when the caller stops, are not waited for; their threads end with the process.
         """
         self.check_reachable()
         upcoming, num_sent, failure = enumerate(requests), 0, None
@@ -107,7 +114,7 @@ class Server:
         raise failure
 
     def check_reachable(self) -> None:
-        """Raises ValueError, in seconds, if nobody is at the address. What is replied does not matter."""
+        """Raises ValueError, within seconds, if no server is at the address; any reply will do."""
         try:
             self.pool.request(
                 "GET", f"{self.base_url}/models", headers=self.headers, redirect=False, timeout=FIRST_TIMEOUT
@@ -116,7 +123,7 @@ class Server:
             raise ValueError(f"{self.base_url}: no answer ({error}); is the server running?") from None
 
     def answer(self, model: str, request: RemoteRequest) -> RemoteAnswer:
-        """Raises ValueError with what the server, or the way to it, has to say."""
+        """The answer to one request. Raises ValueError with the server's error, or that of the connection."""
         url = f"{self.base_url}/{'completions' if self.prompts == 'ids' else 'chat/completions'}"
         response = self.post(url, json.dumps(request_body(model, request, self.prompts)).encode())
         if response.status != 200:
@@ -128,7 +135,7 @@ class Server:
             raise ValueError(f"{url}: not the reply of an OpenAI-compatible server: {start}") from None
 
     def post(self, url: str, body: bytes) -> urllib3.BaseHTTPResponse:
-        """The reply, sent for again while the reason why there is none may pass. Raises ValueError after PATIENCE."""
+        """The reply to a request, which is repeated while its failure may pass. Raises ValueError after PATIENCE."""
         began, pause = 0.0, FIRST_PAUSE
         while True:
             try:
@@ -148,7 +155,7 @@ class Server:
             pause *= 2
 
     def notice_outage(self, began: float, why: str) -> None:
-        """Say that nothing has been answered since then; once until something is, however many requests fail."""
+        """Report that nothing was answered since `began`, once until something is, however many requests fail."""
         with self.lock:
             if self.last_notice <= self.last_reply < began:
                 self.last_notice = time.monotonic()
@@ -158,7 +165,7 @@ class Server:
 
 
 def request_body(model: str, request: RemoteRequest, prompts: Prompts) -> dict[str, Any]:
-    """The JSON object of a request, in the fields of OpenAI's API and, with ids, those that vLLM and SGLang add."""
+    """The JSON object of a request, in the fields of OpenAI's API and, with ids, in those that vLLM and SGLang add."""
     sampling = request.sampling
     body = {
         "model": model,
@@ -185,7 +192,7 @@ def request_body(model: str, request: RemoteRequest, prompts: Prompts) -> dict[s
 
 
 def parse_reply(data: bytes, prompts: Prompts) -> RemoteAnswer:
-    """Raises ValueError, LookupError, TypeError or AttributeError for what is no reply of such a server."""
+    """The answer in a reply. Raises ValueError, LookupError, TypeError or AttributeError for any other data."""
     reply = json.loads(data)
     choice = reply["choices"][0]
     text = choice["text"] if prompts == "ids" else choice["message"]["content"] or ""
@@ -195,5 +202,5 @@ def parse_reply(data: bytes, prompts: Prompts) -> RemoteAnswer:
 
 
 def status_text(response: urllib3.BaseHTTPResponse) -> str:
-    """A reply that is no answer, on one line."""
+    """The status and the text of a reply that is no answer, on one line."""
     return f"status {response.status}: {' '.join(response.data[:500].decode(errors='replace').split())}"

@@ -1,10 +1,10 @@
-"""What scores.json holds, with types.
+"""The content of scores.json, with types.
 
-    data          the questions: file, its sha256, how many, of how many rows, what was left out
+    data          the questions: their file and its SHA-256, their number, that of their rows, and those left out
     models        NAME -> {metrics, corpus, tasks, path, perplexity}
     differences   [{models: [A, B], metrics, tasks}]    B - A, over the same questions
 
-Nothing in it depends on when or how fast it was made.
+Nothing in it depends on the time or the speed of the evaluation.
 """
 
 import os
@@ -20,12 +20,14 @@ from logtrain.evaluation.question_set import QuestionSet
 
 
 class MetricMean(TypedDict):
-    """One metric's mean over the rows, with its interval: Wilson's where scores are yes or no, else the bootstrap's."""
+    """The mean of one metric over the rows, with its interval: Wilson's for scores of 0 and 1, else the bootstrap's."""
 
     mean: float
+    """Mean score."""
     low: float | None
-    """End of the 95% interval; None below two rows."""
+    """Lower end of the 95% interval; None for the bootstrap of less than two rows."""
     high: float | None
+    """Upper end of the 95% interval; None where `low` is."""
     n: int
     """Rows that have a score."""
 
@@ -34,87 +36,102 @@ class MetricDifference(TypedDict):
     """The mean difference of one metric of two models over the same rows."""
 
     difference: float
+    """Mean of B - A."""
     low: float | None
-    """End of the 95% interval; None below two rows."""
+    """Lower end of the 95% interval; None for less than two rows."""
     high: float | None
+    """Upper end of the 95% interval; None where `low` is."""
     n: int
     """Rows of which both models have a score."""
     significant: bool
     """Whether 0 is outside the interval and p is at most 0.05."""
     p: float | None
-    """p-value of the paired randomisation test; None below two rows."""
+    """The p-value of the paired randomisation test; None for less than two rows."""
 
 
 class ModelScores(TypedDict):
-    """What the samples say of a model."""
+    """The scores of a model."""
 
     metrics: dict[str, MetricMean]
+    """Means by the metric's name."""
     corpus: dict[str, float | None]
-    """Metrics of all answers together: see `scoring.corpus_scores`."""
+    """Metrics of all answers together, as `scoring.corpus_scores` gives them."""
     tasks: dict[str, dict[str, MetricMean]]
-    """`metrics` of each task alone, where there are several."""
+    """Means of each task alone, if there are several tasks, by the task's name."""
 
 
 class ModelDifference(TypedDict):
-    """What the samples say of two models."""
+    """The differences of two models' scores."""
 
     models: list[str]
     """[A, B]: the differences are B - A."""
     metrics: dict[str, MetricDifference]
+    """Differences by the metric's name."""
     tasks: dict[str, dict[str, MetricDifference]]
+    """Differences of each task alone, if there are several tasks, by the task's name."""
 
 
 class Comparison(TypedDict):
-    """What the samples say of all models."""
+    """The scores of all models, and their differences."""
 
     models: dict[str, ModelScores]
-    """By the model's name."""
+    """Scores by the model's name."""
     differences: list[ModelDifference]
-    """One of every two models."""
+    """An entry for every two models."""
 
 
 class Perplexity(TypedDict):
-    """How well a model predicts a file; sums are over its predicted tokens."""
+    """How well a model predicts a file."""
 
     perplexity: float
+    """Exponential of the loss."""
     loss: float
-    """Nats a token."""
+    """Mean loss of the predicted tokens, in nats."""
     bits_per_byte: float
+    """Summed loss in bits over the bytes of the predicted text."""
     tokens: int
+    """Number of the predicted tokens."""
     sha256: str
     """Hash of the file."""
     model_sha256: str
+    """Hash of the model, as of `ModelFiles`."""
 
 
 class ModelResult(ModelScores):
-    """All that is found of a model."""
+    """The scores and perplexities of a model."""
 
     path: str
+    """Folder of the model."""
     perplexity: dict[str, Perplexity]
-    """By the file's name in the config."""
+    """Perplexities by the file's name in the config."""
 
 
 class QuestionCounts(TypedDict):
-    """What was asked, and what was left out."""
+    """The questions that were asked, and those that were left out."""
 
     path: str
+    """File of the test set."""
     sha256: str
+    """Hash of the file."""
     questions: int
-    """Questions that were asked."""
+    """Number of questions that were asked."""
     rows: int
-    """Rows of the test set that these are of: conversations."""
+    """Number of rows (conversations) that the questions are from."""
     left_out: dict[str, int]
-    """Why, and how many rows."""
+    """Number of rows that were left out, by the reason."""
     too_long: list[str]
-    """What was wrong with each question that was too long."""
+    """An error's text for each question that was too long."""
 
 
 class Result(TypedDict):
     """The whole of scores.json."""
 
     data: QuestionCounts
+    """The questions."""
     models: dict[str, ModelResult]
+    """Results by the model's name."""
     differences: list[ModelDifference]
+    """An entry for every two models."""
 
 
 def make_result(
@@ -123,8 +140,8 @@ def make_result(
     paths: Mapping[str, str],
     perplexities: Mapping[str, dict[str, Perplexity]],
 ) -> Result:
-    """What scores.json is to hold. `paths` and `perplexities`: of each model, by its name. Raises OSError where the
-    test set can no longer be read.
+    """The content of scores.json. `paths`, `perplexities`: those of each model, by its name. Raises OSError if the test
+    set can no longer be read.
     """
     numbers = question_set.numbers
     return {
@@ -145,5 +162,5 @@ def make_result(
 
 
 def write_result(file: Path, result: Result) -> None:
-    """As JSON, whole or not at all. Raises OSError."""
+    """Write a result as JSON, whole or not at all. Raises OSError."""
     write_file(file, orjson.dumps(result, option=orjson.OPT_INDENT_2))

@@ -4,8 +4,8 @@
     rougeL            the longest common subsequence (LCS) of the tokens
     rougeLsum         for each line of the reference, the union of its LCSs with the lines of the prediction
 
-rouge_score takes 0.2 s for 600 tokens, for it fills two tables of a cell for each pair of tokens in Python; here it is
-1 ms. The tests hold it to rouge_score's own results.
+rouge_score takes 0.2 s for 600 tokens, because it fills two tables with a cell for each pair of tokens in Python; this
+takes 1 ms. The tests compare the results with those of rouge_score.
 """
 
 import functools
@@ -23,11 +23,11 @@ except ImportError:
     _rouge = None
 
 USES_CPP = _rouge is not None
-TOKEN = re.compile("[a-z0-9]+")  # of the text in lower case: what rouge_score's tokenizer leaves
+TOKEN = re.compile("[a-z0-9]+")  # a token of the text in lower case, as rouge_score's tokenizer has them
 
 
 def rouge(prediction: str, reference: str) -> dict[str, float]:
-    """{"rouge1", "rouge2", "rougeL", "rougeLsum"}, each from 0 to 1; 0 where a text has no token."""
+    """The scores "rouge1", "rouge2", "rougeL" and "rougeLsum", each from 0 to 1, and 0 where a text has no token."""
     prediction_lines, reference_lines = token_ids(prediction, reference)
     p, r = list(chain(*prediction_lines)), list(chain(*reference_lines))
     return {
@@ -38,9 +38,9 @@ def rouge(prediction: str, reference: str) -> dict[str, float]:
     }
 
 
-@functools.cache  # once is enough
+@functools.cache  # so that it warns once
 def warn_without_cpp() -> None:
-    """Say that scoring is slow where it is. Not said on import: the worker processes of scoring.py would say it too."""
+    """Log a warning if scoring is slow; on import the worker processes of scoring.py would repeat it."""
     if not USES_CPP:
         logging.getLogger(__name__).warning(
             "the C++ part of ROUGE is not built: ROUGE-Lsum is computed in Python, about 100 times slower; "
@@ -49,7 +49,7 @@ def warn_without_cpp() -> None:
 
 
 def f1(hits: int, num_predicted: int, num_reference: int) -> float:
-    """The harmonic mean of precision and recall."""
+    """The harmonic mean of precision (hits / num_predicted) and recall (hits / num_reference); 0 without a hit."""
     if not hits:
         return 0.0
     precision, recall = hits / num_predicted, hits / num_reference
@@ -57,7 +57,7 @@ def f1(hits: int, num_predicted: int, num_reference: int) -> float:
 
 
 def token_ids(*texts: str) -> list[list[list[int]]]:
-    """The tokens of each text, line by line (no token goes over the end of one), as numbers: equal tokens are equal."""
+    """The tokens of each text, line by line, as numbers that are equal for equal tokens."""
     ids: dict[str, int] = {}
     return [
         [[ids.setdefault(token, len(ids)) for token in TOKEN.findall(line)] for line in text.lower().split("\n")]
@@ -66,14 +66,15 @@ def token_ids(*texts: str) -> list[list[list[int]]]:
 
 
 def union_lcs_hits(prediction: list[list[int]], reference: list[list[int]]) -> int:
-    """How many of the reference's tokens are in an LCS of their line with any line of the prediction; none counts more
-    often than the prediction has it. Both are lines of token ids. In C++ where the extension is built.
+    """The number of tokens of the reference that are in an LCS of their line with any line of the prediction; a token
+    counts at most as often as the prediction has it. Both are lines of token ids. The extension in C++ is used if it is
+    built.
     """
     return (_rouge.union_lcs_hits if _rouge else union_lcs_hits_reference)(prediction, reference)
 
 
 def union_lcs_hits_reference(prediction: list[list[int]], reference: list[list[int]]) -> int:
-    """What csrc/rouge.cpp computes, in Python: equal results."""
+    """`union_lcs_hits` in Python, with results equal to those of csrc/rouge.cpp."""
     hits, unused = 0, Counter(chain(*prediction))
     for line in reference:
         taken = {i for predicted in prediction for i in lcs(line, predicted)}
@@ -84,7 +85,7 @@ def union_lcs_hits_reference(prediction: list[list[int]], reference: list[list[i
 
 
 def lcs(reference: Sequence[int], prediction: Sequence[int]) -> list[int]:
-    """Where the tokens of an LCS stand in the reference. Which of several LCSs it is, is rouge_score's choice."""
+    """The indices in the reference of the tokens of an LCS; of several LCSs it is the one that rouge_score chooses."""
     m, n = len(reference), len(prediction)
     length = [[0] * (n + 1) for _ in range(m + 1)]  # of the LCS of the first i tokens and the first j
     for i in range(1, m + 1):

@@ -1,4 +1,4 @@
-"""The run of an evaluation: what it works with before anyone answers, and what ends it."""
+"""The run of an evaluation: its ranks, its texts and its folder."""
 
 import sys
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ GOES_ON = "--resume auto goes on with the answers that are there"
 
 
 def join_world(config: EvaluateConfig) -> World:
-    """The ranks. Raises ValueError for several of them where a server answers."""
+    """Join the ranks. Raises ValueError for more than one rank if a server answers."""
     world = World(on_cpu=config.backend == "openai")
     if config.backend == "openai" and world.size > 1:
         raise ValueError("backend = openai: one process sends all; start it without torchrun")
@@ -24,14 +24,14 @@ def join_world(config: EvaluateConfig) -> World:
 
 
 def open_texts(config: EvaluateConfig) -> dict[str, Path]:
-    """The files to measure perplexity on, by name. Raises ValueError for one that cannot be read."""
+    """The files to measure perplexity on, by name. Raises ValueError for a file that cannot be read."""
     return {name: InputFile(path).path for name, path in config.perplexity_paths.items()}
 
 
 @contextmanager
 def run_folder(config: EvaluateConfig, world: World) -> Iterator[Path]:
-    """The run's folder, held by rank 0 for the block. Raises ValueError where it holds another run, and for a full disk
-    or a full GPU in the block; what can go on after the block's end says so.
+    """The run's folder, which rank 0 holds a lock on during the block. Raises ValueError if it holds another run, and
+    for a full disk or a full GPU in the block; the error, and a message at Ctrl-C, say that --resume auto goes on.
     """
     folder = Path(config.run)
     resume = config.resume == "auto"

@@ -1,4 +1,4 @@
-"""The samples of an evaluation: every question with a candidate's answer to it and the answer's scores."""
+"""The samples of an evaluation: every question with a candidate's answer and the answer's scores."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,27 +13,28 @@ from logtrain.evaluation.question_set import QuestionSet
 from logtrain.evaluation.scoring import METRICS, Pair, Scores, score_all
 
 SAMPLE_METRICS = {**METRICS, "stopped": "Stopped"}
-"""Names of all scores of a sample, with their titles. stopped: 1 where the answer ended by itself, 0 where it was
-cut."""
+"""The titles of a sample's scores, by their names. stopped: 1 where the answer ended by itself, 0 where it was cut."""
 
 
 class Sample(NamedTuple):
     """A question, a candidate's answer to it, and the answer's scores."""
 
     question: Question
+    """The question, with its reference."""
     answer: RecordedAnswer
+    """The answer."""
     scores: Scores
-    """By the names of SAMPLE_METRICS."""
+    """Scores by the names of SAMPLE_METRICS."""
 
     @property
     def pair(self) -> Pair:
-        """What the scores are of."""
+        """The texts that are compared for the scores."""
         return Pair(self.answer.output, self.question.reference)
 
 
 def read_samples(folder: Path, name: str, question_set: QuestionSet) -> list[Sample]:
-    """A sample of each question that is asked, in their order, from the answers of a candidate that are in `folder`.
-    Raises ValueError where one is missing.
+    """A sample for each question that is asked, in their order, from the answers of candidate `name` in `folder`.
+    Raises ValueError for a missing answer.
     """
     answers, numbers = read_answers(folder, name), question_set.numbers
     if missing := [number for number in numbers if number not in answers]:
@@ -48,7 +49,9 @@ def read_samples(folder: Path, name: str, question_set: QuestionSet) -> list[Sam
 
 
 def write_samples(file: Path, samples: Mapping[str, Sequence[Sample]]) -> None:
-    """One JSON object a line; `samples`: of each candidate, by its name."""
+    """Write a JSON object for each sample, one on a line. `samples`: those of each candidate by its name. Raises
+    OSError.
+    """
     objects = (
         {
             "model": name,

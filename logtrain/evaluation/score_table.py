@@ -1,4 +1,4 @@
-"""The scores of an evaluation in words and figures, as a screen and a page show them."""
+"""The scores of an evaluation as the texts of tables, for a screen and a page."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
@@ -20,28 +20,34 @@ T = TypeVar("T")
 
 
 class Cell(NamedTuple):
-    """One figure of a table, in words."""
+    """One cell of a table."""
 
     value: str
+    """The figure, "" for none."""
     interval: str = ""
-    """The 95% interval's ends and, of a difference, its p-value."""
+    """Ends of the 95% interval and, for a difference, its p-value."""
     bold: bool = False
+    """Whether the difference is significant."""
 
 
 class TableRow(NamedTuple):
-    """A metric's title and its cells, one a column."""
+    """The row of one metric."""
 
     title: str
+    """Title of the metric."""
     cells: list[Cell]
+    """A cell for each column."""
 
 
 def mean_rows(columns: Sequence[Mapping[str, MetricMean]]) -> list[TableRow]:
-    """A row for each metric that any model has; a column is a model's "metrics", all of them or those of a task."""
+    """A row for each metric that any model has. `columns`: the means of each model, over all rows or a task's."""
     return rows_of(columns, lambda score: Cell(f"{score['mean']:.4f}", interval_text(score["low"], score["high"])))
 
 
 def difference_rows(columns: Sequence[Mapping[str, MetricDifference]]) -> list[TableRow]:
-    """A row for each metric that any difference has; a column is a difference's "metrics", all or those of a task."""
+    """A row for each metric that any pair of models has. `columns`: the differences of each pair, over all rows or a
+    task's.
+    """
 
     def cell(score: MetricDifference) -> Cell:
         interval = interval_text(score["low"], score["high"], sign="+")
@@ -53,7 +59,7 @@ def difference_rows(columns: Sequence[Mapping[str, MetricDifference]]) -> list[T
 
 
 def rows_of(columns: Sequence[Mapping[str, T]], cell: Callable[[T], Cell]) -> list[TableRow]:
-    """A row for each metric that any column has, in one order; a column that lacks it has an empty cell."""
+    """A row for each metric that any column has, in one order; a column without it has an empty cell."""
     return [
         TableRow(title, [cell(column[metric]) if metric in column else Cell("") for column in columns])
         for metric, title in SAMPLE_METRICS.items()
@@ -62,7 +68,7 @@ def rows_of(columns: Sequence[Mapping[str, T]], cell: Callable[[T], Cell]) -> li
 
 
 def corpus_rows(models: Sequence[ModelScores]) -> list[TableRow]:
-    """A row for each metric that exists only of all answers together; it has no interval."""
+    """A row for each metric of all answers together, without intervals."""
 
     def cell(value: float | None) -> Cell:
         return Cell("" if value is None else f"{value:.4f}")
@@ -73,20 +79,18 @@ def corpus_rows(models: Sequence[ModelScores]) -> list[TableRow]:
 
 
 def interval_text(low: float | None, high: float | None, sign: str = "") -> str:
-    """`sign`: "+" to write a plus before a number above 0."""
+    """The ends of an interval, "" where there is none. `sign`: "+" to write a plus before a positive number."""
     return "" if low is None or high is None else f"{low:{sign}.4f} to {high:{sign}.4f}"
 
 
 def difference_title(difference: ModelDifference) -> str:
-    """A difference as it is written: the second model - the first."""
+    """The title of a difference: the second model - the first."""
     a, b = difference["models"]
     return f"{b} - {a}"
 
 
 def remarks(data: QuestionCounts) -> list[str]:
-    """What is to be known of the questions: a line for each reason why some were left out, and one if several are of
-    one row.
-    """
+    """Remarks on the questions: a line for each reason why some were left out, and one if several are of one row."""
     found = [f"Left out: {number:,} {why}" for why, number in left_out(data).items()]
     if data["questions"] > data["rows"]:
         found.append(
@@ -97,6 +101,6 @@ def remarks(data: QuestionCounts) -> list[str]:
 
 
 def left_out(data: QuestionCounts) -> dict[str, int]:
-    """Why, and how many, of what is not among the questions; only reasons that occurred."""
+    """How many questions or rows were left out, by the reason; only reasons that occurred."""
     counts = {"too long": len(data["too_long"]), **data["left_out"]}
     return {why: number for why, number in counts.items() if number}

@@ -1,20 +1,20 @@
-"""Scores of answers against references: what each measures, and over a whole test set in worker processes.
+"""Scores of answers against references.
 
-    score(prediction, reference)     every metric of METRICS, of one answer
-    score_all(pairs, num_workers)    the same of many, in their order
-    corpus_scores(pairs)             the metrics that exist only of a whole set
+    score(prediction, reference)     every metric of METRICS for one answer
+    score_all(pairs, num_workers)    the same for many answers, in worker processes
+    corpus_scores(pairs)             the metrics of a whole test set
 
-The metrics of one answer go from 0 to 1 but for length_ratio; the published table is the mean over the test set of the
-first six:
+The metrics of one answer range from 0 to 1, but for length_ratio; the published table has the means of the first six
+over the test set:
 
-    fuzzy          rapidfuzz's ratio: 2 * characters in common, in order, over the characters of both (indel similarity)
-    bleu           sacrebleu's BLEU of this pair: 13a tokens, up to 4-grams, no smoothing, so 0 without a common 4-gram
+    fuzzy          rapidfuzz's ratio: twice the length of the longest common subsequence over the length of both texts
+    bleu           sacrebleu's BLEU of the pair: 13a tokens, 4-grams, no smoothing, so 0 without a common 4-gram
     rouge1, rouge2, rougeL, rougeLsum    rouge_score's F1s without its stemmer: see rouge.py
-    exact_match    1 where both are the same characters once outer white space is stripped; nothing else is normalised
+    exact_match    1 where both texts are equal once outer white space is stripped; nothing else is normalised
     length_ratio   the prediction's characters over the reference's; None where the reference has none
-    json_valid     1 where the prediction is a JSON object or array; None where the reference is not: a number or a word
-                   in quotes parses too, but is an answer in plain text. NaN is no JSON, nor is what stands in a
-                   Markdown fence: the program that is to read the answer would stop at either.
+    json_valid     1 where the prediction is a JSON object or array; None where the reference is neither. A number or a
+                   word in quotes parses too, but is an answer in plain text. NaN is no JSON, and neither is JSON in a
+                   Markdown fence, because a program that reads the answer would stop at either.
 
 Sources: Papineni et al. 2002 (BLEU), Lin 2004 (ROUGE), Popovic 2015 (chrF).
 """
@@ -43,7 +43,7 @@ METRICS = {
     "length_ratio": "Length",
     "json_valid": "JSON",
 }
-"""Names of what `score` gives, with their titles, in the order of the published table."""
+"""The titles of the scores that `score` gives, by their names, in the order of the published table."""
 
 PUBLISHED = tuple(METRICS)[:6]
 """The metrics of the published table."""
@@ -54,24 +54,27 @@ Scores = dict[str, float | None]
 
 SENTENCE_BLEU = BLEU(smooth_method="none", effective_order=False)
 
-CHUNK = 8  # pairs that a worker is sent at a time: 30 ms of work at 600 tokens, a sending takes 0.1 ms
-CHARACTERS_PER_WORKER = 500_000  # of both texts: 0.4 s of work, as long as a worker takes to start
+CHUNK = 8  # pairs that a worker gets at a time: 30 ms of work for 600 tokens each, where sending takes 0.1 ms
+CHARACTERS_PER_WORKER = 500_000  # characters of both texts: 0.4 s of work, as long as a worker takes to start
 
 
 class Pair(NamedTuple):
-    """The texts that a score is of."""
+    """The two texts that a score compares."""
 
     prediction: str
+    """The model's answer."""
     reference: str
+    """The right answer."""
 
 
 def score(prediction: str, reference: str) -> Scores:
-    """Every metric of METRICS for one answer, in their order. Any two strings will do: empty ones, lone surrogates.
+    """Every metric of METRICS for one answer, in their order. Any two strings will do, also empty ones and lone
+    surrogates.
 
-    `bleu` is what sacrebleu.sentence_bleu(prediction, [reference], smooth_method="none", use_effective_order=False)
-    gives, over 100, and Hugging Face's evaluate with one pair (which fails where a text has no token).
+    `bleu` is sacrebleu.sentence_bleu(prediction, [reference], smooth_method="none", use_effective_order=False) over
+    100, which is also the result of Hugging Face's evaluate for one pair (it fails where a text has no token).
     """
-    # corpus_score of one pair is sentence_score without its advice, each time, to leave out the orders without a match.
+    # corpus_score of one pair equals sentence_score, which would advise each time to leave out orders without a match.
     bleu = SENTENCE_BLEU.corpus_score([prediction], [[reference]]).score / 100
     return {
         "fuzzy": fuzz.ratio(prediction, reference) / 100,
@@ -92,14 +95,14 @@ def is_json(text: str) -> bool:
 
 
 def corpus_scores(pairs: Sequence[Pair]) -> Scores:
-    """BLEU and chrF of the whole set, from 0 to 1: sacrebleu's defaults (13a and exponential smoothing; chrF2, of
-    characters only), over 100. Counts are summed over the set before they are divided, so long answers weigh more.
-    None of an empty set.
+    """BLEU and chrF of the whole set by sacrebleu's defaults (13a tokens and exponential smoothing; chrF2 of characters
+    alone), over 100, so from 0 to 1. Counts are summed over the set before they are divided, so long answers weigh
+    more. The scores of an empty set are None.
     """
     if not pairs:
         return dict.fromkeys(CORPUS_METRICS)
     predictions, references = zip(*pairs, strict=True)
-    bleu = BLEU(force=True)  # the same score; without it 100 answers that end in " ." bring a warning
+    bleu = BLEU(force=True)  # force changes no score; without it 100 answers that end in " ." cause a warning
     scores = (metric.corpus_score(predictions, [references]).score / 100 for metric in (bleu, CHRF()))
     return dict(zip(CORPUS_METRICS, scores, strict=True))
 
@@ -110,8 +113,8 @@ def corpus_scores(pairs: Sequence[Pair]) -> Scores:
 def score_all(pairs: Sequence[Pair], num_workers: int = 0) -> list[Scores]:
     """`score` of every pair, in their order; the number of workers changes nothing but the time.
 
-    num_workers: processes, 0 for one a core. No more are started than have work for as long as a start takes, and none
-    for a single one. Raises ValueError where a worker dies.
+    `num_workers`: the number of processes, or 0 for one on each core. Only as many are started as have work for longer
+    than their start takes; work for less than two is done in this process. Raises ValueError where a worker dies.
     """
     warn_without_cpp()
     num_characters = sum(len(prediction) + len(reference) for prediction, reference in pairs)
@@ -138,7 +141,7 @@ def score_all(pairs: Sequence[Pair], num_workers: int = 0) -> list[Scores]:
 
 
 def work(connection: Connection) -> None:
-    """What a worker does: chunks in, their scores out, until the parent has gone."""
+    """Score the chunks that come over the connection, until the parent has gone; this runs in a worker process."""
     while True:
         start, pairs = connection.recv()
         connection.send((start, [score(*pair) for pair in pairs]))

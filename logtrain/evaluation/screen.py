@@ -1,4 +1,4 @@
-"""The scores of an evaluation on the screen: tables on a terminal, elsewhere lines of key=value."""
+"""The scores of an evaluation on the screen: tables on a terminal, lines of key=value elsewhere."""
 
 import sys
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from logtrain.observe.records import plain
 
 
 def print_scores(result: Result) -> None:
-    """To stdout."""
+    """Print the scores of an evaluation to stdout."""
     if not sys.stdout.isatty():
         print("\n".join(lines(result)))
         return
@@ -46,7 +46,7 @@ def print_scores(result: Result) -> None:
 
 
 def table(title: str, headings: list[str], rows: list[TableRow]) -> Table:
-    """rich's table of these rows, with a heading for each column of cells."""
+    """A table of these rows for a terminal, with a heading for each column of cells."""
     shown = Table("", *headings, title=title)
     for row in rows:
         shown.add_row(row.title, *map(marked_up, row.cells))
@@ -54,13 +54,13 @@ def table(title: str, headings: list[str], rows: list[TableRow]) -> Table:
 
 
 def marked_up(cell: Cell) -> str:
-    """A cell in rich's markup."""
+    """The text of a cell in rich's markup."""
     text = f"{cell.value} ({cell.interval})" if cell.interval else cell.value
     return f"[bold]{text}[/bold]" if cell.bold else text
 
 
 def lines(result: Result) -> list[str]:
-    """Every figure for a program to read."""
+    """A line of key=value for each score, difference and perplexity, for programs."""
     found = [f"left_out reason={why.replace(' ', '_')} n={n}" for why, n in left_out(result["data"]).items()]
     for name, model in result["models"].items():
         for metric, score in model["metrics"].items():
@@ -77,7 +77,7 @@ def lines(result: Result) -> list[str]:
 
 
 def figures(values: Mapping[str, object]) -> str:
-    """Numbers as key=value; hashes are left out."""
+    """Numbers as key=value; texts, such as hashes, are left out."""
     return " ".join(
         f"{key}={plain(value)}" for key, value in values.items() if value is None or isinstance(value, float | int)
     )

@@ -1,27 +1,31 @@
-"""What a user may set of generation. Nothing here imports torch, so that `--help` answers at once."""
+"""The settings of generation. Nothing here imports torch, so that `--help` answers at once."""
 
 from dataclasses import dataclass
 
-LEAST_TEMPERATURE = 1e-6  # logits of 1e8 are not infinite yet
-DRAWN_BY = ("temperature", "top_k", "top_p", "repetition_penalty")  # what a generation_config.json may say of draws
+LEAST_TEMPERATURE = 1e-6  # a logit divided by it stays finite in fp32
+DRAWN_BY = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+)  # settings of draws that a generation_config.json may have
 LLAMA_SAMPLING = {"temperature": 0.6, "top_p": 0.9}  # generation_config.json of Llama-3.1-8B-Instruct
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How the next token is drawn. Raises ValueError for values that no draw can have."""
+    """How the next token is drawn from the logits. Raises ValueError for values outside their range."""
 
     temperature: float = 0.0
-    """Logits are divided by it before a token is drawn. 0: no draw, always the likeliest token (greedy)."""
+    """Divisor of the logits before a token is drawn. 0: always the likeliest token (greedy)."""
     top_k: int = 0
-    """A token is drawn among so many of the likeliest. 0: among all."""
+    """Number of the likeliest tokens that one is drawn among. 0: all tokens."""
     top_p: float = 1.0
-    """A token is drawn among the likeliest that have this much probability together."""
+    """Probability that the likeliest tokens which one is drawn among have together."""
     repetition_penalty: float = 1.0
-    """Logits of tokens that are there already, the prompt's too, are divided by it, or multiplied if they are below
-    0."""
+    """Divisor of the positive logits, and factor of the negative ones, of tokens that prompt or answer has already."""
     seed: int = 1309
-    """Seed of the draws: the same requests with the same seed get the same answers."""
+    """Seed of the draws; the same requests with the same seed get the same answers."""
 
     def __post_init__(self):
         for name in ("temperature", "top_k", "seed"):

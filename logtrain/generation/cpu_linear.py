@@ -1,9 +1,10 @@
-"""Linear layers for a few tokens at once on a CPU: the last tokens of the sequences of a batch.
+"""Linear layers on a CPU for a few tokens at once, as a decoding step has them: one token of each sequence.
 
-MKL takes up to twice as long for such a product as the matrix takes to come from memory. Cut into tiles of rows that
-lie end to end, transposed, it is a batched product of small matrices, which does not: on 2 cores 0.55 ms, not 0.86, for
-8 tokens and [3072, 576], and 6.8, not 17.4, for [49152, 576]. For a single token, or for a thousand, MKL is faster, so
-the matrix is there twice, 4 bytes a parameter more.
+MKL takes up to twice as long for such a product as it takes to read the matrix from memory. With the matrix cut into
+transposed tiles of rows that lie end to end, it is a batched product of small matrices, which takes no longer than the
+reading: on 2 cores, for 8 tokens, 0.55 ms instead of 0.86 for a matrix [3072, 576], and 6.8 instead of 17.4 for
+[49152, 576]. For a single token, or for a thousand, MKL is faster. So the matrix is stored both ways, which takes 4
+bytes a parameter more.
 
 Shapes in names: T tokens, D in features, O out features, G tiles, n rows of a tile.
 """
@@ -13,12 +14,12 @@ from torch.nn import functional as F
 
 from logtrain.model.llama import Llama, LossHead
 
-SMALL_BATCHES = range(4, 65)  # tokens for which tiles are faster
+SMALL_BATCHES = range(4, 65)  # numbers of tokens for which tiles are faster
 TILE_ROWS = 48  # 32 to 64 are about as fast, and this divides the sizes of many models
 
 
 class SmallBatchLinear(nn.Module):
-    """A linear layer whose matrix is there a second time in tiles, for batches of few tokens."""
+    """A linear layer that stores its matrix a second time in tiles, for batches of few tokens."""
 
     def __init__(self, weight: Tensor):
         super().__init__()
@@ -27,6 +28,7 @@ class SmallBatchLinear(nn.Module):
         self.tiles_GDn = filled_up.unflatten(0, (-1, TILE_ROWS)).transpose(1, 2).contiguous()
 
     def forward(self, x_TD: Tensor) -> Tensor:
+        """The product [T, O] of x_TD with the transposed matrix."""
         if len(x_TD) not in SMALL_BATCHES:
             return F.linear(x_TD, self.weight)
         y_TO = (x_TD @ self.tiles_GDn).transpose(0, 1).flatten(1)
@@ -34,7 +36,7 @@ class SmallBatchLinear(nn.Module):
 
 
 class SmallBatchHead(LossHead):
-    """A head with the norm, the matrix and the loss of another one, whose logits are a SmallBatchLinear's."""
+    """A head that shares norm, matrix and loss with another one, and computes logits by a SmallBatchLinear."""
 
     def __init__(self, head: LossHead):
         nn.Module.__init__(self)
@@ -42,13 +44,14 @@ class SmallBatchHead(LossHead):
         self.product = SmallBatchLinear(head.weight)
 
     def forward(self, x_TD: Tensor, residual_TD: Tensor, labels_T: Tensor | None) -> Tensor:
+        """The summed loss, or without labels the logits [T, V], as `LossHead.forward` gives them."""
         if labels_T is not None:
             return super().forward(x_TD, residual_TD, labels_T)
         return self.product(self.norm(x_TD, residual_TD)[1])
 
 
 def use_small_batch_linears(model: Llama) -> None:
-    """Make a whole model on the CPU fast for few tokens at once, in place."""
+    """Replace every linear layer of a model on the CPU, and its head, by one that is fast for few tokens."""
     for block in model.blocks:
         for path in ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down"):
             linear = block.get_submodule(path)

@@ -1,10 +1,12 @@
-"""Answers of a model: many requests at once, each joining the running batch as soon as there is room for it.
+"""Generates a model's answers to many requests at once; each joins the running batch as soon as there is room for it
+(continuous batching).
 
     generator = Generator(model, tokenizer, stop_ids, memory=2**30)
     for number, answer in generator.run(Request(prompt=ids) for ids in prompts): ...
 
-    scheduler.py  which requests run, and where in the cache     kv_cache.py  the model's step
-    sampling.py   from logits to the next token
+    scheduler.py   which requests run, and which slots of the cache they have
+    kv_cache.py    the cache, and the model's step with it
+    sampling.py    the next token from logits
 
 Shapes in names: S sequences, V vocabulary.
 """
@@ -24,7 +26,7 @@ from logtrain.text.tokenizer import Tokenizer
 
 
 class Generator:
-    """A model that answers requests. scheduler: those under way. cached: the model's steps and its cache."""
+    """A model that answers requests. scheduler: the requests under way. cached: the model with its cache."""
 
     def __init__(
         self,
@@ -38,10 +40,11 @@ class Generator:
         keep_prefixes: bool = False,
         cuda_graphs: bool = True,
     ):
-        """`memory`: bytes for keys and values. `step_tokens`: most tokens of a step, which bounds its activations.
-        `keep_prefixes`: keys and values of requests that were answered or cancelled stay until their room is needed,
-        and a prompt that begins as one of these does is read from there on: for a chat. Raises ValueError if a step has
-        no token for each of `max_sequences`.
+        """`stop_ids`: tokens that end an answer. `memory`: bytes for keys and values. `max_sequences`: the most
+        requests that run at once. `step_tokens`: the most tokens of a step, which bounds its activations.
+        `keep_prefixes`: keep the keys and values of finished requests until their slots are needed, and reuse them for
+        a prompt that begins alike, as the next question of a chat does. `cuda_graphs`: replay decoding steps on a GPU
+        as CUDA graphs. Raises ValueError if `step_tokens` is less than `max_sequences`.
         """
         self.cached = CachedModel(model, memory, max_sequences * model.config.max_positions, cuda_graphs)
         self.scheduler = Scheduler(self.cached.num_slots, max_sequences, step_tokens, keep_prefixes)
@@ -52,8 +55,8 @@ class Generator:
     # ---- requests
 
     def check(self, request: Request) -> None:
-        """Raise ValueError if a request can never be answered: it does not fit into the model or the cache, or has ids
-        that the model does not know.
+        """Raises ValueError for a request that can never be answered, because it does not fit into the model's context
+        or the cache, or has ids that the model does not know.
         """
         length, most, slots = len(request.prompt), self.shape.max_positions, self.scheduler.num_slots
         if length >= most:
@@ -69,11 +72,11 @@ class Generator:
             raise ValueError(f"token id {bad}: the model has {self.shape.vocab_size:,}; take its own tokenizer")
 
     def max_length(self, request: Request) -> int:
-        """The most tokens that prompt and answer can come to have."""
+        """The most tokens that the prompt and its answer can have together."""
         return min(len(request.prompt) + request.max_new_tokens, self.shape.max_positions)
 
     def submit(self, request: Request) -> int:
-        """Queue a request; -> its id, which its events carry. Raises ValueError as `check` does."""
+        """Queue a request; -> its id, by which its events name it. Raises ValueError as `check` does."""
         self.check(request)
         stream, num_slots = TextStream(self.tokenizer, request.stop), self.max_length(request)
         self.num_submitted += 1
@@ -82,12 +85,13 @@ class Generator:
         return state.request_id
 
     def cancel(self, request_id: int) -> None:
-        """Answer a request no further, whether it waits or runs."""
+        """Stop answering a request, whether it waits or runs."""
         self.scheduler.cancel(request_id)
 
     def run(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-        """(number in the order of `requests`, answer) as they are completed; requests are taken as they are needed.
-        Nobody else may submit meanwhile. Ended early, it cancels what it has begun. Raises ValueError as `check` does.
+        """(index in `requests`, answer) of each request, in the order in which answers are completed. Requests are
+        taken as they are needed; no others may be submitted meanwhile. If the iteration is ended early, requests under
+        way are cancelled. Raises ValueError as `check` does.
         """
         numbers, upcoming, scheduler = {}, enumerate(requests), self.scheduler
         try:
@@ -106,7 +110,9 @@ class Generator:
     # ---- a step
 
     def admit(self) -> None:
-        """Let waiting requests run as far as there is room; what the cache has of a prompt is not computed again."""
+        """Start waiting requests as far as there is room; a prefix that the cache has of a prompt is not computed
+        again.
+        """
         for state, prefix in self.scheduler.admit():
             if prefix:
                 if prefix.state.first_slot != state.first_slot:
@@ -115,8 +121,9 @@ class Generator:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Admit waiting requests, and put a step of tokens through the model; -> what that brought, [] if there is
-        nothing to do or prompts are still being read. Raises ValueError for logits that are not finite.
+        """Start waiting requests, and put the tokens of one step through the model; -> an event for each request that
+        got a token, [] if none is under way or all prompts are still being read. Raises ValueError for logits that are
+        not finite.
         """
         self.admit()
         scheduled = self.scheduler.schedule()
@@ -133,7 +140,7 @@ class Generator:
         return [self.append(state, id) for state, id in zip(batch, ids, strict=True)]
 
     def sample(self, logits_SV: Tensor, batch: Sequence[RequestState]) -> list[int]:
-        """The next token of each request. Raises ValueError for logits that are not finite."""
+        """The id of the next token of each request. Raises ValueError for logits that are not finite."""
         configs = [state.request.sampling for state in batch]
         logits_SV = logits_SV.float()
         for logits_V, state, config in zip(logits_SV, batch, configs, strict=True):
@@ -142,7 +149,7 @@ class Generator:
                     state.seen_V = torch.zeros(len(logits_V), dtype=torch.bool, device=self.device)
                     state.seen_V[state.ids] = True
                 logits_V.copy_(penalised(logits_V, state.seen_V, config.repetition_penalty))
-        best_S, ids_S = logits_SV.max(-1)  # a NaN is the greatest
+        best_S, ids_S = logits_SV.max(-1)  # max takes a NaN for the greatest
         if drawn := [i for i, config in enumerate(configs) if config.temperature]:
             numbers = [uniform(configs[i].seed, batch[i].request.number, len(batch[i].stream.ids)) for i in drawn]
             ids_S[drawn] = draw(distribution(logits_SV[drawn], [configs[i] for i in drawn]), numbers)
@@ -155,7 +162,7 @@ class Generator:
         return ids
 
     def append(self, state: RequestState, id: int) -> Event:
-        """Go on with an answer by one token; a request that is complete leaves the batch."""
+        """Extend an answer by one token; a request that is complete leaves the batch."""
         text, reason = "", None
         if id in self.stop_ids and not state.request.ignore_stop_ids:
             reason = "stop"

@@ -1,14 +1,15 @@
-"""A model folder, ready to answer: any Llama in the Hugging Face layout, an export of ours, or an adapter in PEFT's
+"""Loads a model folder to answer with: any Llama in the Hugging Face layout, an export of ours, or an adapter in PEFT's
 format, which is merged into the model that it names.
 
-    folder = ModelFolder("runs/sft/export")             what its files say: shape, tokenizer, chat template, sampling
-    loaded = folder.load(device, max_sequences=8)       with its weights in memory, if they fit
-    generator = loaded.generator(memory=0)              with a cache, if it fits
+    folder = ModelFolder("runs/sft/export")             reads shape, tokenizer, chat template and sampling
+    loaded = folder.load(device, max_sequences=8)       reads the weights, if they fit into memory
+    generator = loaded.generator(memory=0)              allocates a cache, if it fits
     answers = generator.run(Request(prompt=folder.template.prompt(turns), sampling=folder.sampling) for turns in chats)
 """
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,40 +17,41 @@ from pathlib import Path
 import torch
 
 from logtrain.core.checksums import check_folder
+from logtrain.core.untrusted import read_bytes
 from logtrain.core.world import compute_dtype
 from logtrain.generation.config import DRAWN_BY, LLAMA_SAMPLING, SamplingConfig
 from logtrain.generation.cpu_linear import SMALL_BATCHES, use_small_batch_linears
 from logtrain.generation.generator import Generator
 from logtrain.generation.kv_cache import slot_bytes
 from logtrain.generation.memory import cache_bytes, check_memory
-from logtrain.model import hf, peft
+from logtrain.model import hf, peft, published
 from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.lora import MergedAdapters
+from logtrain.model.published import GENERATION
 from logtrain.model.weights import WeightSource, read_model
 from logtrain.text import template_source
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.config import DATE
 from logtrain.text.tokenizer import Tokenizer
 
-GENERATION = "generation_config.json"
-SAMPLES, SAMPLE_BYTES = 64, 1 << 14
+SAMPLES, SAMPLE_BYTES = 64, 1 << 14  # the parts of a file of weights that `digest` reads
 
 
 class ModelFolder:
-    """What a folder of a model or of an adapter says. Most of it is read when it is first asked for, and raises
-    ValueError, with the file's name, if the file is missing or wrong.
+    """The folder of a model or of an adapter. Most of it is read when it is first asked for, which raises ValueError,
+    with the file's name, if a file is missing or wrong.
 
-    base: the folder of the model itself; an adapter's folder names it. stop_ids: the ends of a sequence that the files
-    name; an adapter may have learned another than its model's.
+    base: the folder of the model itself, which an adapter names. stop_ids: the tokens that end a sequence by the files;
+    an adapter may have learned another one than its model has.
     """
 
     def __init__(self, path: str | Path, template_file: str = "", date: str = DATE):
-        """`template_file`: a chat template instead of the folder's own; `date`: the day that it takes for today. Raises
-        ValueError if an adapter's model is not there, a file has been damaged since it was published, or the files
-        name ends that are no ids.
+        """`template_file`: a chat template to use instead of the folder's own. `date`: the date that the template takes
+        for today's. Raises ValueError if an adapter's model is not there, a file has been damaged since it was
+        published, or the files name stop tokens that are no ids.
         """
         self.path, self.template_file, self.date = Path(path), template_file, date
-        self.base = peft.base_folder(self.path) if (self.path / peft.CONFIG).exists() else self.path
+        self.base = peft.base_folder(self.path) if os.path.lexists(self.path / peft.CONFIG) else self.path
         self.is_adapter = self.base != self.path
         for folder in dict.fromkeys((self.base, self.path)):
             check_folder(folder)
@@ -63,31 +65,29 @@ class ModelFolder:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer; an adapter has none of its own."""
+        """The tokenizer of the model; an adapter has none of its own."""
         return Tokenizer.load(self.base)
 
     @cached_property
     def template(self) -> ChatTemplate:
-        """The chat template; an adapter's own goes before its model's."""
+        """The chat template; an adapter's own is preferred to its model's."""
         own = self.path / template_source.FILE
-        return ChatTemplate.load(self.tokenizer, self.template_file or (own if own.exists() else ""), self.date)
+        return ChatTemplate.load(self.tokenizer, self.template_file or (own if os.path.lexists(own) else ""), self.date)
 
     @property
     def answer_ends(self) -> frozenset[int]:
-        """The tokens that end an answer: the ends of a sequence, and that of a turn in the chat template."""
+        """The tokens that end an answer in a chat: `stop_ids`, and the end of a turn in the chat template."""
         return self.stop_ids | {self.template.end_id}
 
     @cached_property
     def sampling(self) -> SamplingConfig:
-        """How generation_config.json has answers drawn; what it leaves out is neutral (temperature 1, all tokens). If
-        it says nothing of it: as Llama-3.1-Instruct's.
+        """The settings of draws in generation_config.json; those that it leaves out are neutral (temperature 1, all
+        tokens). If it has none at all, they are those of Llama-3.1-8B-Instruct.
         """
-        file = self.path / GENERATION if (self.path / GENERATION).exists() else self.base / GENERATION
-        facts = hf.read_json(file) if file.exists() else {}
+        own = self.path / GENERATION
+        file = own if os.path.lexists(own) else self.base / GENERATION
+        facts = published.read_generation(file)
         found = {name: facts[name] for name in DRAWN_BY if facts.get(name) is not None}
-        for name, value in found.items():
-            if type(value) is not int and (type(value) is not float or name == "top_k"):
-                raise ValueError(f"{file}: {name} = {json.dumps(value)}; expected a number")
         if facts.get("do_sample") is False:
             found["temperature"] = 0.0
         elif facts.get("do_sample") is None and not found.keys() - {"repetition_penalty"}:
@@ -98,16 +98,17 @@ class ModelFolder:
             raise ValueError(f"{file}: {error}") from None
 
     def digest(self) -> str:
-        """A hex digest that tells two models apart without reading all of them, wherever they are: the sha256 of their
-        shapes, and of SAMPLES stretches of SAMPLE_BYTES of each file of weights, evenly spread; training changes every
-        one.
+        """A hex digest by which two models are told apart, wherever they lie, without reading all of them: the SHA-256
+        of config.json and of SAMPLES evenly spread parts, of SAMPLE_BYTES each, of every file of weights. Training
+        changes every one of these parts.
         """
-        found = hashlib.sha256((self.base / "config.json").read_bytes())
+        found = hashlib.sha256(read_bytes(self.base / "config.json"))
         if self.is_adapter:
             facts = hf.read_json(self.path / peft.CONFIG) | {"base_model_name_or_path": ""}
             found.update(json.dumps(facts, sort_keys=True).encode())
         folders = dict.fromkeys((self.base, self.path))
-        for file in (file for folder in folders for file in sorted(folder.glob("*.safetensors"))):
+        files = (file for folder in folders for file in sorted(folder.glob("*.safetensors")) if file.is_file())
+        for file in files:
             size = file.stat().st_size
             found.update(f"{file.name} {size}\n".encode())
             with open(file, "rb") as stream:
@@ -119,15 +120,11 @@ class ModelFolder:
     # ---- the weights
 
     def open_weights(self) -> WeightSource:
-        """The source of the weights, of which little is read yet. Raises ValueError for files that are missing or
-        damaged, or do not belong together.
+        """The source of the weights, which reads them when they are asked for. Raises ValueError for files that are
+        missing, damaged or do not belong together.
         """
-        shape, vocab_size = self.shape, self.tokenizer.vocab_size
-        if vocab_size > shape.vocab_size:
-            raise ValueError(
-                f"{self.base}: its tokenizer has {vocab_size:,} ids, its model only {shape.vocab_size:,}; they do "
-                f"not belong together"
-            )
+        shape = self.shape
+        published.check_vocabulary(self.tokenizer, shape)
         weights = hf.Weights(self.base, shape)
         if not self.is_adapter:
             return weights
@@ -140,12 +137,12 @@ class ModelFolder:
         return f"{self.path}: {self.shape.num_parameters / 1e6:,.1f} M parameters in {dtype}"
 
     def check_memory(self, device: torch.device) -> None:
-        """Raise ValueError if the weights are more than the device has memory."""
+        """Raises ValueError if the device has not enough memory for the weights."""
         check_memory(self.summary(device), self.shape.num_parameters * compute_dtype(device).itemsize, device)
 
     def load(self, device: torch.device, max_sequences: int = 1) -> "LoadedModel":
-        """The model with its weights. `max_sequences`: requests that it will answer at once, for which a CPU's matrices
-        are laid out. Raises ValueError as `open_weights` and `check_memory` do.
+        """The model with its weights on a device. `max_sequences`: the most requests that it will answer at once, which
+        decides the layout of matrices on a CPU. Raises ValueError as `open_weights` and `check_memory` do.
         """
         self.check_memory(device)
         model = read_model(self.shape, self.open_weights(), device, compute_dtype(device)).requires_grad_(False)
@@ -159,14 +156,16 @@ class LoadedModel:
     """A model folder with its weights in memory."""
 
     folder: ModelFolder
+    """The folder that the weights are from."""
     model: Llama
-    """whole on one device, in bf16 on a GPU, in fp32 on a CPU, without gradients"""
+    """The whole model on one device, in bf16 on a GPU and in fp32 on a CPU, without gradients."""
     max_sequences: int
-    """requests that it will answer at once"""
+    """The most requests that it will answer at once."""
 
     def generator(self, memory: float, *, step_tokens: int = 4096, keep_prefixes: bool = False) -> Generator:
-        """What answers chats. `memory`: GiB for keys and values, 0 for what `cache_bytes` finds right; the others are
-        the Generator's. Raises ValueError if there is no such memory, or the folder has no chat template.
+        """A generator for chats. `memory`: GiB for keys and values; 0 takes what `cache_bytes` proposes. `step_tokens`
+        and `keep_prefixes` are the Generator's. Raises ValueError if there is not so much memory, or the folder has no
+        chat template.
         """
         shape, weight = self.model.config, self.model.embedding.weight
         size = cache_bytes(memory, weight.device)

@@ -1,4 +1,4 @@
-"""How much memory a device has for a model and its cache."""
+"""The memory that a device has for a model and its cache."""
 
 import os
 
@@ -9,20 +9,20 @@ CPU_CACHE = 2 * GIB  # bytes for keys and values where the user names no size
 
 
 def device_name(device: torch.device) -> str:
-    """What an error calls a device: a GPU's product name, or "the CPU"."""
+    """The name of a device in messages: a GPU's product name, or "the CPU"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that are free on a GPU, and all that there are on the CPU."""
+    """The bytes that are free on a GPU, or all memory of the machine for the CPU."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what a model before this one has left with PyTorch is free, too
+        torch.cuda.empty_cache()  # memory that PyTorch keeps of an earlier model is free too
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check_memory(what: str, size: int, device: torch.device) -> None:
-    """Raise ValueError if `what` takes more bytes than the device has."""
+    """Raises ValueError if `size` is more bytes than the device has. `what`: the name of what takes them."""
     if size > (free := free_bytes(device)):
         raise ValueError(
             f"{what}: {size / GIB:.1f} GiB, more than the {free / GIB:.1f} GiB that {device_name(device)} has"
@@ -30,8 +30,8 @@ def check_memory(what: str, size: int, device: torch.device) -> None:
 
 
 def cache_bytes(gib: float, device: torch.device) -> int:
-    """Bytes for keys and values: as stated, or, for 0, four fifths of what is free on a GPU, 2 GiB on a CPU. What is
-    left is for activations: a step of 4,096 tokens of Llama-3.1-8B should take 0.5 GiB, by its shapes.
+    """Bytes for keys and values: `gib` GiB, or for 0 four fifths of the free memory of a GPU, or 2 GiB on a CPU. The
+    rest is for activations, which by their shapes take 0.5 GiB in a step of 4,096 tokens of Llama-3.1-8B.
     """
     if gib:
         return int(gib * GIB)

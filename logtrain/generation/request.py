@@ -1,4 +1,4 @@
-"""What a generator is asked, and what it answers."""
+"""A request to a generator, its answer, and the events on the way."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,19 +9,20 @@ from logtrain.generation.config import SamplingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt and how it is to be answered. Raises ValueError for what can never be answered by any model."""
+    """A prompt, and how it is to be answered. Raises ValueError for a request that no model could answer."""
 
     prompt: Sequence[int]
     """Token ids, at least one."""
     max_new_tokens: int = 1024
-    """An answer ends after so many tokens, or where the model knows no more positions."""
+    """The most tokens of the answer, which also ends where the model has no more positions."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How tokens are drawn; greedily by default."""
     number: int = 0
-    """Requests with the same seed and different numbers draw independently of each other."""
+    """Number that, with the seed, decides the draws: requests of different numbers draw independently."""
     stop: tuple[str, ...] = ()
-    """Strings that end an answer; they are not part of it."""
+    """Strings that end the answer, of which they are no part."""
     ignore_stop_ids: bool = False
-    """No stop id ends the answer (for measurements)."""
+    """Whether the answer goes on after a stop id, as measurements of speed need it."""
 
     def __post_init__(self):
         if not self.prompt:
@@ -33,20 +34,23 @@ class Request:
 
 
 class Answer(NamedTuple):
-    """What a model has said to one request."""
+    """A model's answer to one request."""
 
     ids: list[int]
-    """without a stop id that ended it; the tokens of a stop string are among them"""
+    """Token ids, with those of a stop string that ended the answer, but without a stop id."""
     text: str
+    """The answer, without a stop string."""
     finish_reason: Literal["stop", "length"]
-    """stop: by a stop id or a stop string; length: max_new_tokens, or no position left"""
+    """Why the answer ended: at a stop id or a stop string (stop), or at `max_new_tokens` or the last position (length).
+    """
 
 
 class Event(NamedTuple):
-    """What a step brought for one request."""
+    """The progress of one request in one step."""
 
     request_id: int
+    """The id that `Generator.submit` returned."""
     text: str
-    """the piece of the answer that became text"""
+    """The text by which the answer grew."""
     answer: Answer | None
-    """the whole answer, once it is complete"""
+    """The whole answer, once it is complete."""

@@ -1,9 +1,9 @@
-"""Which requests run, where in the cache each one lies, and what of each a step computes.
+"""Decides which requests run, which slots of the cache they have, and which of their tokens a step computes.
 
-A request gets as many slots of the cache as it can come to need, in one run, or waits, so that nothing that runs ever
-has to be thrown out. Requests are admitted in the order in which they come.
+A request waits until there are as many successive free slots as it may ever need, so a running request is never thrown
+out. Requests start in the order in which they were submitted.
 
-A step computes the last token of each sequence that is being answered, and as much of the prompts still to be read as
+A step computes the last token of each sequence that is being answered, and as much of the unread prompts as
 `step_tokens` leaves room for.
 """
 
@@ -21,55 +21,64 @@ from logtrain.text.stream import TextStream
 
 @dataclass(eq=False)
 class RequestState:
-    """A request that waits, runs, or is over and kept for the prompts that begin as it does."""
+    """A request that waits, that runs, or that is over and kept for prompts that begin alike."""
 
     request_id: int
+    """The id that `Generator.submit` returned."""
     request: Request
+    """The prompt, and how it is answered."""
     stream: TextStream
+    """The text of the answer so far."""
     ids: list[int]
-    """the prompt's and the answer's so far"""
+    """Token ids of the prompt and of the answer so far."""
     num_slots: int
-    """slots of the cache that are its own; it may not come to have more ids"""
+    """Number of its slots in the cache, which `ids` never outgrows."""
     first_slot: int = 0
-    """the first of them"""
+    """The first of its slots."""
     num_cached: int = 0
-    """ids whose keys and values are in the cache"""
+    """Number of ids whose keys and values are in the cache."""
     seen_V: Tensor | None = None
-    """bool: ids that the repetition penalty counts for; None until it is needed"""
+    """Whether the repetition penalty applies to a token, bool [V]; None until it is needed."""
 
 
 class Prefix(NamedTuple):
     """A beginning that a prompt shares with a kept request."""
 
     state: RequestState
+    """The kept request."""
     length: int
-    """tokens, at least one"""
+    """Number of the shared tokens, at least one."""
 
 
 class Admission(NamedTuple):
-    """A request that has begun to run."""
+    """A request that has started."""
 
     state: RequestState
+    """The request."""
     prefix: Prefix | None
-    """keys and values to take over before the next step; they are there until then, even if their slots are this
-    request's now"""
+    """The prefix whose keys and values must be copied before the next step. Until then they are intact, even if their
+    slots have become this request's."""
 
 
 class Scheduled(NamedTuple):
-    """What a step computes of one request."""
+    """The tokens of one request in a step."""
 
     state: RequestState
+    """The request."""
     chunk: Chunk
+    """Its tokens that the step computes."""
 
 
 class Scheduler:
-    """waiting: requests in the order in which they came. running: those admitted, likewise. kept: those that are over
-    and whose keys and values stay until their slots are needed, the least recently used first.
+    """The requests under way. waiting: those that have not started, in the order of submission. running: those that
+    have started, in that order. kept: those that are over and whose keys and values stay until their slots are needed,
+    the least recently used first.
     """
 
     def __init__(self, num_slots: int, max_sequences: int, step_tokens: int, keep_prefixes: bool):
-        """`num_slots`: slots of the cache, numbered from 1. `keep_prefixes`: requests that are over are kept. Raises
-        ValueError if a step has no token for each sequence.
+        """`num_slots`: slots of the cache, numbered from 1. `max_sequences`: the most requests that run at once.
+        `step_tokens`: the most tokens of a step. `keep_prefixes`: keep requests that are over. Raises ValueError if
+        `step_tokens` is less than `max_sequences`.
         """
         if not 1 <= max_sequences <= step_tokens:
             raise ValueError(
@@ -88,7 +97,7 @@ class Scheduler:
         return not self.waiting and not self.running
 
     def admit(self) -> list[Admission]:
-        """Let waiting requests run, in order, as long as there is room for them."""
+        """Start waiting requests, in order, as long as there is room; -> those that started."""
         admitted = []
         while self.waiting and len(self.running) < self.max_sequences:
             state = self.waiting[0]
@@ -104,7 +113,7 @@ class Scheduler:
         return admitted
 
     def schedule(self) -> list[Scheduled]:
-        """What the next step computes, answers first; nothing changes by it."""
+        """The tokens of the next step, those of answers before those of prompts. Nothing is changed."""
         room, scheduled = self.step_tokens, []
         for state in sorted(self.running, key=lambda state: len(state.ids) - state.num_cached > 1):
             if count := min(room, len(state.ids) - state.num_cached):
@@ -114,13 +123,13 @@ class Scheduler:
         return scheduled
 
     def cancel(self, request_id: int) -> None:
-        """Run a request no further, whether it waits or runs; one that is over does not mind."""
+        """Remove a request, whether it waits or runs. For a request that is over this does nothing."""
         self.waiting = deque(state for state in self.waiting if state.request_id != request_id)
         for state in [state for state in self.running if state.request_id == request_id]:
             self.finish(state)
 
     def finish(self, state: RequestState) -> None:
-        """A running request is over: it gives up its slots, but for what is kept of it."""
+        """End a running request. Its slots become free, or with `keep_prefixes` those that it has not used."""
         self.running.remove(state)
         if self.keep_prefixes and state.num_cached:
             state.num_slots = state.num_cached
@@ -129,7 +138,7 @@ class Scheduler:
     # ---- the cache
 
     def free_run(self, size: int) -> int | None:
-        """The first slot of the first run of so many that are free; None: there is none."""
+        """The first of `size` successive free slots; None if there are none."""
         start = 1
         for state in sorted((*self.running, *self.kept), key=lambda state: state.first_slot):
             if state.first_slot - start >= size:
@@ -138,13 +147,15 @@ class Scheduler:
         return start if self.num_slots + 1 - start >= size else None
 
     def make_room(self, size: int) -> int | None:
-        """The first slot of a free run, for which kept requests are dropped as far as needed; None: no room."""
+        """Drop kept requests until there are `size` successive free slots; -> the first of them, None if there is no
+        room.
+        """
         while (first_slot := self.free_run(size)) is None and self.kept:
             self.kept.pop(0)
         return first_slot
 
     def longest_prefix(self, ids: Sequence[int]) -> Prefix | None:
-        """The kept request with which a prompt shares most of its beginning, if it shares any."""
+        """The kept request with which a prompt shares the longest beginning; None if it shares none."""
 
         def shared(kept: RequestState) -> int:
             most = min(kept.num_cached, len(ids) - 1)  # the last token is computed in any case, for what follows it
@@ -154,8 +165,8 @@ class Scheduler:
         return Prefix(best, length) if best and (length := shared(best)) else None
 
     def touch(self, kept: RequestState) -> None:
-        """Make a kept request the most recently used, which is dropped last. If that is for the very prompt that takes
-        it over, its keys and values are still where they were: a chat that grows needs no second run of slots.
+        """Make a kept request the most recently used, which is dropped last. If it is dropped after all for the prompt
+        that reuses it, its keys and values are still in their slots, so a growing chat needs no second set of slots.
         """
         self.kept.remove(kept)
         self.kept.append(kept)

@@ -5,9 +5,8 @@ touches only what it owns. Writing: `save` streams full tensors into files of at
 """
 
 import json
-import shutil
+import os
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -15,15 +14,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from logtrain.core.untrusted import check_regular, nearest, read_bytes, shown
 from logtrain.model.hf_layout import end_ids as end_ids
 from logtrain.model.hf_layout import published_tensors
 from logtrain.model.hf_layout import read_config as read_config
 from logtrain.model.hf_layout import read_json as read_json
+from logtrain.model.hf_layout import read_positions as read_positions
 from logtrain.model.llama import LlamaConfig
 
 FILE_BYTES = 5 * 10**9
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_FILES = 10_000  # of a model: each is open and mapped while it is read
+MAX_HEADER_BYTES = 1 << 23  # of one file of safetensors: Llama-3.1-405B's largest has some 20 KB
 
 
 # ---- reading
@@ -48,7 +51,7 @@ class Weights:
         """Raises ValueError unless every published tensor is there, with its shape, in a dtype that we read."""
         for name, shape in (tensor for tensors in self.published.values() for tensor in tensors):
             if name not in self.file_of:
-                near = get_close_matches(name, self.file_of, n=1)
+                near = nearest(name, self.file_of)
                 listing = next(iter(self.files)) if len(self.files) == 1 else "the files of its index"
                 raise ValueError(
                     f"{self.folder}: {listing} has no tensor {name}{f' (nearest: {near[0]})' if near else ''}"
@@ -66,10 +69,8 @@ class Weights:
             known.add("lm_head.weight")
         extra = [name for name in self.file_of if name not in known and not name.endswith("rotary_emb.inv_freq")]
         if extra:
-            raise ValueError(
-                f"{self.folder / self.file_of[extra[0]]}: unexpected tensor {extra[0]} ({len(extra)} in all); not this "
-                f"Llama"
-            )
+            path, name = self.folder / self.file_of[extra[0]], extra[0][:200]
+            raise ValueError(f"{path}: unexpected tensor {name} ({len(extra)} in all); not this Llama")
 
     def check_tied_head(self) -> None:
         """Raises ValueError if the head that a tied model stores is not the embedding: transformers would use it. Such
@@ -83,11 +84,11 @@ class Weights:
             )
 
     def slice_of(self, name: str):
-        """A published tensor of which nothing is read yet, as safetensors gives it."""
+        """Returns a lazy slice of a published tensor; safetensors reads its rows when it is indexed."""
         return self.files[self.file_of[name]].get_slice(name)
 
     def rows(self, name: str, start: int, stop: int) -> Iterator[Tensor]:
-        """Rows [start, stop) of our parameter `name`, in pieces, in the stored dtype."""
+        """Yields rows [start, stop) of our parameter `name`, in pieces, in the dtype in which they are stored."""
         for tensor in self.published[name]:
             first, last = max(start, 0), min(stop, tensor.shape[0])
             if first < last:
@@ -96,36 +97,58 @@ class Weights:
 
 
 def file_names(folder: Path) -> list[str]:
-    """The names of a model folder's safetensors. Raises ValueError where there are none or the index is damaged."""
-    if (folder / WHOLE).exists():
+    """Returns the names of a model folder's safetensors. Raises ValueError where there are none or the index is
+    damaged.
+    """
+    if os.path.lexists(folder / WHOLE):
         return [WHOLE]
     index = folder / INDEX
-    if not index.exists():
+    if not os.path.lexists(index):
         raise ValueError(f"{folder}: neither {WHOLE} nor {INDEX}; give a folder with safetensors weights")
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index}: no weight_map")
+    for file in weight_map.values():
+        if not isinstance(file, str) or Path(file).name != file or "\0" in file:
+            raise ValueError(f"{index}: {shown(file)} is not a plain file name")
     files = set(weight_map.values())
-    if outside := [file for file in files if not isinstance(file, str) or Path(file).name != file]:
-        raise ValueError(f"{index}: {outside[0]!r} is not a plain file name")
+    if len(files) > MAX_FILES:
+        raise ValueError(f"{index}: names {len(files):,} files, more than {MAX_FILES:,}")
     return sorted(files)
 
 
 def open_file(path: Path):
-    """A file of safetensors, of which only the header is read. Raises ValueError for one that is damaged."""
+    """Opens a file of safetensors and reads only its header. Raises ValueError for one that is missing, no regular
+    file, or damaged.
+    """
+    check_safetensors(path)
     try:
         return safe_open(path, framework="pt")
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file, though the index names it") from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: damaged or cut short ({error})") from None
+
+
+def check_safetensors(path: Path, remedy: str = "the index names it") -> None:
+    """Raises ValueError for what cannot be a file of safetensors, before the library reads and maps it, which takes
+    minutes and gigabytes for a header of 100 MB. `remedy` ends the error of a missing file.
+    """
+    if not os.path.lexists(path):
+        raise ValueError(f"{path}: no such file; {remedy}")
+    check_regular(path)
+    try:
+        with open(path, "rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    if size > MAX_HEADER_BYTES:
+        raise ValueError(f"{path}: damaged or cut short (a header of {size:,} bytes; {MAX_HEADER_BYTES:,} at most)")
 
 
 # ---- writing
 
 
 def published_rows(config: LlamaConfig, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Our named full tensors -> published names and their rows (views)."""
+    """Yields the published tensors of our full ones: their published names, and views of the rows that they are."""
     published = published_tensors(config)
     for name, tensor in tensors:
         rows = tensor.split([part.shape[0] for part in published[name]])
@@ -133,7 +156,7 @@ def published_rows(config: LlamaConfig, tensors: Iterable[tuple[str, Tensor]]) -
 
 
 def assign_files(config: LlamaConfig, dtype: torch.dtype) -> dict[str, str]:
-    """Published name -> file, filled in order up to FILE_BYTES each."""
+    """Returns the file of each published tensor, by name; files are filled in order up to FILE_BYTES each."""
     files: list[list[str]] = [[]]
     room = FILE_BYTES
     for tensor in (tensor for tensors in published_tensors(config).values() for tensor in tensors):
@@ -170,13 +193,18 @@ def save(
     raw["dtype" if "dtype" in raw else "torch_dtype"] = str(dtype).removeprefix("torch.")
     write_json(folder / "config.json", raw)
     generation = source / "generation_config.json"
-    if generation.exists():
-        shutil.copy(generation, folder)
+    if os.path.lexists(generation):
+        copy(generation, folder)
     else:
         ids = {key: raw[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if raw.get(key) is not None}
         write_json(folder / generation.name, ids)
     for file in tokenizer_files:
-        shutil.copy(file, folder)
+        copy(file, folder)
+
+
+def copy(file: Path, folder: Path) -> None:
+    """Copy a small file of a model into a folder. Raises ValueError where it is no regular file, or not small."""
+    (folder / file.name).write_bytes(read_bytes(file))
 
 
 def save_tensors(folder: Path, config: LlamaConfig, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> None:

@@ -1,9 +1,10 @@
-"""Makes one model folder of a model folder and an adapter folder, and holds it against the two before it gets its
-name.
+"""Merging: one model folder is made of a model folder and an adapter folder, and compared with the two before it gets
+its name.
 """
 
-import shutil
+import os
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,21 +12,28 @@ from torch import Tensor
 from logtrain.core.atomic import new_folder
 from logtrain.core.batch import Batch
 from logtrain.core.checksums import check_folder, write_checksums
-from logtrain.model import hf, peft
+from logtrain.model import hf, peft, published
 from logtrain.model.llama import Llama
 from logtrain.model.lora import GivenAdapters, add_adapters, merged
 from logtrain.model.weights import empty_model, materialize, read_model
 from logtrain.text import template_source
-from logtrain.text.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")
 TOKENS = 256  # for the comparison
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest logit; rounding W to bf16 moves them by 1%
 
 
-def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) -> float:
-    """Write `output`, the model of `source` with the adapter in its weights, in the dtype of that name in torch; -> how
-    far its logits are from those of model and adapter, as a share of the largest.
+class MergeResult(NamedTuple):
+    """What is known of a model that has been merged."""
+
+    difference: float
+    """The largest difference of its logits from those of model and adapter, as a share of the largest logit."""
+    odd: list[str]
+    """What is odd about its files, in sentences for the user."""
+
+
+def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) -> MergeResult:
+    """Write `output`, the model of `source` with the adapter in its weights, in the dtype of that name in torch.
 
     Raises ValueError for folders that do not belong together, an `output` that exists, and where the logits differ by
     more than TOLERANCE.
@@ -36,17 +44,19 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
     for folder in (source, adapter):
         check_folder(folder)
     shape = hf.read_config(source)
+    published.check_source(source, shape)
+    published.read_generation(adapter / published.GENERATION)
+    files = published.read_tokenizer(source, shape).files
     lora, tensors = peft.read(adapter, shape)
     adapted = empty_model(shape)
     add_adapters(adapted, lora, torch.float32)
     materialize(adapted, CPU, GivenAdapters(hf.Weights(source, shape), tensors))
     named = ((name, parameter.detach()) for name, parameter in adapted.named_parameters())
-    files = Tokenizer.load(str(source)).files
     with new_folder(output) as aside:
         hf.save(aside, shape, merged(named, shape, lora), dtype, source=source, tokenizer_files=files)
         for name in (template_source.FILE, "generation_config.json"):  # with an adapter that has learned others
-            if (adapter / name).exists():
-                shutil.copy(adapter / name, aside)
+            if os.path.lexists(adapter / name):
+                hf.copy(adapter / name, aside)
         before = logits(adapted)
         after = logits(read_model(shape, hf.Weights(aside, shape), CPU, torch.float32))
         difference = ((after - before).abs().max() / before.abs().max()).item()
@@ -56,12 +66,14 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
                 f"{output}: logits differ by {difference:.1e} of the largest from those of model and adapter, more "
                 f"than {TOLERANCE[dtype]:.0e}; not written"
             )
-    return difference
+        with published.called(aside, output):
+            odd = published.check_model(aside, trained_template=os.path.lexists(adapter / template_source.FILE))
+    return MergeResult(difference, [line.replace(str(aside), str(output)) for line in odd])
 
 
 @torch.no_grad()
 def logits(model: Llama) -> Tensor:
-    """The logits [TOKENS, V] of fixed random tokens, one document."""
+    """Returns the logits [TOKENS, V] of fixed random tokens, which are one document."""
     tokens = torch.randint(model.config.vocab_size, (TOKENS,), generator=torch.Generator().manual_seed(0))
     positions, bounds = torch.arange(TOKENS, dtype=torch.int32), torch.tensor([0, TOKENS], dtype=torch.int32)
     return model(Batch(tokens, None, positions, bounds, TOKENS))

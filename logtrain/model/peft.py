@@ -3,29 +3,32 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from logtrain.core.untrusted import shown
 from logtrain.model.config import LoraConfig, LoraTarget
-from logtrain.model.hf_layout import read_json
+from logtrain.model.hf import check_safetensors
+from logtrain.model.hf_layout import is_number, read_json
 from logtrain.model.llama import LlamaConfig
 from logtrain.model.lora import adapted_matrices
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SAVED = "give a folder that PEFT has saved"
 
 
 def peft_name(block: int, path: str, target: LoraTarget, kind: str) -> str:
-    """PEFT's name of an adapter's tensor. `path`: of our matrix within a block; `kind`: lora_A or lora_B."""
+    """Returns PEFT's name of an adapter's tensor. `path`: our matrix within a block; `kind`: lora_A or lora_B."""
     part = "self_attn" if path.startswith("attention") else "mlp"
     return f"base_model.model.model.layers.{block}.{part}.{target}.{kind}.weight"
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], shape: LlamaConfig, config: LoraConfig, base: str) -> None:
-    """Write an adapter that PEFT loads. `tensors`: As and Bs by our names; `base`: the plain model's folder."""
+    """Writes an adapter that PEFT loads. `tensors`: As and Bs by our names; `base`: the plain model's folder."""
     matrices, found = adapted_matrices(shape, config), {}
     for name, tensor in tensors.items():
         _, block, *within, kind = name.split(".")
@@ -50,6 +53,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], shape: LlamaConfig, config
     (folder / CONFIG).write_text(json.dumps(facts, indent=2) + "\n")
 
 
+MAX_RANK = 1 << 17
 UNSUPPORTED = (  # features that `LoraLinear` does not compute
     *("fan_in_fan_out", "use_rslora", "use_dora", "use_qalora", "use_bdlora", "lora_bias"),
     *("rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replication"),
@@ -59,33 +63,28 @@ INITIAL = (True, False, None, "gaussian", "orthogonal", "eva")  # the others cha
 
 
 def base_folder(folder: Path) -> Path:
-    """The folder of the model that an adapter names as its own. Raises ValueError if it is not here."""
+    """Returns the folder of the model that an adapter names as its own. Raises ValueError if it is not here."""
     path = folder / CONFIG
-    name = read_json(path).get("base_model_name_or_path")
-    if not isinstance(name, str) or not Path(name).is_dir():
+    name = read_json(path, SAVED).get("base_model_name_or_path")
+    if not isinstance(name, str) or "\0" in name or not name or not Path(name).is_dir():
         raise ValueError(
-            f"{path}: base_model_name_or_path = {json.dumps(name)} is no folder here; set it to the model's folder"
+            f"{path}: base_model_name_or_path = {shown(name)} is no folder here; set it to the model's folder"
         )
     return Path(name)
 
 
 def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """An adapter in PEFT's format: its config, and our names -> fp32 tensors, for a model of this shape.
+    """Reads an adapter for a model of this shape: its config, and its tensors in fp32 by our names.
 
     Raises ValueError for files that are missing or damaged, for an adapter of another model, and, by name, for what
     `LoraLinear` does not compute.
     """
+    facts = read_json(folder / CONFIG, SAVED)
+    check_safetensors(folder / WEIGHTS, SAVED)
     try:
-        facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{error.filename or folder / WEIGHTS}: no such file; give a folder that PEFT has saved"
-        ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError, SafetensorError) as error:
-        raise ValueError(f"{folder}: damaged adapter ({error})") from None
-    if not isinstance(facts, dict):
-        raise ValueError(f"{folder / CONFIG}: expected a JSON object, found {type(facts).__name__}")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / WEIGHTS}: damaged or cut short ({error})") from None
     config = read_config(folder / CONFIG, facts, folder / WEIGHTS, tensors)
     found: dict[str, Tensor] = {}
     for block in range(shape.num_layers):
@@ -98,23 +97,22 @@ def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor
             found[f"blocks.{block}.{path}.lora_A"] = torch.cat(of_a)
             found[f"blocks.{block}.{path}.lora_B"] = torch.cat(of_b)
     if tensors:
-        raise ValueError(f"{folder / WEIGHTS}: unexpected tensor {next(iter(tensors))}; an adapter of another model?")
+        raise ValueError(
+            f"{folder / WEIGHTS}: unexpected tensor {next(iter(tensors))[:99]}; an adapter of another model?"
+        )
     return config, found
 
 
 def take(tensors: dict[str, Tensor], name: str, shape: list[int], path: Path) -> Tensor:
-    """Remove a tensor from those of the file `path`, as fp32. Raises ValueError if it is absent or of another shape."""
+    """Takes a tensor out of those of the file `path`, as fp32. Raises ValueError where it is absent or of another
+    shape.
+    """
     if name not in tensors:
         raise ValueError(f"{path}: no tensor {name}; an adapter of another model?")
     tensor = tensors.pop(name)
     if list(tensor.shape) != shape:
         raise ValueError(f"{path}: {name} has shape {list(tensor.shape)}, model and rank ask for {shape}")
     return tensor.float()
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value of JSON is a number, which true and false are not."""
-    return type(value) in (int, float)
 
 
 def read_config(path: Path, facts: dict[str, Any], weights: Path, names: Iterable[str]) -> LoraConfig:
@@ -125,16 +123,21 @@ def read_config(path: Path, facts: dict[str, Any], weights: Path, names: Iterabl
     used += [key for key, wanted in (("peft_type", "LORA"), ("bias", "none")) if facts.get(key, wanted) != wanted]
     used += ["init_lora_weights"] if facts.get("init_lora_weights") not in INITIAL else []
     if used:
-        raise ValueError(f"{path}: {used[0]} = {json.dumps(facts[used[0]])} is not supported")
+        raise ValueError(f"{path}: {used[0]} = {shown(facts[used[0]])} is not supported")
     rank, alpha, dropout = facts.get("r"), facts.get("lora_alpha"), facts.get("lora_dropout", 0.0)
-    if not (type(rank) is int and rank > 0 and is_number(alpha) and is_number(dropout)):
+    if not (type(rank) is int and 0 < rank <= MAX_RANK and is_number(alpha) and is_number(dropout)):
         raise ValueError(
-            f"{path}: r = {json.dumps(rank)}, lora_alpha = {json.dumps(alpha)}, lora_dropout = {json.dumps(dropout)}; "
-            f"expected a positive integer and numbers"
+            f"{path}: r = {shown(rank)}, lora_alpha = {shown(alpha)}, lora_dropout = {shown(dropout)}; "
+            f"expected a positive integer, {MAX_RANK:,} at most, and numbers"
         )
     there = {name.split(".")[-3:][0] for name in names}  # ....q_proj.lora_A.weight
-    if unknown := there - set(get_args(LoraTarget)):
+    if unknown := sorted(there - set(get_args(LoraTarget))):
         supported = ", ".join(get_args(LoraTarget))
-        raise ValueError(f"{weights}: adapts {', '.join(sorted(unknown))}; supported: {supported}")
+        raise ValueError(f"{weights}: adapts {', '.join(unknown[:5])[:200]}; supported: {supported}")
+    if not there:
+        raise ValueError(f"{weights}: no tensors; an adapter without layers")
     targets = tuple(target for target in get_args(LoraTarget) if target in there)
-    return LoraConfig(rank=rank, alpha=alpha, dropout=dropout, targets=targets)
+    try:
+        return LoraConfig(rank=rank, alpha=alpha, dropout=dropout, targets=targets)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -1,4 +1,5 @@
-"""What a run tells: metrics.jsonl for programs, log.txt for later, a table above a progress bar for the person there.
+"""The output of a run: metrics.jsonl for programs, log.txt to read later, and a table above a progress bar on the
+screen.
 
 Every value arrives as a plain Python number, so nothing here waits for the device.
 """
@@ -15,10 +16,10 @@ from logtrain.observe.screen import Lines, Table, on_terminal
 
 
 class Metrics:
-    """The records of one run; rank 0 writes (`enabled`), on other ranks every method does nothing.
+    """The records of one run. Rank 0 writes (`enabled`); on the other ranks every method does nothing.
 
-    A resumed run continues the series in the run directory: records after `resume_step`, the checkpoint's step, are cut
-    off first, for these steps run again.
+    A resumed run continues the series in its folder: records after `resume_step`, the step of the checkpoint, are
+    removed first, because these steps run again.
     """
 
     def __init__(self, run_dir: Path, *, enabled: bool, total_steps: int, resume_step: int = 0):
@@ -49,12 +50,13 @@ class Metrics:
             self.screen.valid(record)
 
     def info(self, text: str) -> None:
-        """Tell the person something that is not a record."""
+        """Write text that is no record to log.txt and to the screen."""
         if self.enabled:
             self._write_log(text)
             self.screen.print(text)
 
     def close(self) -> None:
+        """Close the files and leave the screen as it is. A second call does nothing."""
         if self.enabled and not self.log.closed:
             self.screen.close()
             self.records.close()

@@ -1,5 +1,5 @@
-"""How far a long piece of work has come: on a terminal a bar with the time left, elsewhere a line now and then. All of
-it goes to stderr, so that stdout holds results alone.
+"""The progress of a long piece of work: on a terminal a bar with the time left, elsewhere a line now and then. It goes
+to stderr, so that stdout holds results alone.
 """
 
 import sys
@@ -16,11 +16,11 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Use as a context manager around the work."""
+    """A context manager around the work, whose `update` shows how far it has come."""
 
     def __init__(self, verb: str, total: int, *, title: str = "", in_bytes: bool = False, enabled: bool = True):
-        """`verb`: the first word of every line. `total`: of what `update` is given, items or bytes. `title`: stands
-        before the bar. `enabled = False`: says nothing, as on all ranks but one.
+        """`verb`: the first word of every line. `total`: the items or bytes of the whole work. `title`: the text before
+        the bar. `enabled`: False shows nothing, as on all ranks but one.
         """
         self.verb, self.total, self.enabled = verb, total, enabled
         self.began = self.said = time.monotonic()
@@ -47,7 +47,9 @@ class Progress:
             self.bar.stop()
 
     def update(self, done: int, line: Mapping[str, float | int | str], bar: str = "") -> None:
-        """`done`: of `total`. `line`: what a line tells besides the time left; `bar`: what stands beside the bar."""
+        """Show that `done` of the total is complete. `line`: what a line tells beside the time left. `bar`: the text
+        beside the bar.
+        """
         if self.bar:
             self.bar.update(self.task, completed=done, facts=bar)
             return

@@ -1,4 +1,4 @@
-"""The records of a run as they are written: metrics.jsonl, and the same as lines for people and for grep."""
+"""The records of a run in metrics.jsonl, and as lines of key=value for people and for grep."""
 
 import json
 import re
@@ -14,20 +14,21 @@ Record = dict[str, float | int | str | None]
 
 
 class Cut(NamedTuple):
-    """What `cut_after` found."""
+    """The lines of metrics.jsonl that `cut_after` found."""
 
     later: int
-    """records made after the step, removed"""
+    """Number of removed records that were made after the step, or torn by a kill at the end of the file."""
     damaged: int
-    """lines before the last whole one that are no records, removed; what a kill has torn counts as later"""
+    """Number of removed lines before the last whole record that are no records."""
     last: int
-    """the step of the last record that stays, -1 without any"""
+    """Step of the last record that stays; -1 if none does."""
 
 
 def cut_after(path: Path, step: int) -> Cut:
-    """Removes the records after `step` (at step 0 all, for a run begins with one) and lines that are no records.
+    """Remove the records after `step` (at step 0 all of them, because a run begins with a record of step 0) and the
+    lines that are no records. A file that does not exist has none.
 
-    The file is replaced as a whole: a kill in here leaves the old one or the new one.
+    The file is replaced as a whole, so a kill meanwhile leaves the old one or the new one. Raises OSError.
     """
     if not path.exists():
         return Cut(0, 0, -1)
@@ -42,7 +43,7 @@ def cut_after(path: Path, step: int) -> Cut:
 
 
 def step_of(line: bytes) -> int | None:
-    """The step of a whole line of metrics.jsonl, None of anything else."""
+    """The step of a line of metrics.jsonl; None for a line that is torn or no record."""
     try:
         record = orjson.loads(line) if line.endswith(b"\n") else None
     except orjson.JSONDecodeError:

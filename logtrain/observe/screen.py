@@ -1,4 +1,4 @@
-"""What the person in front of a run sees: a table above a progress bar on a terminal, a line a record elsewhere."""
+"""The records of a run on the screen: a table above a progress bar on a terminal, a line for each record elsewhere."""
 
 import os
 import sys
@@ -13,25 +13,28 @@ from logtrain.observe.records import Record, as_line
 
 
 def on_terminal() -> bool:
+    """Whether stdout is a terminal that knows control codes."""
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 class Lines:
-    """For a pipe or a file: one line a record."""
+    """The output to a pipe or a file: a line of key=value for each record."""
 
     def train(self, record: Record) -> None:
+        """Print a record of a training step."""
         self.print(as_line(record))
 
     valid = train
 
     def print(self, text: str) -> None:
+        """Print text that is no record."""
         print(text, flush=True)
 
     def close(self) -> None:
-        pass
+        """End the output; there is nothing to end."""
 
 
-# Heading, width, and text of a training record; as many as fit into the width of the terminal, in this order.
+# Heading, width and text of each column of the table. As many are shown as fit into the terminal, in this order.
 COLUMNS: tuple[tuple[str, int, Callable[[dict], str]], ...] = (
     ("step", 7, lambda r: f"{r['step']:,}"),
     ("epoch", 7, lambda r: f"{r['epoch']:.3f}"),
@@ -48,9 +51,10 @@ COLUMNS: tuple[tuple[str, int, Callable[[dict], str]], ...] = (
 
 
 class Remaining(ProgressColumn):
-    """Time to the end: what the last record said, less the time since."""
+    """The time left: what the last record predicted, less the time since."""
 
     def render(self, task: Task) -> Text:
+        """The column's text, as rich asks for it."""
         if task.fields["ends_at"] is None:
             return Text("-:--:-- left", "cyan")
         minutes, seconds = divmod(round(max(0, task.fields["ends_at"] - time.monotonic())), 60)
@@ -58,7 +62,7 @@ class Remaining(ProgressColumn):
 
 
 class Table:
-    """For a terminal: a row a record, above a progress bar with the time left."""
+    """The output to a terminal: a row for each record, above a progress bar with the time left."""
 
     def __init__(self, total_steps: int, step: int):
         self.headings: list[str] = []
@@ -77,20 +81,21 @@ class Table:
         self.progress.start()
 
     def train(self, record: Record) -> None:
-        columns = self.columns()
+        """Print a record of a training step, and move the bar."""
+        columns = self.head_columns()
         self.print("".join(f"{text(record):>{width}}" for _, width, text in columns))
         step, eta = record["step"], record["eta_seconds"]
         assert isinstance(step, int) and isinstance(eta, int | float)
         self.progress.update(self.task, completed=step, ends_at=time.monotonic() + eta, refresh=True)
 
     def valid(self, record: Record) -> None:
-        """The loss, in its column, and the set it is of."""
+        """Print a record of a validation: the loss in the column of losses, and the name of the set."""
         row = "".join(f"{text({**record, 'loss': record['valid_loss']}):>{width}}" for _, width, text in COLUMNS[:3])
-        self.columns()
+        self.head_columns()
         self.print(f"{row}  on {record['set']} ({record['valid_targets']:,} targets)", style="bold green")
 
-    def columns(self) -> list[tuple[str, int, Callable[[dict], str]]]:
-        """The columns that fit; prints their headings whenever these are not the ones printed last."""
+    def head_columns(self) -> list[tuple[str, int, Callable[[dict], str]]]:
+        """Print the headings of the columns that fit, unless they are those printed last; -> these columns."""
         width, columns = 0, []
         for column in COLUMNS:
             width += column[1]
@@ -104,7 +109,9 @@ class Table:
         return columns
 
     def print(self, text: str, style: str | None = None) -> None:
+        """Print text above the bar."""
         self.progress.console.print(text, style=style, markup=False, soft_wrap=True)
 
     def close(self) -> None:
+        """Take the bar from the screen."""
         self.progress.stop()

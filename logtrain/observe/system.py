@@ -1,4 +1,4 @@
-"""What the machine says of itself."""
+"""Figures of the machine that a run is on."""
 
 import resource
 import sys
@@ -7,7 +7,7 @@ import torch
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory held so far: by tensors on a cuda device, by the process elsewhere."""
+    """The most memory that was in use so far, in GiB: by tensors on a CUDA device, by the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30

@@ -1,4 +1,4 @@
-"""What a user may set of a plan. Nothing here imports torch, so that `--help` answers at once."""
+"""The settings of a plan. Nothing here imports torch, so that `--help` answers at once."""
 
 from dataclasses import dataclass
 
@@ -10,27 +10,27 @@ class PlanConfig(RunConfig):
     """Predict memory, speed and cost of a training job on GPUs, without one."""
 
     name: str = "plan"
+    """The name that a picture has as its title."""
     gpus: int = 8
-    """GPUs of the job, eight in a node. logtrain.plan takes the number in the recipe's file name: ..._4xh100.toml"""
+    """GPUs of the job, eight in a node; by default the number in the recipe's name, such as ..._4xh100.toml."""
     gpu: str = "h100-sxm"
-    """h100-sxm, h200, a100-80g, or a TOML file like those in logtrain/planning/gpus."""
+    """Name of the GPU: h100-sxm, h200, a100-80g, or a TOML file like those in logtrain/planning/gpus."""
     price: float = 2.31
-    """Dollars for a GPU and hour."""
+    """Price of a GPU for an hour, in dollars."""
     search: bool = False
-    """Try micro-batch rows, recomputation, resharding and reduce dtype; print the fastest that fits, and the rest."""
+    """Compare micro-batches, recomputation, resharding and reduce dtypes, and print the fastest that fits first."""
     json: bool = False
-    """One JSON object instead of the table."""
+    """Print one JSON object instead of the table."""
     picture: str = ""
-    """SVG file: one block on both streams, and memory over a step."""
+    """SVG file to draw a block's kernels on all streams, and the memory over a step."""
     documents: int = 250_000
-    """Documents of the corpus where `data` is no folder of prepared data: as many as NLPLog has."""
+    """Documents of the corpus if `data` is no prepared folder; by default as many as NLPLog has."""
     document_tokens: float = 444.0
-    """Mean tokens of a document where `data` is no folder of prepared data: NLPLog's, 111 M tokens in all."""
+    """Mean tokens of a document if `data` is no prepared folder; by default as of NLPLog, 111 M tokens in all."""
     document_sigma: float = 0.6
-    """Deviation of the logarithm of a document's tokens (lognormal) where `data` is no folder of prepared data.
-    NLPLog's is not published; like data have 0.41 (explanations of log lines) and 0.81 (mixed log instructions).
-    Attention's time goes with exp(sigma^2).
-    """
+    """Standard deviation of the logarithm of a document's tokens if `data` is no prepared folder (lognormal)."""
+    # NLPLog's is not published. Similar data have 0.41 (explanations of log lines) and 0.81 (mixed log instructions).
+    # The time of attention is proportional to exp(sigma^2).
 
     def __post_init__(self):
         if self.gpus < 1 or (self.gpus > 8 and self.gpus % 8):

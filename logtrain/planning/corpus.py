@@ -1,4 +1,4 @@
-"""The corpus of a plan: the lengths of its documents and how they fill rows, from prepared data or drawn."""
+"""The corpus of a plan: the lengths of its documents, from prepared data or drawn at random, packed into rows."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,16 +15,18 @@ class Corpus:
     """A training split, packed into rows."""
 
     source: str
-    """where the lengths are from, in words"""
+    """Where the lengths are from, in words."""
     num_tokens: int
+    """Tokens of all documents."""
     num_rows: int
+    """Rows that they fill."""
     lengths_P: np.ndarray
-    """int64: tokens of the pieces of documents that share rows"""
+    """Tokens of each piece of a document that is packed, int64 [P]."""
 
 
 def read_corpus(config: PlanConfig) -> Corpus:
-    """The folder `config.data`, packed as the loader packs its first epoch; where it holds no prepared data, lognormal
-    documents as the config has them, the same each time.
+    """The corpus in the folder `config.data`, packed as the loader packs its first epoch. If the folder holds no
+    prepared data, the lengths are drawn from the config's lognormal distribution, the same each time.
     """
     if (Path(config.data) / "manifest.json").is_file():
         lengths, source = Split.open(config.data, "train", verify=False).lengths, config.data
@@ -39,7 +41,7 @@ def read_corpus(config: PlanConfig) -> Corpus:
 
 
 def with_rows_per_step(config: PlanConfig, corpus: Corpus) -> PlanConfig:
-    """The config with `documents_per_step` as the rows that hold so many on average; unchanged if it sets none."""
+    """The config with the `rows_per_step` that hold `documents_per_step` documents on average, if it sets that."""
     if not config.loader.documents_per_step:
         return config
     rows = config.loader.rows_for_documents(len(corpus.lengths_P) / corpus.num_rows, config.gpus)

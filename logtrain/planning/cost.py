@@ -1,7 +1,7 @@
-"""How long each operation of a trace takes on a GPU that does nothing else: a prediction.
+"""Predicts how long each operation of a trace takes on a GPU that does nothing else.
 
-An operation costs what microbenchmarks of its kind say: matrix products by tiles and waves, attention by the lengths
-of the documents, everything else by the bytes it moves, collectives by bytes and ranks.
+The costs are those of microbenchmarks of each kind of operation: matrix products by tiles and waves, attention by the
+lengths of the documents, everything else by the bytes it moves, collectives by bytes and ranks.
 """
 
 from dataclasses import dataclass
@@ -17,41 +17,45 @@ NODE = 8  # GPUs that share NVLink
 
 @dataclass
 class Workload:
-    """What a trace does not know: the documents of a row, which kernel attends, who runs the collectives."""
+    """Facts of a job that a trace does not have: its documents, its attention kernel, and what runs its collectives."""
 
     lengths: np.ndarray
-    """int [D]: tokens of every document that is attended to as one"""
+    """Tokens of every stretch within which attention is causal (a document, or a whole row), int [D]."""
     kernel: str = "fa2"
-    """of attention: a key of Gpu.attention"""
+    """Name of the attention kernel, a key of `Gpu.attention`."""
     by_copy_engines: tuple[str, ...] = ()
-    """kinds of collectives that copy engines run: kernels beside them are not slower"""
+    """Kinds of collectives that copy engines run, which do not slow kernels down."""
 
     @cached_property
     def histogram(self) -> tuple[np.ndarray, np.ndarray]:
-        """(lengths that occur, float64; how often each does, int64)"""
+        """(the lengths that occur, float64 [U]; the number of documents of each, int64 [U])"""
         lengths, counts = np.unique(self.lengths, return_counts=True)
         return lengths.astype(float), counts
 
     @cached_property
     def pairs_per_token(self) -> float:
-        """(query, key) pairs that the mask lets through."""
+        """Mean number of keys that a token attends to."""
         lengths, counts = self.histogram
         return float((counts * lengths * (lengths + 1) / 2).sum() / (counts * lengths).sum())
 
     def attention_flops(self, op: Op) -> float:
-        """4 forward and 10 backward for a pair and element of a head: products only, the scores computed twice."""
+        """FLOPs of an attention operation: for each pair of tokens and element of a head 4 in the forward and 10 in the
+        backward, which computes the scores again. Only products are counted.
+        """
         tokens, heads, _, size = op.shape
         return (10 if "backward" in op.name else 4) * tokens * self.pairs_per_token * heads * size
 
     def seconds_per_flop(self, gpu: Gpu, backward: bool) -> float:
-        """Sum of length^2 / 2 / rate(length) over the documents, for a token."""
+        """Seconds a token per FLOP of a pair: the sum of length^2 / 2 / rate(length) over the documents, over their
+        tokens.
+        """
         lengths, counts = self.histogram
         rates = gpu.attention_rate(self.kernel, lengths, backward)
         return float((counts * lengths**2 / 2 / rates).sum() / (counts * lengths).sum())
 
 
 def seconds(op: Op, gpu: Gpu, workload: Workload) -> float:
-    """Time of an operation that runs alone."""
+    """Seconds of an operation that runs alone."""
     if op.kind in COLLECTIVES:
         return collective_seconds(op, gpu)
     if op.kind == "product":
@@ -63,14 +67,14 @@ def seconds(op: Op, gpu: Gpu, workload: Workload) -> float:
 
 
 def product_seconds(op: Op, gpu: Gpu) -> float:
-    """Time of a matrix product without its launch: of its FLOPs or of its bytes, whichever is longer."""
+    """Seconds of a matrix product without its launch: those of its FLOPs or of its bytes, whichever is longer."""
     m, n, k, batch = op.shape
     return max(gpu.padded_flops(m, n, k, batch) / gpu.wave_rate, (op.read + op.written) / gpu.bandwidth)
 
 
 def attention_seconds(op: Op, gpu: Gpu, workload: Workload) -> float:
-    """Time of FlashAttention without its launches. What was measured counts half the square of a length as causal. The
-    sums over query heads that share keys and values are bytes.
+    """Seconds of FlashAttention without its launches. The measured rates count half the square of a length as the pairs
+    of a causal document. Summing the gradients of query heads that share keys and values is costed by its bytes.
     """
     backward = "backward" in op.name
     tokens, heads, _, size = op.shape
@@ -80,7 +84,7 @@ def attention_seconds(op: Op, gpu: Gpu, workload: Workload) -> float:
 
 
 def collective_seconds(op: Op, gpu: Gpu) -> float:
-    """Latency + bytes over the bus bandwidth, as nccl-tests define it."""
+    """Seconds of a collective: its latency, and its bytes over the bus bandwidth as nccl-tests define it."""
     ranks = len(op.shape)
     if ranks == 1:
         return gpu.launch

@@ -1,6 +1,6 @@
 """The constants of a GPU, each with its source, read from a TOML file like those in logtrain/planning/gpus.
 
-Nothing here imports torch, so that a GPU that is not known is told at once.
+Nothing here imports torch, so that an unknown GPU is reported at once.
 """
 
 import tomllib
@@ -15,31 +15,32 @@ from logtrain.model.datasheet import peak_flops_of
 
 GPUS = Path(__file__).parent / "gpus"
 EXAMPLE = GPUS / "h100-sxm.toml"
-PIPELINE = 4  # tiles of K that are loaded before the first product of a kernel
+PIPELINE = 4  # tiles along K that a kernel loads before its first product
 
 
 class AttentionRate(NamedTuple):
-    """What attention over causal documents of one length reaches."""
+    """The rate of attention over causal documents of one length."""
 
     length: int
-    """tokens of a document"""
+    """Tokens of a document."""
     forward: float
-    """FLOP/s"""
+    """FLOP/s of the forward."""
     backward: float
-    """FLOP/s"""
+    """FLOP/s of the backward."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """What a GPU has, and what kernels and collectives reach on it, in bytes, seconds and FLOP/s."""
+    """The constants of a GPU, and the rates of kernels and collectives on it, in bytes, seconds and FLOP/s."""
 
     name: str
+    """Product name."""
     memory: float
     """Bytes that torch.cuda reports as total memory."""
     reserved: float
     """Bytes of it that the CUDA context, NCCL and libraries take."""
     peak: float
-    """bf16 FLOP/s by the datasheet, without sparsity: the base of MFU."""
+    """FLOP/s in bf16 by the datasheet, without sparsity, by which MFU is counted."""
     processors: int
     """Streaming multiprocessors."""
     product: float
@@ -65,7 +66,7 @@ class Gpu:
     network_latency: float
     """Seconds that a collective over nodes takes beside its bytes."""
     beside_collectives: float
-    """How many times longer a kernel takes while NCCL runs beside it."""
+    """Factor by which a kernel takes longer while NCCL runs beside it."""
 
     @property
     def available(self) -> float:
@@ -78,9 +79,9 @@ class Gpu:
         return self.product * self.padded_flops(8192, 8192, 8192) / (2 * 8192**3)
 
     def padded_flops(self, m: int, n: int, k: int, batch: int = 1) -> float:
-        """FLOPs of a product with what idle processors could have done: tiles are whole, a last wave may be part empty,
-        and the first tiles of K are loaded before anything is multiplied. A narrow matrix gets narrower tiles, one of
-        few tiles is split along K.
+        """FLOPs of a product together with those that idle processors could have done meanwhile: tiles are whole, the
+        last wave may be partly empty, and the first tiles along K are loaded before anything is multiplied. A narrow
+        matrix gets narrower tiles, and one of few tiles is split along K.
         """
         shapes = [(narrowed(a, m), narrowed(b, n)) for a, b in (self.tile[:2], self.tile[1::-1])]
         tile_m, tile_n = min(shapes, key=lambda shape: -(-m // shape[0]) * -(-n // shape[1]) * shape[0] * shape[1])
@@ -91,8 +92,8 @@ class Gpu:
         return 2 * tile_m * tile_n * depth * self.processors
 
     def attention_rate(self, kernel: str, lengths: np.ndarray, backward: bool) -> np.ndarray:
-        """FLOP/s at each document length: the time of a FLOP is a line in 1 / length, between and beyond the lengths
-        that were measured.
+        """FLOP/s at each document length. The time of a FLOP is taken to be linear in 1 / length, between the measured
+        lengths and below the shortest.
         """
         table = np.array(self.attention[kernel])
         x, y = 1 / table[::-1, 0], 1 / table[::-1, 2 if backward else 1]
@@ -102,7 +103,7 @@ class Gpu:
 
 
 def narrowed(side: int, size: int) -> int:
-    """A tile's side for a matrix that may be smaller: a power of two, from 64 on."""
+    """The side of a tile for a matrix that may be smaller: a power of two, at least 64."""
     return min(side, max(64, 1 << (size - 1).bit_length()))
 
 
@@ -152,35 +153,35 @@ class GpuFile:
         self.name: str = self.facts["name"]
 
     def value(self, key: str) -> Any:
-        """What [key] gives, of any type, with its source beside it."""
+        """The value of [key], of any type, which must have its source beside it."""
         entry = self.facts.get(key)
         if not isinstance(entry, dict) or not {"value", "source"} <= entry.keys():
             raise ValueError(f"{self.path}: [{key}] needs a value and its source; see {EXAMPLE}")
         return entry["value"]
 
     def number(self, key: str, zero: bool = False) -> float:
-        """What [key] gives: above 0, or with `zero` not below."""
+        """The number of [key], which must be above 0, or with `zero` at least 0."""
         value = self.value(key)
         if not is_number(value) or not (value > 0 or (zero and value == 0)):
             raise ValueError(f"{self.path}: [{key}] {value}: expected a number {'>=' if zero else '>'} 0")
         return value
 
     def integer(self, key: str) -> int:
-        """What [key] gives: an integer above 0."""
+        """The integer of [key], which must be above 0."""
         value = self.number(key)
         if not isinstance(value, int):
             raise ValueError(f"{self.path}: [{key}] {value}: expected an integer")
         return value
 
     def tile(self) -> tuple[int, int, int]:
-        """M, N and K."""
+        """The sides M, N and K of [tile]."""
         value = self.value("tile")
         if not isinstance(value, list) or len(value) != 3 or not all(type(n) is int and n > 0 for n in value):
             raise ValueError(f"{self.path}: [tile] {value}: expected three integers: M, N, K")
         return value[0], value[1], value[2]
 
     def peak(self) -> float:
-        """FLOP/s as [peak] gives them, else by the datasheet of the GPU's name."""
+        """The FLOP/s of [peak], else those of the datasheet of the GPU's name."""
         if "peak" in self.facts:
             return self.number("peak")
         known = peak_flops_of(self.name)
@@ -189,14 +190,14 @@ class GpuFile:
         return known
 
     def attention(self) -> dict[str, tuple[AttentionRate, ...]]:
-        """The rates of each kernel."""
+        """The rates of each attention kernel, by its name."""
         tables = self.facts.get("attention")
         if not isinstance(tables, dict) or not tables:
             raise ValueError(f"{self.path}: [attention] needs a value and its source; see {EXAMPLE}")
         return {kernel: self.rates(kernel, table) for kernel, table in tables.items()}
 
     def rates(self, kernel: str, table: Any) -> tuple[AttentionRate, ...]:
-        """The rates of a kernel, the shortest documents first."""
+        """The rates of one attention kernel, the shortest documents first."""
         if not isinstance(table, dict) or "source" not in table:
             raise ValueError(f"{self.path}: [attention] needs a value and its source; see {EXAMPLE}")
         lengths = table.keys() - {"source"}
@@ -213,5 +214,5 @@ class GpuFile:
 
 
 def is_number(value: Any) -> bool:
-    """Whether TOML has a number there; True and False are none."""
+    """Whether a TOML value is a number, which True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""How much memory a recorded program takes: the most that is alive at once, and what the allocator takes for it."""
+"""The memory that a recorded program takes: the most that is alive at once, and the allocator's total for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,17 +6,18 @@ from typing import NamedTuple
 
 from logtrain.planning.operation import Op, Storage
 
-SMALL = 2**20  # bytes: up to here the caching allocator has pools of their own
+SMALL = 2**20  # bytes of the largest tensor that the caching allocator takes from its pools for small ones
 
 
 class MemoryEvent(NamedTuple):
     """A storage that came, went, or changed its size."""
 
     num_ops: int
-    """operations recorded before it"""
+    """Number of operations that were recorded before."""
     change: int
-    """bytes more, or less where negative"""
+    """Bytes by which the storage has grown, negative where it has shrunk."""
     storage: Storage
+    """The storage."""
 
 
 @dataclass
@@ -24,15 +25,17 @@ class Peak:
     """The moment at which most memory is alive, in bytes."""
 
     total: int
+    """Bytes alive."""
     by_category: dict[str, int] = field(default_factory=dict)
+    """Bytes alive by what they are for."""
     op: int = 0
-    """number of the operation that it comes before, or runs in"""
+    """Number of the operation before which, or in which, the peak is."""
     reserved: int = 0
-    """what the allocator takes over the whole program: all that is alive, and the gaps between"""
+    """Bytes that the allocator takes over the whole program, with the gaps between tensors."""
 
 
 def peak(ops: Sequence[Op], memory: Sequence[MemoryEvent], first_op: int = 0) -> Peak:
-    """The largest total from operation `first_op` on; the workspace of a kernel counts while it runs."""
+    """The peak from operation `first_op` on; the workspace of a kernel counts while the kernel runs."""
     alive: dict[str, int] = {}
     best, total, events = Peak(-1), 0, iter(memory)
     event = next(events, None)
@@ -53,9 +56,9 @@ def peak(ops: Sequence[Op], memory: Sequence[MemoryEvent], first_op: int = 0) ->
 
 
 def reserved_bytes(memory: Sequence[MemoryEvent], first_op: int = 0) -> int:
-    """What the caching allocator takes from the GPU from operation `first_op` on, with expandable segments: each
-    stream has an address range of its own; a tensor takes the smallest hole of it that is large enough, or extends it,
-    and what was taken is not given back. What is alive at `first_op` lies end to end.
+    """Bytes that the caching allocator takes from the GPU from operation `first_op` on, with expandable segments. Each
+    stream has an address range of its own, in which a tensor takes the smallest hole that is large enough, or extends
+    the range; a range never shrinks. The tensors that are alive at `first_op` are taken to lie end to end.
     """
     pools: dict[tuple[str, bool], Pool] = {}
     start: dict[Storage, int] = {}
@@ -79,15 +82,16 @@ def reserved_bytes(memory: Sequence[MemoryEvent], first_op: int = 0) -> int:
 
 
 class Pool:
-    """Best fit in one growing address range, in bytes."""
+    """An address range that grows, in which allocations are placed by best fit. end: its size in bytes. holes: {start:
+    length} of the free stretches, in bytes.
+    """
 
     def __init__(self):
         self.end = 0
         self.holes: dict[int, int] = {}
-        """start -> length"""
 
     def allocate(self, size: int) -> int:
-        """Take the smallest hole that is large enough, or extend the range; -> where the allocation starts."""
+        """Take the smallest hole that is large enough, or extend the range; -> the start of the allocation."""
         fitting = [(length, start) for start, length in self.holes.items() if length >= size]
         if fitting:
             length, start = min(fitting)
@@ -102,7 +106,7 @@ class Pool:
         return start
 
     def free(self, start: int, size: int) -> None:
-        """Give an allocation back, joined with the holes on either side."""
+        """Free an allocation, and join it with the holes on either side."""
         after = self.holes.pop(start + size, 0)
         before = next((hole for hole, length in self.holes.items() if hole + length == start), None)
         if before is not None:

@@ -1,8 +1,8 @@
-"""One operation as it was dispatched: what kind of kernel it is, what it reads and writes, how much it computes.
+"""One dispatched operation: the kind of its kernel, the bytes it reads and writes, and its FLOPs.
 
-Sizes come from the tensors and from the operation's schema. What a custom or composite operation does inside is not
-dispatched: of our own their files say it (`COSTS` of logtrain_kernels), of PyTorch's NOTES does, with the source it was
-read in.
+Sizes come from the tensors and from the operation's schema. The inside of a custom or composite operation is not
+dispatched. For our own operations their files export the costs (`COSTS` of logtrain_kernels); for PyTorch's NOTES has
+them, with the source that they were read in.
 """
 
 from dataclasses import dataclass
@@ -33,50 +33,72 @@ COLLECTIVES = ("all_gather", "reduce_scatter", "all_reduce", "broadcast")
 
 @dataclass(slots=True, eq=False)
 class Storage:
-    """A storage: how large it is now, and what for."""
+    """A storage of the recorded program."""
 
     category: str
-    stream: str  # whose memory pool it came from
+    """What the memory is for."""
+    stream: str
+    """Name of the stream whose memory pool it came from."""
     size: int = 0
+    """Bytes that it has now."""
 
 
 @dataclass(slots=True)
 class Op:
-    """One dispatched operation: usually one kernel."""
+    """One dispatched operation, which is usually one kernel."""
 
     name: str
-    kind: str  # product, attention, pointwise, or a collective: all_gather, reduce_scatter, all_reduce, broadcast
-    phase: str  # forward, backward or update
-    module: str  # of the model: the unit of FSDP2 whose forward or backward is running
+    """Name of the operation in PyTorch, without its namespace."""
+    kind: str
+    """One of product, attention and pointwise, or a collective of COLLECTIVES."""
+    phase: str
+    """One of forward, backward and update."""
+    module: str
+    """Unit of FSDP2 whose forward or backward is running, by its path in the model."""
     micro_batch: int
+    """Number of the micro-batch in its step, counted from 1."""
     stream: str
-    waits: tuple[int, ...]  # earlier operations on other streams that must have ended
-    read: int  # bytes
+    """Name of the stream that it runs on."""
+    waits: tuple[int, ...]
+    """Numbers of the operations on other streams that must have ended."""
+    read: int
+    """Bytes that it reads."""
     written: int
+    """Bytes that it writes."""
     flops: int = 0
-    shape: tuple[int, ...] = ()  # product: M, N, K, batch; attention: T, N, K, H; collective: ranks of the group
+    """FLOPs of a product; those of attention depend on the documents and are counted in cost.py."""
+    shape: tuple[int, ...] = ()
+    """Of a product M, N, K and batch; of attention T, N, K and H; of a collective the ranks of its group."""
     launches: int = 1
-    workspace: int = 0  # bytes that live only inside
-    sharding: bool = False  # FSDP2's own copies, before and after a collective
-    vocabulary: bool = False  # a dimension is the vocabulary's
-    live: int = 0  # bytes alive when it has run
-    inputs: tuple[tuple[Storage, int], ...] = ()  # storages that it reads, with the bytes of them
+    """Number of kernels."""
+    workspace: int = 0
+    """Bytes that are alive only while it runs."""
+    sharding: bool = False
+    """Whether it is a copy of FSDP2's own, before or after a collective."""
+    vocabulary: bool = False
+    """Whether a dimension of its tensors is the vocabulary's."""
+    live: int = 0
+    """Bytes that are alive when it has run, and its workspace."""
+    inputs: tuple[tuple[Storage, int], ...] = ()
+    """Storages that it reads, with the number of bytes."""
     outputs: tuple[tuple[Storage, int], ...] = ()
+    """Storages that it writes, with the number of bytes."""
 
 
 def size_of(tensor: Tensor) -> int:
-    """Bytes that reading it takes: a broadcast dimension is read once."""
+    """Bytes that reading a tensor takes; a broadcast dimension is read once."""
     return prod(n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or n == 0) * (
         tensor.element_size()
     )
 
 
 def tensors_in(tree) -> list[Tensor]:
+    """All tensors in a tree of tuples, lists and dictionaries."""
     return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
 
 
 def arguments(func, args: tuple, kwargs: dict) -> tuple[list[Tensor], list[Tensor]]:
-    """The tensors that an operation takes, and those of them that it writes to, by its schema."""
+    """(the tensors that an operation only reads, those that it writes to), by its schema."""
     taken, written_to = [], []
     for i, argument in enumerate(func._schema.arguments):
         value = kwargs.get(argument.name) if argument.kwarg_only or i >= len(args) else args[i]
@@ -86,7 +108,7 @@ def arguments(func, args: tuple, kwargs: dict) -> tuple[list[Tensor], list[Tenso
 
 
 def describe_collective(op: Op, args: tuple, kwargs: dict) -> None:
-    """Bytes read and written on this rank, and the ranks it reaches."""
+    """Set kind, ranks, and the bytes read and written on this rank."""
     op.kind = COLLECTIVE_OPS[op.name]
     leaves = tree_leaves((args, kwargs))
     groups = [dist.ProcessGroup.unbox(x) for x in leaves if isinstance(x, torch.ScriptObject) and "Group" in str(x)]
@@ -102,7 +124,7 @@ def describe_collective(op: Op, args: tuple, kwargs: dict) -> None:
 
 
 def describe(op: Op, args: tuple, outputs: list[Tensor]) -> None:
-    """The kind of operation, its shape and FLOPs."""
+    """Set kind, shape, FLOPs and whatever else is known of an operation that is no collective."""
     if op.name in PRODUCTS:
         a, b = args[1:3] if op.name in ("addmm", "addmm_", "baddbmm") else args[:2]
         batch = a.shape[0] if a.ndim == 3 else 1
@@ -117,9 +139,7 @@ def describe(op: Op, args: tuple, outputs: list[Tensor]) -> None:
 
 
 def attention_op(op: Op, tensors: list[Tensor]) -> None:
-    """FlashAttention on rows laid end to end [T, N, H], or on a batch [B, N, S, H]. FLOPs depend on document lengths
-    and are counted in cost.py.
-    """
+    """Describe FlashAttention on rows laid end to end [T, N, H], or on a batch [B, N, S, H]."""
     backward = "backward" in op.name
     q, k = tensors[1:3] if backward else tensors[:2]
     kernel_op(op, attention_cost(q, k, backward))
@@ -128,30 +148,30 @@ def attention_op(op: Op, tensors: list[Tensor]) -> None:
 
 
 def kernel_op(op: Op, cost: Cost) -> None:
-    """An operation of logtrain_kernels, whose file says what it costs."""
+    """Describe an operation of logtrain_kernels by the costs that its file exports."""
     op.read, op.written, op.launches, op.workspace = cost.read, cost.written, cost.launches, cost.workspace
     if cost.product:
         op.kind, op.shape, op.flops = "product", cost.product, cost.flops
 
 
 def dense_embedding_gradient(op: Op, args: tuple, outputs: list[Tensor]) -> None:
-    """Zeroes the whole gradient, sorts the ids, adds the rows that occur."""
+    """The gradient of an embedding, which zeroes the whole matrix, sorts the ids and adds the rows that occur."""
     rows = size_of(args[0])
     op.read, op.written, op.launches = 2 * rows, size_of(outputs[0]) + rows, 6
 
 
 def logsumexp(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
-    """exp(x - max) is a tensor of its own while it is summed (ReduceOps.cpp, logsumexp_out_impl)."""
+    """A log-sum-exp, which stores exp(x - max) while it sums (ReduceOps.cpp, logsumexp_out_impl)."""
     op.workspace = size_of(args[0])
 
 
 def gather_copy_in(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
-    """This rank's shards to their place in the gathered buffer; its schema does not say that it writes."""
+    """The copy of this rank's shards into the gathered buffer, of which the schema does not say that it writes."""
     op.read = op.written = sum(map(size_of, args[0]))
 
 
 def fused_adamw(op: Op, args: tuple, _outputs: list[Tensor]) -> None:
-    """Reads weights, gradients and both moments and writes all but the gradients (the schema lists these too)."""
+    """AdamW, which writes weights and moments but not the gradients, although the schema lists these as written."""
     op.written -= sum(map(size_of, args[1]))
 
 

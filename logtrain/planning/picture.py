@@ -1,5 +1,5 @@
-"""A plan's picture: one block's forward and backward on its streams, and the memory alive over a step. It is SVG
-written by hand: a rectangle a kernel, a line for the memory.
+"""A plan's picture: one block's forward and backward on its streams, and the memory alive over a step. The SVG has a
+rectangle for each kernel and a line for the memory.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ LANES = (COMPUTE, "gather copy-in", "all-gather", "reduce-scatter", "all-reduce"
 
 
 def draw(path: Path, trace: Trace, timeline: Timeline, title: str) -> None:
-    """Write a plan's picture to `path`, as SVG."""
+    """Write a plan's picture to `path`, as SVG. Raises OSError."""
     block = middle_block(trace)
     elements = [heading(f"{title}: predicted, {block}", 24)]
     y = TOP

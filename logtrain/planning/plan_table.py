@@ -7,7 +7,7 @@ from logtrain.planning.search import Variant
 
 
 def plan_table(plan: Plan) -> str:
-    """What a plan says, one thing a line."""
+    """The figures of a plan, a line for each."""
     result = plan.result
     return "\n".join(
         [
@@ -25,7 +25,7 @@ def plan_table(plan: Plan) -> str:
 
 
 def heading(plan: Plan) -> str:
-    """The job in a line."""
+    """The job, in one line."""
     config, loader = plan.config, plan.config.loader
     return (
         f"{config.gpus} x {plan.gpu.name}, {plan.shape.num_parameters / 1e9:.2f} B parameters, "
@@ -35,7 +35,7 @@ def heading(plan: Plan) -> str:
 
 
 def memory_lines(plan: Plan) -> list[str]:
-    """The peak of a GPU's memory, and what it is for, the most first."""
+    """The peak of a GPU's memory, and its parts, the largest first."""
     result = plan.result
     fits = "fits" if result["fits"] else "DOES NOT FIT"
     return [
@@ -46,7 +46,7 @@ def memory_lines(plan: Plan) -> list[str]:
 
 
 def speed_lines(plan: Plan) -> list[str]:
-    """A step's time and where it goes, its FLOPs and its collectives."""
+    """The time of a step and its parts, its FLOPs and its collectives."""
     result = plan.result
     step = result["step_seconds"]
     return [
@@ -65,7 +65,7 @@ def speed_lines(plan: Plan) -> list[str]:
 
 
 def search_table(variants: Sequence[Variant]) -> str:
-    """A line for each variant, in the order given."""
+    """A line for each variant, in their order."""
     lines = [f"{'rows':>4} {'recompute':10} {'reduce':9} {'reshard':8} {'GiB':>6} {'tokens/s/GPU':>13}  why not"]
     for variant in variants:
         settings, result = variant.settings, variant.plan.result if variant.plan else None

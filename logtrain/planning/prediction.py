@@ -1,9 +1,9 @@
-"""A job's plan: the recipe's step traced on pretended GPUs and costed on a GPU's description.
+"""Makes the plan of a job: the recipe's step is traced on pretended GPUs and costed by a GPU's description.
 
 Memory, FLOPs, launches and collectives are exact: the real step runs on pretended GPUs (trace.py). Seconds are a
-prediction from microbenchmarks (cost.py, timeline.py), and so is all that follows from them. A folder `data` that
-exists gives the documents' lengths (corpus.py), a folder `model` its shape (shape.py); without them the config's
-distribution and the published shape count.
+prediction from microbenchmarks (cost.py, timeline.py), and so is everything that follows from them. The documents'
+lengths come from the folder `data` (corpus.py), and the model's shape from the folder `model` (shape.py). If a folder
+does not exist, the config's distribution or a published shape takes its place.
 """
 
 from dataclasses import dataclass, replace
@@ -29,24 +29,31 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Plan:
-    """A job, and what it is planned from."""
+    """The plan of a job."""
 
     config: PlanConfig
+    """Settings of the job."""
     gpu: Gpu
+    """Constants of the GPU."""
     shape: LlamaConfig
+    """Sizes of the model."""
     corpus: Corpus
+    """The documents, packed."""
     trace: Trace
+    """Operations and memory of a step."""
     workload: Workload
+    """Facts that the trace does not have."""
     timeline: Timeline
+    """Predicted times of the operations."""
 
     @cached_property
     def result(self) -> PlanResult:
-        """What the plan says, computed once."""
+        """The figures of the plan, computed once."""
         trace, gpus = self.trace, self.config.gpus
         seconds, seconds_by = breakdown(trace.ops, trace.repeats, self.timeline)
         tokens = self.slots * self.corpus.num_tokens / (self.corpus.num_rows * self.config.loader.seq_len)
         causal = self.model_flops(self.workload.pairs_per_token)
-        full = self.model_flops(self.config.loader.seq_len)  # as if every token saw its whole row, before and behind
+        full = self.model_flops(self.config.loader.seq_len)  # as if every token saw its whole row, also what follows it
         steps = self.config.trainer.total_steps(-(-self.corpus.num_rows // self.config.loader.rows_per_step))
         hours = gpus * steps * seconds / 3600
         return {
@@ -80,11 +87,11 @@ class Plan:
 
     @property
     def slots(self) -> int:
-        """Tokens of a step's rows on one GPU, with those that fill rows up."""
+        """Tokens of a step's rows on one GPU, with padding."""
         return self.trace.tokens * self.trace.accumulation
 
     def model_flops(self, pairs_per_token: float) -> float:
-        """FLOPs of a step on one GPU by the count that MFU rests on, attention to so many keys a token."""
+        """FLOPs of a step on one GPU as MFU counts them, with attention to `pairs_per_token` keys for each token."""
         adapters = num_adapter_parameters(self.shape, self.config.lora)
         return model_flops(self.shape, self.slots, int(self.slots * pairs_per_token), adapters)
 
@@ -95,22 +102,22 @@ class Plan:
 
 
 def make_plan(config: PlanConfig, corpus: Corpus | None = None) -> Plan:
-    """Trace and cost the recipe; a job that does not fit has result["fits"] = False.
+    """Trace and cost a recipe; the result of a job that does not fit has "fits": False.
 
-    `corpus`: as `read_corpus` gives it, where it was read before. Raises ValueError for a job that is impossible.
+    `corpus`: that of the config, if it was read before. Raises ValueError for a job that is impossible.
     """
     gpu, shape, corpus = read_gpu(config.gpu), read_shape(config.model), corpus or read_corpus(config)
     config = with_rows_per_step(config, corpus)
     if config.loader.seq_len > shape.max_positions:
         raise ValueError(f"loader.seq_len = {config.loader.seq_len}: the model knows {shape.max_positions} positions")
     workload = workload_of(config, gpu, corpus)
-    parallel = replace(config.parallel, symmetric_memory=False)  # a step is the same without it, and needs no GPU
+    parallel = replace(config.parallel, symmetric_memory=False)  # a step is the same without it, and then needs no GPU
     trace = trace_step(replace(config, parallel=parallel), shape, config.gpus)
     return Plan(config, gpu, shape, corpus, trace, workload, simulate(trace.ops, gpu, workload))
 
 
 def workload_of(config: PlanConfig, gpu: Gpu, corpus: Corpus) -> Workload:
-    """What the trace of a job does not know. Raises ValueError where the GPU has no rates of the attention kernel."""
+    """The facts that a job's trace does not have. Raises ValueError if the GPU has no rates of the attention kernel."""
     kernel = "fa3" if config.attention_backend == "fa3" else "fa2"
     if kernel not in gpu.attention:
         raise ValueError(f"attention_backend = {config.attention_backend}: {gpu.name} has {', '.join(gpu.attention)}")
@@ -120,7 +127,7 @@ def workload_of(config: PlanConfig, gpu: Gpu, corpus: Corpus) -> Workload:
 
 
 def collectives(trace: Trace) -> dict[str, Collective]:
-    """The collectives of a step, by kind."""
+    """Number and bytes of the collectives of a step, by kind."""
     found: dict[str, Collective] = {}
     for op in trace.ops:
         if op.kind in COLLECTIVES:

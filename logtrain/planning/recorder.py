@@ -1,12 +1,12 @@
-"""Records what a program would do on a GPU while it runs on tensors without contents: every kernel in order, the
-stream it is on, what it waits for, its FLOPs and memory traffic, and which memory is alive at every moment.
+"""Records the work of a program on a GPU while the program runs on tensors without contents: every kernel in order, its
+stream, the kernels it waits for, its FLOPs and memory traffic, and the memory that is alive at every moment.
 
     with FakeTensorMode(), Recorder() as recorder:
         model(x).backward()
     recorder.ops, recorder.memory
 
 Nothing is modelled: the operations are those that PyTorch dispatches, and the streams and events those that FSDP2
-uses. On the pretended "cpu" device FSDP2 asks `torch.cpu` for streams; the recorder puts its own there.
+uses. On the pretended "cpu" device FSDP2 asks `torch.cpu` for streams, where the recorder puts its own.
 """
 
 import weakref
@@ -35,9 +35,15 @@ from logtrain.planning.operation import (
     tensors_in,
 )
 
-ALLOCATION = 512  # bytes: what the caching allocator rounds up to
-OVERWRITE = {"copy_", "_foreach_copy_", "fill_", "zero_", "all_gather_copy_in"}  # they write their target unread
-LOOKUPS = {"embedding", "index", "index_select", "gather"}  # they read what they return, not the whole table
+ALLOCATION = 512  # bytes to a multiple of which the caching allocator rounds sizes up
+OVERWRITE = {
+    "copy_",
+    "_foreach_copy_",
+    "fill_",
+    "zero_",
+    "all_gather_copy_in",
+}  # operations that write their target without reading it
+LOOKUPS = {"embedding", "index", "index_select", "gather"}  # operations that read only the rows that they return
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "device", "lift_fresh", "detach"}
 NO_KERNEL |= {"_record_function_enter_new", "_record_function_exit", "wait_tensor", "barrier", "sym_size", "set_data"}
 SYNCS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "unique_consecutive"}
@@ -48,19 +54,20 @@ class RecordedStream:
 
     def __init__(self, recorder: "Recorder", name: str):
         self.recorder, self.name = recorder, name
-        self.last: int | None = None
-        """number of the operation launched last"""
-        self.pending: set[int] = set()
-        """operations of other streams that the next one waits for"""
+        self.last: int | None = None  # number of the operation that was launched last
+        self.pending: set[int] = set()  # operations of other streams that the next one waits for
 
     def record_event(self) -> "RecordedEvent":
+        """An event after the operation that was launched last."""
         return RecordedEvent(self.recorder).record(self)
 
     def wait_event(self, event: "RecordedEvent") -> None:
+        """Let the next operation on this stream wait for an event."""
         if event.op is not None:
             self.pending.add(event.op)
 
     def wait_stream(self, other: "RecordedStream") -> None:
+        """Let the next operation on this stream wait for the last one of another."""
         self.wait_event(other.record_event())
 
 
@@ -72,26 +79,26 @@ class RecordedEvent:
         self.op: int | None = None
 
     def record(self, stream: RecordedStream | None = None) -> "RecordedEvent":
+        """Move the event after the last operation on a stream, by default on the current one."""
         self.op = (stream or self.recorder.stream).last
         return self
 
 
 class Recorder(TorchDispatchMode):
-    """The operations of what runs under it, and the memory they take."""
+    """A context that records the operations of the code within it, and the memory they take. ops: the operations in
+    order. memory: the changes of storages in order. syncs: the operations that the host waited for, in words.
+    """
 
     def __init__(self, vocab_size: int = 0):
-        """`vocab_size`: the size of the dimension that marks the operations of the head."""
+        """`vocab_size`: the size of the dimension by which operations of the head are known."""
         super().__init__()
         self.vocab_size = vocab_size
         self.ops: list[Op] = []
         self.syncs: list[str] = []
-        """what the host waited for, in words"""
         self.memory: list[MemoryEvent] = []
-        self.storages = WeakIdKeyDictionary()
-        """torch.UntypedStorage -> what is recorded of it"""
+        self.storages = WeakIdKeyDictionary()  # {torch.UntypedStorage: Storage}
         self.bytes_alive, self.phase, self.module, self.micro_batch = 0, "forward", "", 0
-        self.regions: list[tuple[str, str]] = []
-        """stretches of FSDP2's work under way: (its label, the module to go back to)"""
+        self.regions: list[tuple[str, str]] = []  # FSDP2's work under way: (its label, the module to go back to)
         self.compute = RecordedStream(self, COMPUTE)
         self.stream, self.num_streams = self.compute, 0
 
@@ -128,14 +135,14 @@ class Recorder(TorchDispatchMode):
         return super().__exit__(*error)
 
     def new_stream(self, *_args, **_options) -> RecordedStream:
-        """In place of torch.cpu.Stream. FSDP2 makes four, in this order (FSDPCommContext.lazy_init)."""
+        """A new stream, in place of torch.cpu.Stream. FSDP2 makes four, in this order (FSDPCommContext.lazy_init)."""
         names = ["gather copy-in", "all-gather", "reduce-scatter", "all-reduce"]
         self.num_streams += 1
         number = self.num_streams
         return RecordedStream(self, names[number - 1] if number <= len(names) else f"stream {number}")
 
     def on_stream(self, stream: RecordedStream) -> ExitStack:
-        """In place of torch.cpu.stream: operations go to `stream` until the returned context ends."""
+        """Let operations go to `stream` until the returned context ends, in place of torch.cpu.stream."""
         stack = ExitStack()
         before, self.stream = self.stream, stream
         stack.callback(setattr, self, "stream", before)
@@ -144,14 +151,14 @@ class Recorder(TorchDispatchMode):
     # ---- memory
 
     def categorize(self, tensors: Any, category: str) -> None:
-        """Count the storages of all tensors in a tree as `category`, also those that are older than the recording."""
+        """Set the category of the storages of all tensors in a tree, also of those older than the recording."""
         for tensor in tree_leaves(tensors):
             if isinstance(tensor, Tensor):
                 local = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
                 self.record_storage(local, category).category = category
 
     def record_storage(self, tensor: Tensor, category: str) -> Storage:
-        """What is recorded of a tensor's storage; one that is new counts as `category`."""
+        """The record of a tensor's storage, which is made, with this category, if there is none."""
         storage = tensor.untyped_storage()
         recorded = self.storages.get(storage)
         if recorded is None:
@@ -161,7 +168,7 @@ class Recorder(TorchDispatchMode):
         return recorded
 
     def resize(self, recorded: Storage, size: int) -> None:
-        """A storage has `size` bytes from here on, none once it is freed."""
+        """Record that a storage has `size` bytes from here on; a freed one has 0."""
         change = size - recorded.size
         if change:
             self.memory.append(MemoryEvent(len(self.ops), change, recorded))
@@ -169,7 +176,7 @@ class Recorder(TorchDispatchMode):
             recorded.size = size
 
     def category(self, vocabulary: bool) -> str:
-        """What memory is for that is allocated now. `vocabulary`: a dimension of it is the vocabulary's."""
+        """The category of memory that is allocated now. `vocabulary`: whether a dimension is the vocabulary's."""
         region = self.regions[-1][0] if self.regions else ""
         if "all_gather" in region or "prefetch" in region or self.stream.name in ("gather copy-in", "all-gather"):
             return "gathered weights"
@@ -183,7 +190,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if any(issubclass(t, DTensor) for t in types):
-            return NotImplemented  # what it does with its local tensors comes next
+            return NotImplemented  # it dispatches again with its local tensors
         name, kwargs = func.overloadpacket.__name__, kwargs or {}
         if name in SYNCS:
             self.syncs.append(f"{func} in {self.phase} {self.module}".strip())
@@ -199,7 +206,7 @@ class Recorder(TorchDispatchMode):
         return out
 
     def enter_or_leave(self, name: str, args: tuple) -> None:
-        """Follow FSDP2, which names the stretches of its work: "FSDP::pre_forward (blocks.3)"."""
+        """Follow FSDP2 by the labels of its work, such as "FSDP::pre_forward (blocks.3)"."""
         if name == "_record_function_exit":
             if self.regions:
                 self.module = self.regions[-1][1]
@@ -234,21 +241,28 @@ class Recorder(TorchDispatchMode):
             self.record_storage(tensor, category)
         if not ("out" in kwargs or name in OVERWRITE):
             read_from = read_from + written_to
-        read = sum(map(size_of, {id(x): x for x in read_from}.values()))
         written = sum(map(size_of, new)) + sum(map(size_of, written_to))
-        if name in LOOKUPS:
-            read = written
-        op = Op(name, "pointwise", self.phase, self.module, self.micro_batch, self.stream.name, (), read, written)
-        op.sharding = func.namespace == "fsdp" or any("FSDP::" in region for region, _ in self.regions)
-        op.vocabulary = vocabulary and "embedding" not in name
+        read = written if name in LOOKUPS else sum(map(size_of, {id(x): x for x in read_from}.values()))
+        op = Op(
+            name=name,
+            kind="pointwise",
+            phase=self.phase,
+            module=self.module,
+            micro_batch=self.micro_batch,
+            stream=self.stream.name,
+            waits=tuple(sorted(self.stream.pending)),
+            read=read,
+            written=written,
+            sharding=func.namespace == "fsdp" or any("FSDP::" in region for region, _ in self.regions),
+            vocabulary=vocabulary and "embedding" not in name,
+        )
         if collective:
             describe_collective(op, args, kwargs)
         else:
             describe(op, args, outputs)
         op.inputs = tuple((self.record_storage(x, "inputs"), size_of(x)) for x in read_from)
         op.outputs = tuple((self.record_storage(x, category), size_of(x)) for x in new + written_to)
-        op.waits, self.stream.pending = tuple(sorted(self.stream.pending)), set()
-        self.stream.last = len(self.ops)
+        self.stream.pending, self.stream.last = set(), len(self.ops)
         op.live = self.bytes_alive + op.workspace
         self.ops.append(op)
 

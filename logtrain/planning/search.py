@@ -1,4 +1,4 @@
-"""The settings with which a job is fastest, or fits at all, found by planning it with each."""
+"""Finds the settings with which a job is fastest, or fits at all, by planning it with each of them."""
 
 import math
 from collections.abc import Iterator
@@ -11,19 +11,22 @@ from logtrain.planning.config import PlanConfig
 from logtrain.planning.corpus import read_corpus
 from logtrain.planning.prediction import Plan, make_plan
 
-MARGIN = 0.05  # of the available memory that a search leaves free: for what the trace does not see
+MARGIN = 0.05  # share of the available memory that a search leaves free, for memory that the trace does not see
 RECOMPUTE: tuple[Recompute, ...] = get_args(Recompute)  # the later, the less memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a search varies of a job, by the names that its JSON has."""
+    """The settings of a job that a search varies, by their names in its JSON."""
 
     rows: int
-    """of a micro-batch: loader.rows_per_batch"""
+    """Rows of a micro-batch (loader.rows_per_batch)."""
     recompute: Recompute
+    """Activations that are computed again."""
     reduce_dtype: Literal["float32", "bfloat16"]
+    """Precision in which gradients are summed."""
     reshard_after_forward: bool
+    """Whether gathered weights are freed after a block's forward."""
 
     def applied_to(self, config: PlanConfig) -> PlanConfig:
         """The job with these settings."""
@@ -40,26 +43,27 @@ class Settings:
 
 @dataclass(frozen=True)
 class Variant:
-    """A job with other settings, and how it fared."""
+    """A job with other settings, and its plan."""
 
     settings: Settings
+    """The settings."""
     plan: Plan | None
-    """None where the settings were not tried"""
+    """The plan; None if the settings were not tried."""
     why_not: str
-    """empty for the fastest that fits"""
+    """Why it is not the fastest that fits; empty if it is."""
 
     def to_json(self) -> dict[str, object]:
-        """One flat object: the settings, `why_not`, and what the plan says, if there is one."""
+        """One flat object of the settings, `why_not` and, if there is a plan, its figures."""
         return {**asdict(self.settings), "why_not": self.why_not, **(self.plan.result if self.plan else {})}
 
 
 def varied(config: PlanConfig, rows: int, recompute: Recompute) -> PlanConfig:
-    """The job with so many rows a micro-batch, and this recomputation."""
+    """The job with `rows` rows in a micro-batch, and this recomputation."""
     return replace(config, recompute=recompute, loader=replace(config.loader, rows_per_batch=rows))
 
 
 def settings_of(config: PlanConfig) -> Iterator[Settings]:
-    """All that a search tries, those that take less memory before those that take more."""
+    """All settings that a search tries, those that take less memory before those that take more."""
     rows_per_gpu = config.loader.rows_per_step // config.gpus
     for recompute in reversed(RECOMPUTE):
         for rows in (n for n in (1, 2, 4, 8) if rows_per_gpu % n == 0):
@@ -68,9 +72,8 @@ def settings_of(config: PlanConfig) -> Iterator[Settings]:
 
 
 def search(config: PlanConfig) -> list[Variant]:
-    """Every variant of the job: those that fit, the fastest first, then the others.
-
-    Raises ValueError for a job that is impossible.
+    """Every variant of the job: those that fit, the fastest first, and then the others. Raises ValueError for a job
+    that is impossible.
     """
     corpus = read_corpus(config)
     fitting: list[tuple[Settings, Plan]] = []
@@ -95,19 +98,19 @@ def search(config: PlanConfig) -> list[Variant]:
 
 
 def speed(plan: Plan) -> float:
-    """Tokens a second and GPU."""
+    """Tokens that a GPU trains on in a second."""
     return plan.result["tokens_per_second_per_gpu"]
 
 
 def slower(plan: Plan, best: Plan) -> str:
-    """The two parts of a step that take most longer than the fastest variant's, in words."""
+    """The two parts of a step by which it is most slower than the best one, in words."""
     mine, its = plan.result["step_seconds_by"], best.result["step_seconds_by"]
     more = sorted(((mine[name] - its[name], name) for name in mine), reverse=True)
     return ", ".join(f"{name} +{seconds:.2f} s" for seconds, name in more[:2] if seconds > 0.005) or "no faster"
 
 
 def remedy(plan: Plan) -> str:
-    """What would make a job that is too large fit, the nearest change first, in words."""
+    """The smallest change that makes a job fit which does not, in words."""
     config = plan.config
     rows, recompute = config.loader.rows_per_batch, config.recompute
     one_row = "loader.rows_per_batch = 1"

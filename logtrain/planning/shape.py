@@ -1,4 +1,4 @@
-"""The shape of a model that is planned: its folder's config.json, or a published shape by the name it goes by."""
+"""The shape of the model of a plan, from its folder's config.json or, by its name, from those that are published."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from logtrain.model.llama import LlamaConfig
 def llama_shape(
     hidden: int, feed_forward: int, layers: int, heads: int, kv_heads: int, head: int, *, tied: bool
 ) -> LlamaConfig:
-    """A shape of Llama 3.1 and 3.2; how rotary positions are scaled costs nothing and is left out."""
+    """A shape of Llama 3.1 and 3.2, without the scaling of rotary positions, which costs nothing."""
     return LlamaConfig(
         vocab_size=128_256,
         hidden_size=hidden,
@@ -27,7 +27,7 @@ def llama_shape(
     )
 
 
-PUBLISHED = {  # config.json of meta-llama
+PUBLISHED = {  # as in the config.json files of meta-llama
     "Llama-3.1-8B": llama_shape(4096, 14336, 32, 32, 8, 128, tied=False),
     "Llama-3.2-1B": llama_shape(2048, 8192, 16, 32, 8, 64, tied=True),
     "Llama-3.2-3B": llama_shape(3072, 8192, 28, 24, 8, 128, tied=True),
@@ -36,7 +36,7 @@ PUBLISHED = {  # config.json of meta-llama
 
 
 def read_shape(model: str) -> LlamaConfig:
-    """The shape in the folder `model`, else the published one of its name. Raises ValueError where neither is there."""
+    """The shape in the folder `model`, else the published one of its name. Raises ValueError if there is neither."""
     return hf.read_config(model) if has_config(model) else PUBLISHED[published_name(model)]
 
 
@@ -51,8 +51,8 @@ def has_config(model: str) -> bool:
 
 
 def published_name(model: str) -> str:
-    """The published model that a path has its name from, or at least its size: runs/nlplog-8b/export. Raises ValueError
-    where there is none.
+    """The published model whose name is in a path, or at least whose size is, as in runs/nlplog-8b/export. Raises
+    ValueError if there is none.
     """
     for names in ({name: name for name in PUBLISHED}, {name.split("-")[-1]: name for name in PUBLISHED}):
         for word, name in names.items():

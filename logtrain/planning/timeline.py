@@ -1,7 +1,7 @@
-"""The operations of a trace side by side on a GPU: a prediction.
+"""Predicts when each operation of a trace runs on a GPU, beside the others.
 
-The streams run in the order and with the waits that FSDP2 issued: kernels of several streams share the processors,
-collectives of one group run one after the other, and while one runs kernels are slower.
+The streams run in the order and with the waits that FSDP2 issued. Kernels of several streams share the processors,
+collectives of one group run one after the other, and kernels are slower while a collective runs.
 """
 
 import math
@@ -15,23 +15,25 @@ from logtrain.planning.cost import Workload, seconds
 from logtrain.planning.gpu import Gpu
 from logtrain.planning.operation import COLLECTIVES, COMPUTE, Op
 
-DONE = 1e-12  # seconds left of an operation that has ended
+DONE = 1e-12  # an operation with fewer seconds left has ended
 
 
 @dataclass
 class Timeline:
-    """Seconds, one of each for every operation, from the first launch on."""
+    """The times of every operation, in seconds from the first launch on."""
 
     start: list[float]
+    """When each operation starts."""
     end: list[float]
+    """When it ends."""
     alone: list[float]
-    """how long it would take with nothing beside it"""
+    """How long it would take with nothing beside it."""
     issued: list[float]
-    """when the host launched it"""
+    """When the host launches it."""
 
 
 def simulate(ops: Sequence[Op], gpu: Gpu, workload: Workload) -> Timeline:
-    """When each operation runs. The host launches them one after the other and never waits for the GPU."""
+    """The timeline of the operations. The host launches them one after the other, and never waits for the GPU."""
     simulation = Simulation(ops, gpu, workload)
     while simulation.running or any(simulation.streams.values()):
         simulation.advance(simulation.start_ready())
@@ -39,7 +41,7 @@ def simulate(ops: Sequence[Op], gpu: Gpu, workload: Workload) -> Timeline:
 
 
 class Simulation:
-    """A GPU on its way through a trace."""
+    """A GPU that runs through a trace."""
 
     def __init__(self, ops: Sequence[Op], gpu: Gpu, workload: Workload):
         self.ops, self.gpu, self.workload = ops, gpu, workload
@@ -47,8 +49,8 @@ class Simulation:
         issued = np.cumsum([op.launches * gpu.host for op in ops]).tolist()
         self.timeline = Timeline([0.0] * len(ops), [math.inf] * len(ops), alone, issued)
         self.left = list(alone)
-        self.streams: dict[str, deque[int]] = defaultdict(deque)  # operations that have not ended, in order
-        self.groups: dict[tuple[int, ...], deque[int]] = defaultdict(deque)  # the collectives among them, by ranks
+        self.streams: dict[str, deque[int]] = defaultdict(deque)  # operations that have not ended
+        self.groups: dict[tuple[int, ...], deque[int]] = defaultdict(deque)  # collectives that have not ended, by ranks
         for number, op in enumerate(ops):
             self.streams[op.stream].append(number)
             if op.kind in COLLECTIVES:
@@ -57,7 +59,7 @@ class Simulation:
         self.now = 0.0
 
     def start_ready(self) -> float:
-        """Start every operation that nothing holds back; -> when the host launches the next of the others."""
+        """Start every operation that need not wait; -> when the host launches the next of the others."""
         next_launch = math.inf
         for queue in self.streams.values():
             if not queue or queue[0] in self.running or self.must_wait(queue[0]):
@@ -71,14 +73,14 @@ class Simulation:
         return next_launch
 
     def must_wait(self, number: int) -> bool:
-        """For an operation on another stream, or for an earlier collective of the same ranks."""
+        """Whether an operation waits for one on another stream, or for an earlier collective of the same ranks."""
         op = self.ops[number]
         if any(self.timeline.end[other] == math.inf for other in op.waits):
             return True
         return op.kind in COLLECTIVES and self.groups[op.shape][0] != number
 
     def advance(self, until: float) -> None:
-        """Let time go on until an operation ends, at most until `until`."""
+        """Move the time on until an operation ends, but not beyond `until`."""
         rates = self.rates()
         step = min([until - self.now, *(self.left[number] / rate for number, rate in rates.items())])
         self.now += step
@@ -88,7 +90,7 @@ class Simulation:
                 self.finish(number)
 
     def rates(self) -> dict[int, float]:
-        """How fast each running operation goes; alone it has rate 1."""
+        """The rate of each running operation, which is 1 if it runs alone."""
         is_collective = {number: self.ops[number].kind in COLLECTIVES for number in self.running}
         by_processors = any(
             collective and self.ops[number].kind not in self.workload.by_copy_engines
@@ -116,7 +118,7 @@ REST = ("slowdown beside collectives", "exposed communication", "host")
 
 
 def kernel_class(op: Op) -> str:
-    """Which of KERNELS an operation of the compute stream counts as."""
+    """The one of KERNELS that an operation of the compute stream counts as."""
     if op.phase == "update":
         return "optimizer"
     if op.sharding:
@@ -127,10 +129,10 @@ def kernel_class(op: Op) -> str:
 
 
 def breakdown(ops: Sequence[Op], repeats: Sequence[int], timeline: Timeline) -> tuple[float, dict[str, float]]:
-    """(seconds of a step, seconds by KERNELS and REST), along the compute stream; the parts add up to the step.
+    """(seconds of a step, its parts by the names of KERNELS and REST), along the compute stream.
 
-    A kernel's time beyond what it takes alone is slowdown; time in which the compute stream stands still is
-    communication, or the host where the next kernel was not launched yet.
+    The time of a kernel beyond that which it takes alone counts as slowdown. Time in which the compute stream stands
+    still counts as the host's if the next kernel was not launched yet, and else as communication.
     """
     spent: dict[str, float] = dict.fromkeys((*KERNELS, *REST), 0.0)
     before = 0.0

@@ -1,9 +1,9 @@
-"""One training step of a recipe at full size, run by the real code on pretended GPUs: `TrainStep` on the real
-model under FSDP2, its recomputation, clipping and optimizer, on tensors without contents and a process group that
+"""Traces one training step of a recipe at full size, run by the real code on pretended GPUs: `TrainStep` on the real
+model under FSDP2, with recomputation, clipping and optimizer, on tensors without contents and a process group that
 sends nothing.
 
-Micro-batches in the middle of a step are alike, so at most three run: in the first gradients appear, in one of the
-middle they are added to, in the last replicas average. `Trace.repeats` says how often each counts.
+Micro-batches in the middle of a step are alike, so at most three run: the first, which creates gradients, one of the
+middle, which adds to them, and the last, in which replicas average. `Trace.repeats` says how often each counts.
 """
 
 import contextlib
@@ -34,18 +34,20 @@ from logtrain_kernels import pretended_gpu
 
 @dataclass
 class Trace:
-    """What one rank executes in a step."""
+    """The operations and the memory of one rank in a step."""
 
     ops: list[Op]
+    """Operations in the order of their launch."""
     repeats: list[int]
-    """how often each traced micro-batch counts; the update counts once"""
+    """How often each traced micro-batch counts; the update counts once."""
     tokens: int
-    """of a micro-batch"""
+    """Tokens of a micro-batch."""
     peak: Peak
+    """The moment at which most memory is alive."""
     bytes_between_steps: int
-    """alive when a step begins: weights and optimizer state"""
+    """Bytes that are alive when a step begins: weights and optimizer state."""
     syncs: list[str]
-    """what the host waited for, in words"""
+    """Operations that the host waited for, in words."""
 
     @property
     def accumulation(self) -> int:
@@ -62,30 +64,34 @@ class Trace:
 
 
 def repeats_of(accumulation: int) -> list[int]:
-    """How often each micro-batch that is traced counts in a step of so many."""
+    """How often each traced micro-batch counts in a step of `accumulation` micro-batches."""
     return [1, accumulation - 2, 1] if accumulation > 2 else [1] * accumulation
 
 
 @contextlib.contextmanager
 def pretended_world(size: int) -> Iterator[None]:
-    """This process as rank 0 of `size`, in a group that sends nothing."""
+    """Make this process rank 0 of `size` in a process group that sends nothing. Raises ValueError if it is in another
+    one.
+    """
     if dist.is_initialized():
         raise ValueError("a process group is there already: the plan needs one of its own")
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=size)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a device without contents
+            warnings.simplefilter("ignore")  # PyTorch warns of a device without contents
             yield
     finally:
         dist.destroy_process_group()
 
 
 def trace_step(config: RunConfig, shape: LlamaConfig, gpus: int, on_gpu: bool = True) -> Trace:
-    """Run a step of the recipe on `gpus` pretended GPUs; -> everything rank 0 executes. Takes seconds for 8B.
+    """Run a step of the recipe on `gpus` pretended GPUs; -> the trace of rank 0. It takes seconds for 8B parameters.
 
-    `on_gpu = False`: with the operations that a CPU would run. Raises ValueError where the ranks do not divide what the
-    config asks for.
+    `on_gpu`: False takes the operations that a CPU would run. Raises ValueError if the rows of a step, or the shard
+    ranks, do not fit the number of GPUs, and with a torch older than 2.13, whose fake tensors do not know all of a step.
     """
+    if torch.__version__ < "2.13":
+        raise ValueError(f"a plan needs torch >= 2.13, and this is {torch.__version__}; plan on a machine that has it")
     tokens, repeats = config.loader.seq_len * config.loader.rows_per_batch, repeats_of(config.loader.accumulation(gpus))
     recorder = Recorder(shape.vocab_size)
     with pretended_world(gpus), contextlib.ExitStack() as stack:
@@ -110,7 +116,7 @@ def trace_step(config: RunConfig, shape: LlamaConfig, gpus: int, on_gpu: bool = 
 
 
 def ready_to_train(model: Llama, config: RunConfig, gpus: int) -> TrainStep:
-    """A step that trains `model`, once this has memory, as one rank of `gpus`."""
+    """Give a model memory; -> the step that trains it as one rank of `gpus`."""
     device = torch.device("cpu")
     materialize(model, device, None)
     optimizer, world = make_optimizer(model, config.optim), PretendedWorld(device, gpus)
@@ -119,28 +125,32 @@ def ready_to_train(model: Llama, config: RunConfig, gpus: int) -> TrainStep:
 
 @dataclass(frozen=True)
 class PretendedWorld:
-    """What a step must know of the ranks."""
+    """The facts of the ranks that a step needs, as a `StepWorld`."""
 
     device: torch.device
+    """The device of this rank."""
     size: int
+    """The number of ranks."""
 
 
 def pretended_step(micro_batches: int, tokens: int) -> Step:
-    """A step of batches without contents, of so many tokens each."""
+    """A step of batches without contents, with `tokens` tokens each."""
     ids = torch.empty(tokens, dtype=torch.long, device="meta")
     positions = torch.empty(tokens, dtype=torch.int32, device="meta")
     cu_seqlens = torch.empty(tokens // 64 + 2, dtype=torch.int32, device="meta")
-    batch = PretendedBatch(ids, ids, positions, cu_seqlens, tokens, ids)
+    batch = PretendedBatch(
+        tokens_T=ids, labels_T=ids, positions_T=positions, cu_seqlens=cu_seqlens, max_seqlen=tokens, seeds_T=ids
+    )
     batches: list[Batch] = [batch] * micro_batches
     return Step(batches, tokens=tokens, targets=tokens, attention_pairs=0)
 
 
 class PretendedBatch(Batch):
-    """A batch in host memory, without contents. `to` gives it memory on the device; the copy is no kernel, so there is
-    none to record.
-    """
+    """A batch in host memory, without contents."""
 
     def to(self, device: torch.device) -> Batch:
+        """The batch with memory on a device; a copy from the host is no kernel, so none is recorded."""
+
         def allocated(x: Tensor) -> Tensor:
             return torch.empty_like(x, device=device)
 
@@ -156,7 +166,7 @@ class PretendedBatch(Batch):
 
 
 def trace_of(recorder: Recorder, first_op: int, repeats: list[int], tokens: int, bytes_between_steps: int) -> Trace:
-    """The step that a recorder has seen from operation `first_op` on; its operations wait only for one another."""
+    """The trace of the step from operation `first_op` on; its operations wait only for one another."""
     found = peak(recorder.ops, recorder.memory, first_op)
     ops = recorder.ops[first_op:]
     for op in ops:

@@ -6,10 +6,9 @@ characters, never id 128009, because special tokens are put in by id, not by spe
 template spells its special tokens, so what it wrote is encoded with `spelled=True` (chat_template.py).
 """
 
-import difflib
 import functools
 import hashlib
-import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,10 @@ from typing import NamedTuple
 
 import sentencepiece
 import tokenizers
+
+from logtrain.core.untrusted import nearest, read_bytes
+from logtrain.text.template_source import read_config, token_text
+from logtrain.text.tokenizer_trial import try_out
 
 TOKENIZER_FILES = (  # of a Hugging Face folder: the first two decide the ids, the others say more of them
     "tokenizer.json",
@@ -28,6 +31,7 @@ TOKENIZER_FILES = (  # of a Hugging Face folder: the first two decide the ids, t
     "vocab.json",
     "merges.txt",
 )
+PANIC = "PanicException"  # of Rust
 DOCUMENT_ENDS = ("<|end_of_text|>", "<|endoftext|>", "</s>")
 # These mark the turns of a chat. A model that learns to begin or end every document with one unlearns the chat format.
 TURN_MARKS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|im_start|>", "<|start_header_id|>", "<|end_header_id|>")
@@ -38,32 +42,34 @@ class Encoding(NamedTuple):
 
     ids: list[int]
     spans: list[tuple[int, int]]
-    """the characters [start, end) that each id stands for; ids of one character of several share its span"""
+    """The characters [start, end) that each id stands for; the ids of one character share its span."""
 
 
 class Tokenizer:
     """A tokenizer file, opened by `Tokenizer.load`. Encoding adds no special token and cuts nothing, whatever the file
     was saved with.
 
-    vocab_size: highest id + 1, added tokens included. bos_id: the id that opens a document, or None. sha256: digest of
-    the file that decides the ids. files: what an export copies beside the weights. folder: where these files are.
+    vocab_size: highest id + 1, added tokens included. bos_id: the id that opens a document, or None. unknown_id: the id
+    that stands for all text without a token, or None. sha256: digest of the file that decides the ids. files: what an
+    export copies beside the weights. folder: where these files are.
     """
 
     vocab_size: int
     bos_id: int | None
+    unknown_id: int | None
     sha256: str
     files: tuple[Path, ...]
 
     @staticmethod
     def load(path: str | Path) -> "Tokenizer":
-        """The tokenizer of a folder with tokenizer.json or tokenizer.model (the first is preferred), or of one of these
-        files. Raises ValueError if there is none, or it is damaged.
+        """Opens the tokenizer of a folder with tokenizer.json or tokenizer.model (the first is preferred), or of one of
+        these files. Raises ValueError if there is none, or it is damaged.
         """
         path = Path(path)
         if not path.exists():
             raise ValueError(f"{path}: no such tokenizer folder")
         names = ("tokenizer.json", "tokenizer.model")
-        file = next((f for f in (path / n for n in names) if f.is_file()), None) if path.is_dir() else path
+        file = next((f for f in (path / n for n in names) if os.path.lexists(f)), None) if path.is_dir() else path
         if file is None:
             raise ValueError(
                 f"{path}: no tokenizer.json or tokenizer.model in it; give the folder of a Hugging Face model"
@@ -72,42 +78,48 @@ class Tokenizer:
 
     def __init__(self, file: Path):
         self._file, self.folder = file, file.parent
-        self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        self.sha256 = hashlib.sha256(read_bytes(file)).hexdigest()
         beside = (file.parent / name for name in TOKENIZER_FILES if name != file.name)
         self.files = (file, *(f for f in beside if f.is_file()))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, in which no special token is recognised."""
+        """Returns the ids of a text, in which no special token is recognised."""
         raise NotImplementedError
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, as `encode` gives them, but on all cores (unless TOKENIZERS_PARALLELISM=false)."""
+        """Returns the ids of each text, as `encode` does, but on all cores (unless TOKENIZERS_PARALLELISM=false)."""
         raise NotImplementedError
 
     def encode_with_spans(self, text: str, spelled: bool) -> Encoding:
-        """Ids and spans of a text; `spelled`: a special token's text becomes its id. Raises ValueError for a
-        sentencepiece model, which has no spans.
+        """Returns the ids and spans of a text; `spelled`: a special token's text becomes its id. Raises ValueError for
+        a sentencepiece model, which has no spans.
         """
         raise NotImplementedError
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """The text of ids; `skip_special`: special tokens are no part of it."""
+        """Returns the text of ids; `skip_special` leaves special tokens out."""
+        raise NotImplementedError
+
+    def normalized(self, text: str) -> str:
+        """The text as `encode` reads it; some tokenizers write all in lower case, or put a space before it."""
         raise NotImplementedError
 
     def special_tokens(self, added: bool = True) -> dict[str, int]:
-        """Ids of the special tokens by their text; with `added` also those of added words, which `encode` knows."""
+        """Returns the ids of the special tokens by their text; with `added` also those of added words, which `encode`
+        knows.
+        """
         raise NotImplementedError
 
     def token_id(self, text: str) -> int:
-        """The id of a special token by its text. Raises ValueError, which names the nearest, if there is none."""
+        """Returns the id of a special token by its text. Raises ValueError, with the nearest ones, if there is none."""
         special = self.special_tokens()
         if text not in special:
-            near = difflib.get_close_matches(text, special, n=3, cutoff=0.0)
-            raise ValueError(f"{text!r} is no special token of {self._file}; the nearest are {', '.join(near)}")
+            near = nearest(text, special, n=3, cutoff=0.0)
+            raise ValueError(f"{text[:80]!r} is no special token of {self._file}; the nearest are {', '.join(near)}")
         return special[text]
 
     def document_end(self, name: str = "auto") -> int:
-        """The id that closes a document; "auto" takes the first of DOCUMENT_ENDS that the tokenizer has. Raises
+        """Returns the id that closes a document; "auto" takes the first of DOCUMENT_ENDS that the tokenizer has. Raises
         ValueError for a turn mark, and where there is no such token.
         """
         if name in TURN_MARKS:
@@ -127,20 +139,44 @@ class Tokenizer:
         return special[found]
 
 
+class panics_named:
+    """A panic of the library in the block, which is no Exception, becomes a ValueError that names the file."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None and type(error).__name__ == PANIC:
+            raise ValueError(f"{self.file}: its tokenizer fails ({error})") from None
+
+
+def raise_if_ours(error: BaseException) -> None:
+    """Raises an error again that does not come from the library, Ctrl-C say."""
+    if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+        raise error
+
+
 class JsonTokenizer(Tokenizer):
     """A tokenizer.json, read by the tokenizers library."""
 
     def __init__(self, file: Path):
         super().__init__(file)
         self._tokenizer = self._open()
+        try_out(file, self._tokenizer)
         self._tokenizer.encode_special_tokens = True
         self.bos_id = self._find_bos(file.parent / "tokenizer_config.json")
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        self.unknown_id = None if unknown is None else self._tokenizer.token_to_id(unknown)
         self._tokenizer.post_processor = None  # it would leave the spaces before and after a word out of its span
 
     def _open(self) -> tokenizers.Tokenizer:
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(self._file))
-        except Exception as error:  # the library raises bare Exception
+        except BaseException as error:  # the library raises bare Exception, and panics that are none
+            raise_if_ours(error)
             raise ValueError(f"{self._file}: not a tokenizer.json ({error})") from None
         # All three may be saved in the file, and each would silently change what a document becomes.
         tokenizer.no_truncation()
@@ -159,7 +195,7 @@ class JsonTokenizer(Tokenizer):
 
     @functools.cached_property  # 0.1 s for Llama 3, which prepare's workers need not spend
     def vocab_size(self) -> int:
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def _find_bos(self, config_file: Path) -> int | None:
         """The bos_token of tokenizer_config.json; without that file, what the tokenizer itself puts before a text.
@@ -167,30 +203,34 @@ class JsonTokenizer(Tokenizer):
         None if the config says so (`add_bos_token` false), and for a turn mark: SmolLM2 names `<|im_start|>`, although
         no document of its pretraining began with it.
         """
-        if not config_file.is_file():
+        if not os.path.lexists(config_file):
             return next(iter(self._tokenizer.encode("").ids), None)
-        try:
-            config = json.loads(config_file.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{config_file}: not JSON ({error})") from None
-        bos = config.get("bos_token")
-        bos = bos["content"] if isinstance(bos, dict) else bos
+        config = read_config(config_file)
+        bos = token_text(config_file, config.get("bos_token"), "bos_token")
         if bos is None or bos in TURN_MARKS or config.get("add_bos_token") is False:
             return None
         return self.token_id(bos)
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        with panics_named(self._file):
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        with panics_named(self._file):
+            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_with_spans(self, text: str, spelled: bool) -> Encoding:
-        encoding = (self._spelled if spelled else self._tokenizer).encode(text, add_special_tokens=False)
+        with panics_named(self._file):
+            encoding = (self._spelled if spelled else self._tokenizer).encode(text, add_special_tokens=False)
         return Encoding(encoding.ids, encoding.offsets)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
+        with panics_named(self._file):
+            return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
+
+    def normalized(self, text: str) -> str:
+        normalizer = self._tokenizer.normalizer
+        return normalizer.normalize_str(text) if normalizer else text
 
     def special_tokens(self, added: bool = True) -> dict[str, int]:
         tokens = self._tokenizer.get_added_tokens_decoder().items()
@@ -198,11 +238,11 @@ class JsonTokenizer(Tokenizer):
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A sentencepiece tokenizer.model."""
+    """A sentencepiece tokenizer.model, read by the sentencepiece library."""
 
     def __init__(self, file: Path):
         super().__init__(file)
-        data = file.read_bytes()
+        data = read_bytes(file)
         if re.match(rb"[A-Za-z0-9+/]+=* \d+\n", data):
             raise ValueError(
                 f"{file}: a tiktoken vocabulary (Llama 3's original release), which holds no special tokens; "
@@ -219,6 +259,7 @@ class SentencePieceTokenizer(Tokenizer):
             raise ValueError(f"{file}: not a sentencepiece model ({error})") from None
         self.vocab_size = self._model.vocab_size()
         self.bos_id = self._model.bos_id() if self._model.bos_id() >= 0 else None
+        self.unknown_id = self._model.unk_id()
         self._control = {i for i in range(self.vocab_size) if self._model.is_control(i)}
 
     def encode(self, text: str) -> list[int]:
@@ -243,6 +284,9 @@ class SentencePieceTokenizer(Tokenizer):
             else:
                 run.append(i)
         return text + self._model.decode(run)
+
+    def normalized(self, text: str) -> str:
+        return self._model.normalize(text)
 
     def special_tokens(self, added: bool = True) -> dict[str, int]:
         return {self._model.id_to_piece(i): i for i in sorted(self._control)}

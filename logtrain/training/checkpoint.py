@@ -1,14 +1,15 @@
 """Checkpoints of a run: model, optimizer and the trainer's few numbers, sharded over the ranks, resumable on any number
 of them.
 
-    checkpoints/step-000100/      complete: it was renamed to this after its last byte
+    checkpoints/step-000100/      a complete checkpoint, which got this name after its last byte
         rank-00000.safetensors ...  the rows of every tensor that the rank owned (tensor_files.py)
-        checkpoint.json             the trainer's state, size and CRC-32 of every file, and its own hash
-    checkpoints/.step-000200.partial/   being written, or left by a killed run: ignored, and removed at the next start
+        checkpoint.json             the trainer's state, size and CRC-32 of every file, and a SHA-256 of all that
+    checkpoints/.step-000200.partial/   one that is being written, or that a killed run left: it is never read, and
+                                  removed at the next start
 
-A save copies the shards to host memory and returns; each rank writes its own in a thread. Everything else that a run
-needs is a pure function of the step (learning rate, rows, random numbers), so the state is small. Nothing is pickled:
-a checkpoint may come from others.
+A save copies the shards to host memory and returns; a thread of each rank writes the rank's own. Everything else that
+a run needs is a pure function of the step (learning rate, rows, random numbers), so the state is small. Nothing is
+pickled, because a checkpoint may come from others.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ from logtrain.core.world import host_group
 from logtrain.model.weights import fill_rows, local_rows
 from logtrain.training.optim import MOMENTS, create_moments, trained_parameters
 from logtrain.training.state import TrainState
-from logtrain.training.tensor_files import Rows, TensorFiles, write_tensors
+from logtrain.training.tensor_files import TensorFiles, TensorRows, write_tensors
 
 FACTS = "checkpoint.json"
 T = TypeVar("T")
@@ -41,10 +42,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """What checkpoint.json says."""
+    """The content of checkpoint.json."""
 
     state: TrainState
+    """The trainer's state at the step of the checkpoint."""
     files: dict[str, FileFacts]
+    """Size and checksum of each file of tensors, by the file's name."""
 
 
 class Checkpoints:
@@ -55,8 +58,8 @@ class Checkpoints:
     def __init__(
         self, folder: Path, keep: int = 0, keep_best: bool = False, note: Callable[[str], None] = lambda _: None
     ):
-        """`keep`: how many of the newest stay; 0 keeps all. `keep_best`: the one of `state.best_step` stays too.
-        `note`: told what a long piece of work is at, now and then.
+        """`keep`: how many of the newest checkpoints stay; 0 keeps all. `keep_best`: whether the one of
+        `state.best_step` stays too. `note`: a function that is called with each piece of a long work, in words.
         """
         self.folder, self.keep, self.keep_best, self.note = folder, keep, keep_best, note
         self.rank = dist.get_rank()
@@ -66,7 +69,9 @@ class Checkpoints:
         self.buffers: dict[str, Tensor] = {}
 
     def clean(self) -> None:
-        """Remove what a killed run left behind; for the run that owns the folder, before its first save."""
+        """Remove what a killed run left behind. The run that owns the folder calls this before its first save. Raises
+        ValueError where the ranks do not share the folder.
+        """
         if self.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             for left in self.folder.glob(".*.partial"):
@@ -77,12 +82,12 @@ class Checkpoints:
     # ---- saving
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
-        """Begin to write `step-<state.step>`; waits only for the copy to host memory and for an earlier save still
-        being written.
+        """Begin to write `step-<state.step>`. The call waits only for the copy to host memory, and for an earlier save
+        that is still being written; it raises ValueError where that one failed.
         """
         self.wait()
         tensors = {
-            name: Rows(first, self.copied(name, local))
+            name: TensorRows(first, self.copied(name, local))
             for name, tensor in tensors_of(model, optimizer).items()
             if is_written_here(tensor)
             for first, local in [local_rows(tensor)]
@@ -93,18 +98,19 @@ class Checkpoints:
         self.writing = self.thread.submit(self.write, tensors, dataclasses.replace(state))
 
     def copied(self, name: str, tensor: Tensor) -> Tensor:
-        """A copy in host memory: on a GPU in page-locked memory that is kept for the next save."""
+        """A copy of a tensor in host memory; for a GPU that is page-locked memory, kept for the next save."""
         if tensor.device.type == "cpu":
             return tensor.clone()
         if name not in self.buffers:
             self.buffers[name] = torch.empty_like(tensor, device="cpu", pin_memory=True)
         return self.buffers[name].copy_(tensor, non_blocking=True)
 
-    def write(self, tensors: dict[str, Rows], state: TrainState) -> None:
-        """In the writing thread: every rank writes its file, then rank 0 gives the checkpoint its name.
+    def write(self, tensors: dict[str, TensorRows], state: TrainState) -> None:
+        """The work of the writing thread: every rank writes its file, then rank 0 gives the checkpoint its name. Raises
+        OSError on all ranks where one of them fails.
 
-        No rank returns before that, and all raise if one fails: one that went on could end its process, and torchrun
-        would end rank 0 over it, just before the rename.
+        No rank returns before the rename: one that went on could end its process, and torchrun would then end rank 0
+        just before the rename.
         """
         name = f"step-{state.step:06d}"
         aside, file = self.folder / f".{name}.partial", f"rank-{self.rank:05d}.safetensors"
@@ -129,13 +135,13 @@ class Checkpoints:
             raise problem
 
     def gathered(self, value: T) -> list[T]:
-        """The value of every rank, on every rank; host side."""
+        """The values of all ranks, in the order of the ranks, on every rank; the GPU takes no part."""
         found: list[T] = [value] * dist.get_world_size()
         dist.all_gather_object(found, value, group=self.group)
         return found
 
     def complete_folder(self, aside: Path, name: str, facts: CheckpointFacts) -> None:
-        """Write what the checkpoint is, name it, and remove the ones that are too many."""
+        """Write checkpoint.json, give the checkpoint its name, and remove the oldest beyond `keep`."""
         write_file(aside / FACTS, sealed(dataclasses.asdict(facts)))
         os.rename(aside, self.folder / name)
         sync_folder(self.folder)
@@ -147,7 +153,7 @@ class Checkpoints:
                 shutil.rmtree(doomed, ignore_errors=True)  # what is still being read goes at the next start
 
     def wait(self) -> None:
-        """Until the save under way is complete on this rank; its error, if any, is raised here."""
+        """Wait until the save under way is complete on this rank. Raises ValueError where it failed."""
         if self.writing is None:
             return
         writing, self.writing = self.writing, None
@@ -158,7 +164,7 @@ class Checkpoints:
             raise ValueError(f"{self.folder}: checkpoint not saved: {error.strerror or error}{full}") from error
 
     def failed(self) -> bool:
-        """Whether the save under way has failed; does not wait for it. `wait` raises the error."""
+        """Whether the save under way has failed so far, without waiting for it. `wait` raises the error."""
         return self.writing is not None and self.writing.done() and self.writing.exception() is not None
 
     def close(self) -> None:
@@ -169,12 +175,14 @@ class Checkpoints:
     # ---- finding and loading
 
     def complete(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
+        """The folders of the complete checkpoints, the oldest first."""
         named = (path for path in self.folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
         return sorted(named, key=step_of)
 
     def at(self, step: int) -> Path:
-        """The complete checkpoint of a step; 0: the newest. The same on every rank."""
+        """The complete checkpoint of a step, the same on every rank; 0 stands for the newest. Raises ValueError where
+        there is none.
+        """
         found = {step_of(path): path for path in self.gathered(self.complete())[0]}
         if not found or (step and step not in found):
             wanted = f"no checkpoint of step {step}" if step else "no complete checkpoint"
@@ -182,12 +190,12 @@ class Checkpoints:
         return found[step or max(found)]
 
     def newest(self) -> Path | None:
-        """The newest complete checkpoint, the same on every rank."""
+        """The newest complete checkpoint, or None; the same on every rank."""
         return self.gathered(next(reversed(self.complete()), None))[0]
 
     def load(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> TrainState:
-        """Fill the model (and the optimizer) in place from `path`; -> the state given to `save`. Raises ValueError
-        where anything is damaged, or of another model.
+        """Fill the model, and the optimizer if one is given, in place from the checkpoint `path`; -> the state that was
+        saved with them. Raises ValueError for a checkpoint that is damaged or of another model.
         """
         wait_until_seen(path, self.gathered(listing(path) if self.rank == 0 else {})[0], self.note)
         facts = read_facts(path)
@@ -212,8 +220,8 @@ class Checkpoints:
 
 
 def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
-    """Names -> trained weights and the optimizer's moments, sharded as they are, sharing memory with them. Frozen
-    weights come from where they came from before.
+    """The tensors that a checkpoint holds, by name: the trained weights and, of an optimizer, its moments. They are
+    sharded as the model is, and share its memory. Frozen weights are in no checkpoint.
     """
     tensors = {}
     for name, parameter in trained_parameters(model):
@@ -225,7 +233,7 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dic
 
 
 def stored_with(model: nn.Module) -> dict[str, Tensor]:
-    """Names -> tensors of the shapes that a checkpoint of this model has: the parameters stand for their moments."""
+    """Tensors with the names and shapes of those in a checkpoint of this model; a parameter stands for its moments."""
     found = {}
     for name, parameter in trained_parameters(model):
         found |= {f"model.{name}": parameter, **{f"optimizer.{key}.{name}": parameter for key in MOMENTS}}
@@ -233,7 +241,7 @@ def stored_with(model: nn.Module) -> dict[str, Tensor]:
 
 
 def is_written_here(tensor: Tensor) -> bool:
-    """Whether this rank writes its rows: of several copies of a model the first one's ranks do."""
+    """Whether this rank writes its rows of a tensor; of several copies of a model (HSDP) only the first is written."""
     if not isinstance(tensor, DTensor):
         return dist.get_rank() == 0
     mesh = tensor.device_mesh
@@ -248,7 +256,7 @@ def step_of(path: Path) -> int:
 
 
 def read_facts(path: Path) -> CheckpointFacts:
-    """What a checkpoint says of itself. Raises ValueError where that is damaged or not true."""
+    """The content of a checkpoint's checkpoint.json. Raises ValueError where it is missing, damaged or not true."""
     file = path / FACTS
     if not file.exists():
         raise ValueError(f"{path}: not a complete checkpoint (no {FACTS})")

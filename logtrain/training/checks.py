@@ -1,11 +1,12 @@
-"""What would fail later, found before anything large is loaded: a device that cannot run the model, a disk that cannot
-hold what the run will write.
+"""Checks before anything large is loaded, of what would fail later: a device that cannot run the model, or a disk that
+cannot hold what the run will write.
 """
 
 from pathlib import Path
 from shutil import disk_usage
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from logtrain.core.units import size
 from logtrain.model.llama import LlamaConfig, use_attention
@@ -14,7 +15,9 @@ from logtrain.training.config import RunConfig
 
 
 def check_device(device: torch.device, dtype: torch.dtype, config: RunConfig, shape: LlamaConfig) -> None:
-    """Choose the attention that the config asks for; ValueError where this device, dtype or shape cannot have it."""
+    """Choose the attention that the config asks for. Raises ValueError where this device, dtype or shape cannot have
+    it.
+    """
     backend = config.attention_backend
     if device.type != "cuda":
         if backend != "torch":
@@ -30,6 +33,16 @@ def check_device(device: torch.device, dtype: torch.dtype, config: RunConfig, sh
     use_attention(backend)
 
 
+def check_torch(config: RunConfig) -> None:
+    """ValueError for a setting that computes wrong or cannot be had with the torch that is installed: 2.11 and 2.12 run
+    everything but these.
+    """
+    if config.compile and torch.__version__ < "2.13":
+        raise ValueError(f"compile: torch {torch.__version__} computes wrong gradients; install torch >= 2.13")
+    if config.parallel.symmetric_memory and not hasattr(FSDPModule, "set_symm_mem_for_comm"):
+        raise ValueError(f"parallel.symmetric_memory: torch {torch.__version__} has none; install torch >= 2.13")
+
+
 def check_space(
     folder: Path,
     config: RunConfig,
@@ -38,8 +51,10 @@ def check_space(
     steps_per_epoch: int,
     num_present: int,
 ) -> None:
-    """Refuse to start what cannot end. A checkpoint takes 12 bytes a trained parameter; beside those kept there is one
-    more while it is written. `num_present` of them are there already. Raises ValueError.
+    """Raises ValueError where the disk of `folder` has less room than the run's checkpoints and its export will take.
+
+    A checkpoint takes 12 bytes a trained parameter, and beside the checkpoints that are kept there is one more while it
+    is written. `num_present`: checkpoints that are there already.
     """
     trainer = config.trainer
     saves = -(-trainer.total_steps(steps_per_epoch) // (trainer.save_every or steps_per_epoch))

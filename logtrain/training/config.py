@@ -1,5 +1,5 @@
-"""What a user may set of a training run: the optimizer, the ranks, the loop, and all of it together. Nothing here
-imports torch, so that `--help` answers at once.
+"""The settings of a training run: the optimizer, the ranks, the loop, and all of them together. Nothing here imports
+torch, so that `--help` answers at once.
 """
 
 import math
@@ -13,19 +13,24 @@ from logtrain.model.config import AttentionBackend, LoraConfig, Recompute
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
+    """AdamW and its learning rate."""
+
     lr: float = 1e-5
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape after the warm-up."""
+    """Shape of the learning rate's course after the warm-up."""
     warmup_ratio: float = 0.1
-    """Share of all steps over which the rate rises linearly to its peak."""
+    """Share of all steps over which the learning rate rises linearly to its peak."""
     min_lr_ratio: float = 0.0
-    """Rate of the last step as a share of the peak (cosine and linear)."""
+    """Learning rate of the last step as a share of the peak (cosine and linear)."""
     beta1: float = 0.9
+    """Decay of the mean of the gradients from step to step."""
     beta2: float = 0.999
+    """Decay of the mean of the squared gradients from step to step."""
     eps: float = 1e-8
+    """Number that is added to the root of the mean square before it divides."""
     weight_decay: float = 0.01
-    """Decoupled decay of the matrices; norm scales do not decay."""
+    """Decoupled weight decay of the matrices; the scales of norms do not decay."""
 
     def __post_init__(self):
         for name, low, high in (("warmup_ratio", 0, 1), ("min_lr_ratio", 0, 1), ("beta1", 0, 1), ("beta2", 0, 1)):
@@ -55,25 +60,20 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
+    """How the ranks share the model."""
+
     shard_ranks: int = 0
-    """Ranks that share one copy of the model. 0: all of them (FSDP). Fewer: that many a copy, and the copies average
-    gradients (HSDP).
-    """
+    """Ranks that share one copy of the model; the copies average gradients (HSDP). 0: all ranks share one (FSDP)."""
     reduce_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision in which gradients are summed over ranks."""
     reshard_after_forward: bool = True
     """Free a block's gathered weights after its forward and gather them again in the backward."""
     prefetch: int = 1
-    """Blocks whose weights are gathered ahead of the one that computes, in the forward and in the backward. 0: as FSDP2
-    does by itself, which is one, asked for later by the host.
-    """
+    """Blocks whose weights are gathered ahead of the one that computes. 0: FSDP2's own way, one block, but later."""
     symmetric_memory: bool = False
-    """Gather weights through NCCL's symmetric memory: within a node by the copy engines of the GPUs, which leaves their
-    processors to the matrix products.
-    """
-
+    """Gather weights within a node by the GPUs' copy engines (NCCL's symmetric memory), beside the matrix products."""
     timeout: float = 600.0
-    """Seconds in which no rank gets anything done after which the job ends and says which rank is stuck. 0: never."""
+    """End the job, and name the rank that is stuck, when no rank completes anything for so many seconds. 0: never."""
 
     def __post_init__(self):
         for name in ("prefetch", "timeout"):
@@ -83,10 +83,12 @@ class ParallelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
+    """The loop of a run: its length, and when it logs, validates and saves."""
+
     epochs: int = 1
     """Passes over the training split."""
     max_steps: int = 0
-    """End after this many steps, the schedule with them. 0: as many as the epochs have."""
+    """End the run and its learning-rate schedule after so many steps. 0: after all steps of the epochs."""
     max_grad_norm: float = 1.0
     """Global L2 norm to which gradients are clipped. 0: no clipping."""
     max_skipped: int = 3
@@ -94,19 +96,17 @@ class TrainerConfig:
     log_every: int = 10
     """Steps between records."""
     valid_every: int = 0
-    """Steps between validations; there is one before the first step and one after the last in any case. 0: each
-    epoch.
-    """
+    """Steps between validations, beside one before the first step and one after the last. 0: one each epoch."""
     save_every: int = 0
-    """Steps between checkpoints; there is one after the last step in any case. 0: each epoch."""
+    """Steps between checkpoints, beside one after the last step. 0: one each epoch."""
     keep: int = 2
-    """Newest checkpoints that stay. 0: all."""
+    """Number of the newest checkpoints that are kept. 0: all."""
     keep_best: bool = False
     """Save whenever the first validation set's loss is the lowest so far, keep that checkpoint, and export it."""
     patience: int = 0
-    """End after so many validations without a lower loss. 0: never."""
+    """End after so many validations in a row without a lower loss on the first set. 0: never."""
     stop_after: int = 0
-    """Save and exit with 75 after this step, as SIGTERM would; the schedule does not change. 0: never."""
+    """Save and exit with status 75 after this step, as after SIGTERM; the schedule does not change. 0: never."""
 
     def __post_init__(self):
         for name in ("epochs", "log_every", "max_skipped"):
@@ -117,6 +117,7 @@ class TrainerConfig:
                 raise ValueError(f"trainer.{name} = {getattr(self, name)} must not be negative")
 
     def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run. Raises ValueError where `max_steps` is more than the epochs have."""
         most = self.epochs * steps_per_epoch
         if self.max_steps > most:
             raise ValueError(
@@ -127,6 +128,8 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
+    """All settings of a training run."""
+
     name: str
     """The run's name: everything it writes is under <runs>/<name>/."""
     model: str
@@ -134,29 +137,29 @@ class RunConfig:
     data: str
     """Folder written by logtrain.prepare."""
     valid: tuple[str, ...] = ()
-    """More validation sets, each NAME=FOLDER of prepared data (its valid split), beside the data's own."""
+    """Validation sets beside the data's own, each as NAME=FOLDER of prepared data, of which the valid split is read."""
     runs: str = "runs"
     """Folder of all runs."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Start from the model's weights, or from random ones."""
     resume: Literal["none", "auto"] = "none"
-    """auto: go on from the newest complete checkpoint of this run, or start it."""
+    """none: start a new run. auto: go on from the newest complete checkpoint of this run, or start it."""
     seed: int = 1309
-    """Decides packing, row order, random weights and what dropout drops."""
+    """Seed of packing, row order, random weights and dropout."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute precision; master weights are fp32 in any case. auto: bfloat16 on GPUs, float32 on CPUs."""
     export_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the exported weights. auto: the compute precision."""
     recompute: Recompute = "none"
-    """Activations computed again in the backward. selective: all but matrix products and attention; full: all of a
+    """Activations computed again in the backward: none; selective, all but products and attention; full, all of a
     block.
     """
     compile: bool = False
-    """Compile every block with torch.compile: minutes at the start, fewer launches after; but a copy of the gate-up
-    projection in every backward, as what the kernels do in place must look functional to it.
+    """Compile every block with torch.compile: a start of minutes, then fewer kernel launches, but one more copy a
+    block.
     """
     attention_backend: AttentionBackend = "torch"
-    """On GPUs. torch: its own FlashAttention-2; fa3: the package flash_attn_3 (Hopper); flash_attn: flash-attn."""
+    """Attention on GPUs: torch's own FlashAttention-2, the package flash_attn_3 (fa3, for Hopper), or flash-attn."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -164,11 +167,12 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def with_absolute_paths(self) -> Self:
-        """The same from any folder."""
+        """The config with absolute paths of model and data, which means the same in any working directory."""
         return replace(self, model=os.path.abspath(self.model), data=os.path.abspath(self.data))
 
 
-MAY_CHANGE = (  # by a resumed run: the losses do not depend on them beyond rounding
+# What a resumed run may set anew: the losses do not depend on it beyond rounding.
+MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
     *("compile", "parallel", "loader.rows_per_batch"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),

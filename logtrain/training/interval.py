@@ -1,4 +1,4 @@
-"""What has happened since the last record of a run."""
+"""Counts and times between two records of a run."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from logtrain.data.loader import Step
 
 
 class Interval:
-    """What has happened since the last record, from which its rates are."""
+    """The counts and times since the last record, from which the next one takes its rates."""
 
     def __init__(self):
         self.steps = self.tokens = self.attention_pairs = 0
@@ -19,38 +19,41 @@ class Interval:
         self.began = time.perf_counter()
 
     def add(self, step: Step) -> None:
+        """Count a step."""
         self.steps += 1
         self.tokens += step.tokens
         self.attention_pairs += step.attention_pairs
 
     @property
     def seconds(self) -> float:
-        """Of training alone: validation and the start of a save are not counted."""
+        """Seconds of training alone, without validations and without the beginnings of saves."""
         return time.perf_counter() - self.began - self.excluded_seconds
 
     @contextmanager
     def excluding(self) -> Iterator[None]:
-        """What the block takes is no training."""
+        """Do not count the seconds that the block takes as training."""
         began = time.perf_counter()
         yield
         self.excluded_seconds += time.perf_counter() - began
 
 
 class SkippedSteps:
-    """Steps that updated nothing, counted on the device; the host knows what it has last read."""
+    """Counts of the steps that updated nothing, kept on the device. The host has the counts of the last `read`:
+    in_a_row, the skipped steps at the end; longest, the most in a row; found, all since the `read` before.
+    """
 
     def __init__(self, device: torch.device):
-        self.counts = torch.zeros(3, device=device)  # in a row now, most in a row, all; since the last reading
+        self.counts = torch.zeros(3, device=device)  # in_a_row, longest, found
         self.in_a_row = self.longest = self.found = 0
 
     def add(self, skipped: Tensor) -> None:
-        """`skipped`: 1 or 0, on the device."""
+        """Count a step. `skipped`: a scalar on the device, 1 where the step was skipped, else 0."""
         in_a_row, longest, found = self.counts
         in_a_row = (in_a_row + 1) * skipped
         self.counts = torch.stack((in_a_row, torch.maximum(longest, in_a_row), found + skipped))
 
     def read(self) -> int:
-        """Wait for the device; -> how many there were since the last reading."""
+        """Wait for the device, and begin to count anew; -> the skipped steps since the last `read`."""
         self.in_a_row, self.longest, self.found = map(int, self.counts.tolist())
         self.counts = torch.tensor([self.in_a_row, self.in_a_row, 0.0]).to(self.counts.device)
         return self.found

@@ -11,14 +11,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps for each parameter, in t
 
 
 def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Names and parameters, without the frozen ones."""
+    """(name, parameter) of every parameter that is not frozen."""
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), one fused kernel a step; one-dimensional parameters do not
-    decay.
-    """
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), fused; one-dimensional parameters do not decay."""
     trained = [p for _, p in trained_parameters(model)]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -28,14 +26,14 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def skip_where(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:
-    """Let the next update change nothing where the fp32 scalar `skipped` is 1: fused AdamW reads it on the device."""
+    """Let the next update change nothing if the fp32 scalar `skipped` is 1, which fused AdamW reads on the device."""
     optimizer.found_inf = skipped  # pyright: ignore[reportAttributeAccessIssue]  (as torch.amp.GradScaler sets it)
 
 
 def create_moments(model: nn.Module, optimizer: torch.optim.Optimizer, num_updates: int) -> None:
-    """Give a fresh optimizer the state it has after so many updates, its moments still zero.
+    """Give a fresh optimizer the state that it has after `num_updates` updates, with moments of zeros to fill in.
 
-    Its own counter is the number of updates, the same for every parameter, so no checkpoint stores it.
+    The optimizer's counter is the number of updates, the same for every parameter, so no checkpoint stores it.
     """
     for _, parameter in trained_parameters(model):
         state = optimizer.state[parameter]

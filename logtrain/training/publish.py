@@ -1,5 +1,5 @@
-"""A trained model into a Hugging Face folder, read back and compared with the live one before anyone relies on it; and
-its adapters alone, in PEFT's format.
+"""Writes a trained model as a Hugging Face folder, which is read back and compared with the live model, and its
+adapters alone in PEFT's format.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,6 +17,7 @@ from logtrain.core.world import World
 from logtrain.model import hf, peft
 from logtrain.model.llama import Llama
 from logtrain.model.lora import merged
+from logtrain.model.published import called, check_adapter, check_model, read_generation
 from logtrain.text import template_source
 from logtrain.training.run_data import ChatStyle
 from logtrain.training.setup import RunSetup
@@ -27,39 +28,47 @@ TOLERANCE = 1e-2  # relative; rounding to bf16 moves a loss by about 1e-4, a wro
 
 
 class ExportResult(NamedTuple):
-    """Loss per target in nats on a fixed batch: of the live model, and of what was read back."""
+    """The comparison of an export with the live model: losses per target in nats, on one fixed batch."""
 
     live_loss: float
+    """Loss of the model in memory."""
     exported_loss: float
+    """Loss of the model that was read back."""
     dtype: str
+    """Precision of the exported weights, by its name in torch."""
+    odd: tuple[str, ...] = ()
+    """What is odd about the files, in sentences."""
 
     @property
     def difference(self) -> float:
+        """Loss of the export less that of the live model."""
         return self.exported_loss - self.live_loss
 
     def __str__(self) -> str:
         return (
             f"({self.dtype}): loss {self.exported_loss:.6f} read back, {self.live_loss:.6f} live, "
-            f"difference {self.difference:+.1e}"
+            f"difference {self.difference:+.1e}{''.join(f'; {line}' for line in self.odd)}"
         )
 
     def to_json(self) -> dict:
+        """The content of export.json."""
         losses = {"live_loss": self.live_loss, "exported_loss": self.exported_loss}
         return {**losses, "difference": self.difference, "dtype": self.dtype}
 
 
 def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
-    """Write the model aside, read it back, compare the two, and only then name the folder; the result is written to
-    `<folder>.json` beside it, too. An older `folder` gives way.
+    """Write a model under another name, read it back, compare the two, and only then rename it to `folder`; an older
+    `folder` is replaced. Adapters are merged. The result is also written to `<folder>.json` beside it.
 
-    Every rank calls it. Adapters are merged. Raises ValueError if the losses on the first rows of `run.data.check`
-    differ by more than TOLERANCE.
+    Every rank calls this. Raises ValueError if the losses on the first step of `run.data.check` differ by more than
+    TOLERANCE, as a share of the live one.
     """
     world, data, dtype = run.world, run.data, run.export_dtype
     tensors = full_tensors(model)
     if run.config.lora.rank:
         tensors = merged(tensors, run.shape, run.config.lora)
     tensors = in_step(tensors, world)
+    odd: list[str] = []
     with new_folder(folder, replace=True) if world.is_main else nullcontext(aside_of(folder)) as aside:
         if world.is_main:
             source, files = Path(run.config.model), data.tokenizer.files
@@ -67,7 +76,7 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
             write_chat_style(aside, data.chat, configs=aside)
             write_checksums(aside, world.note)
         else:
-            for _ in tensors:  # gathering takes every rank
+            for _ in tensors:  # every rank takes part in the gathering
                 pass
         wait_until_seen(aside, world.from_main(listing(aside) if world.is_main else None), world.note)
         live, _ = mean_loss(model, data.check, 1, world)
@@ -79,7 +88,11 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
                 f"{folder}: reads back with loss {exported:.6f}, the live model has {live:.6f}: not exported"
             )
         world.barrier()  # rank 0 renames what the others have read
-        result = ExportResult(live, exported, str(dtype).removeprefix("torch."))
+        if world.is_main:
+            with called(aside, folder):
+                odd = check_model(aside, trained_template=data.chat is not None)
+        odd = [line.replace(str(aside), str(folder)) for line in odd]
+        result = ExportResult(live, exported, str(dtype).removeprefix("torch."), tuple(odd))
         if world.is_main:  # before the folder has its name: a command that is killed in between can be given again
             report = folder.with_name(f"{folder.name}.json")
             write_file(report, orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2))
@@ -87,21 +100,23 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
 
 
 def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> None:
-    """Write the model's adapters alone. Every rank calls it: all gather, rank 0 writes. An older `folder` gives way."""
+    """Write the model's adapters alone; an older `folder` is replaced. Every rank calls this, and rank 0 writes."""
     trained = {name: whole for name, whole in full_tensors(model) if "lora_" in name}
     if run.world.is_main:
         source = Path(run.config.model)
         with new_folder(folder, replace=True) as aside:
             peft.save(aside, trained, run.shape, run.config.lora, str(source))
             write_chat_style(aside, run.data.chat, configs=source)
+            with called(aside, folder):
+                check_adapter(aside, source, run.shape, trained_template=run.data.chat is not None)
             write_checksums(aside)
     run.world.barrier()
 
 
 def write_chat_style(folder: Path, chat: ChatStyle | None, *, configs: Path) -> None:
-    """Let whoever loads the folder, an export or an adapter, write prompts with the template of the training data,
-    whatever the tokenizer's own is, and stop where an answer ends: chats may have taught an end that the model did not
-    know before. `configs`: the folder of the model's config.json and generation_config.json.
+    """Write the chat template of the training data into an export or an adapter, and the id that ends an answer into
+    its generation_config.json: training on chats may have taught the model another end than it had. `configs`: the
+    folder of the model's config.json and generation_config.json. `chat`: None writes nothing.
     """
     if chat is None:
         return
@@ -109,14 +124,15 @@ def write_chat_style(folder: Path, chat: ChatStyle | None, *, configs: Path) -> 
     generation = configs / "generation_config.json"
     ends = hf.end_ids(generation, configs / "config.json")
     if chat.end_id not in ends:
-        known = hf.read_json(generation) if generation.exists() else {}
-        content = orjson.dumps(known | {"eos_token_id": [*ends, chat.end_id]}, option=orjson.OPT_INDENT_2)
-        (folder / generation.name).write_bytes(content)
+        taught = {"eos_token_id": [*ends, chat.end_id]}
+        hf.write_json(folder / generation.name, read_generation(generation) | taught)
+        if folder == configs:  # a program that reads no other must not go on after an answer either
+            hf.write_json(folder / "config.json", hf.read_json(folder / "config.json") | taught)
 
 
 def in_step(tensors: Iterable[tuple[str, Tensor]], world: World) -> Iterator[tuple[str, Tensor]]:
-    """No rank gathers the next tensor before rank 0 has dealt with this one: queued all at once on a GPU, gatherings
-    that wait for a slow disk time out (NCCL: 10 minutes).
+    """The tensors, of which no rank gathers the next one before rank 0 has dealt with this one. If all gatherings were
+    queued on a GPU at once, those that wait for a slow disk would time out (NCCL: 10 minutes).
     """
     for name, tensor in tensors:
         world.note(f"writing {name}")

@@ -1,9 +1,9 @@
-"""A training run from its config to the exported model: every part that is built, in order.
+"""A training run from its config to the exported model, with every part that it builds in order.
 
-setup.py       ranks, model shape, data      checkpoint.py   where a run goes on
+setup.py       ranks, model shape, data      checkpoint.py   saving and resuming
 sharding.py    the model on the ranks        step.py         forward, backward, update
 optim.py       the optimizer                 trainer.py      the loop
-checks.py      what would fail later         publish.py      what a run leaves
+checks.py      checks of device and disk     publish.py      export and adapter
 """
 
 from contextlib import closing, nullcontext
@@ -28,9 +28,9 @@ from logtrain.training.trainer import Trainer
 
 
 def train(config: RunConfig) -> int:
-    """Train, or go on training, and export; -> the exit status of the program. Every rank calls it.
+    """Train, or resume training, and export; -> the exit status of the program. Every rank calls this.
 
-    Raises ValueError, in one line, for whatever the user can mend.
+    Raises ValueError of one line for every mistake that the user can correct.
     """
     run = set_up(config)
     weights = run.initial_weights()  # opened and checked here, read when the model is built
@@ -48,7 +48,7 @@ def train(config: RunConfig) -> int:
 
 
 def train_in_folder(run: RunSetup, weights: WeightSource) -> bool:
-    """-> False when the run was stopped on request, everything saved."""
+    """Build the parts of a run, train and publish; -> False if the run was stopped on request, and is saved."""
     config, world, data = run.config, run.world, run.data
     keep, keep_best = config.trainer.keep, config.trainer.keep_best
     checkpoints = Checkpoints(run.folder / "checkpoints", keep, keep_best, world.note)
@@ -90,7 +90,7 @@ def train_in_folder(run: RunSetup, weights: WeightSource) -> bool:
 
 
 def publish(run: RunSetup, model: Llama, metrics: Metrics) -> None:
-    """Leave the trained model, and its adapters if it has any, for others."""
+    """Write the trained model to export/ and, with LoRA, its adapters to adapter/."""
     if run.config.lora.rank:
         publish_adapter(run.folder / "adapter", model, run)
     result = publish_model(run.folder / "export", model, run)
@@ -98,7 +98,7 @@ def publish(run: RunSetup, model: Llama, metrics: Metrics) -> None:
 
 
 def announce(run: RunSetup, metrics: Metrics, newest: Path | None) -> None:
-    """Tell what could not be known from the config."""
+    """Report what the config alone does not say: where the run was resumed, and the documents of a step."""
     if newest:
         metrics.info(f"resumed from {newest}")
     if wanted := run.config.loader.documents_per_step:

@@ -1,4 +1,4 @@
-"""The data of a run: prepared folders as loaders, held against the model and against each other."""
+"""The data of a run: prepared folders, opened as loaders and checked against the model and against each other."""
 
 import os
 from dataclasses import dataclass, replace
@@ -10,6 +10,7 @@ from logtrain.core.world import World
 from logtrain.data.epoch import Shared
 from logtrain.data.loader import Loader
 from logtrain.data.pack import pack, pieces
+from logtrain.data.prepared import check_tokenizer
 from logtrain.data.shards import Split
 from logtrain.model.llama import LlamaConfig
 from logtrain.text.tokenizer import Tokenizer
@@ -20,34 +21,42 @@ class ChatStyle(NamedTuple):
     """How prompts are written for a model that was trained on chats, and where its answers end."""
 
     template: str
+    """The jinja text of the chat template."""
     end_id: int
+    """Id of the token that ends an answer."""
 
 
 @dataclass(frozen=True)
 class RunData:
+    """The data of a run, opened and checked."""
+
     train: Loader
+    """This rank's part of the training split."""
     valid: dict[str, Loader]
-    """by name; the data's own first, as "valid" """
+    """This rank's part of each validation set, by name; the data's own comes first, as "valid"."""
     tokenizer: Tokenizer
+    """The tokenizer of the model and of the prepared data."""
     fingerprint: str
-    """of the training data"""
+    """Fingerprint of the training data's manifest."""
     chat: ChatStyle | None
-    """of chat data"""
+    """The style of chat data; None for documents."""
 
     @property
     def check(self) -> Loader:
-        """A few rows that everyone can compute a loss on: of the first validation set, else of the training rows."""
+        """The rows of which the first step is the check of an export: the first validation set's, else the training
+        rows.
+        """
         return next(iter(self.valid.values()), self.train)
 
     @property
     def documents_per_step(self) -> float:
-        """On average."""
+        """Mean number of documents in a step."""
         return self.train.split.num_documents / self.train.steps_per_epoch
 
 
 def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunData:
-    """Open and check all that a run reads. Raises ValueError for data, tokenizer and model that do not belong together,
-    and where a setting asks for what the data does not have.
+    """Open and check all data that a run reads. Raises ValueError for data, tokenizer and model that do not belong
+    together, and for a setting that needs a split which the data does not have.
     """
     train = open_split(config.data, "train", world)
     tokenizer = matching_tokenizer(train, config.data, config.model, shape, config.loader.seq_len)
@@ -110,7 +119,7 @@ class Loaders:
 
 
 def matching_tokenizer(split: Split, data: str, model: str, llama: LlamaConfig, seq_len: int) -> Tokenizer:
-    """The tokenizer of the prepared data, after making sure that data, tokenizer and model belong together."""
+    """The tokenizer of the prepared data. Raises ValueError where data, tokenizer and model do not belong together."""
     facts, prepared = split.manifest["tokenizer"], split.manifest["settings"]["seq_len"]
     if facts["vocab_size"] > llama.vocab_size:
         raise ValueError(
@@ -130,6 +139,7 @@ def matching_tokenizer(split: Split, data: str, model: str, llama: LlamaConfig, 
         raise ValueError(
             f"{data}: was prepared with another tokenizer than that of {own}; prepare it with --tokenizer {own}"
         )
+    check_tokenizer(data, split.manifest, tokenizer)
     return tokenizer
 
 
@@ -143,7 +153,9 @@ def open_split(folder: str, split: str, world: World) -> Split:
 
 
 def valid_splits(train: Split, data: str, named: tuple[str, ...], world: World) -> dict[str, Split]:
-    """The data's own validation split as "valid" (if it has one), then the named ones."""
+    """The data's own validation split as "valid", if it has one, then those that the config names. Raises ValueError
+    for a name that is used twice, and for data of another tokenizer.
+    """
     splits = {}
     if "valid" in train.manifest["splits"]:
         splits["valid"] = open_split(data, "valid", world)

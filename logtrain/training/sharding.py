@@ -1,5 +1,5 @@
-"""How a model lies on the ranks of a run. FSDP2 shards every parameter by rows over the ranks of a replica; with fewer
-shard ranks than ranks (HSDP) the replicas average their gradients.
+"""The distribution of a model over the ranks of a run. FSDP2 shards every parameter by rows over the ranks of a
+replica; with fewer shard ranks than ranks (HSDP) the replicas average their gradients.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,9 @@ from logtrain.training.config import ParallelConfig, RunConfig
 
 
 def make_mesh(device_type: str, num_ranks: int, config: ParallelConfig) -> DeviceMesh:
-    """One axis "shard", or two ("replica", "shard") for HSDP. Raises ValueError where the ranks do not divide."""
+    """A mesh with the axis "shard", or for HSDP with "replica" and "shard". Raises ValueError where
+    `config.shard_ranks` does not divide the ranks.
+    """
     shard = config.shard_ranks or num_ranks
     if shard < 1 or num_ranks % shard:
         raise ValueError(f"parallel.shard_ranks = {shard} does not divide the {num_ranks} ranks")
@@ -35,10 +37,11 @@ def build_model(
     *,
     adapters: bool = True,
 ) -> Llama:
-    """The sharded model of a run, ready to train, on the mesh's device: masters fp32, products in `dtype`.
+    """The sharded model of a run on the mesh's device, ready to train, with master weights in fp32 and products in
+    `dtype`.
 
-    `source` fills it; None leaves whatever the memory held, for a checkpoint comes next. `adapters = False` leaves out
-    those that the config asks for.
+    `source`: where the weights come from; None leaves the memory as it is, for a checkpoint to fill. `adapters`: False
+    leaves out the adapters that the config asks for.
     """
     model = sharded_model(config, shape, mesh, dtype, adapters=adapters)
     materialize(model, torch.device(mesh.device_type), source)
@@ -63,7 +66,8 @@ def sharded_model(
 
 
 def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype: torch.dtype) -> None:
-    """FSDP2 on every block, the embedding and the head; a matrix they share (tied) stays with the root.
+    """Apply FSDP2 to every block, the embedding and the head; a matrix that the last two share (tied) stays with the
+    root.
 
     Master weights, gradients and optimizer state are fp32 shards; gathered weights and activations have
     `compute_dtype`. Where every rank holds a whole copy, frozen weights need nothing and stay as they are.
@@ -97,26 +101,30 @@ def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype:
 
 
 def sharded_modules(model: nn.Module) -> Iterator[FSDPModule]:
-    """What FSDP2 shards as a unit each: the blocks, the embedding, the head, and the model for the rest."""
+    """The units that FSDP2 shards and gathers: the blocks, the embedding, the head, and the model for the rest."""
     return (module for module in model.modules() if isinstance(module, FSDPModule))
 
 
 def full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter whole, one after the other; gathering needs every rank to walk through it."""
+    """(name, whole tensor) of every parameter. Every rank must walk through all of them, because all take part in
+    gathering.
+    """
     for name, parameter in model.named_parameters():
         yield name, parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
 
 
 def last_micro_batch(model: nn.Module, last: bool) -> None:
-    """Say before a forward whether it is the last of its step. Gradients are reduce-scattered after every micro-batch
-    (whole they would take 4 bytes a parameter) and averaged over replicas after the last.
+    """Tell FSDP2 before a forward whether that is the last of its step. Gradients are reduce-scattered after every
+    micro-batch (unsharded they would take 4 bytes a parameter), and averaged over replicas after the last.
     """
     if isinstance(model, FSDPModule):
         model.set_requires_all_reduce(last)
 
 
 def clip_grad_norm(model: nn.Module, max_norm: float) -> Tensor:
-    """Scale gradients to a global L2 norm of at most `max_norm` (0: none); -> the norm before, a device scalar."""
+    """Scale the gradients to a global L2 norm of at most `max_norm` (0 leaves them); -> the norm before, a scalar
+    tensor.
+    """
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -126,6 +134,6 @@ def clip_grad_norm(model: nn.Module, max_norm: float) -> Tensor:
 
 
 def free_gathered(model: nn.Module) -> None:
-    """Free weights that a forward without a backward left gathered; parameters are the fp32 shards again."""
+    """Free the weights that a forward without a backward left gathered; the parameters are fp32 shards again."""
     for module in sharded_modules(model):
         module.reshard()

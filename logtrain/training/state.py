@@ -1,4 +1,4 @@
-"""What a run knows of itself besides its tensors: a checkpoint carries it, and a resumed run goes on from it."""
+"""The state of a run beside its tensors. A checkpoint holds it, and a resumed run goes on from it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,33 +6,37 @@ from pathlib import Path
 
 @dataclass
 class TrainState:
-    """Kept up to date by the trainer; equal on every rank."""
+    """The counts of a run, which the trainer keeps up to date; equal on every rank."""
 
     data: str
-    """fingerprint of the prepared data"""
+    """Fingerprint of the prepared data."""
     rows_per_step: int
-    """packed rows of a step, over all ranks"""
+    """Packed rows of a step, over all ranks."""
     step: int = 0
-    """steps made"""
+    """Steps that have been made."""
     tokens: int = 0
-    """trained on so far; padding does not count"""
+    """Tokens that have been trained on; padding does not count."""
     targets: int = 0
-    """predicted so far"""
+    """Targets that have been trained on."""
     skipped: int = 0
-    """of the steps, those whose gradients were not finite, so that they updated nothing"""
+    """Steps that updated nothing, because their gradients were not finite."""
     best_step: int = 0
-    """the step with the lowest loss on the first validation set; 0: none was validated"""
+    """Step with the lowest loss on the first validation set; 0 where none was validated."""
     best_loss: float | None = None
-    """on the first validation set, at `best_step`"""
+    """Loss on the first validation set at `best_step`, in nats per target."""
     validations_since_best: int = 0
+    """Validations in a row without a lower loss."""
 
     def continued_as(self, fresh: "TrainState", checkpoint: Path, data: str) -> "TrainState":
-        """The state of a checkpoint, if a run that would start as `fresh` now is the one that it is of.
+        """This state of a checkpoint, for a run that would start as `fresh` now.
 
-        `data`: the folder of the training data. Raises ValueError where it would be another run.
+        `data`: the folder of the training data. Raises ValueError where the run has other data, or other rows in a
+        step, than the one that saved the checkpoint.
         """
         if self.data != fresh.data:
-            raise ValueError(f"{data}: has been prepared anew since {checkpoint} was saved; the run would not be one")
+            raise ValueError(
+                f"{data}: has been prepared anew since {checkpoint} was saved; restore it, or start a new run"
+            )
         if self.rows_per_step != fresh.rows_per_step:  # documents_per_step is rounded to what the ranks take at once
             raise ValueError(
                 f"{checkpoint}: its steps have {self.rows_per_step} rows, here they would have {fresh.rows_per_step}; "

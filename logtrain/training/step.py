@@ -1,10 +1,10 @@
 """One step of training: forward and backward of every micro-batch, then one update.
 
-A loss is a sum over targets, divided once: by the targets of the whole step over all ranks and micro-batches, which
-the loader knows beforehand. Ranks average gradients, hence the factor world size.
+A loss is a sum over targets, divided once by the number of targets in the whole step, over all ranks and micro-batches,
+which the loader knows beforehand. The loss is multiplied by the number of ranks, because ranks average gradients.
 
-A step whose gradients are not finite changes nothing: neither weights, nor moments, nor their counter. The optimizer is
-told by a tensor on the device, so the host need not wait to know.
+A step whose gradients are not finite changes nothing: neither weights, nor moments, nor the counter of updates. A
+tensor on the device tells the optimizer, so the host need not wait for it.
 """
 
 from typing import NamedTuple, Protocol
@@ -21,28 +21,34 @@ from logtrain.training.sharding import clip_grad_norm, free_gathered, last_micro
 
 
 class StepResult(NamedTuple):
-    """Device tensors, so that nobody has to wait for the GPU to have them."""
+    """The results of a step, as tensors on the device, so that the host need not wait for them."""
 
     summed_loss: Tensor
-    """fp32 scalar, in nats: over this rank's targets"""
+    """Loss summed over this rank's targets, in nats; an fp32 scalar."""
+    summed_loss_K: Tensor
+    """The same by source, fp32 [K]."""
     grad_norm: Tensor
-    """fp32 scalar: of all gradients, over all ranks, before they were clipped"""
+    """L2 norm of all gradients, over all ranks, before they were clipped; an fp32 scalar."""
     skipped: Tensor
-    """fp32 scalar: 1 where the gradients were not finite, so that nothing was updated, else 0"""
+    """1 where the gradients were not finite, so that nothing was updated, else 0; an fp32 scalar."""
 
 
 class StepWorld(Protocol):
-    """What a step must know of the ranks; `World` is one."""
+    """The facts of the ranks that a step needs; a `World` has them."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """The device of this rank."""
+        ...
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The number of ranks."""
+        ...
 
 
 class TrainStep:
-    """A model with the optimizer that updates it."""
+    """A model with the optimizer that updates it, and the learning rate of each update."""
 
     def __init__(
         self,
@@ -53,18 +59,22 @@ class TrainStep:
         total_steps: int,
         world: StepWorld,
     ):
-        """`max_grad_norm`: 0 for no clipping. `total_steps`: of the whole run, over which the learning rate goes."""
+        """`max_grad_norm`: the norm that gradients are clipped to, 0 for no clipping. `total_steps`: the steps of the
+        whole run, over which the learning rate takes its course.
+        """
         self.model, self.optimizer, self.optim = model, optimizer, optim
         self.max_grad_norm, self.total_steps, self.world = max_grad_norm, total_steps, world
 
     def __call__(self, step: Step, number: int) -> StepResult:
-        """Train on `step`, update `number` (0-based) of the run. Nothing here waits for the device."""
-        summed_loss = torch.zeros((), device=self.world.device)
+        """Train on the rows of `step`, which is update `number` (0-based) of the run. Nothing here waits for the
+        device.
+        """
+        summed_loss_K = torch.zeros(max(1, len(step.targets_K)), device=self.world.device)
         for i, batch in enumerate(step.batches):
             last_micro_batch(self.model, last=i == len(step.batches) - 1)
             summed = self.model(batch.to(self.world.device))
             (summed * (self.world.size / max(1, step.targets))).backward()
-            summed_loss += summed.detach()
+            summed_loss_K[step.source_of_batch[i] if step.source_of_batch else 0] += summed.detach()
         grad_norm = clip_grad_norm(self.model, self.max_grad_norm)
         skipped = grad_norm.isfinite().logical_not().float()
         skip_where(self.optimizer, skipped)
@@ -72,7 +82,7 @@ class TrainStep:
             group["lr"] = self.lr_at(number)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return StepResult(summed_loss, grad_norm, skipped)
+        return StepResult(summed_loss_K.sum(), summed_loss_K, grad_norm, skipped)
 
     def lr_at(self, number: int) -> float:
         """Learning rate of update `number` (0-based)."""
@@ -81,7 +91,9 @@ class TrainStep:
 
 @torch.no_grad()
 def mean_loss(model: Llama, loader: Loader, num_steps: int, world: World) -> tuple[float, int]:
-    """(loss per target in nats, targets) over the first steps of a loader, over all ranks. Nothing is trained."""
+    """(loss per target in nats, number of targets) over the first `num_steps` steps of a loader and all ranks. Nothing
+    is trained. Every rank calls this.
+    """
     summed, targets = torch.zeros((), device=world.device), 0
     for number in range(num_steps):
         world.note(f"validation, step {number + 1} of {num_steps}")

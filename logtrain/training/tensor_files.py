@@ -1,9 +1,9 @@
-"""The tensors of a checkpoint on disk: a safetensors file a rank, with the rows that the rank owned.
+"""The tensors of a checkpoint on disk: a safetensors file for each rank, with the rows that the rank owned.
 
-    rank-00003.safetensors    for each tensor its dtype, shape and rows; under __metadata__ the first row of each
+    rank-00003.safetensors    rows of each tensor; under __metadata__ the number of the first of them in the tensor
 
-Any rank of a later run reads from them the rows that it owns itself, whatever the number of ranks. A file is written
-tensor by tensor, its checksum taken on the way, so that neither needs memory or a second reading.
+Any rank of a later run reads the rows that it owns itself, whatever the number of ranks. A file is written tensor by
+tensor, and its checksum is taken on the way, so that no copy in memory and no second reading is needed.
 """
 
 import json
@@ -27,15 +27,19 @@ FIRST_ROWS = "first_rows"
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of a tensor, in host memory, and the number of the first of them in the whole tensor."""
+class TensorRows:
+    """Successive rows of a tensor, in host memory."""
 
     first: int
+    """Number of the first of them in the whole tensor."""
     tensor: Tensor
+    """The rows, fp32."""
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Rows], note: Callable[[str], None]) -> FileFacts:
-    """Write `file`, to the disk itself. `note` is told what comes next. Raises OSError."""
+def write_tensors(file: Path, tensors: Mapping[str, TensorRows], note: Callable[[str], None]) -> FileFacts:
+    """Write the rows to `file`, synchronised to the disk; -> its size and checksum. `note`: a function that is called
+    with each piece of work, in words. Raises OSError.
+    """
     header: dict[str, object] = {
         "__metadata__": {"format": "pt", FIRST_ROWS: json.dumps({name: rows.first for name, rows in tensors.items()})}
     }
@@ -62,15 +66,15 @@ def write_tensors(file: Path, tensors: Mapping[str, Rows], note: Callable[[str],
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor on the CPU."""
+    """The bytes of a tensor on the CPU, in place if it is contiguous."""
     return tensor.contiguous().view(torch.uint8).reshape(-1).numpy().data
 
 
 class TensorFiles:
-    """Where the weights and moments of a checkpoint come from: a `WeightSource`."""
+    """The weights and moments of a checkpoint, as a `WeightSource`."""
 
     def __init__(self, folder: Path, names: list[str]):
-        """Reads the headers of the files. Raises ValueError for one that `write_tensors` has not written."""
+        """Read the headers of the files. Raises ValueError for a file that `write_tensors` has not written."""
         self.parts: dict[str, list[tuple[int, int, str]]] = {}  # tensor -> first row, row after the last, file
         self.shapes: dict[str, tuple[str, tuple[int, ...]]] = {}  # tensor -> dtype, sizes of the other dimensions
         self.files = {}
@@ -91,7 +95,7 @@ class TensorFiles:
             parts.sort()
 
     def check(self, expected: Mapping[str, torch.Size]) -> None:
-        """Raises ValueError unless these tensors are there, whole, fp32, of these shapes, and no others."""
+        """Raises ValueError unless the files hold exactly these tensors, whole, in fp32 and in these shapes."""
         if others := expected.keys() ^ self.parts.keys():
             name = sorted(others)[0]
             raise ValueError(f"it has {'no' if name in expected else 'an unexpected'} tensor {name}")
@@ -106,7 +110,7 @@ class TensorFiles:
                 raise ValueError(f"{name} is {kind} {[end, *others]}, the model has {DTYPE} {list(shape)}")
 
     def rows(self, name: str, start: int, stop: int) -> Iterator[Tensor]:
-        """Rows [start, stop) of a tensor, in order, in pieces."""
+        """Rows [start, stop) of a tensor, in pieces and in order."""
         for first, after, file in self.parts[name]:
             if start < after and first < stop:
                 yield self.files[file].get_slice(name)[max(start, first) - first : min(stop, after) - first]

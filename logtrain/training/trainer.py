@@ -1,4 +1,4 @@
-"""The training loop: it takes built parts and runs them, step by step, until the end or until asked to stop.
+"""The training loop, which runs parts that are built, step by step, to the last step or until a stop is asked for.
 
 Losses stay on the device until a step is logged, so the host runs ahead of the GPU.
 """
@@ -23,7 +23,7 @@ from logtrain.training.step import StepResult, TrainStep, mean_loss
 
 
 class Trainer:
-    """Every rank makes one, from parts that belong to one run, and calls `fit`."""
+    """The loop of one run. Every rank makes one from the parts of the run, and calls `fit`."""
 
     def __init__(
         self,
@@ -37,7 +37,9 @@ class Trainer:
         metrics: Metrics,
         state: TrainState,
     ):
-        """`valid`: validation sets by name; the first decides what is best. `state` is kept up to date here."""
+        """`valid`: validation sets by name, of which the first decides which step is the best. `state`: the counts of
+        the run, which the trainer keeps up to date.
+        """
         self.config, self.train_step, self.model = config, train_step, train_step.model
         self.train, self.valid, self.world = train, valid, world
         self.checkpoints, self.metrics, self.state = checkpoints, metrics, state
@@ -52,8 +54,11 @@ class Trainer:
         self.skipped = SkippedSteps(self.world.device)
 
     def fit(self) -> bool:
-        """Train to the last step; False when a stop was asked for and everything is saved."""
-        # Left in reverse order: a signal, and torchrun sends its own after the terminal's, spares the last checkpoint.
+        """Train to the last step; -> False if a stop was asked for, and everything is saved. Raises ValueError for
+        training that has diverged, and for a checkpoint that could not be written.
+        """
+        # These are closed in reverse order, so a signal (torchrun sends one after the terminal's) ends the process only
+        # when the last checkpoint is written.
         stop, steps = StopSignal(self.world), iter(self.train)
         with closing(stop), closing(self.checkpoints), closing(steps), collection_at_records():
             if self.state.step == 0:
@@ -85,9 +90,9 @@ class Trainer:
         saving = done or stopping or number % (self.config.save_every or epoch_length) == 0
         validating = done or number % (self.config.valid_every or epoch_length) == 0
         if saving or validating or number % self.config.log_every == 0:
-            # First: what has diverged is not saved, and the clock of training stops with the device idle.
+            # Before a save, so that nothing that has diverged is saved, and the rates count until the device is idle.
             self.log(step.targets, result)
-        elif not self.is_warm:  # what only a first step does, to allocate and compile, stays out of the rates
+        elif not self.is_warm:  # the rates leave out what a first step alone does: it allocates and compiles
             self.world.wait_for_device()
             self.interval = Interval()
         self.is_warm = True
@@ -99,16 +104,21 @@ class Trainer:
                 self.checkpoints.save(self.model, self.train_step.optimizer, self.state)
 
     def is_worth_saving(self, is_last: bool) -> bool:
-        """Weights from which the last gradients were not finite may be damaged: they are not saved."""
+        """Whether the weights may be saved: not if the last gradients were not finite, for the weights may be damaged.
+        Raises ValueError if this would be the last save of the run.
+        """
         if self.skipped.in_a_row and is_last:
             self.refuse(f"the last {self.skipped.in_a_row} steps had gradients that are not finite")
         return not self.skipped.in_a_row
 
     def out_of_patience(self) -> bool:
+        """Whether the validation loss has not fallen for `patience` validations."""
         return 0 < self.config.patience <= self.state.validations_since_best
 
     def log(self, targets: int, result: StepResult) -> None:
-        """Record the last step, with rates over all since the last record; here alone the host waits for the device."""
+        """Record the last step, with rates over all steps since the last record. Only here the host waits for the
+        device. Raises ValueError after `max_skipped` skipped steps in a row.
+        """
         loss = self.world.sum(result.summed_loss).item() / max(1, targets)
         grad_norm = result.grad_norm.item()
         self.state.skipped += self.skipped.read()
@@ -143,14 +153,16 @@ class Trainer:
         self.interval = Interval()
 
     def refuse(self, what: str) -> NoReturn:
-        """End a run that has diverged."""
+        """Raises the ValueError of a run that has diverged."""
         raise ValueError(
             f"step {self.state.step}: {what}: training has diverged; the checkpoints before it stay; "
             f"lower optim.lr or lengthen optim.warmup_ratio"
         )
 
     def validate(self) -> None:
-        """Loss over the whole of each validation set, per target; the first one's tells which step is the best."""
+        """Record the loss over the whole of each validation set; that of the first decides which step is the best.
+        Raises ValueError for a loss that is not finite.
+        """
         number, losses = self.state.step, []
         with self.interval.excluding():
             for name, loader in self.valid.items():
@@ -170,11 +182,11 @@ class Trainer:
 
 @contextmanager
 def collection_at_records() -> Iterator[None]:
-    """Python's garbage is collected where a record is made, on all ranks at once, not whenever one of them has made
-    enough: a rank that stops for it keeps all others waiting.
+    """Leave the collection of Python's garbage to `Trainer.log`, which all ranks call after the same step. If each rank
+    collected whenever it has enough garbage, it would keep all others waiting each time.
     """
     gc.collect()
-    gc.freeze()  # the model, the data: never looked at again
+    gc.freeze()  # the model and the data are never looked at again
     gc.disable()
     try:
         yield

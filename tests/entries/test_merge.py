@@ -171,7 +171,10 @@ MISTAKES: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
         lambda c: (c.adapter / adapter.WEIGHTS).unlink(),
         "{c.adapter}/adapter_model.safetensors: no such file; give a folder",
     ),
-    "damaged": (lambda c: (c.adapter / adapter.WEIGHTS).write_bytes(b"12345678 no"), "{c.adapter}: damaged adapter"),
+    "damaged": (
+        lambda c: (c.adapter / adapter.WEIGHTS).write_bytes(b"12345678 no"),
+        "{c.adapter}/adapter_model.safetensors: dam",
+    ),
     "another feature": (
         lambda c: edit_json(c.adapter / adapter.CONFIG, use_dora=True),
         "{c.adapter}/adapter_config.json: use_dora = true is not supported",

@@ -59,7 +59,7 @@ def until(happened, process: subprocess.Popen, seconds: float = 120) -> None:
     for _ in range(int(seconds * 50)):
         if happened():
             return
-        assert process.poll() is None, "it has ended before that"
+        assert process.poll() is None or happened(), "it has ended before that"
         time.sleep(0.02)
     process.kill()
     raise AssertionError(f"not within {seconds} s")

@@ -144,7 +144,7 @@ def test_a_feature_we_do_not_compute_is_refused_by_name(tmp_path, changes, messa
         (None, "no such file"),
         (b'{"model_type": "llama"', "not JSON"),
         (b"\xff\xfe", "not JSON"),
-        (b"[1]", "found list"),
+        (b"[1]", "found an array"),
     ],
     ids=["missing", "cut short", "not text", "a list"],
 )

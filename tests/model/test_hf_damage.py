@@ -111,7 +111,7 @@ def change_index(folder: Path, file: object) -> None:
 INDEX_DAMAGE = {
     "file missing": (
         lambda folder: (folder / "model-00002-of-00005.safetensors").unlink(),
-        r"model-00002-of-00005\.safetensors: no such file, though the index names it",
+        r"model-00002-of-00005\.safetensors: no such file; the index names it",
     ),
     "file cut short": (
         lambda folder: cut_short(folder / "model-00002-of-00005.safetensors"),
@@ -123,9 +123,9 @@ INDEX_DAMAGE = {
     ),
     "path outside": (
         lambda folder: change_index(folder, "../secret.safetensors"),
-        r"index\.json: '\.\./secret\.safetensors' is not a plain file name",
+        r'index\.json: "\.\./secret\.safetensors" is not a plain file name',
     ),
-    "absolute path": (lambda folder: change_index(folder, "/etc/passwd"), "'/etc/passwd' is not a plain file name"),
+    "absolute path": (lambda folder: change_index(folder, "/etc/passwd"), '"/etc/passwd" is not a plain file name'),
     "the folder above": (lambda folder: change_index(folder, ".."), r"'?\.\.'?"),
     "no file name": (lambda folder: change_index(folder, 7), "7 is not a plain file name"),
     "no weight_map": (lambda folder: edit_json(folder / INDEX, weight_map=None), r"index\.json: no weight_map"),

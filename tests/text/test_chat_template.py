@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from logtrain.data.conversations import conversations
 from logtrain.data.files import BadRow, InputFile
 from logtrain.text.chat_template import ChatTemplate, Turn
+from logtrain.text.config import DATE
+from logtrain.text.template_sandbox import compile_template
 from logtrain.text.tokenizer import Tokenizer
 from tests.support.chats import CHATML, SPECIAL, TRIMMING, write_tokenizer
 
@@ -193,6 +195,47 @@ def test_what_templates_may_use(tmp_path):
     assert tokenizer.decode(np.array(ids)[is_target].tolist(), skip_special=False) == "because<|eot|>"
 
 
+RICH = """{%- macro turn(role, content='', end=none) -%}
+    {{- '<|start|>' ~ role + '<|header|>' -}}
+    {%- for line in content.split('\n') if line is string %}{{ line.rstrip() }}{{ '\n' if not loop.last }}{% endfor -%}
+    {{- end if end is not none else '' -}}
+{%- endmacro -%}
+{%- set ns = namespace(n=0, seen=[], text='') -%}
+{%- set roles = {'user': 'U', 'assistant': 'A'} -%}
+{{- bos_token -}}
+{%- for message in messages -%}
+    {%- set ns.n = ns.n + 1 -%}
+    {%- set ns.seen = ns.seen + [message.role] -%}
+    {%- set ns.text = ns.text ~ message.content[:3] -%}
+    {{- turn(roles[message['role']] * 2, message.content | trim, end='<|eot|>') -}}
+    {{- '%02d' % ns.n ~ '{:>3}'.format(loop.index0) ~ (message | tojson(indent=2)) -}}
+    {%- if loop.previtem is defined and loop.previtem.role in ['user', 'system'] -%}P{%- endif -%}
+{%- endfor -%}
+{{- (messages | selectattr('role', 'equalto', 'user') | list | length) ~ '/' -}}
+{{- messages | map(attribute='role') | join(',') -}}
+{{- messages[::-1][0].content | upper | replace('A', 'b') ~ ns.text ~ (roles | dictsort)[0][0] ~ 2 ** 5 -}}
+{%- for key, value in roles.items() -%}{{ key }}{{ value | default('x') }}{{ loop.length }}{%- endfor -%}
+{%- if messages | length % 2 == 0 and 'zzz' not in ns.text and ns.seen[-1] != 'user' -%}!{%- endif -%}
+"""
+
+
+def test_a_template_that_uses_much_is_rendered_as_transformers_does(loaded):
+    """What is counted comes out as if it were not."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    turns = [
+        Turn("user", " why\n error é "),
+        Turn("assistant", "a because "),
+        Turn("user", "disk"),
+        Turn("assistant", "A"),
+    ]
+    ours = compile_template(RICH, DATE).render([turn._asdict() for turn in turns], bos_token="<|begin|>")
+    theirs, _ = render_jinja_template([[turn._asdict() for turn in turns]], chat_template=RICH, bos_token="<|begin|>")
+    assert ours == theirs[0]
+    assert ours.endswith("!")
+    assert len(ours) > 400
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -223,7 +266,7 @@ def test_templates_that_are_refused(tmp_path, source, message):
 
 def test_other_refusals(tmp_path, loaded):
     tokenizer = Tokenizer.load(write_tokenizer(tmp_path / "a"))
-    with pytest.raises(ValueError, match=r"template nowhere\.jinja: No such file"):
+    with pytest.raises(ValueError, match=r"nowhere\.jinja: no such file"):
         ChatTemplate.load(tokenizer, "nowhere.jinja")
     with pytest.raises(ValueError, match=r"never asks for the date .*, so date = 2025-01-01 has no effect"):
         ChatTemplate.load(tokenizer, date="2025-01-01")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 
 from logtrain.core.config import load
@@ -29,6 +30,9 @@ class DamagingSetup(RunSetup):
 class Case:
     def __init__(self, folder: Path):
         self.source, self.there = write_model(folder / "model"), folder / "v1.0"
+        tokenizer = tokenizers.Tokenizer.from_file(str(self.source / "tokenizer.json"))
+        tokenizer.add_special_tokens(["w9"])
+        tokenizer.save(str(self.source / "tokenizer.json"))
         data = write_data(folder / "data", self.source, seq_len=64, lengths={"train": [50, 20, 64]})
         flags = ["--name", "run", "--model", str(self.source), "--data", str(data), "--loader.seq_len", "64"]
         self.run = set_up(load(CptConfig, [*flags, "--loader.rows_per_step", "1"]))
@@ -81,7 +85,17 @@ def test_a_model_trained_on_chats_carries_their_template_and_their_end(case, bef
 
     file = case.source / "generation_config.json"
     file.unlink() if before is None else file.write_text(json.dumps(before))
-    case.publish(chat=ChatStyle("{{ messages[0]['content'] }} w9", 9))
+    template = "{{ bos_token }}{% for message in messages %}{{ ' ' ~ message['content'] }} w9{% endfor %}"
+    said = str(case.publish(chat=ChatStyle(template, 9)))
+    assert "the tokenizer's eos_token is <|end_of_text|> (1), but answers end with" in said or 1 in as_list(after)
     assert GenerationConfig.from_pretrained(case.there).eos_token_id == after
     tokenizer = AutoTokenizer.from_pretrained(case.there)
-    assert tokenizer.apply_chat_template([{"role": "user", "content": "w3"}], tokenize=False) == "w3 w9"
+    assert (
+        tokenizer.apply_chat_template([{"role": "user", "content": "w3"}], tokenize=False) == "<|begin_of_text|> w3 w9"
+    )
+    config = json.loads((case.there / "config.json").read_text())
+    assert before is not None or set(as_list(config["eos_token_id"])) <= set(as_list(after))
+
+
+def as_list(ids: int | list[int]) -> list[int]:
+    return ids if isinstance(ids, list) else [ids]

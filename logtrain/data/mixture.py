@@ -1,0 +1,129 @@
+"""Steps of rows of several sources in fixed shares: a pure function of (seed, step), as for a single source.
+
+Every source has epochs of its own, each packed anew. How many rows of each a step takes is systematic sampling (Madow &
+Madow 1944): the sources lie end to end on a line of `rows_per_step`, each as long as its share, and rows are cut from
+the line at every whole number plus an offset. Whatever the offset, a source gets its share within one row; and as the
+offsets go through CYCLE evenly spread values in a cycle of steps, its sum is right over time.
+
+Letters in names: K sources (K1 = K + 1 edges), J steps of a cycle.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from logtrain.data.config import LoaderConfig
+from logtrain.data.epoch import Epochs, Shared, pack_epoch
+from logtrain.data.loader import Loader, Row
+from logtrain.data.shards import Split
+
+CYCLE = 4096  # steps; a power of 2
+
+
+class Shares:
+    """How many rows of each source every step takes."""
+
+    def __init__(self, row_share_K: np.ndarray, rows_per_step: int):
+        """`row_share_K`: float64, with the sum 1."""
+        edges_K1 = np.concatenate([np.zeros(1), np.cumsum(row_share_K) * rows_per_step])
+        edges_K1[-1] = rows_per_step
+        offsets_J = (bit_reversed(CYCLE) + 0.5) / CYCLE
+        self.rows_JK = np.diff(np.floor(edges_K1 + offsets_J[:, None]).astype(np.int64))
+        self.before_JK = np.cumsum(self.rows_JK, axis=0) - self.rows_JK
+        self.cycle_K = self.rows_JK.sum(axis=0)
+
+    def rows(self, step: int, source: int) -> range:
+        """Which rows of a source step `step` (0-based) takes, counted over all that the run takes of it."""
+        cycle, in_cycle = divmod(step, CYCLE)
+        first = cycle * int(self.cycle_K[source]) + int(self.before_JK[in_cycle, source])
+        return range(first, first + int(self.rows_JK[in_cycle, source]))
+
+    def steps_for(self, rows: int, source: int) -> int:
+        """The fewest steps that take so many rows of a source."""
+        cycles, rest = divmod(rows, int(self.cycle_K[source]))
+        ends_J = self.before_JK[:, source] + self.rows_JK[:, source]
+        return cycles * CYCLE + (int(np.searchsorted(ends_J, rest)) + 1 if rest else 0)
+
+
+def bit_reversed(size: int) -> np.ndarray:
+    """0 to size - 1, a power of 2, so that every beginning of the order is spread evenly (van der Corput 1935)."""
+    order = np.zeros(1, np.int64)
+    while len(order) < size:
+        order = np.concatenate([2 * order, 2 * order + 1])
+    return order
+
+
+class Source(NamedTuple):
+    """One of the prepared folders of a mixture."""
+
+    split: Split
+    epochs: Epochs
+    num_rows: int
+    """that an epoch is dealt to: a row each, but for a few where an epoch has more or fewer"""
+
+
+class MixtureLoader(Loader):
+    """A loader of several sources. An epoch of it is a pass over the first one."""
+
+    def __init__(
+        self,
+        splits: dict[str, Split],
+        token_shares: dict[str, float],
+        config: LoaderConfig,
+        *,
+        seed: int,
+        pad_id: int,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+        shared: Shared | None = None,
+    ):
+        """`splits`, `token_shares`: by the source's name, in one order; the shares have the sum 1. The rest is as of
+        `Loader`. Raises ValueError for micro-batches of more than a row, which could hold several sources.
+        """
+        if config.rows_per_batch > 1:
+            raise ValueError(
+                f"loader.rows_per_batch = {config.rows_per_batch}: with several sources a micro-batch is one row, so "
+                f"that each source's loss is known; set it to 1"
+            )
+        self.set_ranks(config, seed, pad_id, rank, world_size, pin_memory)
+        self.names = list(splits)
+        self.sources = [self.open(name, split, shared) for name, split in splits.items()]
+        tokens_per_row_K = np.array([source.epochs[0].tokens_R.mean() for source in self.sources])
+        row_share_K = np.array([token_shares[name] for name in self.names]) / tokens_per_row_K
+        self.shares = Shares(row_share_K / row_share_K.sum(), config.rows_per_step)
+        self.split, self.num_rows = self.sources[0].split, self.sources[0].num_rows
+        self.steps_per_epoch = self.shares.steps_for(self.num_rows, 0)
+
+    def open(self, name: str, split: Split, shared: Shared | None) -> Source:
+        """A source, whose epochs are dealt to as many slots of a row each as the first has rows."""
+        one_row = self.config.with_rows_per_step(1)
+        num_rows = 0  # found out in the first epoch
+        epochs = Epochs(
+            lambda number: pack_epoch(split, one_row, self.seed, number, num_rows if number else 0),
+            shared and shared._replace(folder=shared.folder / name),
+        )
+        num_rows = len(epochs[0].slot_start_S1) - 1
+        return Source(split, epochs, num_rows)
+
+    def rows(self, step: int) -> list[Row]:
+        """The rows of step `step` (0-based), over all ranks, source by source."""
+        rows = []
+        for number, source in enumerate(self.sources):
+            for taken in self.shares.rows(step, number):
+                epoch_number, slot = divmod(taken, source.num_rows)
+                epoch = source.epochs[epoch_number]
+                first, end = epoch.slot_start_S1[slot : slot + 2].tolist()
+                rows += [Row(source.split, epoch, row, number) for row in range(first, end)]
+        return rows
+
+    def prepare_after(self, step: int) -> None:
+        """Begin to compute the epochs that come after those of step `step`, if the run gets that far."""
+        for number, source in enumerate(self.sources):
+            after = self.shares.rows(step, number).stop // source.num_rows + 1
+            if not self.end or self.shares.rows(self.end, number).start > after * source.num_rows:
+                source.epochs.prepare(after)
+
+    def passes(self, step: int) -> list[float]:
+        """How often the first `step` steps have gone through each source."""
+        return [self.shares.rows(step, k).start / source.num_rows for k, source in enumerate(self.sources)]

@@ -1,0 +1,146 @@
+"""What is about to be published is tried first: a model's folder, or an adapter's, must load in chat, in transformers
+and in vLLM, and all of its files must say where an answer ends.
+"""
+
+import contextlib
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from logtrain.core.untrusted import shown
+from logtrain.model import hf, peft
+from logtrain.model.hf_layout import SIZES, is_number
+from logtrain.model.llama import LlamaConfig
+from logtrain.text import template_source
+from logtrain.text.chat_template import ChatTemplate
+from logtrain.text.tokenizer import Tokenizer
+
+GENERATION = "generation_config.json"
+DRAWS = {  # how answers are drawn: the least and the most of each, the least itself only where it is None
+    "temperature": (0.0, 1e6),
+    "top_k": (0, 2**31),
+    "top_p": (1e-6, 1.0),
+    "repetition_penalty": (1e-3, 1e3),
+}
+WHOLE = ("top_k", "max_length", "max_new_tokens", "num_beams", "pad_token_id", "bos_token_id")
+FLAGS = ("do_sample", "use_cache")
+ID_KEYS = ("pad_token_id", "bos_token_id")
+
+
+def read_generation(file: Path) -> dict[str, Any]:
+    """Reads a generation_config.json, {} if it is not there. Raises ValueError for values that chat or transformers
+    would fail at.
+    """
+    facts = hf.read_json(file) if os.path.lexists(file) else {}
+    for name, value in facts.items():
+        if value is None:
+            continue
+        if name in (*DRAWS, *WHOLE) and not (is_number(value) and (type(value) is int or name not in WHOLE)):
+            raise ValueError(f"{file}: {name} = {shown(value)}; expected a number")
+        if name in FLAGS and type(value) is not bool:
+            raise ValueError(f"{file}: {name} = {shown(value)}; expected true or false")
+        least, most = DRAWS.get(name, (-1 if name in ID_KEYS else 1, SIZES["vocab_size"] if name in ID_KEYS else 2**31))
+        if name in (*DRAWS, *WHOLE) and not least <= value <= most:
+            raise ValueError(f"{file}: {name} = {shown(value)} must be from {least:g} to {most:,}")
+    hf.end_ids(file)
+    return facts
+
+
+def check_source(folder: Path, shape: LlamaConfig) -> None:
+    """Raises ValueError, before any work is done, for what stands beside the weights of a model and would be published
+    with them, if it is of no use.
+    """
+    read_generation(folder / GENERATION)
+    check_ends(folder / GENERATION, folder / "config.json", shape)
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        template_source.read_config(folder / name)
+    template_source.named_tokens(folder)
+
+
+def read_tokenizer(folder: Path, shape: LlamaConfig) -> Tokenizer:
+    """Opens the tokenizer of a model's folder. Raises ValueError as `Tokenizer.load` does, and for one of another
+    model.
+    """
+    tokenizer = Tokenizer.load(folder)
+    check_vocabulary(tokenizer, shape)
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, shape: LlamaConfig) -> None:
+    """Raises ValueError for a tokenizer that has more ids than the model."""
+    if tokenizer.vocab_size > shape.vocab_size:
+        raise ValueError(
+            f"{tokenizer.folder}: its tokenizer has {tokenizer.vocab_size:,} ids, its model only "
+            f"{shape.vocab_size:,}; they do not belong together"
+        )
+
+
+@contextlib.contextmanager
+def called(aside: Path, folder: Path) -> Iterator[None]:
+    """Lets a ValueError of the block speak of `folder`, which is not written, and not of `aside`, where it would be."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{str(error).replace(str(aside), str(folder))}; not written") from None
+
+
+def check_model(folder: Path, *, trained_template: bool) -> list[str]:
+    """Tries a model's folder as those who load it will. `trained_template`: whether its chat template is one that the
+    model has learned, which must work. Returns what is odd, in sentences. Raises ValueError
+    where it would not load.
+    """
+    shape = hf.read_config(folder)
+    hf.Weights(folder, shape)
+    check_source(folder, shape)
+    return odd_ends(folder, folder, read_tokenizer(folder, shape), trained_template)
+
+
+def check_adapter(folder: Path, base: Path, shape: LlamaConfig, *, trained_template: bool) -> list[str]:
+    """Does what `check_model` does for an adapter's folder, which goes with the model in the folder `base`."""
+    peft.read(folder, shape)
+    read_generation(folder / GENERATION)
+    check_ends(folder / GENERATION, base / "config.json", shape)
+    return odd_ends(folder, base, Tokenizer.load(base), trained_template) if trained_template else []
+
+
+def check_ends(generation: Path, config: Path, shape: LlamaConfig) -> None:
+    """Raises ValueError for an end of an answer that is no id of the model."""
+    for file in (generation, config):
+        if beyond := [id for id in hf.end_ids(file) if id >= shape.vocab_size]:
+            raise ValueError(f"{file}: eos_token_id = {beyond[0]}, but the model has {shape.vocab_size:,} ids")
+
+
+def odd_ends(folder: Path, base: Path, tokenizer: Tokenizer, trained_template: bool) -> list[str]:
+    """Returns where the files of a folder do not agree on the end of an answer, in sentences; the tokenizer's are in
+    `base`. Raises ValueError where it is the template that the model has learned which does not work, or ends
+    otherwise.
+    """
+    own = [file for file in (folder / GENERATION, base / GENERATION) if os.path.lexists(file)]
+    ends, odd = hf.end_ids(*own[:1], base / "config.json"), []
+    if not ends:
+        return [f"{folder}: no file names the token that ends an answer (eos_token_id)"]
+    config = hf.end_ids(base / "config.json")
+    if not set(config) <= set(ends):
+        odd.append(f"{folder}: config.json ends answers with {words(config)}, {GENERATION} with {words(ends)}")
+    name = template_source.named_tokens(base).get("eos_token")
+    id = tokenizer.special_tokens().get(name or "")
+    if name and id not in ends:
+        odd.append(f"{folder}: the tokenizer's eos_token is {name} ({id}), but answers end with {words(ends)}")
+    try:
+        template = ChatTemplate.load(tokenizer, folder / template_source.FILE if trained_template else "")
+    except ValueError as error:
+        if trained_template:
+            raise
+        return odd if "has no chat template" in str(error) else [*odd, f"its chat template is of no use: {error}"]
+    if template.end_id not in ends:
+        wrong = f"{folder}: the chat template ends answers with {template.end_id}, {GENERATION} with {words(ends)}"
+        if trained_template:
+            raise ValueError(f"{wrong}; add the first to its eos_token_id")
+        odd.append(wrong)
+    return odd
+
+
+def words(ids: Collection[int]) -> str:
+    """Returns ids as they stand in a sentence."""
+    return " or ".join(map(str, ids)) if ids else "nothing"

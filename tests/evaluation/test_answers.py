@@ -1,0 +1,81 @@
+"""Answers on disk: what has changed since it was written is refused in one line, what was torn is asked again."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from logtrain.core.untrusted import SEAL, seal_of
+from logtrain.evaluation.answering import perplexity_file, read_perplexities, write_perplexities
+from logtrain.evaluation.answers import RecordedAnswer, read_answers, record_answers
+from logtrain.evaluation.results import Perplexity
+
+ANSWERS = [RecordedAnswer(i, "aa", "bb", 7 + i, f"because é {i}", None if i else 3, "stop") for i in range(3)]
+PERPLEXITY: Perplexity = {
+    "perplexity": 7.5, "loss": 2.01, "bits_per_byte": 0.7, "tokens": 12, "sha256": "cc", "model_sha256": "dd"
+}  # fmt: skip
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    assert list(record_answers(tmp_path, "a", 0, ANSWERS)) == ANSWERS
+    return tmp_path / "a.00000.jsonl"
+
+
+def flips(content: bytes) -> Iterator[bytes]:
+    """The content with a bit of each of its bytes flipped, one at a time."""
+    for at in range(len(content)):
+        yield content[:at] + bytes([content[at] ^ 1 << at % 7]) + content[at + 1 :]
+
+
+def test_what_is_written_is_read(file):
+    assert read_answers(file.parent, "a") == dict(enumerate(ANSWERS))
+
+
+def test_no_flipped_bit_changes_an_answer(file):
+    """Each is refused, or the answer is not there and will be asked for again."""
+    whole, refused, asked_again = file.read_bytes(), 0, 0
+    for content in flips(whole):
+        file.write_bytes(content)
+        try:
+            found = read_answers(file.parent, "a")
+        except ValueError as error:
+            assert "\n" not in str(error)
+            assert str(error).startswith(f"{file} line ")
+            refused += 1
+            continue
+        assert all(found[number] == ANSWERS[number] for number in found)
+        asked_again += len(found) < len(ANSWERS)
+    assert refused > len(whole) / 4
+    assert refused + asked_again >= len(whole) - len(ANSWERS)  # a line may end with another space
+
+
+def test_a_torn_line_is_asked_again(file):
+    lines = file.read_bytes().splitlines(keepends=True)
+    for cut in range(1, len(lines[1]) - 1, 5):
+        file.write_bytes(lines[0] + lines[1][:cut] + b"\n" + lines[2])
+        assert read_answers(file.parent, "a") == {0: ANSWERS[0], 2: ANSWERS[2]}
+
+
+@pytest.mark.parametrize(
+    "change", [{"number": "1"}, {"output": None}, {"output_tokens": 1.5}, {"more": 1}, {"number": True}]
+)
+def test_another_type_is_refused_though_its_hash_fits(file, change):
+    facts = ANSWERS[1]._asdict() | change
+    file.write_text(json.dumps(facts | {SEAL: seal_of(facts)}) + "\n")
+    with pytest.raises(ValueError, match=r"a\.00000\.jsonl line 1: .*expected"):
+        read_answers(file.parent, "a")
+
+
+def test_no_flipped_bit_changes_a_perplexity(tmp_path):
+    write_perplexities(tmp_path, "a", {"sha256": PERPLEXITY})
+    file = perplexity_file(tmp_path, "a")
+    assert read_perplexities(tmp_path, "a") == {"sha256": PERPLEXITY}
+    for content in flips(file.read_bytes()):
+        file.write_bytes(content)
+        try:
+            assert read_perplexities(tmp_path, "a") == {"sha256": PERPLEXITY}
+        except ValueError as error:
+            assert str(error).startswith(f"{file}: ")
+            assert "\n" not in str(error)
