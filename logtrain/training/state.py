@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass
 class TrainState:
-    """The counts of a run, which the trainer keeps up to date; equal on every rank."""
+    """The counts of a run, which the trainer keeps up to date; equal on every rank but for what is said."""
 
     data: str
     """Fingerprint of the prepared data."""
@@ -26,6 +26,8 @@ class TrainState:
     """Loss on the first validation set at `best_step`, in nats per target."""
     validations_since_best: int = 0
     """Validations in a row without a lower loss."""
+    records_crc32: int = 0
+    """Checksum of the records that rank 0 has made; 0 on the other ranks, which make none."""
 
     def continued_as(self, fresh: "TrainState", checkpoint: Path, data: str) -> "TrainState":
         """This state of a checkpoint, for a run that would start as `fresh` now.
