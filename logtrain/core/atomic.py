@@ -10,12 +10,13 @@ name is synchronised too. Until the rename an older file or folder of that name 
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+from logtrain.core.lock import Held, Lock, flock
 
 MARK = ".logtrain-partial"  # a file in every folder that is being written, locked by the process that writes
 OLD = ".logtrain-old"  # the older folder, kept within the new one until that has the name
@@ -89,13 +90,14 @@ def held_aside(aside: Path, folder: Path) -> Iterator[None]:
             if not is_free(aside):
                 raise ValueError(f"{aside}: in the way, and not left by logtrain; move it elsewhere")
             aside.mkdir(parents=True, exist_ok=True)
-            mark = stack.enter_context(open(aside / MARK, "ab"))
-            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_held = os.path.samestat(os.fstat(mark.fileno()), os.stat(aside / MARK))
-        except (BlockingIOError, FileNotFoundError, FileExistsError):
-            is_held = False  # by another process, or renamed along with its folder before we came to hold it
-        if not is_held:
-            raise ValueError(f"{folder}: another process is writing it; wait for that one, or choose another name")
+            lock = stack.enter_context(Lock(aside / MARK, aside.with_name(f"{aside.name}.lease")))
+            other = "" if os.path.samestat(os.fstat(lock.stream.fileno()), os.stat(aside / MARK)) else "another process"
+        except Held as held:
+            other = str(held)
+        except (FileNotFoundError, FileExistsError):  # renamed along with its folder before we came to hold it
+            other = "another process"
+        if other:
+            raise ValueError(f"{folder}: {other} is writing it; wait for that one, or choose another name")
         if (aside / OLD).exists() and not os.path.lexists(folder):  # its process was killed between two renames
             os.rename(aside / OLD, folder)
             (folder / MARK).unlink(missing_ok=True)
@@ -130,7 +132,7 @@ def put_in_place_of_older(aside: Path, folder: Path) -> None:
     """Rename `aside` to the name of an existing folder, in one step where the system can exchange names."""
     with contextlib.nullcontext() if folder.is_symlink() else open(folder / MARK, "ab") as mark:
         if mark:
-            fcntl.flock(mark, fcntl.LOCK_EX)  # so that the older folder, too, is held by us while it lies aside
+            flock(mark, wait=True)  # so that the older folder, too, is held by us while it lies aside
         if exchange(aside, folder):
             discard(aside)
             return

@@ -2,16 +2,18 @@
 
 import atexit
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
 import tempfile
 from pathlib import Path
 
+from logtrain.core.lock import Held, Lock
 from logtrain.core.world import World
 
-PREFIX = "logtrain-node-"
+PREFIX, OWNER = "logtrain-node-", "owner"
+OWNED: list[Lock] = []
+"""Held until the process ends."""
 NETWORK = {
     "nfs",
     "nfs4",
@@ -50,8 +52,7 @@ def node_folder(world: World) -> Path | None:
 def make_owned(folder: Path) -> None:
     """Make a folder with a file that is locked as long as this process lives, at whose end it is removed."""
     aside = Path(tempfile.mkdtemp(prefix="logtrain-", dir=folder.parent))
-    lock = os.open(aside / "owner", os.O_CREAT | os.O_RDWR, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    OWNED.append(Lock(aside / OWNER))
     os.rename(aside, folder)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
@@ -59,15 +60,10 @@ def make_owned(folder: Path) -> None:
 def remove_left_behind(parent: Path) -> None:
     """Remove folders of `make_owned` whose process has ended without removing them."""
     for folder in parent.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # another user's; or another run removes it just now
-            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-                continue
-            lock = os.open(folder / "owner", os.O_RDWR | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process lives
-                shutil.rmtree(folder)
-            finally:
-                os.close(lock)
+        with contextlib.suppress(OSError, Held):  # another user's; its process lives; another run removes it just now
+            if not folder.is_symlink() and folder.stat().st_uid == os.getuid():
+                with Lock(folder / OWNER):
+                    shutil.rmtree(folder)
 
 
 def is_on_network(path: str | Path, mounts: str | Path = "/proc/self/mounts") -> bool:

@@ -1,7 +1,7 @@
 """The folder of a run: the run that owns it, the process that works in it, and the config that reproduces the run.
 
     config.toml       every setting, resolved, below a SHA-256 of the text that follows (the seal)
-    .lock             a file that the process which works in the run holds a lock on
+    .lock             a file that the process which works in the run holds a lock on; without flock .lock.lease too
     ...               the run's results: metrics.jsonl, checkpoints/, export/; of an evaluation answers/, scores.json
 
 A run has begun once its folder holds anything beside config.toml and .lock. No separate mark says so, which could get
@@ -9,14 +9,14 @@ lost while the results stay.
 """
 
 import dataclasses
-import fcntl
 import hashlib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 from logtrain.core.atomic import aside_of, write_file
 from logtrain.core.config import dump, load
+from logtrain.core.lock import Held, Lock
 from logtrain.core.untrusted import read_bytes
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ SEAL = "# sha256 of what follows: "  # the beginning of the first line of config
 
 def enter_run_folder(
     folder: Path, config: Any, resume: bool, may_change: Collection[str], flag: str = "--name"
-) -> TextIO:
+) -> Lock:
     """Make `folder` the run of this process: create it or, with `resume`, go on with the run in it, if that was started
     with the same `config`. -> the lock, held until it is closed or the process ends, however it ends.
 
@@ -42,15 +42,18 @@ def enter_run_folder(
             f"{folder}: holds a run already; --resume auto goes on with it, another {flag} starts a new one"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / LOCK, "w")  # noqa: SIM115 (open for the life of the process)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"{folder}: in use by another process; wait for it or choose another {flag}") from None
-    if begun:
-        refuse_changes(folder, config, may_change, flag)
-    text = dump(config)
-    write_file(folder / CONFIG, f"{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}".encode())
+        lock = Lock(folder / LOCK)
+    except Held as other:
+        raise ValueError(f"{folder}: in use by {other}; wait for it or choose another {flag}") from None
+    try:
+        if begun:
+            refuse_changes(folder, config, may_change, flag)
+        text = dump(config)
+        write_file(folder / CONFIG, f"{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}".encode())
+    except BaseException:
+        lock.close()
+        raise
     return lock
 
 
@@ -58,7 +61,8 @@ def has_begun(folder: Path) -> bool:
     """Whether there is anything in the folder besides a config."""
     if not folder.is_dir():
         return folder.exists()
-    entries = (path for path in folder.iterdir() if path.name not in (CONFIG, LOCK, aside_of(Path(CONFIG)).name))
+    own = CONFIG, LOCK, f"{LOCK}.lease", aside_of(Path(CONFIG)).name
+    entries = (path for path in folder.iterdir() if path.name not in own)
     return any(not path.is_dir() or any(path.iterdir()) for path in entries)
 
 

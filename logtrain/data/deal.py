@@ -15,7 +15,7 @@ import heapq
 
 import numpy as np
 
-from logtrain.data.pack import PackedRows
+from logtrain.data.pack import PackedRows, numbers
 
 LACK = 0.05
 """A step with so much less than the mean of all steps' targets gets pieces of others."""
@@ -53,7 +53,8 @@ def in_order(rows: PackedRows, order_R: np.ndarray) -> PackedRows:
     count_R = np.diff(rows.row_start_R1)[order_R]
     row_start_R1 = np.zeros(len(order_R) + 1, np.int64)
     np.cumsum(count_R, out=row_start_R1[1:])
-    source_P = np.arange(row_start_R1[-1]) + np.repeat(rows.row_start_R1[order_R] - row_start_R1[:-1], count_R)
+    source_P = (rows.row_start_R1[order_R] - row_start_R1[:-1]).astype(np.int32)[numbers(count_R)]
+    source_P += np.arange(row_start_R1[-1], dtype=np.int32)
     return PackedRows(rows.piece_P[source_P], row_start_R1)
 
 
@@ -132,7 +133,7 @@ class OpenRows:
     def result(self) -> tuple[PackedRows, np.ndarray]:
         """The rows with the pieces where they went, and the step of each."""
         count_R = np.diff(self.rows.row_start_R1)
-        row_P = np.repeat(np.arange(len(count_R)), count_R)
+        row_P = numbers(count_R)
         row_P[list(self.moved)] = list(self.moved.values())
         count_R = np.bincount(row_P, minlength=len(count_R) + len(self.new_rows))
         row_start_R1 = np.concatenate([np.zeros(1, np.int64), np.cumsum(count_R)])

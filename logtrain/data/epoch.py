@@ -128,35 +128,44 @@ def pack_epoch(split: Split, config: LoaderConfig, seed: int, epoch: int, num_sl
     """Epoch `epoch` (0-based) of a split: a pure function. `num_slots`: how many slots its rows are dealt to evenly; 0:
     as many as there are steps of `rows_per_step` rows.
     """
-    length_P = pieces(split.lengths, config.seq_len).length_P
+    document_P, start_P, length_P = pieces(split.lengths, config.seq_len)
+    targets_P = count_targets(split, document_P, start_P, length_P)
+    del document_P, start_P  # while memory is short: they are cut again in the end
     rows = pack(length_P, config.seq_len, seed, epoch)
-    cut = pieces(split.lengths, config.seq_len)
-    targets_P = count_targets(split, cut.document_P, cut.start_P, cut.length_P)
     num_slots = num_slots or -(-rows.num_rows // config.rows_per_step)
     rows, slot_start_S1 = deal(rows, length_P, targets_P, num_slots, config.seq_len, seed, epoch)
-    tokens_R = row_sums(rows, length_P)
+    tokens_R, targets_R = row_sums(rows, length_P), row_sums(rows, targets_P)
+    del targets_P
+    length_P = length_P[rows.piece_P]
     if config.attention == "document":
-        wide_P = length_P.astype(np.int64)  # squares of 46,341 and more overflow int32
-        pairs_R = row_sums(rows, wide_P * (wide_P + 1) // 2)
+        pairs_R = sum_pairs(length_P, rows.row_start_R1)
     else:
         pairs_R = tokens_R * (tokens_R + 1) // 2
-    piece_P = rows.piece_P
+    document_P, start_P, _ = pieces(split.lengths, config.seq_len)
     return Epoch(
-        cut.document_P[piece_P].astype(np.int32),
-        cut.start_P[piece_P].astype(np.int32),
-        length_P[piece_P],
+        document_P[rows.piece_P],
+        start_P[rows.piece_P],
+        length_P,
         rows.row_start_R1,
         slot_start_S1,
         tokens_R.astype(np.int32),
-        row_sums(rows, targets_P).astype(np.int32),
+        targets_R.astype(np.int32),
         pairs_R,
         np.diff(rows.row_start_R1).max(initial=0),
     )
 
 
+def sum_pairs(length_P: np.ndarray, row_start_R1: np.ndarray) -> np.ndarray:
+    """int64 [R]: (query, key) pairs of each row whose pieces do not see each other; pieces in the order of the rows."""
+    pairs_P = length_P.astype(np.int64)  # squares of 46,341 and more overflow int32
+    pairs_P *= pairs_P + 1
+    pairs_P //= 2
+    return np.add.reduceat(pairs_P, row_start_R1[:-1]) if len(pairs_P) else pairs_P
+
+
 def count_targets(split: Split, document_P: np.ndarray, start_P: np.ndarray, length_P: np.ndarray) -> np.ndarray:
     """int32 [P]: targets of each piece: all its tokens but the first, less those marked as context."""
-    targets_P = split.targets[document_P].astype(np.int32)
+    targets_P = split.targets[document_P].astype(np.int32, copy=False)
     whole_P = length_P == split.lengths[document_P]
     plain_P = (split.targets == split.lengths - 1)[document_P] & ~whole_P
     targets_P[plain_P] = length_P[plain_P] - 1

@@ -141,7 +141,7 @@ def make_report(folder: Path, manifest: Manifest, hashes: dict[str, np.ndarray],
 
 
 def split_columns(split: Split, hash_D: np.ndarray, seq_len: int) -> list[np.ndarray]:
-    """What each document adds to each of Counts: bool or int64 [D]."""
+    """What each document adds to each of Counts: bool or int32 [D]."""
     _, first_seen = np.unique(hash_D, return_index=True)
     is_duplicate_D = np.ones(len(split.lengths), bool)
     is_duplicate_D[first_seen] = False

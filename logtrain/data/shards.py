@@ -39,7 +39,7 @@ TOKEN = np.dtype("<u4")
 class Split:
     """One split of a prepared folder, memory-mapped. Documents are numbered over its shards in order.
 
-    lengths, targets: int64 [D], tokens of each document, and how many of them are predicted; domains: int32 [D],
+    lengths, targets: int32 [D], tokens of each document, and how many of them are predicted; domains: int32 [D],
     indices into manifest["domains"]. Each is copied into memory when it is first asked for; `read` needs none of them.
     """
 
@@ -81,11 +81,11 @@ class Split:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        return self._column("length", np.int64)
+        return self._column("length", np.int32)
 
     @cached_property
     def targets(self) -> np.ndarray:
-        return self._column("targets", np.int64)
+        return self._column("targets", np.int32)
 
     @cached_property
     def domains(self) -> np.ndarray:

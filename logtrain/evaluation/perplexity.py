@@ -5,7 +5,8 @@ Text is read as for continual pretraining, and chats as for fine-tuning, where o
 document longer than the model's context is predicted window by window: a window does not see the one before it, which
 predicts its first token.
 
-A loss per byte can be compared between models of different tokenizers, a loss per token cannot.
+A loss per byte can be compared between models of different tokenizers, a loss per token cannot. The bytes are those of
+predicted tokens: where a model begins documents with no token of its own, nothing predicts a document's first one.
 """
 
 import math
@@ -157,8 +158,14 @@ def encoded_documents(file: InputFile, tokenizer: Tokenizer) -> Iterator[Encoded
     for document in documents(file, "auto", TEXT_CHARS):
         if isinstance(document, BadRow):
             raise ValueError(f"{file.path} row {document.row}: {document}")
-        ids = [*begin, *tokenizer.encode(document.text), tokenizer.document_end()]
-        yield EncodedRow(ids, [True] * len(ids), document.text)
+        encoding = tokenizer.encode_with_spans(document.text, spelled=False)
+        ids = [*begin, *encoding.ids, tokenizer.document_end()]
+        yield EncodedRow(ids, [True] * len(ids), document.text[0 if begin else end_of_first(encoding.spans) :])
+
+
+def end_of_first(spans: Sequence[tuple[int, int]]) -> int:
+    """How many characters the first of several tokens stands for; not one of which the next token stands for a part."""
+    return min([end for _, end in spans[:1]] + [start for start, _ in spans[1:2]], default=0)
 
 
 def encoded_chats(file: InputFile, format: ChatFormat, template: ChatTemplate) -> Iterator[EncodedRow]:

@@ -59,7 +59,7 @@ def test_pieces_of_documents_around_the_row_length():
     assert cut.document_P.tolist() == [0, 1, 2, 3, 3, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 7, 7]
     assert cut.start_P.tolist() == [0, 0, 0, 0, 9, 0, 9, 0, 9, 18, 0, 9, 18, 0, 9, 18, 27]
     assert cut.length_P.tolist() == [1, 9, 10, 10, 2, 10, 10, 10, 10, 2, 10, 10, 10, 10, 10, 10, 2]
-    assert [column.dtype for column in cut] == [np.int64, np.int64, np.int32]
+    assert [column.dtype for column in cut] == [np.int32, np.int32, np.int32]
 
 
 def test_no_document_gives_no_piece_and_no_row():
