@@ -49,7 +49,7 @@ def outcome(ground: Ground, stage: Stage, told: list[str], sent: int, verdict: s
     ground.reset([stage.leaves])
     if stage.name == "export":
         ground.reset(["exported.json"])
-    return Outcome(KIND, f"{stage.name}: {', '.join(told) or 'none'}", verdict, detail, max(1, sent))
+    return Outcome(KIND, f"{stage.name}: {', '.join(told) or 'none'}", verdict, detail, sent)
 
 
 def hit(ground: Ground, stage: Stage, number: signal.Signals, random: Random, *more: str) -> tuple[Ended, str]:
