@@ -100,6 +100,7 @@ class Trainer:
             saving |= self.out_of_patience() or (self.config.keep_best and self.state.best_step == number)
         if saving and self.is_worth_saving(done or stopping):
             with self.interval.excluding():
+                self.state.records_crc32 = self.metrics.crc32
                 self.checkpoints.save(self.model, self.train_step.optimizer, self.state)
 
     def is_worth_saving(self, is_last: bool) -> bool:
