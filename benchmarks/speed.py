@@ -9,16 +9,18 @@ three on the clock, and with --trace one more, whose torch.profiler trace (chrom
 import json
 import time
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
-from benchmarks.measured import Speed
+from benchmarks.weights import DeviceWeights
 from logtrain.core import entry
 from logtrain.core.config import load
 from logtrain.core.world import World
 from logtrain.data.loader import Step
 from logtrain.model.flops import model_flops, peak_flops
+from logtrain.model.weights import WeightSource
 from logtrain.observe.system import peak_memory_gib
 from logtrain.training.config import RunConfig
 from logtrain.training.optim import make_optimizer
@@ -26,6 +28,22 @@ from logtrain.training.setup import RunSetup, set_up
 from logtrain.training.step import TrainStep
 
 WARM, TIMED = 2, 3
+
+
+class Speed(TypedDict):
+    """What is measured."""
+
+    gpus: int
+    """processes, where there is no GPU"""
+    device: str
+    """the GPU's name, or cpu"""
+    tokens_per_second_per_gpu: float
+    step_seconds: float
+    """median"""
+    peak_memory_gib: float
+    mfu_causal: float | None
+    """share of the GPU's peak FLOP/s, of pairs that the mask lets through; None where the peak is not known"""
+    loss_finite: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +58,7 @@ class SpeedConfig(RunConfig):
 def main(argv: list[str]) -> int:
     config = load(SpeedConfig, argv)
     run = set_up(config)
-    model = run.build_model(run.initial_weights())
+    model = run.build_model(weights_of(run))
     optimizer, num_steps = make_optimizer(model, config.optim), WARM + TIMED + 1
     train_step = TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, num_steps, run.world)
     *steps, profiled = [run.data.train.at(number) for number in range(num_steps)]
@@ -51,6 +69,13 @@ def main(argv: list[str]) -> int:
         print(json.dumps(speed(run, steps[WARM:], seconds, loss)), flush=True)
     run.world.close()
     return 0
+
+
+def weights_of(run: RunSetup) -> WeightSource:
+    """What the run starts from, random weights drawn on its device."""
+    if run.config.init == "pretrained" or run.config.lora.rank:
+        return run.initial_weights()
+    return DeviceWeights(run.shape, run.world.device, run.config.seed)
 
 
 def time_steps(train_step: TrainStep, steps: list[Step], world: World) -> tuple[list[float], Tensor]:

@@ -2,7 +2,10 @@
 # Makes a Python environment that holds logtrain and activates it. The scripts beside it source it:
 #
 #     . launch/install.sh EXTRAS        as in setup.py: test or bench,test or "" for none
+#     . launch/install.sh --as-is       install nothing: the python3 that is there, with the packages that it has
 #
+# --as-is is for a machine without a network that comes with its own PyTorch: the checkout is put on PYTHONPATH, after
+# the packages of the wheels in .wheels/ (launch/wheels.py makes that folder), if there are any; `python` is python3.
 # An active virtual environment is used as it is; without one, .venv beside setup.py is made. A second call is instant
 # as long as nothing that decides the installation has changed. On failure it exits, with one line that says why.
 # LOGTRAIN_TORCH_INDEX names the package index from which a machine without a GPU takes PyTorch; empty: pip's own.
@@ -10,6 +13,10 @@
 install_main() {
     local root stamp extras="${1-none given}"
     root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+    if [ "$extras" = --as-is ]; then
+        install_as_is "$root"
+        return
+    fi
     [[ $extras =~ ^[a-z,]*$ ]] || install_fail "the argument must name extras of setup.py, not '$extras'"
 
     if [ -z "${VIRTUAL_ENV:-}" ]; then
@@ -27,6 +34,22 @@ install_main() {
         [ -e "$stamp" ] || install_key "$root" >"$stamp"  # computed anew: the extension is there now
         echo "extras: $extras" >>"$stamp"
     fi
+}
+
+install_as_is() {
+    local added wheel
+    install_is_new_enough python3 || install_fail "--as-is: python3 is missing or older than 3.11"
+    added="$(mktemp -d "${TMPDIR:-/tmp}/logtrain-as-is.XXXXXX")" || install_fail "--as-is: no room for a folder in /tmp"
+    mkdir "$added/bin" "$added/packages"
+    printf '#!/bin/sh\nexec "%s" "$@"\n' "$(command -v python3)" >"$added/bin/python"  # a link would leave its venv
+    chmod +x "$added/bin/python"
+    for wheel in "$1"/.wheels/*.whl; do
+        [ -e "$wheel" ] || continue
+        python3 -m zipfile -e "$wheel" "$added/packages" || install_fail "--as-is: $wheel could not be unpacked"
+    done
+    export PATH="$added/bin:$PATH"
+    export PYTHONPATH="$1:$1/kernels:$added/packages${PYTHONPATH:+:$PYTHONPATH}"
+    python -c 'import logtrain, logtrain_kernels' || install_fail "--as-is: logtrain does not import"
 }
 
 install_make_venv() {

@@ -15,6 +15,8 @@ export PET_NPROC_PER_NODE
 }
 if [ -z "${PET_NNODES:-}" ]; then
     export PET_STANDALONE=1  # a free port of its own, so that two runs can share a machine
+    # Without an address torchrun asks for that of the host's name, and waits for ever where no one knows it (containers).
+    export PET_LOCAL_ADDR="${PET_LOCAL_ADDR:-127.0.0.1}"
 fi
 
 # Host threads of a rank: an equal share of the cores. torchrun would give each of several ranks a single one.

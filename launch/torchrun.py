@@ -7,15 +7,21 @@ workers and waits for as long as they take to save, where torchrun kills them 30
 
 import logging
 import os
+import platform
 import signal
+import socket
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError, RendezvousError
 from torch.distributed.run import main
 
-from logtrain.core.entry import INTERRUPTED
+from logtrain.core.entry import INTERRUPTED, RANK_LOST, WRONG_INPUT
+
+RESOLVING = 30  # seconds
 
 
 def workers() -> list[int]:
@@ -42,11 +48,28 @@ def exit_status(codes: list[int]) -> int:
     return first if first > 0 else 128 - first
 
 
+def resolves(name: str) -> bool:
+    """Whether a machine's name has an address, now or within half a minute: that of a pod comes when it has started."""
+    for left in reversed(range(RESOLVING)):
+        try:
+            socket.getaddrinfo(name or "localhost", None)
+            return True
+        except OSError:
+            time.sleep(1 if left else 0)
+    return False
+
+
 def run(arguments: list[str]) -> int:
     # torchrun's own account of failed workers; they have spoken for themselves.
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
+    os.environ.setdefault("PET_RDZV_CONF", "read_timeout=20")  # of the store; 60 is torchrun's own, and it asks twice
+    meeting_point = os.environ.get("PET_RDZV_ENDPOINT", "")
+    if not resolves(meeting_point.rpartition(":")[0] or meeting_point):
+        told = f"error: PET_RDZV_ENDPOINT = {meeting_point}: {platform.node()} knows no machine of that name"
+        print(f"{told}; give its address, or enter it in /etc/hosts", file=sys.stderr)
+        return WRONG_INPUT
     try:
         main(["--signals-to-handle", "SIGHUP,SIGQUIT", *arguments])
     except ChildFailedError as error:
@@ -55,6 +78,10 @@ def run(arguments: list[str]) -> int:
             if failure.exitcode not in (-signal.SIGTERM, INTERRUPTED) and failure.exitcode < 0:
                 print(f"torchrun: rank {rank} was killed by {failure.signal_name()}", file=sys.stderr)
         return exit_status([failure.exitcode for _, failure in failures])
+    except RendezvousError as error:
+        what = "its machine or its launcher is gone" if isinstance(error, RendezvousConnectionError) else error
+        print(f"error: {platform.node()}: no meeting of all machines at {meeting_point}: {what}", file=sys.stderr)
+        return RANK_LOST
     return 0
 
 

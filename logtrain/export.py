@@ -42,11 +42,10 @@ def main(argv: list[str]) -> int:
     of_run = set_up(
         replace(trained, parallel=ParallelConfig(), export_dtype=export_dtype)
     )  # any number of ranks will do
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / "checkpoints", note=of_run.world.note)
     path = checkpoints.at(config.step)
-    model = of_run.build_model(
-        of_run.initial_weights() if trained.lora.rank else None
-    )  # no checkpoint has frozen weights
+    frozen = of_run.initial_weights() if trained.lora.rank else None  # no checkpoint has them
+    model = of_run.build_model(frozen)
     checkpoints.load(path, model)
     result = publish_model(output, model, of_run)
     if of_run.world.is_main:

@@ -2,14 +2,11 @@
 
 The parts are in data/, here in the order of the work:
 
-    files.py                         the rows of the input files
-    documents.py, conversations.py   documents or chats from rows
-    chunks.py, pool.py               work for the worker processes
-    encode.py, encode_chat.py        tokens from documents or chats, in the workers
-    held_out.py                      the choice between training and validation
-    shards.py                        the .npy files
-    account.py, report.py            what became of every row and token
-    manifest.py                      everything that the output depends on
+    lines.py, files.py    bytes -> rows       documents.py, conversations.py   rows -> what is trained on
+    chunks.py       what a worker is sent     encode.py, encode_chat.py        -> tokens, in the workers of pool.py
+    held_out.py     training or validation    shards.py                        -> .npy
+    account.py, report.py   where every row and token went
+    manifest.py     what the output depends on
 
 The output depends on the input, the tokenizer and the settings alone, and not on the number of workers, the time or the
 machine. The manifest names all three, and a fingerprint of them says whether a folder is up to date.
@@ -21,11 +18,13 @@ from pathlib import Path
 from logtrain.core.atomic import new_folder
 from logtrain.core.config import load
 from logtrain.core.entry import run
+from logtrain.core.printable import printable
 from logtrain.data.config import PrepareConfig
 from logtrain.data.files import InputFile
-from logtrain.data.manifest import print_origin, read_origin, refuse_other_origin
+from logtrain.data.manifest import print_origin, read_origin
 from logtrain.data.pool import Pool
 from logtrain.data.preparation import prepare
+from logtrain.data.prepared import refuse_other_origin
 from logtrain.data.preview import print_preview
 from logtrain.data.report_table import print_report
 
@@ -33,14 +32,15 @@ from logtrain.data.report_table import print_report
 def main(argv: list[str]) -> None:
     """Prepare the folder that the flags name, unless it is there already. Raises ValueError for a user's mistake."""
     config = load(PrepareConfig, argv)
-    files = [InputFile(path) for path in config.input]
+    files = [InputFile(path, config.max_row_mb) for path in config.input]
     if config.show:
         print_preview(config, files)
         return
     output = Path(os.path.abspath(config.output))
     if (output / "manifest.json").exists():
         refuse_other_origin(output, read_origin(config, files))
-        print(f"{config.output}: already prepared from this input with these settings; nothing to do")
+        where = printable(config.output, one_line=True)
+        print(f"{where}: already prepared from this input with these settings; nothing to do")
         return
     with Pool.on_all_cores(config.tokenizer, config.workers) as pool:
         origin = read_origin(config, files)  # while the workers load the tokenizer

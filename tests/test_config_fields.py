@@ -121,6 +121,8 @@ NAMED: dict[str, str] = {
     "prepare.document_end": "entries/test_prepare.py::*",
     "prepare.text_chars": "entries/test_prepare.py::*",
     "prepare.ignore_columns": "entries/test_prepare_again.py::*",
+    "prepare.max_row_mb": "entries/test_prepare_hostile.py::test_a_row_that_is_too_long",
+    "prepare.max_lost_chars": "entries/test_prepare_hostile.py::test_characters_that_a_tokenizer_loses",
     "prepare.max_bad_rows": "entries/test_prepare.py::*",
     "prepare.shard_tokens": "entries/test_prepare.py::*",
     "prepare.workers": "entries/test_prepare.py::*",

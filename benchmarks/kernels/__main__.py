@@ -4,7 +4,7 @@
     python -m benchmarks.kernels --traffic    bytes loaded and stored, against the least possible
     python -m benchmarks.kernels --time       microseconds, GB/s, TFLOP/s, beside PyTorch eager and compiled as well
 
-The first takes minutes, the second two.
+The first takes minutes, the second two, the third two for each size of a Llama.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def main() -> None:
     evidence = parser.add_mutually_exclusive_group(required=True)
     for name in ("compile", "traffic", "time"):
         evidence.add_argument(f"--{name}", action="store_const", const=name, dest="evidence")
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="sizes of which Llamas")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), help="sizes of which Llamas (all; for --time, 8B)")
     parser.add_argument(
         "--libraries", nargs="+", choices=["logtrain", "liger"], default=["logtrain", "liger"], help="whose"
     )

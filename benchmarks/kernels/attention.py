@@ -1,23 +1,51 @@
-"""Attention over a packed row, forward and backward: documents of NLPLog's mean length, or the row as one document."""
+"""Attention over a packed row, forward and backward: documents as they come, all of one length, or the row as one.
 
+FlashAttention-2 launches blocks for the longest document times the entries of `cu_seqlens`, most of which have nothing
+to do where lengths differ and the loader has padded `cu_seqlens`. Documents of one length do not show that.
+"""
+
+import functools
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.documents import RandomDocuments, lognormal_lengths
 from benchmarks.kernels.shapes import Shape
 from benchmarks.kernels.work import Operation, Work, by_autograd, normal
+from logtrain.data.config import LoaderConfig
+from logtrain.data.loader import Loader
 from logtrain_kernels import attention, attention_reference
 
-DOCUMENT = 444  # tokens
+DOCUMENT = 444  # tokens: NLPLog's mean
+ROWS = 64  # of an epoch, whose most documents in a row decide how far cu_seqlens is padded
+Bounds = Callable[[int], list[int]]  # T -> cu_seqlens
 
 
-def attention_work(s: Shape, T: int, device: str, document: int, backward: bool) -> Work:
-    """Attention, or its backward, over T tokens in documents of `document` tokens."""
+@functools.cache
+def packed_bounds(T: int) -> list[int]:
+    """The cu_seqlens of a row of T tokens: documents of NLPLog's lengths as they come, until the row is full, and T
+    repeated up to the length that the loader gives to the cu_seqlens of an epoch of such documents.
+    """
+    if T < 2:
+        return [0, T]
+    lengths = lognormal_lengths(max(2, ROWS * T // DOCUMENT), T)
+    loader = Loader(RandomDocuments(lengths, 2), LoaderConfig(seq_len=T, rows_per_step=1), seed=0, pad_id=0)
+    bounds = [0, *(end for end in lengths.cumsum().tolist() if end < T)]
+    return bounds + [T] * (max(len(bounds) + 1, len(loader.at(0).batches[0].cu_seqlens)) - len(bounds))
+
+
+def equal_bounds(T: int) -> list[int]:
+    """The cu_seqlens of documents of NLPLog's mean length, and a last one of what is left."""
+    return [*range(0, T, DOCUMENT), T]
+
+
+def attention_work(s: Shape, T: int, device: str, bounds: list[int], backward: bool) -> Work:
+    """Attention, or its backward, over T tokens in the documents that `bounds` separates."""
     q, k, v = (normal(T, heads, s.H, device=device) for heads in (s.N, s.K, s.K))
-    bounds = [*range(0, T, document), T]
-    lengths = [stop - start for start, stop in pairwise(bounds)]
+    lengths = [stop - start for start, stop in pairwise(bounds) if stop > start]
     pairs = sum(length * (length + 1) // 2 for length in lengths)
     cu_seqlens = torch.tensor(bounds, dtype=torch.int32, device=device)
     gradients = (normal(T, s.N, s.H, device=device),) if backward else ()
@@ -46,19 +74,22 @@ def one_document(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
 
 
-def operation(name: str, document: int | None, backward: bool) -> Operation:
-    """Attention, or its backward, in documents of `document` tokens; None: the row is one."""
+def operation(name: str, bounds: Bounds, backward: bool) -> Operation:
+    """Attention, or its backward, over the documents of `bounds`."""
 
     def work(s: Shape, T: int, device: str) -> Work:
-        return attention_work(s, T, device, document or T, backward)
+        return attention_work(s, T, device, bounds(T), backward)
 
-    work.__name__ = name
+    work.__name__ = name + ("_backward" if backward else "")
     return work
 
 
-ATTENTION = (
-    operation("attention_documents", DOCUMENT, False),
-    operation("attention_documents_backward", DOCUMENT, True),
-    operation("attention_row", None, False),
-    operation("attention_row_backward", None, True),
+ATTENTION = tuple(
+    operation(name, bounds, backward)
+    for name, bounds in (
+        ("attention_documents", packed_bounds),
+        ("attention_equal", equal_bounds),
+        ("attention_row", lambda T: [0, T]),
+    )
+    for backward in (False, True)
 )

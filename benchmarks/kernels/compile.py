@@ -40,4 +40,4 @@ def main(options: Namespace) -> None:
     """Print the table."""
     if not options.json:
         print(f"bf16, T = {TOKENS:,}; occupancy: of 64 warps; accesses: to global memory, of 16 bytes a thread or less")
-    show(rows(options.models, options.libraries, options.arch), COLUMNS, options.json)
+    show(rows(options.models or list(MODELS), options.libraries, options.arch), COLUMNS, options.json)

@@ -21,6 +21,7 @@ def softmax(s: Shape, T: int, device: str, with_gradient: bool) -> Work:
         ),
         eager=lambda: F.cross_entropy(logits, labels, reduction="sum"),
         leaves=(logits,) if with_gradient else (),
+        overwritten=(logits.detach(),) if with_gradient else (),
         bytes_minimum=both(size(logits, labels) + (size(logits) if with_gradient else 0) + 4 * T),
         note="reads the logits twice: a token's do not fit the registers of a program" if with_gradient else "",
     )

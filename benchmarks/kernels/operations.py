@@ -57,6 +57,7 @@ def rms_norm_backward(s: Shape, T: int, device: str) -> Work:
         eager=lambda: F.rms_norm(x, (s.D,), w, EPS),
         leaves=(x, w),
         gradients=(dy,),
+        overwritten=(dy,),
         bytes_minimum=both(size(dy, x, w) + size(x, w)),
     )
 
@@ -92,6 +93,7 @@ def add_rms_norm_backward(s: Shape, T: int, device: str) -> Work:
         eager=lambda: added_and_normalised(x, r, w),
         leaves=(x, r, w),
         gradients=(dr, dy),
+        overwritten=(dy, dr),
         bytes_minimum=both(size(dy, dr, r, w) + size(r, w)),
     )
 
@@ -106,6 +108,7 @@ def rope(s: Shape, T: int, device: str) -> Work:
         liger=lambda: liger_rope.rope_forward(q, k, cos, sin, rotary_dim=s.H),
         reference=lambda: rope_reference(qkv, cos, sin, s.N, s.K),
         eager=lambda: rope_reference(qkv, cos, sin, s.N, s.K),
+        overwritten=(q, k),
         bytes_minimum=both(size(q, k, cos, sin) + size(q, k)),
         note="liger: on q and k of separate projections; parts of a fused one it copies first, which is not counted",
     )
@@ -125,6 +128,7 @@ def rope_backward(s: Shape, T: int, device: str) -> Work:
         eager=lambda: rope_reference(qkv, cos, sin, s.N, s.K),
         leaves=(qkv,),
         gradients=(dq, dk, dv),
+        overwritten=(dq, dk),
         bytes_minimum=both(size(cos, sin) + 2 * joined),
         note="with dv joined for the fused projection; liger turns dq and dk in place, and torch.cat joins the three",
     )
@@ -158,6 +162,7 @@ def swiglu_backward(s: Shape, T: int, device: str) -> Work:
         eager=lambda: gated(gate_up),
         leaves=(gate_up,),
         gradients=(dy,),
+        overwritten=(gate_up, dy),
         bytes_minimum=both(size(dy, gate_up) + size(gate_up)),
     )
 

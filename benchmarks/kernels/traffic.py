@@ -89,4 +89,4 @@ def main(options: Namespace) -> None:
     if not options.json:
         print(f"bf16, T = {TOKENS:,}: continued from counts at up to counted_tokens")
         print("bytes_around: PyTorch's operations, in bytes_moved; bytes_cached: from L2, not in bytes_moved")
-    show(rows(options.models, options.libraries), COLUMNS, options.json)
+    show(rows(options.models or list(MODELS), options.libraries), COLUMNS, options.json)

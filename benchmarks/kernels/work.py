@@ -28,6 +28,7 @@ class Work:
     gradients: tuple[Tensor, ...] = ()  # of the outputs
     bytes_minimum: dict[str, int] = field(default_factory=dict)  # by library: inputs read once, outputs written once
     flops: int = 0  # of matrix products
+    overwritten: tuple[Tensor, ...] = ()  # inputs that a contender overwrites: a clock restores them before each call
     note: str = ""
 
 

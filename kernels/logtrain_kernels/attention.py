@@ -13,8 +13,9 @@ Shapes in names: T tokens, N query heads, K key-value heads, H head size, C slot
 """
 
 import importlib
+import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from logtrain_kernels.cost import Cost, nbytes
 from logtrain_kernels.device import on_gpu
 
 BACKENDS = {"torch": "torch", "fa3": "flash_attn_3", "flash_attn": "flash-attn"}  # by the package that each is in
+ASKS_FOR_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # torch 2.11 groups heads unasked
 _flash_attn: Callable | None = None  # the flash-attn package's function, once it was asked for
 
 
@@ -70,8 +72,8 @@ def attention(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, cu_seqlens: Tensor, m
     lengths = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
     if _flash_attn:
         return _flash_attn(q_TNH, k_TKH, v_TKH, *lengths, causal=True)
-    gqa = q_TNH.shape[1] != k_TKH.shape[1]
-    out_TNH = varlen_attn(q_TNH, k_TKH, v_TKH, *lengths, window_size=(-1, 0), enable_gqa=gqa)
+    grouped: dict[str, Any] = {"enable_gqa": q_TNH.shape[1] != k_TKH.shape[1]} if ASKS_FOR_GROUPS else {}
+    out_TNH = varlen_attn(q_TNH, k_TKH, v_TKH, *lengths, window_size=(-1, 0), **grouped)
     assert isinstance(out_TNH, Tensor)  # a tuple only where one asks for more
     return out_TNH
 
@@ -161,13 +163,13 @@ def cached_attention(
     keys_CKH[slots.at_T], values_CKH[slots.at_T] = k_TKH, v_TKH
     if not on_gpu(q_TNH):
         return cached_attention_reference(q_TNH, keys_CKH, values_CKH, cu_seqlens, slots)
-    gqa = q_TNH.shape[1] != k_TKH.shape[1]
     # One token each: `seqused_k` ends what it sees. Only where no window does, FlashAttention reads a key once for all
     # heads that share it and splits a long sequence over the processors.
     decoding = max_seqlen == 1 and len(q_TNH) == len(slots.lengths_S)
-    out_TNH = varlen_attn(
+    # What varlen_attn calls; called here because torch 2.11's varlen_attn does not take `seqused_k`.
+    out_TNH, *_ = torch.ops.aten._flash_attention_forward(
         q_TNH, keys_CKH, values_CKH, cu_seqlens, slots.starts_S1, max_seqlen, slots.max_length,
-        window_size=(-1, -1 if decoding else 0), enable_gqa=gqa, seqused_k=slots.lengths_S,
+        dropout_p=0.0, is_causal=not decoding, return_debug_mask=False,
+        window_size_left=-1, window_size_right=-1 if decoding else 0, seqused_k=slots.lengths_S,
     )  # fmt: skip
-    assert isinstance(out_TNH, Tensor)  # a tuple only where one asks for more
     return out_TNH

@@ -114,7 +114,7 @@ def is_free(aside: Path) -> bool:
     if not stat.S_ISDIR(mode):
         return False
     names = os.listdir(aside)
-    return MARK in names or not names
+    return not names or (MARK in names and stat.S_ISREG(os.lstat(aside / MARK).st_mode))
 
 
 def put_in_place(aside: Path, folder: Path) -> None:

@@ -18,6 +18,7 @@ INTERRUPTED = 75  # The run was stopped on request and is saved; --resume auto g
 BY_CTRL_C = 128 + signal.SIGINT  # Ctrl-C ended the program before it could save.
 PR_SET_PDEATHSIG = 1  # prctl.h
 OTHER_RANKS_WAIT = 5.0  # seconds; a process that held a GPU takes one or two to end
+stop_requests: list[int] = []  # signals that have asked this process to save and end
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -41,6 +42,10 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         is_users = isinstance(error, ValueError | OSError)  # OSError: no space left, permission denied
         if "RANK" in os.environ and (rank != "0" or not is_users):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torchrun ends us by it, and the trainer's handler would not
+            if stop_requests and not is_users:  # it has been sent before the connection was seen to be lost
+                what = " ".join(words_of(error).splitlines())[:200]
+                print(f"rank {rank}: ended on request, unsaved: {printable(what)}", file=sys.stderr, flush=True)
+                os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(OTHER_RANKS_WAIT if rank != "0" else OTHER_RANKS_WAIT / 2)
         if not is_users or os.environ.get("LOGTRAIN_TRACEBACK"):
             raise

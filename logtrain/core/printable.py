@@ -8,9 +8,13 @@ title, or marks that turn a line around.
 import unicodedata
 
 STEERING = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, formats (bidi overrides), surrogates, line and paragraph ends
-SAFE = "\n\t\u200c\u200d"  # U+200C and U+200D join emoji, and letters of Persian and Hindi
+JOINERS = "\u200c\u200d"  # of emoji, and of letters of Persian and Hindi
+SAFE = "\n\t" + JOINERS
 
 
-def printable(text: str) -> str:
-    """The text with every character of a category in STEERING, but for those in SAFE, written as \\x1b or \\u202e."""
-    return "".join(c if unicodedata.category(c) not in STEERING or c in SAFE else ascii(c)[1:-1] for c in text)
+def printable(text: str, one_line: bool = False) -> str:
+    """The text with every character of a category in STEERING, but for those in SAFE, written as \\x1b or \\u202e.
+    `one_line`: line ends and tabs, too, so that a name cannot pass for a line of ours.
+    """
+    safe = JOINERS if one_line else SAFE
+    return "".join(c if unicodedata.category(c) not in STEERING or c in safe else ascii(c)[1:-1] for c in text)

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
-from logtrain.core.atomic import write_file
+from logtrain.core.atomic import aside_of, write_file
 from logtrain.core.config import dump, load
 from logtrain.core.lock import Held, Lock
 from logtrain.core.untrusted import read_bytes
@@ -61,7 +61,8 @@ def has_begun(folder: Path) -> bool:
     """Whether there is anything in the folder besides a config."""
     if not folder.is_dir():
         return folder.exists()
-    entries = (path for path in folder.iterdir() if path.name not in (CONFIG, LOCK, f"{LOCK}.lease"))
+    own = CONFIG, LOCK, f"{LOCK}.lease", aside_of(Path(CONFIG)).name
+    entries = (path for path in folder.iterdir() if path.name not in own)
     return any(not path.is_dir() or any(path.iterdir()) for path in entries)
 
 

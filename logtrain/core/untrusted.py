@@ -8,11 +8,12 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
 
 T = TypeVar("T")
 MAX_BYTES = 1 << 26  # of a JSON file; the largest that is in use, a tokenizer.json, has some 30 MB
@@ -24,11 +25,10 @@ def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_B
     """The JSON object that a file holds. `what`: the words for it in an error. Raises ValueError for a file that is
     missing, not a regular file, too large, nested too deep, not JSON, or that holds another JSON value.
     """
+    content = read_bytes(path, max_bytes)
     try:
-        facts = json.loads(read_bytes(path, max_bytes).decode(), parse_int=parse_int)
-    except (UnicodeDecodeError, ValueError) as error:
-        if str(error).startswith(str(path)):
-            raise
+        facts = DECODER.decode(content.decode())
+    except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     except RecursionError:
         raise ValueError(f"{path}: arrays and objects within each other too deep to be {what}") from None
@@ -40,27 +40,34 @@ def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_B
 
 def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """All of a regular file. Raises ValueError where there is none, it cannot be read, or it has more bytes."""
-    check_regular(path, max_bytes)
+    with open_regular(path, max_bytes) as stream:
+        return stream.read(max_bytes)
+
+
+def open_regular(path: Path, max_bytes: int | None = None) -> BinaryIO:
+    """A regular file, to be read: a device has no end, and a pipe without a writer would never open. Raises ValueError
+    where there is none, it cannot be read, or it has more bytes.
+    """
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    facts = os.fstat(handle)
+    if stat.S_ISREG(facts.st_mode) and (max_bytes is None or facts.st_size <= max_bytes):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if not stat.S_ISREG(facts.st_mode):
+        raise ValueError(f"{path}: not a regular file")
+    raise ValueError(f"{path}: {facts.st_size:,} bytes, more than the {max_bytes:,} that such a file may have")
 
 
 def check_regular(path: Path, max_bytes: int | None = None) -> None:
     """Raises ValueError unless `path` is, or leads to, a regular file, of `max_bytes` at most: whoever opens a pipe or
     a device that others have put there waits for ever.
     """
-    try:
-        mode, size = path.stat().st_mode, path.stat().st_size
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    if not stat.S_ISREG(mode):
-        raise ValueError(f"{path}: not a regular file")
-    if max_bytes is not None and size > max_bytes:
-        raise ValueError(f"{path}: {size:,} bytes, more than the {max_bytes:,} that such a file may have")
+    open_regular(path, max_bytes).close()
 
 
 def shown(value: object) -> str:
@@ -82,6 +89,10 @@ def parse_int(text: str) -> int:
     if len(text) > 40:
         raise ValueError(f"an integer of {len(text):,} digits")
     return int(text)
+
+
+DECODER = json.JSONDecoder(parse_int=parse_int)
+"""Of every JSON text that others may have written. Raises ValueError, and RecursionError for one that is too deep."""
 
 
 def check_depth(path: Path, facts: object, what: str) -> None:
@@ -114,10 +125,14 @@ types_of = functools.cache(get_type_hints)  # 30 us for a class, as much as all 
 
 
 def checked(name: str, value: Any, kind: Any) -> Any:
-    """`value`, if it is of the type `kind`: int, float, bool, str, None, a list, a dict, a dataclass, or a union of
-    these. Raises ValueError, which names `name`, for another one.
+    """`value`, if it is of the type `kind`: int, float, bool, str, None, Any, a list, a dict, a TypedDict, a
+    dataclass, or a union of these. Raises ValueError, which names `name`, for another one.
     """
     origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if is_typeddict(kind):
+        return checked_entries(name, value, kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return from_json(kind, value)
     if origin is list and isinstance(value, list):
@@ -131,6 +146,16 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     if type(value) is not kind:
         raise ValueError(f"{name} = {shown(value)}: expected {type_name(kind)}")
     return value
+
+
+def checked_entries(name: str, value: Any, kind: Any) -> Any:
+    """`value` if it is an object with the entries of a TypedDict and no others, each of its type."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: expected an object, found {json_type(value)}")
+    kinds = get_type_hints(kind)
+    for key in sorted(kind.__required_keys__ - value.keys()) or sorted(value.keys() - kinds.keys()):
+        raise ValueError(f"{name}.{key}: {'missing' if key in kinds else 'has no meaning there'}")
+    return {key: checked(f"{name}.{key}", item, kinds[key]) for key, item in value.items()}
 
 
 def json_type(value: object) -> str:
@@ -161,11 +186,16 @@ def sealed(facts: dict[str, Any]) -> bytes:
 
 
 def read_sealed(path: Path, what: str = "a JSON object") -> dict[str, Any]:
-    """The object of a file that `sealed` made. Raises ValueError as `read_json` does, and for a changed file."""
-    facts = read_json(path, what=what)
-    if facts.pop(SEAL, None) != seal_of(facts):
+    """What `sealed` was given. Raises ValueError as `read_json` does, and where it has changed."""
+    return unsealed(path, read_json(path, what=what))
+
+
+def unsealed(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """What `sealed` was given, of what its file holds. Raises ValueError where it has changed."""
+    rest = {name: value for name, value in facts.items() if name != SEAL}
+    if facts.get(SEAL) != seal_of(rest):
         raise ValueError(f"{path}: its content has changed since it was written ({SEAL} does not fit)")
-    return facts
+    return rest
 
 
 def seal_of(facts: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ which the ranks have met. A rank that completes nothing for `timeout` seconds co
 - If no rank is silent, the one that has completed the least keeps the rest waiting.
 """
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -20,8 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_default_store
+from torch._C import _distributed_c10d as c10d
 
 from logtrain.core.entry import OTHER_RANKS_WAIT, RANK_LOST
 
@@ -47,17 +47,17 @@ class Beat(NamedTuple):
 class Watchdog:
     """The watchdog of one rank. Every rank of the process group makes one, and closes it with `close`."""
 
-    def __init__(self, timeout: float, stacks: Path):
-        """`timeout`: seconds after which a job in which no rank completes anything is ended; 0 never ends it. `stacks`:
-        the folder in which every rank leaves its stack traces then.
+    def __init__(self, store: Any, rank: int, size: int, timeout: float, stacks: Path):
+        """`store`: in which the ranks have met. `timeout`: seconds without anything done after which the job is ended;
+        0: never. `stacks`: a folder for what every rank was at then.
         """
-        self.rank, self.size, self.timeout, self.stacks = dist.get_rank(), dist.get_world_size(), timeout, stacks
+        self.rank, self.size, self.timeout, self.stacks = rank, size, timeout, stacks
         self.count = 0
-        self.done, self.doing, self.last = 0, "starting", time.monotonic()
+        self.done, self.doing, self.last = 0, "its start", time.monotonic()
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self.watch, name="watchdog", daemon=True)
         if self.size > 1 and timeout:
-            self.store = own_store()
+            self.store = store.clone()  # a connection of its own: threads must not wait for each other
             self.thread.start()
 
     def note(self, doing: str) -> None:
@@ -120,37 +120,55 @@ class Watchdog:
         return {rank: f"{where(beat)} gets nothing done, at {beat.doing}" for rank, beat in behind.items()}
 
     def end_job(self, lost: dict[int, str]) -> None:
-        """Write this rank's stack traces to a file, report the lost ranks on one of the others, and end the process
-        with RANK_LOST.
-        """
-        stacks = self.stacks / f"stacks-rank-{self.rank:05d}.txt"
-        with open(stacks, "w") as file:
-            faulthandler.dump_traceback(file=file)
+        """Leave this rank's stacks in a file, let one rank that is there say which is not, and end the process."""
+        with contextlib.suppress(RuntimeError):  # the disk does not answer either: the job must end all the same
+            answered(self.leave_traces, OTHER_RANKS_WAIT)
         speaker = next((rank for rank in range(self.size) if rank not in lost), 0)
         if self.rank == speaker:
             for rank, told in list(lost.items())[:MOST_NAMED]:
                 print(f"error: rank {rank} {told}, for {self.timeout:g} s", file=sys.stderr)
-            print(f"error: the job ends; what each rank was at is in {self.stacks}/stacks-rank-*.txt", file=sys.stderr)
+            where_at = f"is in {self.stacks}/stacks-rank-*.txt" if self.stacks.is_dir() else "stands above"
+            print(f"error: the job ends; what each rank was at {where_at}", file=sys.stderr)
             sys.stderr.flush()
         else:
             time.sleep(OTHER_RANKS_WAIT)  # the launcher ends this one once the speaker has ended
         os._exit(RANK_LOST)
 
+    def leave_traces(self) -> None:
+        """What this rank was at: its stacks, and the flight recorder's last collectives."""
+        if not self.stacks.is_dir():  # no run has begun
+            faulthandler.dump_traceback()
+            return
+        with open(self.stacks / f"stacks-rank-{self.rank:05d}.txt", "w") as file:
+            faulthandler.dump_traceback(file=file)
+        for name, dump in flight_recorders().items():
+            (self.stacks / f"{name}-rank-{self.rank:05d}.json").write_bytes(dump())
+
+
+def flight_recorders() -> dict[str, Callable[[], bytes]]:
+    """What dumps the last collectives of each kind of group as JSON: by host ("gloo") and, in a torch for GPUs, by GPU
+    ("nccl"). `torch.distributed.flight_recorder.fr_trace` is made to read NCCL's.
+    """
+    names = {"gloo": "_dump_fr_trace_json", "nccl": "_dump_nccl_trace_json"}
+    return {kind: getattr(c10d, name) for kind, name in names.items() if hasattr(c10d, name)}
+
 
 def answered(call: Callable[[], T], seconds: float) -> T:
-    """The result of a call to the store, some of which wait for ever. Raises RuntimeError without one in `seconds`."""
+    """What a call to the store or the disk gives; RuntimeError where it fails, or gives nothing in time, for some of
+    them wait for ever.
+    """
     found: list[T] = []
-    thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
+
+    def ask() -> None:
+        with contextlib.suppress(RuntimeError, OSError):
+            found.append(call())
+
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
     if not found:
         raise RuntimeError("no answer")
     return found[0]
-
-
-def own_store() -> Any:
-    """A second connection to the store through which the ranks have met: threads must not wait for each other."""
-    return _get_default_store().clone()  # pyright: ignore[reportAttributeAccessIssue]  (torch's stubs forget it)
 
 
 def where(beat: Beat | None) -> str:

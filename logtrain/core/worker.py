@@ -13,6 +13,7 @@ task at a time, whereas the threads of one of these workers share a tokenizer.
 
 import importlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,20 +23,24 @@ from multiprocessing import Pipe, connection
 from pathlib import Path
 from typing import Any
 
+from logtrain.core.units import size
+
 ROOT = Path(__file__).parents[2]
+NO_MEMORY = 77  # exit status of a worker that needed more memory than it may take
 PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from logtrain.core import worker; worker.run(*sys.argv[2:])"
 
 
 class Worker:
     """A worker process as its parent sees it."""
 
-    def __init__(self, module: str, *arguments: str | int):
-        """Start a process that runs `work(connection, *arguments)` of a module, with the arguments as strings, until
-        that returns or the parent has gone.
+    def __init__(self, module: str, *arguments: str | int, memory: int = 0):
+        """Runs the module's `work(connection, *arguments)`, the arguments as strings, until it returns or the parent
+        has gone. `memory`: bytes that it may take; 0: any number.
         """
         self._connection, theirs = Pipe()
+        self._memory = memory
         with theirs:
-            command = [sys.executable, "-P", "-c", PROGRAM, ROOT, theirs.fileno(), module, *arguments]
+            command = [sys.executable, "-P", "-c", PROGRAM, ROOT, theirs.fileno(), memory, module, *arguments]
             self._process = subprocess.Popen(
                 list(map(str, command)), stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0
             )
@@ -52,7 +57,7 @@ class Worker:
             raise self._death() from None
 
     def receive(self) -> Any:
-        """Wait for the next object that the worker sends, and return it. Raises ValueError where the worker is dead."""
+        """Waits for what the worker sends, and returns it. Raises ValueError where it is dead."""
         try:
             return self._connection.recv()
         except (EOFError, OSError):  # OSError: it died in the middle of a message
@@ -66,24 +71,31 @@ class Worker:
 
     def _death(self) -> ValueError:
         code = self._process.wait()
+        if self._memory and code in (NO_MEMORY, -signal.SIGABRT):  # the latter is how libraries in Rust and C++ end
+            return ValueError(f"more than {size(self._memory)} of memory were needed; try fewer workers")
         if code == -signal.SIGKILL:
             return ValueError("a worker was killed, most likely for want of memory; try fewer workers")
         return ValueError(f"a worker died with exit code {code}; what it said stands above")
 
 
-def wait(workers: Sequence[Worker]) -> list[Worker]:
-    """Wait until a worker has sent something or is dead; -> all workers of which that is so."""
-    ready = connection.wait([worker.fileno() for worker in workers])
+def wait(workers: Sequence[Worker], seconds: float | None = None) -> list[Worker]:
+    """Waits until a worker has a result or is dead -> all that have, or are; none after so many seconds."""
+    ready = connection.wait([worker.fileno() for worker in workers], seconds)
     return [worker for worker in workers if worker.fileno() in ready]
 
 
-def run(descriptor: str, module: str, *arguments: str) -> None:
-    """What a worker process runs: `work` of a module on the pipe with this file descriptor."""
+def run(descriptor: str, memory: str, module: str, *arguments: str) -> None:
+    """The worker's side."""
+    if int(memory):
+        resource.setrlimit(resource.RLIMIT_DATA, (int(memory), int(memory)))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     work = importlib.import_module(module).work
     try:
         work(connection.Connection(int(descriptor)), *arguments)
     except (EOFError, OSError):
         os._exit(0)  # the parent has gone, and nobody wants the rest
+    except MemoryError:
+        os._exit(NO_MEMORY)
     except BaseException:
         traceback.print_exc()
         os._exit(1)

@@ -3,17 +3,26 @@ which everything here applies as well.
 """
 
 import os
+import platform
 import signal
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import HashStore, PrefixStore, TCPStore
+from torch.distributed.distributed_c10d import _get_default_store
 
-from logtrain.core.entry import BY_CTRL_C
+from logtrain.core.entry import BY_CTRL_C, stop_requests
 from logtrain.core.watchdog import Watchdog
+
+# How long a collective may wait for a rank. torch's own limits (NCCL 10 minutes, gloo 30) would end the job with a page
+# of traceback on every rank but the one that is stuck; the watchdog ends it sooner, and says which rank it is.
+COLLECTIVES = timedelta(hours=4)
+MEETING = 600.0  # seconds in which all ranks must have come, where no other timeout is set
 
 
 def compute_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
@@ -23,16 +32,41 @@ def compute_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
     return getattr(torch, name)
 
 
-def alone() -> object:
+def alone() -> Any:
     """A store in which the ranks of a world of one meet."""
-    return dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]  (torch's stubs forget it)
+    return HashStore()
 
 
 def host_group() -> dist.ProcessGroup:
     """A process group of all ranks whose messages go from host to host, without waiting for the GPU."""
-    group = dist.new_group(backend="gloo", timeout=timedelta(hours=4))  # rank 0 may write to a slow disk
+    group = dist.new_group(backend="gloo", timeout=COLLECTIVES)  # rank 0 may write to a slow disk
     assert isinstance(group, dist.ProcessGroup), "this rank is one of all"
     return group
+
+
+def meet(timeout: float) -> Any:
+    """The store of the ranks that a launcher has started, once all have come to it. Raises ValueError where that is not
+    within `timeout` seconds, with the ranks that have not come.
+    """
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    address, port, limit = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timedelta(seconds=timeout)
+    is_keeper = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun keeps it
+    try:
+        kept = TCPStore(address, port, size, is_keeper, limit, wait_for_workers=False)
+    except dist.DistError as error:
+        what = str(error).splitlines()[0]
+        raise ValueError(f"{platform.node()}: no way to {address}:{port} within {timeout:g} s ({what})") from None
+    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", kept)
+    keys = [f"here/{other}" for other in range(size)]
+    store.set(keys[rank], platform.node())
+    try:
+        store.wait(keys)
+    except dist.DistError:
+        missing = [str(other) for other in range(size) if not store.check([keys[other]])]
+        raise ValueError(
+            f"rank {', '.join(missing[:5])} of {size} has not come within {timeout:g} s; look at what its machine says"
+        ) from None
+    return store
 
 
 class World:
@@ -40,12 +74,21 @@ class World:
     hosts (control).
     """
 
-    def __init__(self, symmetric_memory: bool = False, on_cpu: bool = False):
+    def __init__(
+        self,
+        symmetric_memory: bool = False,
+        on_cpu: bool = False,
+        *,
+        timeout: float = 0.0,
+        stacks: Path | None = None,
+    ):
         """Join the process group, or found one of a single rank where torchrun has not started this process.
 
-        `symmetric_memory`: prepare NCCL to gather by copy engines. `on_cpu`: leave the GPU alone. A process may make
+        `symmetric_memory`: prepare NCCL to gather by copy engines. `on_cpu`: leave the GPU alone. `timeout`: until the
+        watchdog is closed, end the job when no rank gets anything done for so many seconds, and leave what each was at
+        in the folder `stacks`; every rank calls `note` whenever it has done something. 0: never. A process may make
         several worlds, one after the other or at once: all of them share its one process group. Raises ValueError
-        where this rank has no GPU for itself.
+        where this rank has no GPU for itself, or others do not come.
         """
         launched = "RANK" in os.environ
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -61,36 +104,37 @@ class World:
             if not on_cuda:
                 raise ValueError("parallel.symmetric_memory: only for GPUs, and none was found; set it to false")
             os.environ.setdefault("NCCL_CTA_POLICY", "2")  # no processor takes part in what a copy engine can do
+        os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")  # 18 sockets a rank at 512 ranks, where each group had 511
+        os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # collectives of which the flight recorder knows
         self.is_founder = not dist.is_initialized()
+        if self.is_founder:
+            store = meet(timeout or MEETING) if launched else alone()
+            self.rank, self.size = (int(os.environ.get(key, there)) for key, there in (("RANK", 0), ("WORLD_SIZE", 1)))
+        else:
+            store, self.rank, self.size = _get_default_store(), dist.get_rank(), dist.get_world_size()
+        self.is_main = self.rank == 0
+        self.watchdog = Watchdog(store, self.rank, self.size, timeout, stacks or Path())
         if self.is_founder:
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
                 device_id=self.device if on_cuda else None,
-                **({} if launched else {"store": alone(), "rank": 0, "world_size": 1}),
+                store=store,
+                rank=self.rank,
+                world_size=self.size,
+                timeout=COLLECTIVES,
             )
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.is_main = self.rank == 0
         self.control = host_group()
-        self.watchdog: Watchdog | None = None
-
-    def watch(self, timeout: float, stacks: Path) -> Watchdog:
-        """Start a watchdog, which until it is closed ends the job when no rank completes anything for `timeout`
-        seconds. Every rank calls this, and then `note` for each piece of work. `stacks`: the folder for stack traces.
-        """
-        self.watchdog = Watchdog(timeout, stacks)
-        return self.watchdog
 
     def note(self, doing: str) -> None:
         """Count a piece of work as completed; `doing` names the next one, which must take less than the timeout."""
-        if self.watchdog:
-            self.watchdog.note(doing)
+        self.watchdog.note(doing)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum a tensor of any shape and dtype over the ranks, in place; -> the same tensor. The host does not wait."""
         dist.all_reduce(values)
         return values
 
-    def from_main(self, value: object) -> object:
+    def from_main(self, value: Any) -> Any:
         """Rank 0's value on every rank: any picklable host-side object; tensors do not belong here."""
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.control, device=torch.device("cpu"))
@@ -109,6 +153,7 @@ class World:
         """Wait for all ranks to get here, because torchrun ends the others when one ends with a status other than 0.
         The process group ends with the world that founded it.
         """
+        self.watchdog.close()
         self.barrier()
         if self.is_founder:
             dist.destroy_process_group()
@@ -132,6 +177,7 @@ class StopSignal:
         if number == signal.SIGINT and self.flag and time.monotonic() - self.first > 1:
             os._exit(BY_CTRL_C)  # an exception would wait for the save under way
         self.flag, self.first = 1, self.first or time.monotonic()
+        stop_requests.append(number)
 
     def exchange(self, also: bool = False) -> bool:
         """Begin to tell the other ranks whether this one wants to stop; -> whether any rank wanted to at the last call.

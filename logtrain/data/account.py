@@ -8,6 +8,8 @@ import numpy as np
 
 from logtrain.data.chunks import BadRowFound, RowsRead
 from logtrain.data.encode import BAD, CASES, DROPPED, TOO_LONG, Encoded
+from logtrain.data.lost_text import Lost
+from logtrain.data.shards import DOCUMENT
 
 MAX_BAD_ROWS_LISTED = 1000
 BAD_ROWS_NAMED = 3
@@ -39,9 +41,10 @@ class CaseCounts(NamedTuple):
 class Account:
     """Counts rows, and lists the first bad ones."""
 
-    def __init__(self, paths: list[str]):
-        """`paths`: of the files, whose indices are the sources of rows."""
-        self.paths = paths
+    def __init__(self, paths: list[str], max_lost_chars: int = 0):
+        """`paths`: of the files, whose indices are the sources of rows. `max_lost_chars`: that a tokenizer may lose."""
+        self.paths, self.max_lost_chars = paths, max_lost_chars
+        self.lost_chars = 0
         self.num_bad = 0
         self.bad_rows: list[BadRowFound] = []
         self._bad_S, self._good_S, self._dropped_S, self._documents_S = np.zeros((4, len(paths)), np.int64)
@@ -49,11 +52,15 @@ class Account:
 
     def add(self, read: RowsRead, encoded: Encoded) -> np.ndarray:
         """Count a chunk -> DOCUMENT [D], the records of its documents. Raises ValueError for a conversation that is
-        TOO_LONG.
+        TOO_LONG, and where the tokenizer has lost more than it may.
         """
         source_I, case_I = read.records_I["source"], encoded.outcomes_I["case"]
         if TOO_LONG in case_I:
             raise self._too_long(read, encoded, i=int(np.argmax(case_I == TOO_LONG)))
+        for i, lost in encoded.lost.items():
+            self.lost_chars += lost.count
+            if self.lost_chars > self.max_lost_chars:
+                raise self._lost(f"{self.paths[source_I[i]]} row {read.records_I['row'][i]}", lost)
         refused = [
             BadRowFound(int(source_I[i]), int(read.records_I["row"][i]), reason)
             for i, reason in encoded.problems.items()
@@ -77,11 +84,25 @@ class Account:
         records_D["length"], records_D["targets"] = encoded.lengths_D, encoded.targets_D
         return records_D
 
+    def where(self, read: RowsRead) -> str:
+        """The rows of a chunk, for an error."""
+        records_I = read.records_I if len(read.records_I) else np.zeros(1, DOCUMENT)
+        first, last = records_I[0], records_I[-1]
+        path, end = self.paths[first["source"]], self.paths[last["source"]]
+        return f"{path} row {first['row']} to " + (f"{end} " if end != path else "") + f"row {last['row']}"
+
     def _too_long(self, read: RowsRead, encoded: Encoded, i: int) -> ValueError:
         where = f"{self.paths[read.records_I['source'][i]]} row {read.records_I['row'][i]}"
         return ValueError(
             f"{where}: {encoded.outcomes_I['tokens'][i]:,} tokens, more than seq_len; give a greater --seq_len, or "
             f"what to do with such rows: --too_long drop, split_turns or truncate_content"
+        )
+
+    def _lost(self, where: str, lost: Lost) -> ValueError:
+        which = ", ".join(f"{c!r} U+{ord(c):04X}" for c in lost.which)
+        return ValueError(
+            f"{where}: the tokenizer cannot represent {which}, so that {lost.count:,} of the row's characters would be "
+            f"lost, {self.lost_chars:,} so far; take another tokenizer, or lose some with --max_lost_chars N"
         )
 
     def _add_bad_rows(self, found: list[BadRowFound]) -> None:

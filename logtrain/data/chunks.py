@@ -12,10 +12,12 @@ import numpy as np
 from logtrain.data.config import PrepareConfig, is_chat_format, is_text_format
 from logtrain.data.conversations import Conversation, conversations
 from logtrain.data.documents import Document, documents
-from logtrain.data.files import BadRow, InputFile
+from logtrain.data.files import InputFile
+from logtrain.data.lines import BadRow
 from logtrain.data.shards import DOCUMENT
 from logtrain.text.chat_template import Turn
 
+MAX_DOMAINS = 1 << 16  # the manifest and the report name each; more are no kinds of rows, but names of single ones
 CHUNK_CHARS = 1 << 18  # about 80 ms of work, and a few MB while it is worked on
 Item = str | tuple[Turn, ...]
 
@@ -35,6 +37,8 @@ class RowsRead(NamedTuple):
     records_I: np.ndarray
     """DOCUMENT: row, source and domain are filled in"""
     bad_rows: list[BadRowFound]
+    num_chars: int
+    """characters of the items"""
 
 
 def rows_of(config: PrepareConfig, file: InputFile) -> Iterator[Document | Conversation | BadRow]:
@@ -59,7 +63,7 @@ class _Chunk:
         records_I = np.zeros(len(self.items), DOCUMENT)
         columns_I = np.array(self.came_from, np.int64).reshape(-1, 3).T
         records_I["row"], records_I["source"], records_I["domain"] = columns_I
-        return RowsRead(records_I, self.bad_rows)
+        return RowsRead(records_I, self.bad_rows, self.num_chars)
 
 
 class Chunks:
@@ -82,13 +86,20 @@ class Chunks:
                 elif self.config.is_chat or num_bad <= self.config.max_bad_rows:
                     item, num_chars = content(row)
                     chunk.items.append(item)
-                    chunk.came_from.append((row.row, source, self.domains.setdefault(row.domain, len(self.domains))))
+                    chunk.came_from.append((row.row, source, self.number_of(row.domain)))
                     chunk.num_chars += num_chars
                 if chunk.num_chars >= CHUNK_CHARS:
                     yield chunk.rows_read(), chunk.items
                     chunk = _Chunk()
         if chunk.num_chars:
             yield chunk.rows_read(), chunk.items
+
+    def number_of(self, domain: str) -> int:
+        """The number of a domain, which it keeps. Raises ValueError for too many."""
+        number = self.domains.setdefault(domain, len(self.domains))
+        if number >= MAX_DOMAINS:
+            raise ValueError(f"more than {MAX_DOMAINS:,} domains; leave them out with --ignore_columns domain")
+        return number
 
 
 def content(row: Document | Conversation) -> tuple[Item, int]:

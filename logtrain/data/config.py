@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self, TypeGuard, get_args
 import tyro
 
 from logtrain.data.files import ENDINGS
+from logtrain.data.lines import MAX_ROW_MB
 from logtrain.text.config import DATE, TrainOn, check_date
 
 TextFormat = Literal["auto", "nlplog", "corpus"]
@@ -65,8 +66,12 @@ class PrepareConfig:
     as a row pack badly: of 8,192 tokens, system logs fill 98% with 2,048 or 32,768 characters, 79% with 16,384."""
     ignore_columns: tuple[str, ...] = ()
     """Columns of JSON rows to leave out. Without this, a column with text that is not used makes its row bad."""
+    max_row_mb: int = MAX_ROW_MB
+    """A row, or a line of text, of more megabytes is a bad row; an array's element of more ends the run."""
     max_bad_rows: int = 0
     """More bad rows than this stop the run; up to this many are left out and listed in the report."""
+    max_lost_chars: int = 0
+    """More characters than this that the tokenizer has no token for stop the run; the report counts them."""
     shard_tokens: int = 100_000_000
     """A shard file is closed at this many tokens."""
     workers: int = 0
@@ -77,7 +82,15 @@ class PrepareConfig:
             raise ValueError("input: no file given")
         if not self.output and not self.show:
             raise ValueError("output: required; give --output ..., or set it in a TOML file")
-        least_of = {"seq_len": 2, "text_chars": 1, "shard_tokens": 1, "max_bad_rows": 0, "workers": 0, "seed": 0}
+        least_of = {
+            "seq_len": 2,
+            "text_chars": 1,
+            "shard_tokens": 1,
+            "max_row_mb": 1,
+            "max_bad_rows": 0,
+            "workers": 0,
+            "seed": 0,
+        }
         for name, least in (least_of | {"show": 0}).items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")

@@ -15,9 +15,11 @@ No text is changed on its way here. What a chat template strips, it strips in a 
 from collections.abc import Collection, Iterator
 from typing import Literal, NamedTuple
 
+from logtrain.core.untrusted import json_type
 from logtrain.data.config import ChatFormat
-from logtrain.data.files import BadRow, InputFile
-from logtrain.data.rows import columns, json_type, parsed_rows, refuse_unencodable, string
+from logtrain.data.files import InputFile
+from logtrain.data.lines import BadRow
+from logtrain.data.rows import columns, domain_of, parsed_rows, refuse_unencodable, string
 from logtrain.text.chat_template import Turn, check_turns
 
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {
@@ -97,7 +99,7 @@ def row_conversation(
         check_turns(turns)
     except ValueError as error:
         raise BadRow(str(error)) from None
-    domain = string(row, "domain", required=False).strip()
+    domain = domain_of(row)
     for text in (domain, *(turn.content for turn in turns)):
         refuse_unencodable(text)
     return tuple(turns), domain

@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 from logtrain.data.config import TextFormat
 from logtrain.data.conversations import CHAT_COLUMNS
-from logtrain.data.files import BadRow, InputFile
-from logtrain.data.rows import columns, parsed_rows, refuse_unencodable, string
+from logtrain.data.files import InputFile
+from logtrain.data.lines import BadRow
+from logtrain.data.rows import columns, domain_of, parsed_rows, refuse_unencodable, string
 
 
 class Document(NamedTuple):
@@ -80,4 +81,4 @@ def row_document(value: object, format: TextFormat, ignore_columns: Collection[s
     unread = [name for name in row if name not in reads and isinstance(row[name], str | list | dict) and row[name]]
     if unread:
         raise BadRow(f'no rule reads the text in "{unread[0]}"; to leave it out, --ignore_columns {" ".join(unread)}')
-    return text, string(row, "domain", required=False).strip()
+    return text, domain_of(row)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from logtrain.data.lost_text import Lost, lost_text_of
 from logtrain.text.tokenizer import Tokenizer
 
 CASES = ("whole", "truncated", "split", "dropped", "bad", "too long")
@@ -35,6 +36,8 @@ class Encoded(NamedTuple):
     """OUTCOME"""
     problems: dict[int, str]
     """why an item is BAD"""
+    lost: dict[int, Lost]
+    """what the tokenizer has no token for, of an item that has such text"""
 
 
 class Encoder(Protocol):
@@ -43,6 +46,18 @@ class Encoder(Protocol):
     def encode(self, items: Sequence[Any], tokenizer: Tokenizer) -> Encoded:
         """`items`: texts, or the turns of conversations; each encoder takes one of the two."""
         ...
+
+
+def encode(encoder: Encoder, items: Sequence[Any], tokenizer: Tokenizer) -> Encoded:
+    """What the encoder makes of the items. Raises ValueError where the tokenizer gives up, as over a regular expression
+    that goes on and on.
+    """
+    try:
+        return encoder.encode(items, tokenizer)
+    except BaseException as error:
+        if type(error) is Exception or type(error).__name__ == "PanicException":  # only that library raises these
+            raise ValueError(f"the tokenizer fails ({' '.join(str(error).split())[:200]})") from None
+        raise
 
 
 @dataclass(frozen=True)
@@ -67,12 +82,23 @@ class TextEncoder:
         lengths_D = np.array(lengths, np.int32)
         outcomes_I = np.zeros(len(items), OUTCOME)
         outcomes_I["case"], outcomes_I["tokens"], outcomes_I["targets"] = WHOLE, lengths_D, lengths_D - 1
+        tokens_N = np.frombuffer(tokens, np.uint32)
         return Encoded(
-            tokens_N=np.frombuffer(tokens, np.uint32),
+            tokens_N=tokens_N,
             lengths_D=lengths_D,
             targets_D=lengths_D - 1,
             hashes_D=np.frombuffer(hashes, "<u8"),
             item_D=np.arange(len(items)),
             outcomes_I=outcomes_I,
             problems={},
+            lost=lost_of(tokenizer, items, tokens_N, lengths_D, np.arange(len(items))),
         )
+
+
+def lost_of(
+    tokenizer: Tokenizer, texts: Sequence[str], tokens_N: np.ndarray, lengths_D: np.ndarray, item_D: np.ndarray
+) -> dict[int, Lost]:
+    """What is lost of each item; `texts`: of the items, the rest as in Encoded."""
+    unknown = np.flatnonzero(tokens_N == tokenizer.unknown_id) if tokenizer.unknown_id is not None else ()
+    with_unknown = item_D[np.searchsorted(np.cumsum(lengths_D), unknown, side="right")] if len(unknown) else ()
+    return lost_text_of(tokenizer).find(texts, with_unknown)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from logtrain.data.config import TooLong
-from logtrain.data.encode import BAD, DROPPED, OUTCOME, SPLIT, TOO_LONG, TRUNCATED, WHOLE, Encoded
+from logtrain.data.encode import BAD, DROPPED, OUTCOME, SPLIT, TOO_LONG, TRUNCATED, WHOLE, Encoded, lost_of
 from logtrain.data.shards import CONTEXT
 from logtrain.text.chat_template import ChatTemplate, Turn
 from logtrain.text.config import TrainOn
@@ -79,14 +79,18 @@ class ChatEncoder:
             samples_D += samples
             item_D += [i] * len(samples)
             hash_D += [hash | min(part, (1 << PART_BITS) - 1) for part in range(len(samples))]
+        tokens_N = np.concatenate([np.empty(0, np.uint32), *map(_stored, samples_D)])
+        lengths_D = np.array([len(sample.ids) for sample in samples_D], np.int32)
+        texts = ["" if i in problems else "".join(turn.content for turn in turns) for i, turns in enumerate(items)]
         return Encoded(
-            tokens_N=np.concatenate([np.empty(0, np.uint32), *map(_stored, samples_D)]),
-            lengths_D=np.array([len(sample.ids) for sample in samples_D], np.int32),
+            tokens_N=tokens_N,
+            lengths_D=lengths_D,
             targets_D=np.array([sample.num_targets for sample in samples_D], np.int32),
             hashes_D=np.array(hash_D, np.uint64),
             item_D=np.array(item_D, np.int64),
             outcomes_I=outcomes_I,
             problems=problems,
+            lost=lost_of(tokenizer, texts, tokens_N & np.uint32(CONTEXT - 1), lengths_D, np.array(item_D, np.int64)),
         )
 
     def _fit(self, turns: Sequence[Turn], whole: Sample, template: ChatTemplate) -> tuple[int, list[Sample]]:

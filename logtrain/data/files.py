@@ -6,45 +6,32 @@ A file's name says of which kind it is (KINDS, at the end) and how it is compres
     .txt .log .log.1 ...    text
 
 A row's number counts from 0: elements of an array, lines of a JSON-lines file (blank ones too), documents of a text
-file. A row that cannot be read comes out as a BadRow in its place; a file that cannot be read on raises a ValueError
-that names file and row.
+file. A row that cannot be read, or is too long, comes out as a BadRow in its place; a file that cannot be read on
+raises a ValueError that names file and row.
 """
 
-import codecs
 import itertools
-import json
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import NamedTuple
 
-import zstandard
-
+from logtrain.core.untrusted import DECODER, open_regular
 from logtrain.data.json_array import array_elements, reason
-
-BLOCK_BYTES = 1 << 20
-PACKED_BLOCK_BYTES = 1 << 16  # logs compress 20 times and more, so this too gives blocks of about a megabyte
-MAX_ROW_CHARS = 1 << 24  # a longer row is damage (a quote left open) or a mistake, and would only fill the memory
-
-
-class BadRow(Exception):
-    """A row that is no document, and why."""
-
-    def __init__(self, reason: str, row: int = -1):
-        super().__init__(reason)
-        self.row = row
+from logtrain.data.lines import COMPRESSIONS, MAX_ROW_MB, BadRow, blocks, decoded, lines
 
 
 class InputFile:
-    """A file to read rows from. Raises ValueError for a path that is no such file.
+    """A file to read rows from.
 
     path: as it was given. stem: its name without the endings. kind: of KINDS. num_bytes: its size; bytes_read: how far
-    `rows` has come.
+    `rows` has come. max_row_bytes: of a row, of a line of text.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, max_row_mb: int = MAX_ROW_MB):
+        """Raises ValueError for a path that is no such file."""
         self.path = Path(path)
+        self.max_row_bytes = max_row_mb << 20
         if self.path.is_dir():
             raise ValueError(f"{path}: a directory; give the files in it, as in --input {path}/*.json")
         if not self.path.exists():
@@ -73,8 +60,8 @@ class InputFile:
         try:
             for row, value in self.kind.read(self, text_chars):
                 yield row, value
-        except (ValueError, OSError, zlib.error, zstandard.ZstdError) as error:
-            raise ValueError(f"{self.path}: row {row + 1}: {error}") from None
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{self.path}: row {row + 1}: {getattr(error, 'strerror', None) or error}") from None
 
     def has_changed(self) -> bool:
         """Whether, since this object was made, the file has been written to."""
@@ -83,111 +70,65 @@ class InputFile:
 
     def text_blocks(self) -> Iterator[str]:
         """The file as `decoded` gives it, counted in `bytes_read`."""
-        with open(self.path, "rb") as stream:
-            yield from decoded(self._blocks(stream), self.compression)
+        with open_regular(self.path) as stream:
+            yield from decoded(map(self._counted, blocks(stream, self.compression)), self.compression)
 
-    def _blocks(self, stream: BinaryIO) -> Iterator[bytes]:
-        while block := stream.read(PACKED_BLOCK_BYTES if self.compression else BLOCK_BYTES):
-            self.bytes_read += len(block)
-            yield block
-
-
-# Bytes -> text
-
-
-class Unpacker(Protocol):
-    """Decompresses one member of a file: a stream that may be followed by another."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
-
-
-COMPRESSIONS: dict[str, Callable[[], Unpacker]] = {
-    "gz": lambda: zlib.decompressobj(wbits=zlib.MAX_WBITS | 16),
-    "zst": lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(),
-}
-"""By the ending of a file's name."""
-
-
-def decoded(blocks: Iterable[bytes], compression: Callable[[], Unpacker] | None) -> Iterator[str]:
-    """The text of a file's blocks, without a byte order mark. A byte that is not UTF-8 is a lone surrogate (PEP 383).
-    `compression`: of COMPRESSIONS. Raises ValueError for UTF-16, and where `unpacked` does.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    texts = map(decoder.decode, unpacked(blocks, compression) if compression else blocks)
-    head = next(filter(None, texts), "")
-    if head[:2] in ("\udcff\udcfe", "\udcfe\udcff"):
-        raise ValueError("UTF-16, not UTF-8; convert the file with iconv -f UTF-16 -t UTF-8")
-    yield head.removeprefix("\ufeff")
-    yield from texts
-    yield decoder.decode(b"", final=True)
-
-
-def unpacked(blocks: Iterable[bytes], compression: Callable[[], Unpacker]) -> Iterator[bytes]:
-    """The contents of a compressed file of one member or several. Raises ValueError where it is cut short, which
-    zstandard's own reader does not notice.
-    """
-    member = compression()
-    for block in blocks:
-        while block:
-            if member.eof:
-                member = compression()
-            yield member.decompress(block)
-            block = member.unused_data
-    if not member.eof:
-        raise ValueError("the compressed file is cut short")
-
-
-def lines(blocks: Iterable[str]) -> Iterator[str]:
-    """Lines with their "\\n", which alone ends one: a "\\r" or a form feed inside a log line is part of the line."""
-    rest = ""
-    for block in blocks:
-        *whole, rest = (rest + block).split("\n")
-        if len(rest) > MAX_ROW_CHARS:
-            raise ValueError(f"no line end in {MAX_ROW_CHARS:,} characters")
-        for line in whole:
-            yield line + "\n"
-    if rest:
-        yield rest
+    def _counted(self, block: bytes) -> bytes:
+        self.bytes_read += len(block)
+        return block
 
 
 # Text -> rows
 
 
-def text_rows(file: InputFile, text_chars: int) -> Iterator[tuple[int, str]]:
-    """Whole lines of a text file, as many as `text_chars` holds."""
+def text_rows(file: InputFile, text_chars: int) -> Iterator[tuple[int, str | BadRow]]:
+    """Whole lines of a text file, as many as `text_chars` holds; a BadRow in the place of a line that is too long."""
     row, group, size = 0, [], 0
-    for line in lines(file.text_blocks()):
-        if group and size + len(line) > text_chars:
+    for line in lines(file.text_blocks(), file.max_row_bytes):
+        is_bad = isinstance(line, BadRow)
+        if group and (is_bad or size + len(line) > text_chars):
             yield row, "".join(group)
             row, group, size = row + 1, [], 0
-        group.append(line)
-        size += len(line)
+        if is_bad:
+            yield row, line
+            row += 1
+        else:
+            group.append(line)
+            size += len(line)
     if group:
         yield row, "".join(group)
 
 
 def json_rows(file: InputFile, _: int) -> Iterator[tuple[int, object]]:
     """The elements of a file's array, or the values of its lines."""
-    blocks, head = file.text_blocks(), ""
-    while not head.lstrip() and (block := next(blocks, None)) is not None:
-        head += block
-    blocks = itertools.chain([head], blocks)
-    return enumerate(array_elements(blocks, MAX_ROW_CHARS)) if head.lstrip().startswith("[") else json_lines(blocks)
+    texts, blanks, block = file.text_blocks(), [], ""
+    for block in texts:
+        if block.strip():
+            break
+        blanks.append(block)
+        if sum(map(len, blanks)) > file.max_row_bytes:
+            raise ValueError(f"begins with more than {file.max_row_bytes:,} blanks")
+    texts = itertools.chain(blanks, [block], texts)
+    if block.lstrip().startswith("["):
+        return enumerate(array_elements(texts, file.max_row_bytes))
+    return json_lines(texts, file.max_row_bytes)
 
 
-def json_lines(blocks: Iterable[str]) -> Iterator[tuple[int, object]]:
+def json_lines(texts: Iterable[str], max_bytes: int) -> Iterator[tuple[int, object]]:
     """One value a line; a BadRow in the place of a line that holds none, but for blank ones."""
-    for row, line in enumerate(lines(blocks)):
-        if line.isspace():
-            continue
-        try:
-            yield row, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield row, BadRow(f"not JSON on one line ({reason(error)})")
+    for row, line in enumerate(lines(texts, max_bytes)):
+        if isinstance(line, BadRow):
+            yield row, line
+        elif not line.isspace():
+            yield row, json_value(line)
+
+
+def json_value(text: str) -> object:
+    """The value that a text holds, or a BadRow."""
+    try:
+        return DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        return BadRow(f"not JSON on one line ({reason(error)})")
 
 
 # The kinds of files

@@ -7,15 +7,13 @@ UTF-16 and zero bytes are refused.
 
 import itertools
 import re
-import zlib
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import zstandard
-
-from logtrain.data.files import BLOCK_BYTES, COMPRESSIONS, PACKED_BLOCK_BYTES, decoded, lines
+from logtrain.core.untrusted import open_regular
+from logtrain.data.lines import COMPRESSIONS, MAX_ROW_MB, BadRow, blocks, decoded, lines
 
 MAX_CHARS = 1 << 22  # a million tokens and more, which takes seconds to find out
 NOT_UTF8 = re.compile("[\udc80-\udcff]")  # as `decoded` has it
@@ -54,19 +52,19 @@ def read_log(path: str, which: str = "") -> Log:
     and for more than MAX_CHARS.
     """
     wanted = line_range(which)
-    file = Path(path).expanduser()
+    try:
+        file = Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from None
     if file.is_dir():
         raise ValueError(f"{path}: a directory; name a file in it")
     compression = COMPRESSIONS.get(file.suffix.lower().removeprefix("."))
-    size = PACKED_BLOCK_BYTES if compression else BLOCK_BYTES
-    try:
-        with open(file, "rb") as stream:
-            every = lines(decoded(iter(lambda: stream.read(size), b""), compression))
+    with open_regular(file) as stream:
+        every = lines(decoded(blocks(stream, compression), compression), MAX_ROW_MB << 20)
+        try:
             found, before = bounded(itertools.islice(every, wanted.first - 1, wanted.last), wanted.count)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (ValueError, OSError, zlib.error, zstandard.ZstdError) as error:
-        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     if not any(line.strip() for line in found):
         what = "nothing but blanks" if found else "no line"
         raise ValueError(f"{path}: {what} in it" + (f" at {which}" if which else ""))
@@ -85,12 +83,14 @@ def line_range(which: str) -> LineRange:
     return wanted
 
 
-def bounded(some: Iterable[str], count: int | None) -> tuple[list[str], int]:
-    """The last `count` lines, or all, and how many come before. Raises ValueError for more than MAX_CHARS, and for zero
-    bytes.
+def bounded(some: Iterable[str | BadRow], count: int | None) -> tuple[list[str], int]:
+    """The last `count` lines, or all, and how many come before. Raises ValueError for more than MAX_CHARS, for a line
+    that is too long, and for zero bytes.
     """
     kept, size, before = deque(), 0, 0
     for line in some:
+        if isinstance(line, BadRow):
+            raise ValueError(f"a line of more than {MAX_ROW_MB} MB; choose lines without, as 100-200")
         kept.append(line)
         size += len(line)
         while (count and len(kept) > count) or size > MAX_CHARS:

@@ -1,6 +1,6 @@
 """manifest.json of a prepared folder: what is in it, what it was made from, and a fingerprint of the latter.
 
-The manifest is written last, so a folder without one is not a prepared folder.
+The manifest is written last, so a folder without one is not a prepared folder. How it is read is in prepared.py.
 """
 
 import dataclasses
@@ -11,12 +11,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from logtrain.core.atomic import naming
+from logtrain.core.printable import printable
+from logtrain.core.units import size
 from logtrain.data.config import CHAT_ONLY, TEXT_ONLY, PrepareConfig
 from logtrain.data.files import InputFile
+from logtrain.data.lost_text import refuse_empty
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NOT_SETTINGS = {"input", "tokenizer", "document_end", "template"}  # they are told elsewhere, by content
 WITHOUT_EFFECT = {"output", "workers", "show"}  # on what is written
 
@@ -94,36 +98,6 @@ class Manifest(Origin):
     splits: dict[str, SplitFacts]
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a complete prepared folder. Raises ValueError where there is none, or a damaged one."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such prepared folder")
-    file = folder / "manifest.json"
-    if not file.is_file():
-        raise ValueError(f"{folder}: not a prepared folder (no manifest.json); run logtrain.prepare with this --output")
-    damaged = ValueError(f"{file}: damaged (not a manifest); prepare the folder again")
-    try:
-        manifest = json.loads(file.read_bytes())
-        version = manifest["format_version"]
-    except (ValueError, KeyError, TypeError):
-        raise damaged from None
-    if version != FORMAT_VERSION:
-        raise ValueError(f"{file}: format version {version}, this program reads {FORMAT_VERSION}; prepare it again")
-    try:
-        is_whole = {"sha256", "bos_id", "document_end_id"} <= manifest["tokenizer"].keys()
-        is_whole &= Manifest.__required_keys__ <= manifest.keys()
-        for shard in (shard for split in manifest["splits"].values() for shard in split["shards"]):
-            for kind in ("tokens", "documents"):
-                is_whole &= {f"num_{kind}", f"{kind}_crc32"} <= shard.keys()
-                if Path(shard[kind]).name != shard[kind]:
-                    raise ValueError(f"{file}: {shard[kind]!r} is not a plain file name; prepare the folder again")
-    except (AttributeError, KeyError, TypeError):
-        raise damaged from None
-    if not is_whole:
-        raise damaged
-    return manifest
-
-
 def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
     """What the output of `config` depends on; reads tokenizer, template and every byte of the files. Raises ValueError
     for a tokenizer or a template that does not do, and for a file that is given twice.
@@ -132,6 +106,7 @@ def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
     if repeated := [str(path) for path, count in times.items() if count > 1]:
         raise ValueError(f"input: given more than once: {', '.join(repeated)}")
     tokenizer = Tokenizer.load(config.tokenizer)
+    refuse_empty(tokenizer)
     chat = ChatTemplate.load(tokenizer, config.template, config.date) if config.is_chat else None
     end_id = chat.end_id if chat else tokenizer.document_end(config.document_end)
     left_out = NOT_SETTINGS | WITHOUT_EFFECT | (TEXT_ONLY if chat else CHAT_ONLY)
@@ -156,13 +131,17 @@ def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
             "template": chat.source,
             "named_tokens": chat.named,
         }
-    fingerprint = hashlib.sha256(json.dumps(deciding(ingredients)).encode()).hexdigest()
-    return {**ingredients, "fingerprint": fingerprint}
+    return {**ingredients, "fingerprint": fingerprint_of(ingredients)}
+
+
+def fingerprint_of(ingredients: Ingredients) -> str:
+    """A hash of what the output depends on."""
+    return hashlib.sha256(json.dumps(deciding(ingredients)).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, as hexadecimal digits."""
-    with open(path, "rb") as stream:
+    with naming(path), open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -183,33 +162,18 @@ def deciding(ingredients: Ingredients) -> dict[str, Any]:
     }
 
 
-def refuse_other_origin(output: Path, origin: Origin) -> None:
-    """Raises ValueError if `output` was prepared from something else than `origin` says, naming what."""
-    there = read_manifest(output)
-    if there["fingerprint"] == origin["fingerprint"]:
-        return
-    was, now = deciding(there), deciding(origin)
-    differing = []
-    for name in now if was.keys() == now.keys() else ("format",):  # text there and a chat now, or the other way round
-        if name == "input" and was[name] != now[name]:
-            changed = [file for file, digest in now[name] if [file, digest] not in was[name]]
-            differing.append(f"input ({', '.join(changed) or 'fewer files, or another order'})")
-        elif was.get(name) != now[name]:
-            is_hash = name in ("tokenizer", "template")
-            differing.append(name if is_hash else f"{name} ({was.get(name)} there, {now[name]} now)")
-    raise ValueError(f"{output}: was prepared with other {', '.join(differing)}; delete it, or give another --output")
-
-
 def print_origin(origin: Origin) -> None:
     """Say what is about to be prepared, and with which tokens around a document."""
     tokenizer, sources = origin["tokenizer"], origin["sources"]
     files = "1 file" if len(sources) == 1 else f"{len(sources):,} files"
-    print(f"input: {files}, {sum(source['bytes'] for source in sources) / 1e6:,.1f} MB")
     bos = "no token" if tokenizer["bos_id"] is None else f"id {tokenizer['bos_id']}"
     what = "conversation" if "chat" in origin else "document"
-    print(
+    lines = [
+        f"input: {files}, {size(sum(source['bytes'] for source in sources))}",
         f"tokenizer: {tokenizer['path']}, {tokenizer['vocab_size']:,} ids; a {what} begins with {bos} "
-        f"and ends with {tokenizer['document_end']} (id {tokenizer['document_end_id']})"
-    )
+        f"and ends with {tokenizer['document_end']} (id {tokenizer['document_end_id']})",
+    ]
     if "chat" in origin:
-        print(f"chat template: {origin['chat']['template_path']}, as of {origin['settings']['date']}")
+        lines.append(f"chat template: {origin['chat']['template_path']}, as of {origin['settings']['date']}")
+    for line in lines:
+        print(printable(line, one_line=True))

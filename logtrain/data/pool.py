@@ -13,18 +13,23 @@ import queue
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from logtrain.core.worker import Worker, wait
-from logtrain.data.encode import Encoded, Encoder
+from logtrain.core.worker import NO_MEMORY, Worker, wait
+from logtrain.data.chunks import CHUNK_CHARS
+from logtrain.data.encode import Encoded, Encoder, encode
 from logtrain.text.tokenizer import Tokenizer
 
 THREADS_PER_WORKER = 8  # at most
 MAX_DEFAULT_WORKERS = 4  # one process reads for all; beyond 32 threads it would be what they wait for
 IN_HAND = 2  # chunks a thread has at most: the one it works on and the next, so that it never waits for the parent
 AHEAD = 6  # chunks a thread, sent or done, that may wait for a slow one before them; bounds the memory
+READY = -1  # what a worker sends for a number when it has loaded the tokenizer
+SECONDS = 20.0  # for a chunk, of which 80 ms is usual, and as much again for every so many characters in it
+LOAD_SECONDS = 300.0  # for a worker to start, on a machine that is busy with other things
+MEMORY_SHARE = 0.8  # of the machine's memory, for all workers: beyond it the machine would stand still
 Tag = TypeVar("Tag")
 Work = tuple[int, list[Any], Encoder]  # a chunk's number, its items, and what encodes them
 
@@ -43,19 +48,27 @@ class Pool:
         """`tokenizer`: its folder. `num_threads`: in each worker."""
         self._tokenizer, self._num_workers, self._num_threads = tokenizer, num_workers, num_threads
         self._workers: list[Worker] = []
+        self._is_ready = False  # whether a worker has loaded the tokenizer
 
     def __enter__(self) -> "Pool":
+        memory = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * MEMORY_SHARE) // self._num_workers
         for _ in range(self._num_workers):
-            self._workers.append(Worker("logtrain.data.pool", self._tokenizer, self._num_threads))
+            self._workers.append(Worker("logtrain.data.pool", self._tokenizer, self._num_threads, memory=memory))
         return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
             worker.stop()
 
-    def encode(self, chunks: Iterable[tuple[Tag, list[Any]]], encoder: Encoder) -> Iterator[tuple[Tag, Encoded]]:
+    def encode(
+        self,
+        chunks: Iterable[tuple[Tag, list[Any]]],
+        encoder: Encoder,
+        where: Callable[[Tag], str] = str,
+        num_chars: Callable[[Tag], int] = lambda _: 0,
+    ) -> Iterator[tuple[Tag, Encoded]]:
         """(tag, items) in, (tag, what `encoder` makes of the items) out, in order. Raises ValueError where a worker
-        dies.
+        dies, and where a chunk takes too long or cannot be encoded: `where` names it, `num_chars` is how much it holds.
         """
         free = deque(self._workers * (IN_HAND * self._num_threads))  # a worker is here once for each chunk it can take
         most = AHEAD * self._num_threads * self._num_workers
@@ -70,8 +83,18 @@ class Pool:
                 tags.append(tag)
             if not tags:
                 return
-            for worker in wait(self._workers):
+            seconds = SECONDS * max(1, max(map(num_chars, tags)) / CHUNK_CHARS) if self._is_ready else LOAD_SECONDS
+            ready = wait(self._workers, seconds)
+            if not ready:
+                what = "the tokenizer or the chat template" if self._is_ready else "loading the tokenizer"
+                raise ValueError(f"{where(tags[0])}: {what} did not end within {seconds:.0f} seconds")
+            for worker in ready:
                 number, encoded = worker.receive()
+                if number == READY:
+                    self._is_ready = True
+                    continue
+                if isinstance(encoded, str):
+                    raise ValueError(f"{where(tags[number - given])}: {encoded}")
                 done[number] = encoded
                 free.append(worker)
             while given in done:
@@ -88,6 +111,7 @@ def work(connection: Connection, tokenizer_folder: str, num_threads: str) -> Non
         tokenizer = Tokenizer.load(tokenizer_folder)
     except ValueError:
         return  # the parent loads it too, and says what is wrong
+    connection.send((READY, None))
     received: queue.SimpleQueue[Work] = queue.SimpleQueue()
     sending = threading.Lock()
     for _ in range(int(num_threads)):
@@ -102,11 +126,16 @@ def _encode_forever(
     try:
         while True:
             number, items, encoder = received.get()
-            encoded = encoder.encode(items, tokenizer)
+            try:
+                encoded = encode(encoder, items, tokenizer)
+            except ValueError as error:
+                encoded = str(error)
             with sending:
                 connection.send((number, encoded))
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)
+    except MemoryError:
+        os._exit(NO_MEMORY)
     except BaseException:  # one thread less, and the parent would wait for its chunk for ever
         traceback.print_exc()
         os._exit(1)

@@ -1,9 +1,10 @@
 """The order of things in which a folder is prepared, from input files to the manifest."""
 
-import json
 import time
 from pathlib import Path
 
+from logtrain.core.atomic import naming
+from logtrain.core.untrusted import sealed
 from logtrain.data.account import Account
 from logtrain.data.chunks import Chunks
 from logtrain.data.config import PrepareConfig
@@ -13,6 +14,7 @@ from logtrain.data.files import InputFile
 from logtrain.data.held_out import SplitWriters
 from logtrain.data.manifest import Manifest, Origin
 from logtrain.data.pool import Pool
+from logtrain.data.prepared import MANIFEST, REPORT
 from logtrain.data.report import Report, make_report
 from logtrain.observe.progress import Progress
 
@@ -23,11 +25,12 @@ def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folde
     `origin`: as `read_origin` gives it. Raises ValueError for a file that cannot be read on, for too many bad rows, for
     a split without documents, and OSError.
     """
-    chunks, account = Chunks(config, files), Account([str(file.path) for file in files])
+    chunks, account = Chunks(config, files), Account([str(file.path) for file in files], config.max_lost_chars)
     splits = SplitWriters(folder, config.shard_tokens, config.valid_fraction)
     num_bytes, num_documents, num_tokens, began = sum(file.num_bytes for file in files), 0, 0, time.monotonic()
     with Progress("prepare", num_bytes, in_bytes=True) as progress:
-        for read, encoded in pool.encode(chunks, encoder_of(config, origin)):
+        encoder = encoder_of(config, origin)
+        for read, encoded in pool.encode(chunks, encoder, account.where, lambda read: read.num_chars):
             splits.add(account.add(read, encoded), encoded)
             num_documents += len(encoded.lengths_D)
             num_tokens += len(encoded.tokens_N)
@@ -42,8 +45,12 @@ def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folde
     refuse_incomplete(config, files, account, splits)
     manifest: Manifest = {**origin, "domains": list(chunks.domains), "splits": splits.close()}
     report = make_report(folder, manifest, splits.hashes(), account)
-    for name, content in (("report.json", report.as_json()), ("manifest.json", manifest)):
-        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    for name, content in (
+        (REPORT, {"fingerprint": manifest["fingerprint"], **report.as_json()}),
+        (MANIFEST, {**manifest}),
+    ):
+        with naming(folder / name):
+            (folder / name).write_bytes(sealed(content))
     return report
 
 

@@ -12,8 +12,9 @@ from rich.text import Text
 from logtrain.core.printable import printable
 from logtrain.data.chunks import content, rows_of
 from logtrain.data.config import PrepareConfig
-from logtrain.data.encode import BAD, CASES, WHOLE, Encoded
-from logtrain.data.files import BadRow, InputFile
+from logtrain.data.encode import BAD, CASES, WHOLE, Encoded, encode
+from logtrain.data.files import InputFile
+from logtrain.data.lines import BadRow
 from logtrain.data.manifest import read_origin
 from logtrain.data.preparation import encoder_of
 from logtrain.data.shards import CONTEXT
@@ -29,7 +30,7 @@ def print_preview(config: PrepareConfig, files: list[InputFile]) -> None:
         if isinstance(row, BadRow):
             print_note(f"{where}: a bad row: {row}")
             continue
-        print_item(where, encoder.encode([content(row)[0]], tokenizer), tokenizer)
+        print_item(where, encode(encoder, [content(row)[0]], tokenizer), tokenizer)
         left -= 1
         if not left:
             return
@@ -37,7 +38,7 @@ def print_preview(config: PrepareConfig, files: list[InputFile]) -> None:
 
 def print_note(line: str) -> None:
     """Print a line of ours."""
-    Console(soft_wrap=True, highlight=False).print(Text(printable(line), style="yellow"))
+    Console(soft_wrap=True, highlight=False).print(Text(printable(line, one_line=True), style="yellow"))
 
 
 def print_item(where: str, encoded: Encoded, tokenizer: Tokenizer) -> None:
@@ -46,7 +47,9 @@ def print_item(where: str, encoded: Encoded, tokenizer: Tokenizer) -> None:
     note = "" if case == WHOLE else f"{CASES[case]}, of {num_tokens:,} tokens"
     if case == BAD:
         print_note(f"{where}: a bad row: {encoded.problems[0]}")
-    elif not len(encoded.lengths_D):
+    for lost in encoded.lost.values():
+        print_note(f"{where}: the tokenizer loses {lost.count:,} characters, as {lost.which!r}")
+    if not len(encoded.lengths_D) and case != BAD:
         print_note(f"{where}: {note}")
     ends = np.cumsum(encoded.lengths_D)
     for end, length, num_targets in zip(ends, encoded.lengths_D, encoded.targets_D, strict=True):

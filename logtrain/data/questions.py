@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from logtrain.data.conversations import row_conversation
-from logtrain.data.files import BadRow, InputFile
+from logtrain.data.files import InputFile
+from logtrain.data.lines import BadRow
 from logtrain.data.rows import NoRow, parsed_rows, refuse_unencodable, string
 from logtrain.text.chat_template import Turn
 

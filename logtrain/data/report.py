@@ -77,6 +77,8 @@ class Report:
     sources: dict[str, RowCounts]
     """by path"""
     bad_rows: list[BadRowReport]
+    lost_chars: int
+    """that the tokenizer has no token for"""
     conversations: dict[str, CaseCounts] | None
     """by case, and their total; None: of text"""
 
@@ -94,6 +96,7 @@ class Report:
             },
             "sources": [{"path": path} | self._rows_as_json(counts) for path, counts in self.sources.items()],
             "bad_rows": [bad._asdict() for bad in self.bad_rows],
+            "lost_chars": self.lost_chars,
         }
         if self.conversations is not None:
             content["conversations"] = {case: counts._asdict() for case, counts in self.conversations.items()}
@@ -128,6 +131,7 @@ def make_report(folder: Path, manifest: Manifest, hashes: dict[str, np.ndarray],
         domains=domains,
         sources=sources,
         bad_rows=[BadRowReport(account.paths[bad.source], bad.row, bad.reason) for bad in account.bad_rows],
+        lost_chars=account.lost_chars,
         conversations=account.cases() if "chat" in manifest else None,
     )
     cases, total = account.cases()["total"], report.total

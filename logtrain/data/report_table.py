@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from logtrain.core.printable import printable
 from logtrain.data.account import CaseCounts
 from logtrain.data.report import Counts, Report, summed
 
@@ -24,10 +25,12 @@ def print_report(report: Report) -> None:
     what = "documents" if chats is None else "conversations"
     rows = report.rows
     console.print(f"rows read: {rows.read:,}, of them {rows.good:,} {what} and {rows.bad:,} bad rows")
+    if report.lost_chars:
+        console.print(f"lost, for the tokenizer cannot represent them: {report.lost_chars:,} characters")
     if chats is not None:
         console.print(conversations_table(chats))
     for bad in report.bad_rows[:MAX_BAD_ROWS_SHOWN]:
-        console.print(Text(f"  {bad.path} row {bad.row}: {bad.reason}"))
+        console.print(Text(printable(f"  {bad.path} row {bad.row}: {bad.reason}", one_line=True)))
     for name, packed in report.packed.items():
         console.print(f"{name}: {packed.rows:,} packed rows of {seq_len:,} tokens, {packed.fill:.2%} full")
 
@@ -68,4 +71,4 @@ def table_of(first: str, *columns: str) -> Table:
 
 def add_row(table: Table, name: str, numbers: Iterable[int], style: str | None = None) -> None:
     """Add a row of numbers with their name."""
-    table.add_row(Text(name), *(f"{number:,}" for number in numbers), style=style)
+    table.add_row(Text(printable(name, one_line=True)), *(f"{number:,}" for number in numbers), style=style)

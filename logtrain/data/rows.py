@@ -3,17 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from logtrain.data.files import BadRow, InputFile
+from logtrain.core.untrusted import json_type
+from logtrain.data.files import InputFile
+from logtrain.data.lines import BadRow
 
 T = TypeVar("T")
-JSON_TYPES = {
-    str: "a string",
-    int: "a number",
-    float: "a number",
-    bool: "a boolean",
-    list: "an array",
-    dict: "an object",
-}
+MAX_DOMAIN_CHARS = 100
 
 
 class NoRow(BadRow):
@@ -56,9 +51,12 @@ def string(row: dict[str, object], name: str, required: bool = True) -> str:
     return ""
 
 
-def json_type(value: object) -> str:
-    """The type of a JSON value, in words."""
-    return JSON_TYPES.get(type(value), "null")
+def domain_of(row: dict[str, object]) -> str:
+    """The domain that a row names, "" if it names none. Raises BadRow."""
+    domain = string(row, "domain", required=False).strip()
+    if len(domain) > MAX_DOMAIN_CHARS:
+        raise BadRow(f'"domain" has {len(domain):,} characters, more than {MAX_DOMAIN_CHARS}')
+    return domain
 
 
 def refuse_unencodable(text: str) -> None:

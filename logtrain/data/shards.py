@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from logtrain.data.manifest import Manifest, ShardFacts, SplitFacts, read_manifest
+from logtrain.data.manifest import Manifest, ShardFacts, SplitFacts
+from logtrain.data.prepared import read_manifest
 
 CONTEXT = 1 << 31  # Llama-3 ids need 17 bits
 DOCUMENT = np.dtype(
@@ -68,6 +69,8 @@ class Split:
             checksums = (shard["tokens_crc32"], shard["documents_crc32"]) if is_mine else (None, None)
             self._tokens.append(_open_array(folder / shard["tokens"], TOKEN, shard["num_tokens"], checksums[0]))
             documents = _open_array(folder / shard["documents"], DOCUMENT, shard["num_documents"], checksums[1])
+            if is_mine:
+                _check_records(folder / shard["documents"], documents, shard, manifest)
             self._documents.append(documents)
         self._first_document = [0, *itertools.accumulate(map(len, self._documents))]
 
@@ -124,6 +127,18 @@ def _open_array(file: Path, dtype: np.dtype, length: int, crc32: int | None) -> 
     if crc32 is not None and zlib.crc32(array.data) != crc32:
         raise ValueError(f"{file}: damaged (its checksum differs from the manifest's); {again}")
     return array
+
+
+def _check_records(file: Path, records_D: np.ndarray, shard: ShardFacts, manifest: Manifest) -> None:
+    """Raises ValueError where the records of a shard do not fit its tokens, or name what the manifest has not."""
+    length_D, target_D = records_D["length"].astype(np.int64), records_D["targets"].astype(np.int64)
+    fits = np.array_equal(records_D["offset"], np.cumsum(length_D) - length_D) and length_D.min(initial=1) > 0
+    fits &= (length_D.sum(), target_D.sum()) == (shard["num_tokens"], shard["num_targets"])
+    fits &= bool(((target_D >= 0) & (target_D < length_D)).all())
+    for name, known in (("source", manifest["sources"]), ("domain", manifest["domains"])):
+        fits &= bool(((records_D[name] >= 0) & (records_D[name] < len(known))).all())
+    if not fits:
+        raise ValueError(f"{file}: its records do not fit the tokens, or the manifest; prepare the folder again")
 
 
 class ShardWriter:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from logtrain.core.checksums import check_folder
 from logtrain.core.untrusted import read_bytes
 from logtrain.core.world import compute_dtype
 from logtrain.generation.config import DRAWN_BY, LLAMA_SAMPLING, SamplingConfig
@@ -46,12 +47,14 @@ class ModelFolder:
 
     def __init__(self, path: str | Path, template_file: str = "", date: str = DATE):
         """`template_file`: a chat template to use instead of the folder's own. `date`: the date that the template takes
-        for today's. Raises ValueError if an adapter's model is not there, or the files name stop tokens that are no
-        ids.
+        for today's. Raises ValueError if an adapter's model is not there, a file has been damaged since it was
+        published, or the files name stop tokens that are no ids.
         """
         self.path, self.template_file, self.date = Path(path), template_file, date
         self.base = peft.base_folder(self.path) if os.path.lexists(self.path / peft.CONFIG) else self.path
         self.is_adapter = self.base != self.path
+        for folder in dict.fromkeys((self.base, self.path)):
+            check_folder(folder)
         files = (self.path / GENERATION, self.base / GENERATION, self.base / "config.json")
         self.stop_ids = frozenset(hf.end_ids(*files))
 

@@ -10,16 +10,16 @@ LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Low-rank adapters, in the place of training all weights."""
+    """Settings of LoRA: low-rank adapters are trained in the place of all weights."""
 
     rank: int = 0
     """Rank of the adapters. 0: none, all weights are trained."""
     alpha: float = 32.0
-    """What an adapter adds counts alpha / rank times."""
+    """The adapter's output is multiplied by alpha / rank."""
     dropout: float = 0.0
-    """Share of an adapter's inputs that are dropped in training, to the nearest of 65,536 steps."""
+    """Probability with which each input of an adapter is dropped in training, rounded to a multiple of 1 / 65,536."""
     targets: tuple[LoraTarget, ...] = get_args(LoraTarget)
-    """Layers with adapters, by their Hugging Face names."""
+    """The linear layers that get adapters, by their Hugging Face names."""
 
     def __post_init__(self):
         if self.rank < 0 or not self.alpha > 0 or not 0 <= self.dropout < 1:
@@ -32,5 +32,5 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
-        """How many times what an adapter adds counts."""
+        """The factor by which an adapter's output is multiplied before it is added: alpha / rank."""
         return self.alpha / self.rank

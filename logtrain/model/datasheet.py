@@ -1,4 +1,4 @@
-"""What GPUs could do by NVIDIA's datasheets. Nothing here imports torch, so that a plan knows its GPU at once."""
+"""Peak throughput of GPUs by NVIDIA's datasheets. Nothing here imports torch, so that a plan knows its GPU at once."""
 
 import re
 
@@ -23,8 +23,8 @@ PEAK_FLOPS = {
 
 
 def peak_flops_of(gpu: str) -> float | None:
-    """Peak dense bf16 FLOP/s of a GPU by its name, as the driver has it or a file of `logtrain/planning/gpus`; None
-    where it is not known: other GPUs, a MIG slice of one.
+    """Returns the peak dense bf16 FLOP/s of a GPU by its name, as the driver or a file of `logtrain/planning/gpus`
+    spells it. Returns None where the peak is not known: for other GPUs, and for a MIG slice of one.
     """
     words = set(re.split(r"[\s-]", gpu))
     if "MIG" in words:

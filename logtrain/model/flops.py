@@ -1,4 +1,4 @@
-"""FLOPs that training takes, and those that a GPU could do: what MFU is the ratio of."""
+"""The two sides of MFU (model FLOPs utilisation): the FLOPs that training takes, and those that a GPU could do."""
 
 import torch
 
@@ -7,7 +7,8 @@ from logtrain.model.llama import LlamaConfig
 
 
 def model_flops(shape: LlamaConfig, tokens: int, attention_pairs: int, adapters: int = 0) -> float:
-    """FLOPs that training on `tokens` takes: forward and backward, nothing counted twice for activation recomputation.
+    """Returns the FLOPs that training on `tokens` takes: forward and backward, nothing counted twice for activation
+    recomputation.
 
     Each token takes 6 for each weight of a matrix product (2 forward, 4 backward): the head is one, the embedding not.
     With LoRA, whose adapters have so many parameters, it takes 6 for each of these and 4 for each frozen weight, which
@@ -23,5 +24,5 @@ def model_flops(shape: LlamaConfig, tokens: int, attention_pairs: int, adapters:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Peak dense bf16 FLOP/s of one device; None where it is not known: other GPUs, a MIG slice of one, CPUs."""
+    """Returns the peak dense bf16 FLOP/s of one device, or None where it is not known: for other GPUs and for CPUs."""
     return peak_flops_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None

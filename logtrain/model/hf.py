@@ -84,11 +84,11 @@ class Weights:
             )
 
     def slice_of(self, name: str):
-        """A published tensor of which nothing is read yet, as safetensors gives it."""
+        """Returns a lazy slice of a published tensor; safetensors reads its rows when it is indexed."""
         return self.files[self.file_of[name]].get_slice(name)
 
     def rows(self, name: str, start: int, stop: int) -> Iterator[Tensor]:
-        """Rows [start, stop) of our parameter `name`, in pieces, in the stored dtype."""
+        """Yields rows [start, stop) of our parameter `name`, in pieces, in the dtype in which they are stored."""
         for tensor in self.published[name]:
             first, last = max(start, 0), min(stop, tensor.shape[0])
             if first < last:
@@ -97,7 +97,9 @@ class Weights:
 
 
 def file_names(folder: Path) -> list[str]:
-    """The names of a model folder's safetensors. Raises ValueError where there are none or the index is damaged."""
+    """Returns the names of a model folder's safetensors. Raises ValueError where there are none or the index is
+    damaged.
+    """
     if os.path.lexists(folder / WHOLE):
         return [WHOLE]
     index = folder / INDEX
@@ -116,7 +118,7 @@ def file_names(folder: Path) -> list[str]:
 
 
 def open_file(path: Path):
-    """A file of safetensors, of which only the header is read. Raises ValueError for one that is missing, no regular
+    """Opens a file of safetensors and reads only its header. Raises ValueError for one that is missing, no regular
     file, or damaged.
     """
     check_safetensors(path)
@@ -126,10 +128,12 @@ def open_file(path: Path):
         raise ValueError(f"{path}: damaged or cut short ({error})") from None
 
 
-def check_safetensors(path: Path) -> None:
+def check_safetensors(path: Path, remedy: str = "the index names it") -> None:
     """Raises ValueError for what cannot be a file of safetensors, before the library reads and maps it, which takes
-    minutes and gigabytes for a header of 100 MB.
+    minutes and gigabytes for a header of 100 MB. `remedy` ends the error of a missing file.
     """
+    if not os.path.lexists(path):
+        raise ValueError(f"{path}: no such file; {remedy}")
     check_regular(path)
     try:
         with open(path, "rb") as stream:
@@ -144,7 +148,7 @@ def check_safetensors(path: Path) -> None:
 
 
 def published_rows(config: LlamaConfig, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Our named full tensors -> published names and their rows (views)."""
+    """Yields the published tensors of our full ones: their published names, and views of the rows that they are."""
     published = published_tensors(config)
     for name, tensor in tensors:
         rows = tensor.split([part.shape[0] for part in published[name]])
@@ -152,7 +156,7 @@ def published_rows(config: LlamaConfig, tensors: Iterable[tuple[str, Tensor]]) -
 
 
 def assign_files(config: LlamaConfig, dtype: torch.dtype) -> dict[str, str]:
-    """Published name -> file, filled in order up to FILE_BYTES each."""
+    """Returns the file of each published tensor, by name; files are filled in order up to FILE_BYTES each."""
     files: list[list[str]] = [[]]
     room = FILE_BYTES
     for tensor in (tensor for tensors in published_tensors(config).values() for tensor in tensors):

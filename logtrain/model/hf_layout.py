@@ -41,10 +41,12 @@ LARGEST = 1e30  # of a factor or an epsilon: fp32 holds it
 SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a model's folder. Raises ValueError where there is none, or it is larger or deeper
-    than such a file may be.
+def read_json(path: Path, remedy: str = "give a Hugging Face model folder") -> dict[str, Any]:
+    """Returns the object in a JSON file of a model's folder. Raises ValueError where the file is missing, with the
+    remedy, and where it is larger or deeper than such a file may be.
     """
+    if not os.path.lexists(path):
+        raise ValueError(f"{path}: no such file; {remedy}")
     return untrusted.read_json(path, max_bytes=MAX_JSON_BYTES)
 
 
@@ -52,7 +54,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: str | Path) -> LlamaConfig:
-    """The model described by `folder/config.json`. What that leaves out is what transformers takes.
+    """Returns the shape that `folder/config.json` describes. What that leaves out has the value that transformers
+    takes.
 
     Raises ValueError for a feature that llama.py does not compute, by name, and for values that make no model.
     """
@@ -87,8 +90,8 @@ def read_config(folder: str | Path) -> LlamaConfig:
 
 
 def read_positions(folder: Path) -> int | None:
-    """How many positions the model of a folder knows by its config.json; None where that does not say, or is not there:
-    of a server's model only the tokenizer has to be. Raises ValueError for what is no size.
+    """Returns how many positions the model of a folder knows by its config.json. Returns None where that does not say
+    it or is not there: of a server's model only the tokenizer has to be. Raises ValueError for what is no size.
     """
     path, key = folder / "config.json", "max_position_embeddings"
     found = read_json(path).get(key) if os.path.lexists(path) else None
@@ -97,14 +100,14 @@ def read_positions(folder: Path) -> int | None:
 
 
 def check_features(path: Path, raw: dict[str, Any]) -> None:
-    """Raises ValueError for a feature that is on and not computed."""
+    """Raises ValueError for a feature that the config switches on and llama.py does not compute."""
     for key, (computed, _) in COMPUTED.items():
         if raw.get(key, computed) not in (computed, None):
             refuse(path, key, raw[key], COMPUTED[key][1])
 
 
 def refuse(path: Path, key: str, value: object, computed: str) -> NoReturn:
-    """Raises ValueError for a value that is not `computed`, which says in words what is."""
+    """Raises ValueError for the value of a key; `computed` says in words which values llama.py computes."""
     raise ValueError(f"{path}: {key} = {shown(value)} is not supported; logtrain computes {computed}")
 
 
@@ -120,25 +123,26 @@ def check_sizes(path: Path, raw: dict[str, Any]) -> None:
 
 
 def check_size(path: Path, key: str, value: object, most: int) -> None:
-    """Raises ValueError for a value that is there and no integer from 1 to `most`."""
+    """Raises ValueError for a value that is neither None nor an integer from 1 to `most`."""
     if value is not None and not (type(value) is int and 0 < value <= most):
         raise ValueError(f"{path}: {key} = {shown(value)}; expected a positive integer, {most:,} at most")
 
 
 def check_positive(path: Path, key: str, value: object) -> None:
-    """Raises ValueError for a value that is there and not a positive finite number."""
+    """Raises ValueError for a value that is neither None nor a positive finite number."""
     if value is not None and not (is_number(value) and 0 < value < LARGEST):
         raise ValueError(f"{path}: {key} = {shown(value)}; expected a positive number")
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value of JSON is a finite number, which true, false and NaN are not."""
+    """Tells whether a value of JSON is a finite number, which true, false and NaN are not."""
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 def read_rope(path: Path, raw: dict[str, Any]) -> tuple[float, Llama3Scaling | None]:
-    """(theta, scaling): transformers 4 writes the first beside the second (`rope_scaling`), 5 both in one object
-    (`rope_parameters`). Raises ValueError for what rope.py does not compute.
+    """Returns theta and the scaling of the rotary embedding. transformers 4 writes the first beside the second
+    (`rope_scaling`), transformers 5 writes both into one object (`rope_parameters`). Raises ValueError for what rope.py
+    does not compute.
     """
     section = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
     if not isinstance(raw.get(section) or {}, dict):
@@ -163,8 +167,8 @@ def read_rope(path: Path, raw: dict[str, Any]) -> tuple[float, Llama3Scaling | N
 
 
 def end_ids(*files: Path) -> list[int]:
-    """The ids that end an answer: `eos_token_id`, one or several, of the first file that names any. `files`: a
-    generation_config.json, then a config.json. Raises ValueError for what is no id.
+    """Returns the ids that end an answer: `eos_token_id`, one or several, of the first file that names any. All files
+    are checked. `files`: a generation_config.json, then a config.json. Raises ValueError for what is no id.
     """
     named: list[int] = []
     for file in files:
@@ -182,15 +186,15 @@ def end_ids(*files: Path) -> list[int]:
 
 
 class PublishedTensor(NamedTuple):
-    """A tensor of the files; a run of rows of one of our parameters."""
+    """A tensor of the published files, which is a run of rows of one of our parameters."""
 
     name: str
     shape: tuple[int, ...]
 
 
 def published_tensors(config: LlamaConfig) -> dict[str, list[PublishedTensor]]:
-    """Our parameter names, as `Llama.named_parameters` orders them -> the published tensors that are their rows, in
-    order.
+    """Returns, for each of our parameter names in the order of `Llama.named_parameters`, the published tensors that are
+    its rows, in order.
     """
     hidden, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim

@@ -57,32 +57,32 @@ class LlamaConfig:
 
     @property
     def num_parameters(self) -> int:
-        """Elements of all weights, a tied matrix counted once."""
+        """The number of elements of all weights; a tied matrix counts once."""
         heads = self.num_heads + self.num_kv_heads
         block = self.hidden_size * (2 * heads * self.head_dim + 3 * self.intermediate_size + 2)
         return self.num_layers * block + self.hidden_size * (1 + self.vocab_size * (1 if self.tied else 2))
 
 
 class LayerCache(NamedTuple):
-    """What one layer has kept of earlier tokens."""
+    """The keys and values that one layer has kept of earlier tokens: [C, K, H] each."""
 
     keys_CKH: Tensor
     values_CKH: Tensor
     slots: CacheSlots
-    """where the new tokens go"""
+    """The slots that the new tokens go to."""
 
 
 class Sequences(NamedTuple):
-    """What a layer must know of the tokens besides their activations."""
+    """All that a layer must know of the tokens besides their activations."""
 
     rotations: tuple[Tensor, Tensor]
-    """cosines and sines of each token's angles, fp32 [T, H / 2] each"""
+    """Cosines and sines of each token's angles, fp32 [T, H / 2] each."""
     cu_seqlens: Tensor
-    """int32: where each sequence starts, then T, which may be repeated"""
+    """int32: where each sequence starts, then T, which may be repeated."""
     max_seqlen: int
-    """at least the longest sequence"""
+    """A bound on the length of the longest sequence, in tokens."""
     cache: LayerCache | None = None
-    """earlier tokens of the sequences, if they have any"""
+    """The keys and values of earlier tokens, or None where the sequences begin."""
 
 
 class RMSNorm(nn.Module):
@@ -150,7 +150,7 @@ class Block(nn.Module):
         return recomputed(self.recompute, self.compute, x_TD, residual_TD, sequences)
 
     def compute(self, x_TD: Tensor, residual_TD: Tensor | None, sequences: Sequences) -> tuple[Tensor, Tensor]:
-        """What `forward` gives, computed once."""
+        """Computes what `forward` returns, without recomputation."""
         sum_TD, normed_TD = self.attention_norm(x_TD, residual_TD)
         sum_TD, normed_TD = self.feed_forward_norm(self.attention(normed_TD, sequences), sum_TD)
         return self.feed_forward(normed_TD), sum_TD
@@ -165,7 +165,9 @@ class LossHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
 
     def forward(self, x_TD: Tensor, residual_TD: Tensor, labels_T: Tensor | None) -> Tensor:
-        """The loss summed over the labels (fp32 scalar, in nats), without labels the logits [T, V]."""
+        """Returns the loss summed over the labels (fp32 scalar, in nats), or the logits [T, V] where there are no
+        labels.
+        """
         _, normed_TD = self.norm(x_TD, residual_TD)
         if labels_T is None:
             return normed_TD @ self.weight.T
@@ -185,7 +187,7 @@ class Llama(nn.Module):
         self.seeds: list[Tensor] = []  # of the tokens under way, for the adapters' dropout; the adapters share the list
 
     def tie_head(self) -> None:
-        """Let the head use the embedding's matrix, if the model is a tied one."""
+        """Lets the head use the embedding's matrix, if the model is a tied one."""
         if self.config.tied:
             weight = self.embedding.weight
             assert isinstance(weight, nn.Parameter)
@@ -219,5 +221,5 @@ class Llama(nn.Module):
         return x_TD, residual_TD
 
     def rotations(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of every token's rotary angles, fp32 [T, H / 2] each."""
+        """Returns the cosines and sines of every token's rotary angles, fp32 [T, H / 2] each."""
         return rope_tables(positions_T, self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)

@@ -28,27 +28,27 @@ from logtrain_kernels import AdapterSpan, adapted_linear, dropout_steps
 
 @dataclass(frozen=True)
 class AdaptedMatrix:
-    """Where the adapters of one of a block's matrices lie."""
+    """The place of the adapters of one of a block's matrices: which rows and ranks belong to which published layer."""
 
     in_features: int
     rank: int
-    """of each adapter"""
+    """The rank r of each adapter."""
     spans: dict[LoraTarget, AdapterSpan]
-    """by published layer, in the order of their rows"""
+    """Each published layer's span, in the order of their rows."""
 
     @property
     def shape_of_a(self) -> tuple[int, int]:
-        """[R, D]: the As of all adapters, below each other."""
+        """The shape [R, D] of the As of all adapters, stacked."""
         return self.rank * len(self.spans), self.in_features
 
     @property
     def shape_of_b(self) -> tuple[int, int]:
-        """[O, r]: the Bs of all adapters, below each other."""
+        """The shape [O, r] of the Bs of all adapters, stacked."""
         return sum(span.rows.stop - span.rows.start for span in self.spans.values()), self.rank
 
 
 def adapted_matrices(shape: LlamaConfig, config: LoraConfig) -> dict[str, AdaptedMatrix]:
-    """Paths of our matrices within a block -> their adapters; only those that have any."""
+    """Returns the matrices of a block that have adapters, by their paths within the block."""
     q, kv = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     hidden, inner = shape.hidden_size, shape.intermediate_size
     layers: dict[str, tuple[int, dict[LoraTarget, int]]] = {  # in features, out features of each published layer
@@ -73,7 +73,7 @@ def adapted_matrices(shape: LlamaConfig, config: LoraConfig) -> dict[str, Adapte
 
 
 def num_adapter_parameters(shape: LlamaConfig, config: LoraConfig) -> int:
-    """Elements of the As and Bs of all layers; 0 without adapters."""
+    """Returns the number of elements of the As and Bs of all layers; 0 without adapters."""
     matrices = adapted_matrices(shape, config).values()
     return shape.num_layers * sum(prod(matrix.shape_of_a) + prod(matrix.shape_of_b) for matrix in matrices)
 
@@ -103,7 +103,7 @@ class LoraLinear(nn.Module):
 
 
 def add_adapters(model: Llama, config: LoraConfig, dtype: torch.dtype) -> None:
-    """Freeze a meta model's own weights, in `dtype`, and put fp32 adapters beside them."""
+    """Freezes a meta model's own weights, in `dtype`, and puts fp32 adapters beside them."""
     model.to(dtype).requires_grad_(False)
     for i, block in enumerate(model.blocks):
         for path, matrix in adapted_matrices(model.config, config).items():
@@ -113,7 +113,7 @@ def add_adapters(model: Llama, config: LoraConfig, dtype: torch.dtype) -> None:
 
 
 def path_in_block(name: str) -> str:
-    """blocks.3.attention.qkv.lora_A -> attention.qkv; of a parameter outside the blocks something that is no path."""
+    """Returns attention.qkv for blocks.3.attention.qkv.lora_A; what is outside the blocks gives no such path."""
     return ".".join(name.split(".")[2:-1])
 
 
@@ -129,7 +129,7 @@ class InitialAdapters:
         self.base, self.seed, self.matrices = base, seed, adapted_matrices(shape, config)
 
     def rows(self, name: str, start: int, stop: int) -> Iterable[Tensor]:
-        """Rows [start, stop) of our parameter `name`, in pieces."""
+        """Yields rows [start, stop) of our parameter `name`, in pieces."""
         if not name.endswith(("lora_A", "lora_B")):
             return self.base.rows(name, start, stop)
         matrix = self.matrices[path_in_block(name)]
@@ -147,7 +147,7 @@ class GivenAdapters:
         self.base, self.tensors = base, tensors
 
     def rows(self, name: str, start: int, stop: int) -> Iterable[Tensor]:
-        """Rows [start, stop) of our parameter `name`, in pieces."""
+        """Yields rows [start, stop) of our parameter `name`, in pieces."""
         return (self.tensors[name][start:stop],) if name in self.tensors else self.base.rows(name, start, stop)
 
 
@@ -159,7 +159,7 @@ class MergedAdapters:
         self.matrices = adapted_matrices(shape, config)
 
     def rows(self, name: str, start: int, stop: int) -> Iterable[Tensor]:
-        """Rows [start, stop) of our parameter `name`, in pieces."""
+        """Yields rows [start, stop) of our parameter `name`, in pieces."""
         matrix = self.matrices.get(path_in_block(name))
         if matrix is None:
             return self.base.rows(name, start, stop)
@@ -172,7 +172,7 @@ class MergedAdapters:
 def merged(
     tensors: Iterable[tuple[str, Tensor]], shape: LlamaConfig, config: LoraConfig
 ) -> Iterator[tuple[str, Tensor]]:
-    """Named full tensors of a model with adapters -> those of a plain one, one at a time and in the same order."""
+    """Yields the named full tensors of a plain model from those of one with adapters, one by one, in their order."""
     matrices, held = adapted_matrices(shape, config), {}
     for name, tensor in tensors:
         path = path_in_block(name)
@@ -187,6 +187,6 @@ def merged(
 
 
 def merge(weight_OD: Tensor, a_RD: Tensor, b_Or: Tensor, matrix: AdaptedMatrix, scale: float) -> None:
-    """W += s B A for every adapter of a matrix, in place; all fp32."""
+    """Adds s B A to W for every adapter of a matrix, in place; all of them are fp32."""
     for span in matrix.spans.values():
         weight_OD[span.columns].addmm_(b_Or[span.rows], a_RD[span.ranks], alpha=scale)

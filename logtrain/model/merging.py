@@ -1,5 +1,5 @@
-"""Makes one model folder of a model folder and an adapter folder, and holds it against the two before it gets its
-name.
+"""Merging: one model folder is made of a model folder and an adapter folder, and compared with the two before it gets
+its name.
 """
 
 import os
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from logtrain.core.atomic import new_folder
 from logtrain.core.batch import Batch
+from logtrain.core.checksums import check_folder, write_checksums
 from logtrain.model import hf, peft, published
 from logtrain.model.llama import Llama
 from logtrain.model.lora import GivenAdapters, add_adapters, merged
@@ -23,12 +24,12 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest logit;
 
 
 class MergeResult(NamedTuple):
-    """A model that has been merged."""
+    """What is known of a model that has been merged."""
 
     difference: float
-    """how far its logits are from those of model and adapter, as a share of the largest"""
+    """The largest difference of its logits from those of model and adapter, as a share of the largest logit."""
     odd: list[str]
-    """what is odd about its files, in sentences"""
+    """What is odd about its files, in sentences for the user."""
 
 
 def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) -> MergeResult:
@@ -40,6 +41,8 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
     if output.exists():
         raise ValueError(f"{output}: exists already; choose another --output")
     dtype = getattr(torch, dtype_name)
+    for folder in (source, adapter):
+        check_folder(folder)
     shape = hf.read_config(source)
     published.check_source(source, shape)
     published.read_generation(adapter / published.GENERATION)
@@ -57,6 +60,7 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
         before = logits(adapted)
         after = logits(read_model(shape, hf.Weights(aside, shape), CPU, torch.float32))
         difference = ((after - before).abs().max() / before.abs().max()).item()
+        write_checksums(aside)
         if not difference <= TOLERANCE[dtype]:
             raise ValueError(
                 f"{output}: logits differ by {difference:.1e} of the largest from those of model and adapter, more "
@@ -69,7 +73,7 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
 
 @torch.no_grad()
 def logits(model: Llama) -> Tensor:
-    """The logits [TOKENS, V] of fixed random tokens, one document."""
+    """Returns the logits [TOKENS, V] of fixed random tokens, which are one document."""
     tokens = torch.randint(model.config.vocab_size, (TOKENS,), generator=torch.Generator().manual_seed(0))
     positions, bounds = torch.arange(TOKENS, dtype=torch.int32), torch.tensor([0, TOKENS], dtype=torch.int32)
     return model(Batch(tokens, None, positions, bounds, TOKENS))

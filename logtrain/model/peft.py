@@ -18,16 +18,17 @@ from logtrain.model.llama import LlamaConfig
 from logtrain.model.lora import adapted_matrices
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SAVED = "give a folder that PEFT has saved"
 
 
 def peft_name(block: int, path: str, target: LoraTarget, kind: str) -> str:
-    """PEFT's name of an adapter's tensor. `path`: of our matrix within a block; `kind`: lora_A or lora_B."""
+    """Returns PEFT's name of an adapter's tensor. `path`: our matrix within a block; `kind`: lora_A or lora_B."""
     part = "self_attn" if path.startswith("attention") else "mlp"
     return f"base_model.model.model.layers.{block}.{part}.{target}.{kind}.weight"
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], shape: LlamaConfig, config: LoraConfig, base: str) -> None:
-    """Write an adapter that PEFT loads. `tensors`: As and Bs by our names; `base`: the plain model's folder."""
+    """Writes an adapter that PEFT loads. `tensors`: As and Bs by our names; `base`: the plain model's folder."""
     matrices, found = adapted_matrices(shape, config), {}
     for name, tensor in tensors.items():
         _, block, *within, kind = name.split(".")
@@ -62,9 +63,9 @@ INITIAL = (True, False, None, "gaussian", "orthogonal", "eva")  # the others cha
 
 
 def base_folder(folder: Path) -> Path:
-    """The folder of the model that an adapter names as its own. Raises ValueError if it is not here."""
+    """Returns the folder of the model that an adapter names as its own. Raises ValueError if it is not here."""
     path = folder / CONFIG
-    name = read_json(path).get("base_model_name_or_path")
+    name = read_json(path, SAVED).get("base_model_name_or_path")
     if not isinstance(name, str) or "\0" in name or not name or not Path(name).is_dir():
         raise ValueError(
             f"{path}: base_model_name_or_path = {shown(name)} is no folder here; set it to the model's folder"
@@ -73,13 +74,13 @@ def base_folder(folder: Path) -> Path:
 
 
 def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """An adapter in PEFT's format: its config, and our names -> fp32 tensors, for a model of this shape.
+    """Reads an adapter for a model of this shape: its config, and its tensors in fp32 by our names.
 
     Raises ValueError for files that are missing or damaged, for an adapter of another model, and, by name, for what
     `LoraLinear` does not compute.
     """
-    facts = read_json(folder / CONFIG)
-    check_safetensors(folder / WEIGHTS)
+    facts = read_json(folder / CONFIG, SAVED)
+    check_safetensors(folder / WEIGHTS, SAVED)
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -103,7 +104,9 @@ def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor
 
 
 def take(tensors: dict[str, Tensor], name: str, shape: list[int], path: Path) -> Tensor:
-    """Remove a tensor from those of the file `path`, as fp32. Raises ValueError if it is absent or of another shape."""
+    """Takes a tensor out of those of the file `path`, as fp32. Raises ValueError where it is absent or of another
+    shape.
+    """
     if name not in tensors:
         raise ValueError(f"{path}: no tensor {name}; an adapter of another model?")
     tensor = tensors.pop(name)

@@ -29,7 +29,7 @@ ID_KEYS = ("pad_token_id", "bos_token_id")
 
 
 def read_generation(file: Path) -> dict[str, Any]:
-    """What a generation_config.json says, {} if it is not there. Raises ValueError for values that chat or transformers
+    """Reads a generation_config.json, {} if it is not there. Raises ValueError for values that chat or transformers
     would fail at.
     """
     facts = hf.read_json(file) if os.path.lexists(file) else {}
@@ -59,7 +59,9 @@ def check_source(folder: Path, shape: LlamaConfig) -> None:
 
 
 def read_tokenizer(folder: Path, shape: LlamaConfig) -> Tokenizer:
-    """The tokenizer of a model's folder. Raises ValueError as `Tokenizer.load` does, and for one of another model."""
+    """Opens the tokenizer of a model's folder. Raises ValueError as `Tokenizer.load` does, and for one of another
+    model.
+    """
     tokenizer = Tokenizer.load(folder)
     check_vocabulary(tokenizer, shape)
     return tokenizer
@@ -76,7 +78,7 @@ def check_vocabulary(tokenizer: Tokenizer, shape: LlamaConfig) -> None:
 
 @contextlib.contextmanager
 def called(aside: Path, folder: Path) -> Iterator[None]:
-    """A ValueError of the block speaks of `folder`, which is not written, and not of where it was being written."""
+    """Lets a ValueError of the block speak of `folder`, which is not written, and not of `aside`, where it would be."""
     try:
         yield
     except ValueError as error:
@@ -84,8 +86,9 @@ def called(aside: Path, folder: Path) -> Iterator[None]:
 
 
 def check_model(folder: Path, *, trained_template: bool) -> list[str]:
-    """Try a model's folder as those who load it will. `trained_template`: whether its chat template is one that the
-    model has learned, which must work. Raises ValueError; -> what is odd, in sentences.
+    """Tries a model's folder as those who load it will. `trained_template`: whether its chat template is one that the
+    model has learned, which must work. Returns what is odd, in sentences. Raises ValueError
+    where it would not load.
     """
     shape = hf.read_config(folder)
     hf.Weights(folder, shape)
@@ -94,7 +97,7 @@ def check_model(folder: Path, *, trained_template: bool) -> list[str]:
 
 
 def check_adapter(folder: Path, base: Path, shape: LlamaConfig, *, trained_template: bool) -> list[str]:
-    """`check_model` for an adapter's folder, to go with the model in the folder `base`."""
+    """Does what `check_model` does for an adapter's folder, which goes with the model in the folder `base`."""
     peft.read(folder, shape)
     read_generation(folder / GENERATION)
     check_ends(folder / GENERATION, base / "config.json", shape)
@@ -109,8 +112,9 @@ def check_ends(generation: Path, config: Path, shape: LlamaConfig) -> None:
 
 
 def odd_ends(folder: Path, base: Path, tokenizer: Tokenizer, trained_template: bool) -> list[str]:
-    """Where the files of a folder do not agree on the end of an answer, in sentences; the tokenizer's are in `base`.
-    Raises ValueError where it is the template that the model has learned which does not work, or ends otherwise.
+    """Returns where the files of a folder do not agree on the end of an answer, in sentences; the tokenizer's are in
+    `base`. Raises ValueError where it is the template that the model has learned which does not work, or ends
+    otherwise.
     """
     own = [file for file in (folder / GENERATION, base / GENERATION) if os.path.lexists(file)]
     ends, odd = hf.end_ids(*own[:1], base / "config.json"), []
@@ -138,5 +142,5 @@ def odd_ends(folder: Path, base: Path, tokenizer: Tokenizer, trained_template: b
 
 
 def words(ids: Collection[int]) -> str:
-    """Some ids for a sentence."""
+    """Returns ids as they stand in a sentence."""
     return " or ".join(map(str, ids)) if ids else "nothing"

@@ -29,7 +29,7 @@ def keep_products():
 
 
 def recomputed(how: Recompute, compute: Callable, *inputs):
-    """`compute(*inputs)`, whose activations the backward computes again as far as `how` says."""
+    """Returns `compute(*inputs)`; the backward computes its activations again as far as `how` says."""
     if how == "none" or not torch.is_grad_enabled():
         return compute(*inputs)
     if how == "selective":

@@ -18,7 +18,7 @@ class WeightSource(Protocol):
     """Anything that weights can be taken from."""
 
     def rows(self, name: str, start: int, stop: int) -> Iterable[Tensor]:
-        """Rows [start, stop) of our parameter `name`, in order, in pieces of any size and dtype."""
+        """Yields rows [start, stop) of our parameter `name`, in order, in pieces of any size and dtype."""
         ...
 
 
@@ -34,7 +34,7 @@ class RandomWeights:
         self.seed, self.residual_std = seed, 0.02 / (2 * config.num_layers) ** 0.5
 
     def rows(self, name: str, start: int, stop: int) -> tuple[Tensor]:
-        """Rows [start, stop) of our parameter `name`, fp32, in one piece."""
+        """Returns rows [start, stop) of our parameter `name`, fp32, in one piece."""
         shape = self.shapes[name]
         if len(shape) == 1:
             return (torch.ones(stop - start),)
@@ -43,18 +43,18 @@ class RandomWeights:
 
 
 def generator_of(seed: int, name: str) -> torch.Generator:
-    """A generator of random numbers on the CPU that depend on (seed, a parameter's name) alone."""
+    """Returns a generator on the CPU whose numbers depend on (seed, a parameter's name) alone."""
     return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
 
 
 def empty_model(config: LlamaConfig) -> Llama:
-    """A model of this shape on the meta device: names, shapes and dtypes, but no memory."""
+    """Returns a model of this shape on the meta device: it has names, shapes and dtypes, but no memory."""
     with torch.device("meta"):
         return Llama(config)
 
 
 def materialize(model: Llama, device: torch.device, source: WeightSource | None) -> None:
-    """Give a meta model memory on `device` for this rank's shards, and fill them from `source`, piece by piece. None
+    """Gives a meta model memory on `device` for this rank's shards, and fills them from `source`, piece by piece. None
     leaves whatever the memory held.
     """
     model.to_empty(device=device)
@@ -67,7 +67,7 @@ def materialize(model: Llama, device: torch.device, source: WeightSource | None)
 
 @torch.no_grad()
 def fill_rows(parameter: Tensor, name: str, source: WeightSource) -> None:
-    """Put the rows of `source` into a parameter of that name in place: those that this rank owns, piece by piece."""
+    """Puts the rows of `source` into a parameter of that name in place: those that this rank owns, piece by piece."""
     start, local = local_rows(parameter)
     filled = 0
     for piece in source.rows(name, start, start + len(local)) if len(local) else ():
@@ -77,7 +77,7 @@ def fill_rows(parameter: Tensor, name: str, source: WeightSource) -> None:
 
 
 def local_rows(parameter: Tensor) -> tuple[int, Tensor]:
-    """(first row, this rank's rows) of a parameter, sharded or not; the rows share its memory."""
+    """Returns the first row and the rows that this rank owns of a parameter, sharded or not; they share its memory."""
     if not isinstance(parameter, DTensor):
         return 0, parameter.detach()
     _, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
@@ -85,7 +85,7 @@ def local_rows(parameter: Tensor) -> tuple[int, Tensor]:
 
 
 def read_model(config: LlamaConfig, source: WeightSource, device: torch.device, dtype: torch.dtype) -> Llama:
-    """A whole model on one device, in one dtype."""
+    """Reads a whole model onto one device, in one dtype."""
     model = empty_model(config).to(dtype)
     materialize(model, device, source)
     return model

@@ -88,8 +88,10 @@ def trace_step(config: RunConfig, shape: LlamaConfig, gpus: int, on_gpu: bool = 
     """Run a step of the recipe on `gpus` pretended GPUs; -> the trace of rank 0. It takes seconds for 8B parameters.
 
     `on_gpu`: False takes the operations that a CPU would run. Raises ValueError if the rows of a step, or the shard
-    ranks, do not fit the number of GPUs.
+    ranks, do not fit the number of GPUs, and with a torch before 2.13, whose fake tensors do not know all of a step.
     """
+    if torch.__version__ < "2.13":
+        raise ValueError(f"a plan needs torch >= 2.13, and this is {torch.__version__}; plan on a machine that has it")
     tokens, repeats = config.loader.seq_len * config.loader.rows_per_batch, repeats_of(config.loader.accumulation(gpus))
     recorder = Recorder(shape.vocab_size)
     with pretended_world(gpus), contextlib.ExitStack() as stack:

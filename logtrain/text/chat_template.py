@@ -39,7 +39,7 @@ MARKS = range(0xF0000, 0xFFFFE)  # private use: they mean nothing to anyone
 
 
 class Turn(NamedTuple):
-    """What one side of a conversation says."""
+    """One turn of a conversation: who speaks, and what is said."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -61,8 +61,8 @@ class ChatTemplate:
 
     @staticmethod
     def load(tokenizer: Tokenizer, file: str | Path = "", date: str = DATE) -> "ChatTemplate":
-        """The chat template of a tokenizer's folder, or the one in `file`; `date`: what it takes for today. Raises
-        ValueError for a template that is missing or breaks a rule above.
+        """Loads the chat template of a tokenizer's folder, or the one in `file`; `date`: what it takes for today.
+        Raises ValueError for a template that is missing or breaks a rule above.
         """
         where, source = find_template(tokenizer.folder, file)
         return ChatTemplate(tokenizer, source, date, where)
@@ -88,7 +88,8 @@ class ChatTemplate:
             raise ValueError(f"{where}: {error}; give another with --template FILE") from None
 
     def encode(self, turns: Sequence[Turn], train_on: TrainOn = "all") -> tuple[list[int], np.ndarray]:
-        """Ids of a conversation, and bool [ids]: whether each belongs to an answer, or, for "last", to the last one.
+        """Returns the ids of a conversation, and bool [ids]: whether each belongs to an answer, or, for "last", to the
+        last one.
 
         Raises ValueError, which names the turn, for turns in another order than `check_turns` asks for and for what the
         template cannot render, or not the same at every length of the conversation.
@@ -104,12 +105,14 @@ class ChatTemplate:
         return ids, is_target
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        """Ids of a conversation up to where the answer to its last turn begins. Raises ValueError as `encode` does."""
+        """Returns the ids of a conversation up to where the answer to its last turn begins. Raises ValueError as
+        `encode` does.
+        """
         turns, mark = self._as_text(turns)
         return self._tokenize(self.render(turns, add_generation_prompt=True), mark).ids
 
     def render(self, turns: Sequence[Turn], add_generation_prompt: bool = False) -> str:
-        """The text that the template makes of the turns. Raises ValueError where the template fails."""
+        """Returns the text that the template makes of the turns. Raises ValueError where the template fails."""
         messages = [turn._asdict() for turn in turns]
         try:
             text = self._template.render(
@@ -127,7 +130,7 @@ class ChatTemplate:
             raise ValueError(f"{_name(turns, len(turns) - 1)}: the chat template fails ({what})") from None
 
     def _render_stably(self, turns: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
-        """The text of the conversation, and the characters [start, end) of each answer."""
+        """Returns the text of the conversation, and the characters [start, end) of each answer."""
         text, answers = "", []
         for i, turn in enumerate(turns):
             if turn.role != "assistant":
@@ -150,7 +153,9 @@ class ChatTemplate:
         return text, answers
 
     def _as_text(self, turns: Sequence[Turn]) -> tuple[Sequence[Turn], str]:
-        """Turns that spell no special token, for a mark is between the letters of each; and the mark, "" if unused."""
+        """Returns turns that spell no special token, for a mark is between its letters, and the mark, "" if there is
+        none.
+        """
         if not any(self._special.search(turn.content) for turn in turns):
             return turns, ""
         mark = next(mark for mark in map(chr, MARKS) if not any(mark in turn.content for turn in turns))
@@ -158,7 +163,7 @@ class ChatTemplate:
         return [turn._replace(content=content) for turn, content in zip(turns, spaced, strict=True)], mark
 
     def _tokenize(self, text: str, mark: str) -> Encoding:
-        """A rendered text as ids with their spans in it; a mark is in the text, but in no token."""
+        """Encodes a rendered text: its ids, and their spans in it. A mark is in the text, but in no token."""
         encoding = self.tokenizer.encode_with_spans(text, spelled=True)
         if mark and mark in text:
             encoding = self._without_marks(text, mark, encoding)
@@ -170,8 +175,8 @@ class ChatTemplate:
         return encoding
 
     def _without_marks(self, text: str, mark: str, encoding: Encoding) -> Encoding:
-        """An encoding of `text` in which each stretch between special tokens that holds a mark is encoded anew, without
-        the mark; its spans are still those of the text with marks.
+        """Returns an encoding of `text` in which each stretch between special tokens that holds a mark is encoded anew,
+        without the mark; its spans are still those of the text with marks.
         """
         ids, spans = encoding
         borders = [i for i, id in enumerate(ids) if id in self._special_ids]
@@ -192,7 +197,7 @@ class ChatTemplate:
         return Encoding(new_ids, new_spans)
 
     def _try_out(self) -> int:
-        """Hold the template against the rules on a small conversation; -> the token that ends its answers."""
+        """Tries the template on a small conversation, by the rules above; returns the token that ends its answers."""
         text, answers = self._render_stably(TRIAL)
         self._tokenize(text, "")
         ends: list[int] = []
@@ -230,10 +235,10 @@ def check_turns(turns: Sequence[Turn]) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """The beginning of what an error says, on one line: a template may say what it likes."""
+    """Returns the beginning of what an error says, on one line: a template may say what it likes."""
     return " ".join(str(error)[:500].split())
 
 
 def _name(turns: Sequence[Turn], i: int) -> str:
-    """What an error calls a turn."""
+    """Returns what an error calls a turn."""
     return f"turn {i} ({turns[i].role})" if i >= 0 else "no turns"

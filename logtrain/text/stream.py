@@ -26,17 +26,17 @@ class TextStream:
         self._start = self._read = 0  # ids before `read` are text already; those from `start` decide how more decodes
 
     def add(self, id: int) -> str:
-        """The text that one more token completes, "" while it waits."""
+        """Returns the text that one more token completes, "" while it waits."""
         self.ids.append(id)
         return self._give(self._decode(final=False), final=False)
 
     def end(self) -> str:
-        """The text that was still waiting; no token follows."""
+        """Returns the text that was still waiting; no token follows."""
         return self._give(self._decode(final=True), final=True)
 
     def _decode(self, final: bool) -> str:
-        """The text of the ids that are none yet, decoded from a few ids back: a tokenizer may write a word otherwise at
-        the start than after another.
+        """Returns the text of the ids that are none yet, decoded from a few ids back: a tokenizer may write a word
+        otherwise at the start than after another.
         """
         before = self.tokenizer.decode(self.ids[self._start : self._read])
         after = self.tokenizer.decode(self.ids[self._start :])
@@ -48,7 +48,7 @@ class TextStream:
         return after[len(before) :]
 
     def _give(self, text: str, final: bool) -> str:
-        """The part of what waited and of `text` that no stop string can begin in; the rest waits."""
+        """Returns the part of what waited and of `text` that no stop string can begin in; the rest waits."""
         if self.stopped:
             return ""
         text = self._held + text
@@ -61,7 +61,7 @@ class TextStream:
         return given
 
     def _may_be_stop(self, text: str) -> int:
-        """How many characters at the end of the text may begin a stop string."""
+        """Returns how many characters at the end of the text may begin a stop string."""
         longest = max(map(len, self.stop), default=1) - 1
         for length in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self.stop):

@@ -15,7 +15,7 @@ MAX_DEPTH = 100  # lists within each other
 
 
 class Budget:
-    """Of one rendering at a time. left: units that it may still spend."""
+    """What one rendering may still spend, in units; there is one rendering at a time. left: the units."""
 
     __slots__ = ("left",)
 
@@ -23,17 +23,17 @@ class Budget:
         self.start(num_characters)
 
     def start(self, num_characters: int) -> None:
-        """Another rendering begins, of a conversation of so many characters."""
+        """Begins another rendering, of a conversation of so many characters."""
         self.left = UNITS + UNITS_PER_CHARACTER * num_characters
 
     def spend(self, units: float) -> None:
-        """Raises jinja2.TemplateError where the template has no more."""
+        """Takes units away. Raises jinja2.TemplateError where the template has no more."""
         self.left -= units
         if self.left < 0:
             raise jinja2.TemplateError("it does more than any chat template needs: endless loops, or texts that grow")
 
     def weighed(self, value: Any) -> Any:
-        """`value`, after what is in it has been paid for."""
+        """Returns `value`, after all that is in it has been paid for."""
         if type(value) is str and self.left > len(value):  # nearly all are
             self.left -= len(value) + STEP
         elif value is not True and value is not False:
@@ -41,8 +41,8 @@ class Budget:
         return value
 
     def weigh(self, value: Any, depth: int = 0) -> int:
-        """Pay for what is in a value; -> how much. What holds itself many times is paid for as often: written out it
-        would be as long.
+        """Pays for all that is in a value; returns how many units that was. What holds a list many times is paid for as
+        often, for it would be as long if it were written out.
         """
         if isinstance(value, str | bytes):
             units = STEP + len(value)
@@ -62,13 +62,15 @@ class Budget:
         return units
 
     def counted(self, values: Any) -> Any:
-        """What a loop goes over, after its items have been paid for; those that come one by one are as they come."""
+        """Returns what a loop goes over, after its items have been paid for; items that come one by one are paid for
+        then.
+        """
         if hasattr(values, "__len__"):
             self.spend(STEP * len(values))
         return self.one_by_one(values)
 
     def copied(self, values: Any) -> Any:
-        """What a slice or a sum is taken of, after a copy has been paid for."""
+        """Returns what a slice or a sum is taken of, after a copy has been paid for."""
         if type(values) is str and self.left > len(values):
             self.left -= len(values) + STEP
         elif isinstance(values, str | bytes):
@@ -78,9 +80,9 @@ class Budget:
         return values
 
     def searched(self, values: Any) -> Any:
-        """What something is looked for in, after a look at all of it has been paid for; none at an object."""
+        """Returns what something is looked for in, after a look at all of it has been paid for; objects are indexed."""
         return values if type(values) is dict else self.weighed(values)
 
     def one_by_one(self, values: Any) -> Any:
-        """`values`; if they come one by one, each is paid for as it comes."""
+        """Returns `values`; if they come one by one, each is paid for as it comes."""
         return map(self.weighed, values) if isinstance(values, Iterator) else values

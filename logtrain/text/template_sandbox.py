@@ -36,7 +36,7 @@ LARGEST_EXPONENT, LARGEST_INTEGER = 64, 1 << 256
 
 
 def compile_template(source: str, date: str) -> "BoundedTemplate":
-    """Template text -> what renders it; `date`, as 2024-07-26, is the day that `strftime_now` tells the time of. Raises
+    """Compiles a template; `date`, as 2024-07-26, is the day that `strftime_now` tells the time of. Raises
     jinja2.TemplateSyntaxError.
     """
     return BoundedTemplate(source, date)
@@ -64,7 +64,7 @@ class BoundedTemplate(threading.local):
             raise jinja2.TemplateSyntaxError(what, 1) from None
 
     def render(self, messages: list[dict[str, str]], **variables: object) -> str:
-        """The text of a conversation. Raises what a template's expressions may raise: any Exception."""
+        """Renders a conversation. Raises what a template's expressions may raise: any Exception."""
         self.budget.start(sum(len(message["content"]) for message in messages))
         return self.template.render(messages=messages, **variables)
 
@@ -93,7 +93,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         return super()._generate(CountOperations(self).visit(source), *args, **kwargs)
 
     def bounded(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter or a test whose arguments and result are paid for."""
+        """Returns a filter or a test that pays for its arguments and its result."""
         budget, growth, is_quick = self.budget, GROWTH.get(name), name in QUICK
 
         @functools.wraps(function)
@@ -111,7 +111,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         return call
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """`left operator right`, if the result is of a bearable size."""
+        """Returns `left operator right`. Raises jinja2.TemplateError where the result would be too large."""
         if operator == "**" and not (is_small(left) and abs(right) <= LARGEST_EXPONENT):
             raise jinja2.TemplateError("a power of large numbers")
         if operator == "*" and (is_sized(left) or is_sized(right)):
@@ -126,7 +126,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         return self.budget.weighed(result)
 
     def call(self, context: Context, function: Any, *args: Any, **kwargs: Any) -> Any:
-        """A call of a macro, a method or a global."""
+        """Calls a macro, a method or a global, after its arguments have been paid for."""
         self.budget.spend(CALL)
         args = tuple(self.budget.one_by_one(self.budget.weighed(value)) for value in args)
         kwargs = {name: self.budget.weighed(value) for name, value in kwargs.items()}
@@ -138,7 +138,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         return self.budget.weighed(super().call(context, function, *args, **kwargs))
 
     def check_method(self, owner: Any, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Pay for a string's method before it is called; -> its arguments."""
+        """Pays for a string's method before it is called; returns its arguments."""
         self.budget.weigh(owner)
         if name == "replace" and len(args) > 1:
             self.budget.spend(owner.count(args[0]) * len(args[1]))
@@ -152,7 +152,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         return args
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """A string's `format`, without widths that fill the memory."""
+        """Returns a string's `format` method. Raises jinja2.TemplateError for widths that would fill the memory."""
         wrapped = super().wrap_str_format(value)
         if wrapped is not None:
             check_format(value.__self__, "{")
@@ -160,12 +160,12 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
 
 
 def is_sized(value: object) -> bool:
-    """Whether a value can be repeated or put behind another: a text or a list."""
+    """Tells whether a value can be repeated: whether it is a text or a list."""
     return isinstance(value, str | bytes | list | tuple)
 
 
 def is_small(value: Any) -> bool:
-    """Whether arithmetic with a number is quick."""
+    """Tells whether arithmetic with a number is quick: whether it has 256 bits at most."""
     return abs(value) < LARGEST_INTEGER
 
 
@@ -180,24 +180,24 @@ def check_format(text: str | bytes, sign: str) -> None:
 
 
 def growth_of_join(spent: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-    """Units that the filter `join` takes: every part has a separator."""
+    """Returns the units that the filter `join` takes: every part has a separator."""
     return spent / STEP * len(str(args[2] if len(args) > 2 else kwargs.get("d", "")))
 
 
 def growth_of_replace(spent: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-    """Units that the filter `replace` takes."""
+    """Returns the units that the filter `replace` takes: each text that is found becomes the new one."""
     text, old, new = (*args[1:], *kwargs.values())[:3]
     return str(text).count(str(old)) * len(str(new))
 
 
 def growth_of_indent(spent: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-    """Units that the filters `indent` and `tojson` take: every part may be a line."""
+    """Returns the units that the filters `indent` and `tojson` take: every part may be a line."""
     width = args[1] if len(args) > 1 else kwargs.get("width", kwargs.get("indent")) or 0
     return spent * (len(width) if isinstance(width, str) else abs(width))
 
 
 def growth_of_round(spent: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-    """Units that the filter `round` takes, which computes a power of ten."""
+    """Returns the units that the filter `round` takes, which computes a power of ten."""
     return 10.0 ** min(300, abs(args[1] if len(args) > 1 else kwargs.get("precision", 0)) / 10)
 
 
@@ -222,7 +222,7 @@ class GenerationBlock(ext.Extension):
 
 
 def raise_exception(message: str) -> None:
-    """What a template calls for turns that it refuses."""
+    """Raises jinja2.TemplateError: a template calls it for turns that it refuses."""
     raise jinja2.TemplateError(message)
 
 

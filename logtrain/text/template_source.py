@@ -16,14 +16,14 @@ class TemplateSource(NamedTuple):
     """A chat template that has been found."""
 
     where: str
-    """the file that holds the template"""
+    """The file that holds the template."""
     text: str
-    """the template itself, in jinja"""
+    """The template itself, in jinja."""
 
 
 def find_template(folder: Path, file: str | Path = "") -> TemplateSource:
-    """The template in `file`; without one, that of a tokenizer's folder: chat_template.jinja goes before the entry of
-    tokenizer_config.json. Raises ValueError if there is none, or several of which none is the default.
+    """Finds the template in `file`; without one, that of a tokenizer's folder: chat_template.jinja goes before the
+    entry of tokenizer_config.json. Raises ValueError if there is none, or several of which none is the default.
     """
     if file or os.path.lexists(folder / FILE):
         path = Path(file or folder / FILE)
@@ -56,8 +56,8 @@ def find_template(folder: Path, file: str | Path = "") -> TemplateSource:
 
 
 def named_tokens(folder: Path) -> dict[str, str]:
-    """Special tokens by what the tokenizer's files call them: {"bos_token": "<|begin_of_text|>", ...}. Raises
-    ValueError for a file that is not JSON.
+    """Returns the special tokens by what the tokenizer's files call them: {"bos_token": "<|begin_of_text|>", ...}.
+    Raises ValueError for a file that is not JSON, and for a name whose value is no token.
     """
     files = (folder / "special_tokens_map.json", folder / "tokenizer_config.json")
     found = {name: (file, facts[name]) for file in files for facts in (read_config(file),) for name in facts}
@@ -65,7 +65,7 @@ def named_tokens(folder: Path) -> dict[str, str]:
 
 
 def token_text(file: Path, value: object, name: str) -> str | None:
-    """The text of a special token as a file has it: a string, or an object that has it as "content"; None for null.
+    """Returns the text of a special token as a file has it: a string, or an object with it as "content"; None for null.
     Raises ValueError for anything else.
     """
     text = value.get("content") if isinstance(value, dict) else value
@@ -75,5 +75,5 @@ def token_text(file: Path, value: object, name: str) -> str | None:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """What a JSON file beside a tokenizer says, {} if there is none. Raises ValueError for what is no JSON object."""
+    """Reads a JSON file beside a tokenizer, {} if there is none. Raises ValueError for what is no JSON object."""
     return read_json(file, max_bytes=MAX_CONFIG_BYTES) if os.path.lexists(file) else {}

@@ -16,7 +16,9 @@ class CountOperations(NodeTransformer):
         self.environment = environment
 
     def through(self, name: str, node: Any) -> Any:
-        """The node's value through a filter, once; constants are as long as the template."""
+        """Returns a node that puts the value of `node` through a filter, once; a constant is no longer than the
+        template.
+        """
         if isinstance(node, nodes.TemplateData | nodes.Const):
             return node
         if isinstance(node, nodes.Filter) and node.name == name:
@@ -24,25 +26,25 @@ class CountOperations(NodeTransformer):
         return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno, environment=self.environment)
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
-        """A loop: each item counts."""
+        """Lets each item of a loop count."""
         self.generic_visit(node)
         node.iter = self.through("counted", node.iter)
         return node
 
     def visit_Output(self, node: nodes.Output) -> nodes.Node:
-        """What is written."""
+        """Lets what is written count."""
         self.generic_visit(node)
         node.nodes = [self.through("weighed", part) for part in node.nodes]
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        """Strings put together by ~."""
+        """Lets texts that ~ puts together count."""
         self.generic_visit(node)
         node.nodes = [self.through("weighed", part) for part in node.nodes]
         return node
 
     def visit_Add(self, node: nodes.Add) -> nodes.Node:
-        """Texts or lists put together by +."""
+        """Lets texts and lists that + puts together count."""
         self.generic_visit(node)
         if not isinstance(node.left, nodes.Add):  # whose parts have been paid for
             node.left = self.through("copied", node.left)
@@ -50,7 +52,7 @@ class CountOperations(NodeTransformer):
         return node
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
-        """Comparisons, and `in`: quick where one side is a constant, but for one that is looked for."""
+        """Lets comparisons count, but for those with a constant, which are quick; and `in`, always."""
         self.generic_visit(node)
         has_constant = isinstance(node.expr, nodes.Const) or isinstance(node.ops[0].expr, nodes.Const)
         for operand in node.ops:
@@ -63,7 +65,7 @@ class CountOperations(NodeTransformer):
         return node
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
-        """A part of a text, a list or an object, which is a copy if it is a slice."""
+        """Lets a slice, which is a copy, and a key, which is hashed, count."""
         self.generic_visit(node)
         if isinstance(node.arg, nodes.Slice):
             node.node = self.through("copied", node.node)
@@ -72,7 +74,7 @@ class CountOperations(NodeTransformer):
         return node
 
     def visit_literal(self, node: Any) -> nodes.Node:
-        """A list, a tuple or an object: all that is in it, so that none holds itself a million times."""
+        """Lets all that is put into a list, a tuple or an object count, so that none holds another a million times."""
         self.generic_visit(node)
         return node if getattr(node, "ctx", "load") != "load" else self.through("weighed", node)
 

@@ -42,26 +42,28 @@ class Encoding(NamedTuple):
 
     ids: list[int]
     spans: list[tuple[int, int]]
-    """the characters [start, end) that each id stands for; ids of one character of several share its span"""
+    """The characters [start, end) that each id stands for; the ids of one character share its span."""
 
 
 class Tokenizer:
     """A tokenizer file, opened by `Tokenizer.load`. Encoding adds no special token and cuts nothing, whatever the file
     was saved with.
 
-    vocab_size: highest id + 1, added tokens included. bos_id: the id that opens a document, or None. sha256: digest of
-    the file that decides the ids. files: what an export copies beside the weights. folder: where these files are.
+    vocab_size: highest id + 1, added tokens included. bos_id: the id that opens a document, or None. unknown_id: the id
+    that stands for all text without a token, or None. sha256: digest of the file that decides the ids. files: what an
+    export copies beside the weights. folder: where these files are.
     """
 
     vocab_size: int
     bos_id: int | None
+    unknown_id: int | None
     sha256: str
     files: tuple[Path, ...]
 
     @staticmethod
     def load(path: str | Path) -> "Tokenizer":
-        """The tokenizer of a folder with tokenizer.json or tokenizer.model (the first is preferred), or of one of these
-        files. Raises ValueError if there is none, or it is damaged.
+        """Opens the tokenizer of a folder with tokenizer.json or tokenizer.model (the first is preferred), or of one of
+        these files. Raises ValueError if there is none, or it is damaged.
         """
         path = Path(path)
         if not path.exists():
@@ -81,29 +83,35 @@ class Tokenizer:
         self.files = (file, *(f for f in beside if f.is_file()))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, in which no special token is recognised."""
+        """Returns the ids of a text, in which no special token is recognised."""
         raise NotImplementedError
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, as `encode` gives them, but on all cores (unless TOKENIZERS_PARALLELISM=false)."""
+        """Returns the ids of each text, as `encode` does, but on all cores (unless TOKENIZERS_PARALLELISM=false)."""
         raise NotImplementedError
 
     def encode_with_spans(self, text: str, spelled: bool) -> Encoding:
-        """Ids and spans of a text; `spelled`: a special token's text becomes its id. Raises ValueError for a
-        sentencepiece model, which has no spans.
+        """Returns the ids and spans of a text; `spelled`: a special token's text becomes its id. Raises ValueError for
+        a sentencepiece model, which has no spans.
         """
         raise NotImplementedError
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """The text of ids; `skip_special`: special tokens are no part of it."""
+        """Returns the text of ids; `skip_special` leaves special tokens out."""
+        raise NotImplementedError
+
+    def normalized(self, text: str) -> str:
+        """The text as `encode` reads it; some tokenizers write all in lower case, or put a space before it."""
         raise NotImplementedError
 
     def special_tokens(self, added: bool = True) -> dict[str, int]:
-        """Ids of the special tokens by their text; with `added` also those of added words, which `encode` knows."""
+        """Returns the ids of the special tokens by their text; with `added` also those of added words, which `encode`
+        knows.
+        """
         raise NotImplementedError
 
     def token_id(self, text: str) -> int:
-        """The id of a special token by its text. Raises ValueError, which names the nearest, if there is none."""
+        """Returns the id of a special token by its text. Raises ValueError, with the nearest ones, if there is none."""
         special = self.special_tokens()
         if text not in special:
             near = nearest(text, special, n=3, cutoff=0.0)
@@ -111,7 +119,7 @@ class Tokenizer:
         return special[text]
 
     def document_end(self, name: str = "auto") -> int:
-        """The id that closes a document; "auto" takes the first of DOCUMENT_ENDS that the tokenizer has. Raises
+        """Returns the id that closes a document; "auto" takes the first of DOCUMENT_ENDS that the tokenizer has. Raises
         ValueError for a turn mark, and where there is no such token.
         """
         if name in TURN_MARKS:
@@ -146,7 +154,7 @@ class panics_named:
 
 
 def raise_if_ours(error: BaseException) -> None:
-    """Raises what does not come from the library: Ctrl-C, say."""
+    """Raises an error again that does not come from the library, Ctrl-C say."""
     if not isinstance(error, Exception) and type(error).__name__ != PANIC:
         raise error
 
@@ -160,6 +168,8 @@ class JsonTokenizer(Tokenizer):
         try_out(file, self._tokenizer)
         self._tokenizer.encode_special_tokens = True
         self.bos_id = self._find_bos(file.parent / "tokenizer_config.json")
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        self.unknown_id = None if unknown is None else self._tokenizer.token_to_id(unknown)
         self._tokenizer.post_processor = None  # it would leave the spaces before and after a word out of its span
 
     def _open(self) -> tokenizers.Tokenizer:
@@ -218,13 +228,17 @@ class JsonTokenizer(Tokenizer):
         with panics_named(self._file):
             return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
 
+    def normalized(self, text: str) -> str:
+        normalizer = self._tokenizer.normalizer
+        return normalizer.normalize_str(text) if normalizer else text
+
     def special_tokens(self, added: bool = True) -> dict[str, int]:
         tokens = self._tokenizer.get_added_tokens_decoder().items()
         return {token.content: id for id, token in tokens if added or token.special}
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A sentencepiece tokenizer.model."""
+    """A sentencepiece tokenizer.model, read by the sentencepiece library."""
 
     def __init__(self, file: Path):
         super().__init__(file)
@@ -245,6 +259,7 @@ class SentencePieceTokenizer(Tokenizer):
             raise ValueError(f"{file}: not a sentencepiece model ({error})") from None
         self.vocab_size = self._model.vocab_size()
         self.bos_id = self._model.bos_id() if self._model.bos_id() >= 0 else None
+        self.unknown_id = self._model.unk_id()
         self._control = {i for i in range(self.vocab_size) if self._model.is_control(i)}
 
     def encode(self, text: str) -> list[int]:
@@ -269,6 +284,9 @@ class SentencePieceTokenizer(Tokenizer):
             else:
                 run.append(i)
         return text + self._model.decode(run)
+
+    def normalized(self, text: str) -> str:
+        return self._model.normalize(text)
 
     def special_tokens(self, added: bool = True) -> dict[str, int]:
         return {self._model.id_to_piece(i): i for i in sorted(self._control)}

@@ -56,13 +56,13 @@ def try_out(file: Path, tokenizer: tokenizers.Tokenizer) -> None:
 
 
 def patterns_to_try(tokenizer: tokenizers.Tokenizer) -> list[str]:
-    """What a tokenizer looks for in texts, of which it is not known that it is found quickly."""
+    """Returns the patterns that a tokenizer looks for in texts and that are not known to be found quickly."""
     parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder)
     return [one for part in parts if part is not None for one in patterns_of(json.loads(part.__getstate__()))]
 
 
 def patterns_of(part: Any) -> Iterator[str]:
-    """See `patterns_to_try`; `part`: JSON of a part of a tokenizer."""
+    """Yields the patterns of `patterns_to_try` in a part of a tokenizer, which is given as JSON."""
     if isinstance(part, list):
         for one in part:
             yield from patterns_of(one)
@@ -81,8 +81,8 @@ def patterns_of(part: Any) -> Iterator[str]:
 
 
 def hard_lines(patterns: list[str]) -> Iterator[str]:
-    """Lines that are slow for such patterns, if any are. At the end of some stands all that the patterns name, for what
-    the library does not find in a line at all it does not try.
+    """Yields lines that are slow for such patterns, if any are. At the end of some stands all that the patterns name,
+    for what the library does not find in a line at all it does not try.
     """
     pieces = dict.fromkeys(" aA0\n'!_\t\xe9\u4e2d")
     for pattern in patterns:
@@ -96,7 +96,7 @@ def hard_lines(patterns: list[str]) -> Iterator[str]:
 
 
 def work(connection: Connection, file: str) -> None:
-    """In the process that tries: sends what was wrong, "" if nothing."""
+    """Runs in the process that tries: sends what was wrong, or "" if nothing was."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where the library tells of its own failures
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))

@@ -14,7 +14,6 @@ pickled, because a checkpoint may come from others.
 
 import dataclasses
 import os
-import platform
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,12 +27,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from logtrain.core.atomic import sync_folder, write_file
+from logtrain.core.checksums import FileFacts, find_damage
+from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.untrusted import from_json, read_sealed, sealed
 from logtrain.core.world import host_group
 from logtrain.model.weights import fill_rows, local_rows
 from logtrain.training.optim import MOMENTS, create_moments, trained_parameters
 from logtrain.training.state import TrainState
-from logtrain.training.tensor_files import FileFacts, TensorFiles, TensorRows, find_damage, write_tensors
+from logtrain.training.tensor_files import TensorFiles, TensorRows, write_tensors
 
 FACTS = "checkpoint.json"
 T = TypeVar("T")
@@ -76,10 +77,7 @@ class Checkpoints:
             for left in self.folder.glob(".*.partial"):
                 shutil.rmtree(left)
         dist.barrier(self.group)
-        if not self.folder.is_dir():
-            raise ValueError(
-                f"{self.folder}: not there on {platform.node()}; --runs must lie on a disk all nodes share"
-            )
+        wait_until_seen(self.folder, {}, self.note)
 
     # ---- saving
 
@@ -182,8 +180,10 @@ class Checkpoints:
         return sorted(named, key=step_of)
 
     def at(self, step: int) -> Path:
-        """The complete checkpoint of a step; 0 stands for the newest. Raises ValueError where there is none."""
-        found = {step_of(path): path for path in self.complete()}
+        """The complete checkpoint of a step, the same on every rank; 0 stands for the newest. Raises ValueError where
+        there is none.
+        """
+        found = {step_of(path): path for path in self.gathered(self.complete())[0]}
         if not found or (step and step not in found):
             wanted = f"no checkpoint of step {step}" if step else "no complete checkpoint"
             raise ValueError(f"{self.folder}: {wanted}; there are: {', '.join(map(str, found)) or 'none'}")
@@ -197,6 +197,7 @@ class Checkpoints:
         """Fill the model, and the optimizer if one is given, in place from the checkpoint `path`; -> the state that was
         saved with them. Raises ValueError for a checkpoint that is damaged or of another model.
         """
+        wait_until_seen(path, self.gathered(listing(path) if self.rank == 0 else {})[0], self.note)
         facts = read_facts(path)
         mine = list(facts.files.items())[self.rank :: dist.get_world_size()]
         damage = None

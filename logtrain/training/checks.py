@@ -6,6 +6,7 @@ from pathlib import Path
 from shutil import disk_usage
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from logtrain.core.units import size
 from logtrain.model.llama import LlamaConfig, use_attention
@@ -30,6 +31,16 @@ def check_device(device: torch.device, dtype: torch.dtype, config: RunConfig, sh
         name = torch.cuda.get_device_name(device)
         raise ValueError(f"{name}: attention needs an Ampere GPU (A100) or a newer one")
     use_attention(backend)
+
+
+def check_torch(config: RunConfig) -> None:
+    """ValueError for a setting that computes wrong or cannot be had with the torch that is installed: 2.11 and 2.12 run
+    everything but these.
+    """
+    if config.compile and torch.__version__ < "2.13":
+        raise ValueError(f"compile: torch {torch.__version__} computes wrong gradients; install torch >= 2.13")
+    if config.parallel.symmetric_memory and not hasattr(FSDPModule, "set_symm_mem_for_comm"):
+        raise ValueError(f"parallel.symmetric_memory: torch {torch.__version__} has none; install torch >= 2.13")
 
 
 def check_space(

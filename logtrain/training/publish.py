@@ -11,6 +11,8 @@ import orjson
 from torch import Tensor
 
 from logtrain.core.atomic import aside_of, new_folder, write_file
+from logtrain.core.checksums import write_checksums
+from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.world import World
 from logtrain.model import hf, peft
 from logtrain.model.llama import Llama
@@ -72,12 +74,14 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
             source, files = Path(run.config.model), data.tokenizer.files
             hf.save(aside, run.shape, tensors, dtype, source=source, tokenizer_files=files)
             write_chat_style(aside, data.chat, configs=aside)
+            write_checksums(aside, world.note)
         else:
             for _ in tensors:  # every rank takes part in the gathering
                 pass
-        world.barrier()
+        wait_until_seen(aside, world.from_main(listing(aside) if world.is_main else None), world.note)
         live, _ = mean_loss(model, data.check, 1, world)
         read_back = run.build_model(hf.Weights(aside, hf.read_config(aside)), adapters=False)
+        world.barrier()  # disks differ; NCCL's clock must not start before all have read
         exported, _ = mean_loss(read_back, data.check, 1, world)
         if not abs(exported - live) <= TOLERANCE * abs(live):
             raise ValueError(
@@ -87,11 +91,11 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
         if world.is_main:
             with called(aside, folder):
                 odd = check_model(aside, trained_template=data.chat is not None)
-    odd = [line.replace(str(aside), str(folder)) for line in odd]
-    result = ExportResult(live, exported, str(dtype).removeprefix("torch."), tuple(odd))
-    if world.is_main:
-        report = folder.with_name(f"{folder.name}.json")
-        write_file(report, orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2))
+        odd = [line.replace(str(aside), str(folder)) for line in odd]
+        result = ExportResult(live, exported, str(dtype).removeprefix("torch."), tuple(odd))
+        if world.is_main:  # before the folder has its name: a command that is killed in between can be given again
+            report = folder.with_name(f"{folder.name}.json")
+            write_file(report, orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2))
     return result
 
 
@@ -105,6 +109,7 @@ def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> None:
             write_chat_style(aside, run.data.chat, configs=source)
             with called(aside, folder):
                 check_adapter(aside, source, run.shape, trained_template=run.data.chat is not None)
+            write_checksums(aside)
     run.world.barrier()
 
 

@@ -38,7 +38,7 @@ def train(config: RunConfig) -> int:
     with enter_run_folder(run.folder, run.config, resume, MAY_CHANGE) if run.world.is_main else nullcontext():
         run.world.barrier()
         try:
-            with closing(run.world.watch(config.parallel.timeout, run.folder)):
+            with closing(run.world.watchdog):
                 finished = train_in_folder(run, weights)
         except torch.OutOfMemoryError as error:
             remedy = "lower loader.rows_per_batch, or set recompute to selective or full"

@@ -10,6 +10,7 @@ from logtrain.core.world import World
 from logtrain.data.epoch import Shared
 from logtrain.data.loader import Loader
 from logtrain.data.pack import pack, pieces
+from logtrain.data.prepared import check_tokenizer
 from logtrain.data.shards import Split
 from logtrain.model.llama import LlamaConfig
 from logtrain.text.tokenizer import Tokenizer
@@ -138,6 +139,7 @@ def matching_tokenizer(split: Split, data: str, model: str, llama: LlamaConfig, 
         raise ValueError(
             f"{data}: was prepared with another tokenizer than that of {own}; prepare it with --tokenizer {own}"
         )
+    check_tokenizer(data, split.manifest, tokenizer)
     return tokenizer
 
 

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from logtrain.core.checksums import check_folder
 from logtrain.core.world import World, compute_dtype
 from logtrain.model import hf
 from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.lora import InitialAdapters
 from logtrain.model.published import check_source
 from logtrain.model.weights import RandomWeights, WeightSource
-from logtrain.training.checks import check_device
+from logtrain.training.checks import check_device, check_torch
 from logtrain.training.config import RunConfig
 from logtrain.training.run_data import RunData, open_run_data
 from logtrain.training.sharding import build_model, make_mesh
@@ -84,9 +85,18 @@ def set_up(config: RunConfig) -> RunSetup:
     ValueError of one line for model, data, settings and device that do not go together.
     """
     config = config.with_absolute_paths()  # so that config.toml repeats the run from any folder
-    world = World(config.parallel.symmetric_memory)
-    shape, dtype = hf.read_config(config.model), compute_dtype(world.device, config.dtype)
-    check_source(Path(config.model), shape)
-    check_device(world.device, dtype, config, shape)
-    mesh = make_mesh(world.device.type, world.size, config.parallel)
-    return RunSetup(config, world, shape, dtype, mesh, open_run_data(config, shape, world))
+    check_torch(config)
+    parallel, folder = config.parallel, Path(config.runs) / config.name
+    world = World(parallel.symmetric_memory, timeout=parallel.timeout, stacks=folder)
+    try:
+        if world.local_rank == 0:  # once a node
+            check_folder(Path(config.model), world.note)
+        shape, dtype = hf.read_config(config.model), compute_dtype(world.device, config.dtype)
+        check_source(Path(config.model), shape)
+        check_device(world.device, dtype, config, shape)
+        mesh = make_mesh(world.device.type, world.size, parallel)
+        world.note(f"verifying {config.data}")
+        return RunSetup(config, world, shape, dtype, mesh, open_run_data(config, shape, world))
+    except BaseException:
+        world.watchdog.close()
+        raise

@@ -18,21 +18,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from logtrain.core.atomic import naming
+from logtrain.core.checksums import FileFacts
 from logtrain.core.untrusted import checked
 
-CHUNK = 1 << 24  # bytes that are written, or read for a checksum, at a time
+CHUNK = 1 << 24  # bytes that are written at a time
 DTYPE = "F32"  # of masters and moments
 FIRST_ROWS = "first_rows"
-
-
-@dataclass(frozen=True)
-class FileFacts:
-    """The size and the checksum that a file must have."""
-
-    bytes: int
-    """Size of the file."""
-    crc32: int
-    """CRC-32 of all its bytes."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +68,6 @@ def write_tensors(file: Path, tensors: Mapping[str, TensorRows], note: Callable[
 def as_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor on the CPU, in place if it is contiguous."""
     return tensor.contiguous().view(torch.uint8).reshape(-1).numpy().data
-
-
-def find_damage(file: Path, facts: FileFacts) -> str | None:
-    """What is wrong with a file, in words; None if its size and checksum are right. It is read at some 2 GB/s."""
-    if not file.is_file() or file.is_symlink():
-        return f"{file.name} is missing"
-    if (size := file.stat().st_size) != facts.bytes:
-        return f"{file.name} has {size} bytes instead of {facts.bytes}"
-    crc = 0
-    with open(file, "rb") as stream:
-        while chunk := stream.read(CHUNK):
-            crc = zlib.crc32(chunk, crc)
-    return None if crc == facts.crc32 else f"{file.name} has another checksum"
 
 
 class TensorFiles:

@@ -134,13 +134,15 @@ def test_what_is_there_is_not_touched(tmp_path):
     assert tree(tmp_path) == {"data/": "", "data/x": "1", "file": "1"}
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "link to a folder", "link to nothing"])
+@pytest.mark.parametrize("kind", ["folder", "file", "link to a folder", "link to nothing", "folder with a link"])
 def test_what_lies_aside_and_is_not_ours_is_refused_and_not_touched(tmp_path, kind):
     foreign = tmp_path / ".data.partial"
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "thesis").write_text("years of work")
-    if kind == "folder":
+    if kind.startswith("folder"):
         (tmp_path / "elsewhere").rename(foreign)
+        if kind == "folder with a link":  # that is called as a mark is
+            (foreign / MARK).symlink_to(tmp_path / "elsewhere")
     elif kind == "file":
         foreign.write_text("years of work")
     else:

@@ -19,3 +19,7 @@ from logtrain.core.printable import printable
 )
 def test_what_is_shown_as_it_is(text, shown):
     assert printable(text) == (text if shown is None else shown)
+
+
+def test_on_one_line():
+    assert printable("a\n\tb\r\u200d\x1b", one_line=True) == "a\\n\\tb\\r\u200d\\x1b"

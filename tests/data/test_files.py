@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import re
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from logtrain.data import files
+from logtrain.data import lines
 from logtrain.data.files import BadRow, InputFile
+from tests.support.bombs import write_gzip, write_zstd
 
 generated = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -38,8 +40,8 @@ def write(path: Path, data: bytes, packing: str = "", members: int = 1) -> Path:
 
 def read(path: Path, block: int = 1 << 20, text_chars: int = 100) -> list[tuple[int, object]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "BLOCK_BYTES", block)
-        patch.setattr(files, "PACKED_BLOCK_BYTES", block)
+        patch.setattr(lines, "BLOCK_BYTES", block)
+        patch.setattr(lines, "PACKED_BLOCK_BYTES", block)
         file = InputFile(path)
         rows = list(file.rows(text_chars))
     assert file.bytes_read == file.num_bytes == path.stat().st_size
@@ -99,7 +101,7 @@ def test_an_array_cut_short_anywhere_is_an_error(tmp_path, block):
         path = write(tmp_path / "a.json", ARRAY[:length])
         rows = []
         with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match=re.escape(str(path))) as error:
-            patch.setattr(files, "BLOCK_BYTES", block)
+            patch.setattr(lines, "BLOCK_BYTES", block)
             for row in InputFile(path).rows(100):
                 rows.append(row)
         assert rows == list(enumerate(whole))[: len(rows)], "what comes before the cut is whole"
@@ -126,27 +128,79 @@ def test_a_packed_file_cut_short_anywhere_is_an_error(tmp_path, packing):
         ("[1,]", 1, "cut short, or not JSON (Expecting value, character 0 of the row)"),
         ('[1,{"a" 1}]', 1, "cut short, or not JSON (Expecting ':' delimiter, character 5 of the row)"),
         ("[1] 2", 1, "not JSON: '2' after the end of the array"),
-        ("[" * 100_000, 0, "maximum recursion depth"),
-        (f'["{"x" * 2000}", 1]', 0, "not JSON, or longer than 1,000 characters"),
+        ("[" * 100_000, 0, "not JSON (arrays and objects within each other too deep)"),
+        (f"[1,{'7' * 600}]", 1, "not JSON (an integer of 297 digits)"),
+        (f'["{"x" * 3000}", 1]', 0, "no end in 1,000 bytes: not JSON, or a longer element (Unterminated string"),
+        (f'["{"x" * 999}", 1]', 0, "longer than 1,000 bytes; if it is meant, give a greater --max_row_mb"),
+        (f'["{"é" * 500}", 1]', 0, "longer than 1,000 bytes; if it is meant, give a greater --max_row_mb"),
+        (f"[1,{' ' * 3000}2]", 1, "no end in 1,000 bytes: blanks"),
+        (" " * 3000 + "[1]", 0, "begins with more than 1,000 blanks"),
         ('[1, "' + "x" * 500, 1, "cut short, or not JSON (Unterminated string"),
     ],
 )
 def test_an_array_that_cannot_be_read_on(tmp_path, monkeypatch, content, row, message):
-    monkeypatch.setattr(files, "MAX_ROW_CHARS", 1000)
-    monkeypatch.setattr(files, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 300)
     path = write(tmp_path / "a.json", content.encode())
     with pytest.raises(ValueError, match=re.escape(f"{path}: row {row}: ")) as error:
-        list(InputFile(path).rows(100))
+        list(limited(path).rows(100))
     assert message in str(error.value)
+
+
+def limited(path: Path, max_row_bytes: int = 1000) -> InputFile:
+    file = InputFile(path)
+    file.max_row_bytes = max_row_bytes
+    return file
+
+
+@pytest.mark.parametrize("block", [1, 300, 1 << 20])
+@pytest.mark.parametrize("letter", ["2", "é", "\U0001f600"])
+def test_a_line_that_is_too_long_spoils_no_other(tmp_path, monkeypatch, block, letter):
+    monkeypatch.setattr(lines, "BLOCK_BYTES", block)
+    most = 1000 // len(letter.encode())
+    texts = ["1", letter * most, letter * (most + 1), "4", letter * 4 * most, letter * most, letter * (most + 1)]
+    path = write(tmp_path / "a.log", "\n".join(texts).encode())
+    rows = [value for _, value in limited(path).rows(1)]
+    assert [row for row, _ in limited(path).rows(1)] == list(range(7))
+    for i, text in enumerate(texts):
+        if i in (2, 4, 6):
+            assert str(rows[i]) == "longer than 1,000 bytes; if it is meant, give a greater --max_row_mb"
+        else:
+            assert rows[i] == text + "\n"
+    assert [row for row, _ in limited(path).rows(100_000)] == [0, 1, 2, 3, 4, 5], "rows of text hold several lines"
+    fits = letter * (998 // len(letter.encode()))
+    encoded = "\n".join(f'"{text}"' for text in (fits, fits + letter, "3", fits + letter))
+    values = dict(limited(write(tmp_path / "a.jsonl", encoded.encode())).rows(1))
+    assert [i for i, value in values.items() if isinstance(value, BadRow)] == [1, 3]
+    assert (values[0], values[2]) == (fits, "3")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.log"])
 def test_a_line_without_end(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(files, "MAX_ROW_CHARS", 1000)
-    monkeypatch.setattr(files, "BLOCK_BYTES", 300)
-    path = write(tmp_path / name, b"1\n" + b"2" * 2000)
-    with pytest.raises(ValueError, match=r"row \d: no line end in 1,000 characters"):
-        list(InputFile(path).rows(1))
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 300)
+    path = write(tmp_path / name, b"1\n" + b"2" * 20_000)
+    with pytest.raises(ValueError, match=r"row \d: no line end in 16,000 bytes"):
+        list(limited(path).rows(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("a.log.gz", b"1\n"), ("a.log.zst", b"1\n"), ("a.jsonl.zst", b"1\n"), ("a.json.zst", b"[1,")]
+)
+def test_a_bomb_is_never_unpacked_at_once(tmp_path, name, head):
+    path = tmp_path / name
+    if name.endswith(".gz"):
+        write_gzip(path, head, b" ", 1 << 29)
+    else:
+        write_zstd(path, head, b" ", 1 << 16)  # 8 GiB
+    assert path.stat().st_size < 3_000_000
+    began = time.monotonic()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"row [01]: no (line end in 16,777,216|end in 1,048,576) bytes"):
+            list(limited(path, 1 << 20).rows(1))
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - began < 20
 
 
 def test_a_bad_line_spoils_no_other(tmp_path):
@@ -168,7 +222,7 @@ def test_memory_does_not_grow_with_an_array(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 8 * files.BLOCK_BYTES
+    assert peak < 8 * lines.BLOCK_BYTES
 
 
 # -- text --------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 No token of the test's documents has the id of another, so that a token found in a row says which it is.
 """
 
-import json
 import threading
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from logtrain.core.batch import IGNORE, Batch
 from logtrain.data.config import LoaderConfig
 from logtrain.data.loader import Loader, Step
 from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter, Split
-from tests.support.synthetic import manifest
+from tests.support.synthetic import write_manifest
 
 SEQ_LEN = 64
 PAD = -1  # no token has it
@@ -34,7 +33,7 @@ def write_split(folder: Path, lengths: list[int], context: float = 0.3) -> Split
         record["length"], record["targets"] = length, np.count_nonzero(tokens[1:] < CONTEXT)
         writer.add(tokens, record)
         first += length
-    (folder / "manifest.json").write_text(json.dumps(manifest(train=writer.close())))
+    write_manifest(folder, {"train": writer.close()})
     return Split.open(folder)
 
 

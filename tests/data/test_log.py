@@ -1,6 +1,7 @@
 """A log is read in whatever way it is packed and encoded, and what cannot be read is one line."""
 
 import gzip
+import os
 import re
 import tracemalloc
 import zlib
@@ -10,6 +11,7 @@ import zstandard
 
 from logtrain.data import log as log_module
 from logtrain.data.log import read_log
+from tests.support.bombs import write_gzip, write_zstd
 from tests.support.conversations import write_log
 
 
@@ -68,7 +70,7 @@ def test_lines_of_a_log(tmp_path, monkeypatch):
         ("core", b"ELF\0\0\n", "", "core: zero bytes, so no text"),
         ("wide.log", "error".encode("utf-16"), "", "wide.log: UTF-16, not UTF-8; convert the file with iconv"),
         ("cut.log.gz", gzip.compress(b"error " * 99, mtime=0)[:-9], "", "cut.log.gz: the compressed file is cut short"),
-        ("no.log.gz", b"error", "", "no.log.gz: Error -3 while decompressing data"),
+        ("no.log.gz", b"error", "", "no.log.gz: cannot be unpacked (Error -3 while decompressing data"),
         ("no.log.zst", b"error", "", "no.log.zst: "),
         ("app.log", b"1\n2\n", "3-", "app.log: no line in it at 3-"),
         ("app.log", b"1\n2\n", "2", "lines 2: expected as 100-200, 100- to the end, or -50"),
@@ -84,3 +86,37 @@ def test_a_log_that_cannot_be_read_is_one_line(tmp_path, name, data, which, mess
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         read_log(str(tmp_path / name), which)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.log.gz", "a.log.zst"])
+def test_a_bomb_is_one_line(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(log_module, "MAX_ROW_MB", 1)
+    path = tmp_path / name
+    if name.endswith(".gz"):
+        write_gzip(path, b"1\n2\n", b"x", 1 << 28)
+    else:
+        write_zstd(path, b"1\n2\n", b"x", 1 << 16)
+    for which in ("", "3-", "-5"):
+        with pytest.raises(ValueError, match=rf"{name}: no line end in 16,777,216 bytes$"):
+            read_log(str(path), which)
+    assert read_log(str(path), "1-2").lines == ["1", "2"]
+
+
+def test_a_line_that_is_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(log_module, "MAX_ROW_MB", 1)
+    path = tmp_path / "a.log"
+    path.write_text("1\n" + "2" * (1 << 21) + "\n3\n")
+    with pytest.raises(ValueError, match=r"a line of more than 1 MB; choose lines without, as 100-200$"):
+        read_log(str(path))
+    assert read_log(str(path), "3-").lines == ["3"]
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.log")
+    for path, message in (
+        (tmp_path / "pipe.log", "not a regular file"),
+        ("/dev/zero", "not a regular file"),
+        ("~nobody_of_this_name/a.log", "Could not determine home directory"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
+            read_log(str(path))

@@ -265,7 +265,7 @@ def test_a_pipe_may_ask_a_task_about_a_log(flags, model, tmp_path):
         (["--memory", "-1"], b"why?\n", "memory = -1.0 must be"),
         (["--top_p", "2"], b"why?\n", "top_p = 2.0 is outside (0, 1]"),
         (["--date", "today"], b"why?\n", "date = today: not a date as 2024-07-26"),
-        (["--template", "none.jinja"], b"why?\n", "template none.jinja: No such file"),
+        (["--template", "none.jinja"], b"why?\n", "none.jinja: no such file"),
         (["--model", "nowhere"], b"why?\n", "nowhere/config.json: no such file; give a Hugging Face model folder"),
     ],
 )

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from logtrain import cpt
 from logtrain.core import entry
 from tests.support.program import last_step
-from tests.support.synthetic import write_data, write_model, write_tokenizer
+from tests.support.synthetic import change_manifest, write_data, write_model, write_tokenizer
 
 SETTINGS = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 130, "num_attention_heads": 4}
 
@@ -38,8 +38,8 @@ def inputs(tmp_path_factory) -> Path:
 def case(inputs: Path, tmp_path: Path) -> SimpleNamespace:
     """A copy of the inputs, to be damaged, and the flags of a run that would succeed."""
     shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)
-    manifest = tmp_path / "data" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(str(inputs), str(tmp_path)))
+    facts = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    change_manifest(tmp_path / "data", tokenizer=facts["tokenizer"] | {"path": str(tmp_path / "model")})
     flags = [
         "--name",
         "run",

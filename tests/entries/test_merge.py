@@ -166,10 +166,10 @@ MISTAKES: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     "no model": (lambda c: shutil.rmtree(c.model), "{c.model}/config.json: no such file"),
     "no weights": (lambda c: (c.model / "model.safetensors").unlink(), "{c.model}: neither model.safetensors nor"),
     "no tokenizer": (lambda c: (c.model / "tokenizer.json").unlink(), "{c.model}"),
-    "no adapter": (lambda c: shutil.rmtree(c.adapter), "{c.adapter}/adapter_config.json: no such file"),
+    "no adapter": (lambda c: shutil.rmtree(c.adapter), "{c.adapter}/adapter_config.json: no such file; give a folder"),
     "no tensors": (
         lambda c: (c.adapter / adapter.WEIGHTS).unlink(),
-        "{c.adapter}/adapter_model.safetensors: no such file",
+        "{c.adapter}/adapter_model.safetensors: no such file; give a folder",
     ),
     "damaged": (
         lambda c: (c.adapter / adapter.WEIGHTS).write_bytes(b"12345678 no"),

@@ -224,7 +224,7 @@ def test_prepared_otherwise_is_named(tmp_path, inline, monkeypatch, capsys, chan
         ({"date": "26 Jul"}, "date = 26 Jul: not a date as 2024-07-26"),
         ({"date": "2025-01-01"}, "never asks for the date (with strftime_now), so date = 2025-01-01 has no effect"),
         ({"train_on": "last", "too_long": "split_turns"}, "take another of the two"),
-        ({"template": "no.jinja"}, "template no.jinja: No such file"),
+        ({"template": "no.jinja"}, "no.jinja: no such file"),
         ({"show": -1}, "show = -1 must be at least 0"),
         (
             {"format": "auto"},

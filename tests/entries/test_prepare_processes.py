@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from logtrain import prepare
-from logtrain.data import chunks
+from logtrain.data import chunks, pool
 from logtrain.data.encode import TextEncoder
 from logtrain.data.pool import Pool
 from logtrain.data.shards import Split
@@ -19,6 +19,7 @@ from logtrain.text.tokenizer import Tokenizer
 from tests.support.preparing import (
     BOS,
     END,
+    Hostile,
     arguments,
     contents,
     dump,
@@ -40,8 +41,8 @@ def test_the_pool_keeps_order_and_content(bytes_tokenizer):
             found = list(pool.encode(iter(sent), encoder))
         assert [tag for tag, _ in found] == list(range(25))
         for (_, encoded), same in zip(found, expected, strict=True):
-            assert encoded.problems == same.problems
-            arrays = zip(encoded[:-1], same[:-1], strict=True)
+            assert (encoded.problems, encoded.lost) == (same.problems, same.lost)
+            arrays = zip(encoded[:-2], same[:-2], strict=True)
             assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in arrays)
 
 
@@ -54,6 +55,26 @@ def test_bytes_do_not_depend_on_the_number_of_workers(bytes_tokenizer, tmp_path,
         prepare.main(arguments(bytes_tokenizer, tmp_path / str(workers), path, shard_tokens=5000, workers=workers))
         assert contents(tmp_path / str(workers)) == contents(tmp_path / "here")
     assert len(contents(tmp_path / "here")) > 12
+
+
+@pytest.mark.parametrize(
+    ("does", "message"),
+    [
+        ("loop", "chunk 2: the tokenizer or the chat template did not end within 1 seconds"),
+        ("double", "more than 1 GB of memory were needed; try fewer workers"),
+        ("fails", "chunk 2: the tokenizer fails (the regular expression fails)"),
+    ],
+)
+def test_work_that_does_not_end_is_ended(bytes_tokenizer, monkeypatch, does, message):
+    monkeypatch.setattr(pool, "SECONDS", 1.0)
+    monkeypatch.setattr(pool, "MEMORY_SHARE", 1e9 / os.sysconf("SC_PHYS_PAGES") / os.sysconf("SC_PAGE_SIZE"))
+    sent = [(n, ["go" if n == 2 else "come"]) for n in range(9)]
+    found = []
+    with Pool(str(bytes_tokenizer), 1, 2) as workers, pytest.raises(ValueError, match=re.escape(message)) as error:
+        for tag, _ in workers.encode(iter(sent), Hostile(does), "chunk {}".format):
+            found.append(tag)
+    assert found in ([], [0], [0, 1])
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.fixture(scope="module")

@@ -67,3 +67,48 @@ def test_torchs_is_one_operation_that_selective_recomputation_keeps():
         on_pretended_gpu()
     assert "torch_attn._varlen_attn.default" in seen.names & KEPT
     assert not any("scaled_dot_product" in name for name in seen.names)
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["torch 2.13", "torch 2.11"])
+def test_grouped_heads_are_asked_for_where_torch_wants_to_be_asked(asks, monkeypatch):
+    given = []
+
+    def varlen(q, k, v, *_lengths, **options):
+        given.append(options)
+        return q
+
+    module = sys.modules["logtrain_kernels.attention"]
+    monkeypatch.setattr(module, "varlen_attn", varlen)
+    monkeypatch.setattr(module, "ASKS_FOR_GROUPS", asks)
+    on_pretended_gpu()
+    assert given == [{"window_size": (-1, 0)} | ({"enable_gqa": True} if asks else {})]
+
+
+class CacheCalls(TorchDispatchMode):
+    """Keeps the arguments of FlashAttention's forward by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if operation is torch.ops.aten._flash_attention_forward.default:
+            names = [argument.name for argument in operation._schema.arguments]
+            self.found.append(dict(zip(names, args, strict=False)) | (kwargs or {}))
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("new", "causal", "right"), [([1, 1], False, -1), ([3, 1], True, 0)], ids=["decode", "prompt"])
+def test_attention_over_a_cache_tells_where_each_sequence_ends(new, causal, right):
+    """A window stands in the way of splitting a long sequence over the processors, so that one token each has none."""
+    lengths = torch.tensor([5, 9], dtype=torch.int32)
+    with FakeTensorMode(allow_non_fake_inputs=True), kernels.pretended_gpu(), CacheCalls() as calls:
+        q, k, v = (torch.empty(sum(new), heads, 16, dtype=torch.bfloat16) for heads in (4, 2, 2))
+        keys, values = (torch.empty(32, 2, 16, dtype=torch.bfloat16) for _ in range(2))
+        slots = kernels.CacheSlots(torch.arange(sum(new)), torch.tensor([0, 9, 0], dtype=torch.int32), lengths, 9)
+        ends = torch.tensor([0, *new], dtype=torch.int32).cumsum(0).int()
+        out = kernels.cached_attention(q, k, v, ends, max(new), keys, values, slots)
+    (call,) = calls.found
+    assert out.shape == (sum(new), 4, 16)
+    assert (call["is_causal"], call["window_size_left"], call["window_size_right"]) == (causal, -1, right)
+    assert (call["max_q"], call["max_k"], call["seqused_k"] is lengths) == (max(new), 9, True)

@@ -111,7 +111,7 @@ def change_index(folder: Path, file: object) -> None:
 INDEX_DAMAGE = {
     "file missing": (
         lambda folder: (folder / "model-00002-of-00005.safetensors").unlink(),
-        r"model-00002-of-00005\.safetensors: no such file",
+        r"model-00002-of-00005\.safetensors: no such file; the index names it",
     ),
     "file cut short": (
         lambda folder: cut_short(folder / "model-00002-of-00005.safetensors"),

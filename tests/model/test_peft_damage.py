@@ -27,7 +27,7 @@ NAME = "base_model.model.model.layers.1.self_attn.k_proj.lora_{}.weight"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (
         lambda f: f.rename(f.with_name("away")),
-        "adapter_config.json: no such file",
+        "adapter_config.json: no such file; give a folder that PEFT",
     ),
     "no config": (lambda f: (f / adapter.CONFIG).unlink(), "adapter_config.json: no such file"),
     "no weights": (lambda f: (f / adapter.WEIGHTS).unlink(), "adapter_model.safetensors: no such file"),

@@ -8,7 +8,8 @@ import numpy as np
 import tokenizers
 import torch
 
-from logtrain.data.manifest import FORMAT_VERSION
+from logtrain.core.untrusted import sealed
+from logtrain.data.manifest import FORMAT_VERSION, fingerprint_of
 from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter
 from logtrain.model import hf
 from logtrain.model.llama import Llama
@@ -108,34 +109,37 @@ def write_data(
             writer.add(tokens, record)
         splits[split] = writer.close()
     facts = {
-        "format_version": FORMAT_VERSION,
-        "fingerprint": f"{seq_len}-{seed}-{context}",
-        "tokenizer": {
-            "path": str(tokenizer),
-            "sha256": loaded.sha256,
-            "vocab_size": loaded.vocab_size,
-            "bos_id": 0,
-            "document_end_id": 1,
-            "document_end": "<|end_of_text|>",
-        },
-        "settings": {"seq_len": seq_len},
-        "sources": [],
-        "domains": [""],
-        "splits": splits,
+        "path": str(tokenizer),
+        "sha256": loaded.sha256,
+        "vocab_size": loaded.vocab_size,
+        "bos_id": 0,
+        "document_end_id": 1,
+        "document_end": next(text for text, id in loaded.special_tokens().items() if id == 1),
     }
-    (folder / "manifest.json").write_text(json.dumps(facts))
+    write_manifest(folder, splits, facts, {"seq_len": seq_len, "seed": seed, "context": context})
     return folder
 
 
-def manifest(**splits: dict) -> dict:
-    """The least that a prepared folder of these splits says of itself."""
-    tokenizer = {"sha256": "00", "bos_id": 1, "document_end_id": 2}
-    return {
+def write_manifest(folder: Path, splits: dict, tokenizer: dict | None = None, settings: dict | None = None) -> None:
+    """The manifest and the report of a folder with these splits; without `tokenizer`, of one that there is not."""
+    nowhere = {"path": "", "sha256": "", "vocab_size": 3, "bos_id": 1, "document_end": "</s>", "document_end_id": 2}
+    facts = {
         "format_version": FORMAT_VERSION,
-        "fingerprint": "00",
-        "tokenizer": tokenizer,
-        "settings": {},
-        "sources": [],
-        "domains": [],
+        "tokenizer": tokenizer or nowhere,
+        "settings": settings or {"seq_len": 100, "seed": 1309},
+        "sources": [{"path": "", "bytes": 0, "sha256": ""}],
+        "domains": ["", "a", "b", "c", "d"],
         "splits": splits,
     }
+    (folder / "manifest.json").write_text(json.dumps(facts))
+    change_manifest(folder)
+
+
+def change_manifest(folder: Path, **changes) -> None:
+    """Set entries of a folder's manifest, and what follows from them, as if it had been prepared so."""
+    facts = json.loads((folder / "manifest.json").read_text()) | changes
+    facts.pop("sha256", None)
+    facts["fingerprint"] = fingerprint_of(facts)
+    (folder / "manifest.json").write_bytes(sealed(facts))
+    report = {"fingerprint": facts["fingerprint"], "splits": facts["splits"]}
+    (folder / "report.json").write_bytes(sealed(report))

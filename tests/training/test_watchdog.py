@@ -1,5 +1,6 @@
 """A rank that is stopped or stuck ends the job, within the timeout and a little more, and is named."""
 
+import json
 import platform
 import re
 import signal
@@ -53,6 +54,16 @@ def test_a_stopped_rank(case, tmp_path, stopped: int):
     assert "train_in_folder" in stacks.read_text()
 
 
+def test_a_rank_that_is_stopped_before_they_have_met(case, tmp_path):
+    program = Program([*case.flags, "--runs", str(tmp_path)], tmp_path / "output", ranks=2)
+    program.send(signal.SIGSTOP, 1)
+    assert wait_for(program, 0, 60) == 2
+    program.send(signal.SIGKILL, 1)
+    gone = f"error: rank 1 of 2 has not come within {TIMEOUT:g} s; look at what its machine says"
+    assert said(program) == [gone]
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_stuck_rank(case, tmp_path):
     """Its process is there, but it gets nothing done. Its stacks show where."""
     flags = [*case.flags, "--runs", str(tmp_path)]
@@ -67,12 +78,15 @@ def test_a_stuck_rank(case, tmp_path):
         or "in stuck" in (tmp_path / "run" / "stacks-rank-00001.txt").read_text()
     )
     assert second.startswith("error: the job ends")
+    recorded = json.loads((tmp_path / "run" / "gloo-rank-00000.json").read_text())["entries"]
+    assert {"gloo:all_reduce"} <= {entry["profiling_name"] for entry in recorded}
 
 
 def test_a_job_that_gets_something_done_is_left_alone(case, tmp_path):
-    """For longer than the timeout, a rank alone even for twice as long."""
-    flags = [*case.flags, "--runs", str(tmp_path), "--trainer.stop_after", "60"]
-    program = Program([*flags, "--parallel.timeout", "0.5"], tmp_path / "output", ranks=2)
+    """For longer than the timeout."""
+    program = Program([*case.flags, "--runs", str(tmp_path), "--parallel.timeout", "2"], tmp_path / "output", ranks=2)
     program.until(lambda: last_step(tmp_path / "run") >= 3)
+    time.sleep(3)
+    program.send(signal.SIGTERM)
     assert program.wait() == [75, 75], program.output.read_text()
     assert not list(Path(tmp_path / "run").glob("stacks-*"))

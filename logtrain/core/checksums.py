@@ -1,0 +1,70 @@
+"""What files must be, byte for byte: found again in a folder that has been published, also after it was copied.
+
+    checksums.json      size and CRC-32 of every file beside it, under its own hash
+
+Models and adapters that others have made have none, and are taken as they are. Where a change is meant, its author
+deletes checksums.json.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from logtrain.core.untrusted import checked, read_sealed, sealed
+
+FILE = "checksums.json"
+CHUNK = 1 << 24  # bytes that are read at a time
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a file must be, byte for byte."""
+
+    bytes: int
+    crc32: int
+
+
+def find_damage(file: Path, facts: FileFacts) -> str | None:
+    """What is wrong with a file, read whole at some 2 GB/s; None where it is what it must be."""
+    if not file.is_file() or file.is_symlink():
+        return f"{file.name} is missing"
+    if (size := file.stat().st_size) != facts.bytes:
+        return f"{file.name} has {size} bytes instead of {facts.bytes}"
+    return None if crc32_of(file) == facts.crc32 else f"{file.name} has another checksum"
+
+
+def crc32_of(file: Path) -> int:
+    """The CRC-32 of a file's bytes."""
+    crc = 0
+    with open(file, "rb") as stream:
+        while chunk := stream.read(CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def write_checksums(folder: Path, note: Callable[[str], None] = lambda _: None) -> None:
+    """Describe all files of a folder in a file more. `note` is told what comes next."""
+    facts = {}
+    for file in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+        note(f"reading {file} for its checksum")
+        facts[file.name] = FileFacts(file.stat().st_size, crc32_of(file))
+    content = {"files": {name: dataclasses.asdict(of_file) for name, of_file in facts.items()}}
+    (folder / FILE).write_bytes(sealed(content))
+
+
+def check_folder(folder: Path, note: Callable[[str], None] = lambda _: None) -> None:
+    """Raises ValueError where a file is not what it was when the folder was published. Files that have come to it since
+    are nobody's business; a folder without checksums is taken as it is.
+    """
+    if not (folder / FILE).exists():
+        return
+    files = checked("files", read_sealed(folder / FILE).get("files"), dict[str, FileFacts])
+    for name, facts in files.items():
+        note(f"verifying {folder / name}")
+        if damage := find_damage(folder / Path(name).name, facts):
+            raise ValueError(
+                f"{folder}: damaged since it was published: {damage}; publish or copy it again, or, if the change is "
+                f"meant, delete {FILE} there"
+            )

@@ -1,0 +1,13 @@
+"""The storm: seeded attacks on every command, one after the other, and a table of what came of them.
+
+    python -m tests.storm --minutes 30 --seed 7      as long as that, every kind of attack
+    python -m tests.storm --seed 7 --attack 117      one attack of that storm again, told in full
+
+What must hold, whatever is done to a command or to what it left: it ends with the bytes that it would have ended with
+undisturbed, or it refuses in one line. A silent change, a traceback, a hang or a memory that grows is a defect.
+
+ground.py       what is attacked: a folder with a model, data and runs      kill.py         SIGKILL, SIGTERM, SIGSTOP
+stage.py        the commands, what each reads and leaves                    corruption.py   of every file that is left
+execution.py    a command as a process, and how it ended                    full_disk.py    a disk that is too small
+                                                                            hostile.py      files made to harm
+"""

@@ -1,0 +1,75 @@
+"""python -m tests.storm: see the package's docstring."""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+from tests.storm import corruption, full_disk, hostile, kill
+from tests.storm.ground import Ground
+from tests.storm.outcome import BAD, GOOD, Outcome
+
+KINDS = {module.KIND: module for module in (kill, corruption, full_disk, hostile)}
+WEIGHTS = {"kill": 2, "corruption": 6, "full disk": 1, "hostile": 2}
+
+
+def storm(folder: Path, seed: int, seconds: float, kinds: list[str], only: int | None = None) -> Iterator[Outcome]:
+    """Attacks of these kinds until the time is over, or the one with the number `only`. The ground is made first."""
+    ground = Ground(folder)
+    if "full disk" in kinds and not full_disk.is_possible(folder / "probe"):
+        print("full disk: left out, for this process may not mount a tmpfs", file=sys.stderr)
+        kinds = [kind for kind in kinds if kind != "full disk"]
+    began, number = time.monotonic(), 0 if only is None else only
+    while time.monotonic() - began < seconds:
+        random = Random(f"{seed} {number}")
+        kind = random.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]
+        started = time.monotonic()
+        outcome = KINDS[kind].attack(ground, random)
+        if outcome.verdict in BAD:
+            shutil.copy(ground.output, folder / f"said-{number}")
+        yield outcome._replace(seconds=outcome.seconds or time.monotonic() - started, what=f"{number} {outcome.what}")
+        if only is not None:
+            print(ground.output.read_text(errors="backslashreplace"))
+            return
+        number += 1
+
+
+def table(counts: Counter[tuple[str, str]]) -> str:
+    """Counts by kind and verdict."""
+    verdicts = [verdict for verdict in GOOD + BAD if any(found == verdict for _, found in counts)]
+    lines = ["".join(f"{cell:>12}" for cell in ("", *verdicts))]
+    for kind in dict.fromkeys(kind for kind, _ in counts):
+        lines.append(f"{kind:>12}" + "".join(f"{counts[kind, verdict]:>12,}" for verdict in verdicts))
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """-> 0 where nothing bad was found, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m tests.storm", description="Attacks on every command.")
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--attack", type=int, help="only the attack of this number")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--folder", type=Path, help="where; the output of what went wrong stays there")
+    given = parser.parse_args(argv)
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="storm-"))
+    shutil.rmtree(folder, ignore_errors=True)
+    counts, slowest, peak = Counter(), 0.0, 0.0
+    for outcome in storm(folder, given.seed, 60 * given.minutes, given.kinds, given.attack):
+        counts[outcome.kind, outcome.verdict] += outcome.number
+        slowest, peak = max(slowest, outcome.seconds), max(peak, outcome.peak_gib)
+        mark = "!!" if outcome.verdict in BAD else "  "
+        detail = f" ({outcome.detail})" if outcome.detail else ""
+        print(f"{mark} {outcome.kind}: {outcome.what} -> {outcome.verdict}{detail}"[:400], flush=True)
+    print(table(counts))
+    print(f"seed {given.seed}; the longest took {slowest:.1f} s, the most memory {peak:.2f} GiB; {folder}")
+    return int(any(verdict in BAD for _, verdict in counts))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

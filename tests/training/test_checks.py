@@ -1,0 +1,29 @@
+"""What a run refuses before anything large is loaded."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.torch_version import TorchVersion
+
+from logtrain.planning.shape import read_shape
+from logtrain.planning.trace import trace_step
+from logtrain.training import checks
+from logtrain.training.config import ParallelConfig, RunConfig
+
+PLAIN = RunConfig(name="run", model="model", data="data")
+
+
+def test_an_older_torch_runs_all_but_what_it_gets_wrong(monkeypatch):
+    compiled, symmetric = replace(PLAIN, compile=True), replace(PLAIN, parallel=ParallelConfig(symmetric_memory=True))
+    for config in (PLAIN, compiled, symmetric):
+        checks.check_torch(config)  # the installed one, which setup.py asks for
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.11.0+cu130"))
+    monkeypatch.setattr(checks, "FSDPModule", object)
+    checks.check_torch(PLAIN)
+    with pytest.raises(ValueError, match=r"^compile: torch 2\.11\.0\+cu130 .*install torch >= 2\.13$"):
+        checks.check_torch(compiled)
+    with pytest.raises(ValueError, match=r"^parallel\.symmetric_memory: torch 2\.11.*install torch >= 2\.13$"):
+        checks.check_torch(symmetric)
+    with pytest.raises(ValueError, match=r"^a plan needs torch >= 2\.13, and this is 2\.11"):
+        trace_step(PLAIN, read_shape("Llama-3.2-1B"), 1)
