@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
+from logtrain.core.kinds import Config
 from logtrain.data.config import LoaderConfig
 from logtrain.model.config import AttentionBackend, LoraConfig, Recompute
 
@@ -15,7 +16,7 @@ ONLY = ""  # the name of a source that is the only one
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(Config, prefix="optim."):
     """AdamW and its learning rate."""
 
     lr: float = 1e-5
@@ -36,6 +37,7 @@ class OptimConfig:
     """Decoupled weight decay of the matrices; the scales of norms do not decay."""
 
     def __post_init__(self):
+        super().__post_init__()
         for name, low, high in (("warmup_ratio", 0, 1), ("min_lr_ratio", 0, 1), ("beta1", 0, 1), ("beta2", 0, 1)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"optim.{name} = {getattr(self, name)} is outside [{low}, {high}]")
@@ -62,7 +64,7 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelConfig:
+class ParallelConfig(Config, prefix="parallel."):
     """How the ranks share the model."""
 
     shard_ranks: int = 0
@@ -79,13 +81,14 @@ class ParallelConfig:
     """End the job, and name the rank that is stuck, when no rank completes anything for so many seconds. 0: never."""
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("prefetch", "timeout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"parallel.{name} = {getattr(self, name)} must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
+class TrainerConfig(Config, prefix="trainer."):
     """The loop of a run: its length, and when it logs, validates and saves."""
 
     epochs: int = 1
@@ -112,6 +115,7 @@ class TrainerConfig:
     """Save and exit with status 75 after this step, as after SIGTERM; the schedule does not change. 0: never."""
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("epochs", "log_every", "max_skipped"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} = {getattr(self, name)} must be at least 1")
@@ -130,7 +134,7 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Config):
     """All settings of a training run."""
 
     name: str
@@ -172,6 +176,7 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def __post_init__(self):
+        super().__post_init__()
         self.check_sources()
 
     def with_absolute_paths(self) -> Self:

@@ -2,6 +2,7 @@
 adapters alone in PEFT's format.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +12,7 @@ import orjson
 from torch import Tensor
 
 from logtrain.core.atomic import aside_of, new_folder, write_file
-from logtrain.core.checksums import write_checksums
+from logtrain.core.checksums import foreign, write_checksums
 from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.world import World
 from logtrain.model import hf, peft
@@ -54,6 +55,28 @@ class ExportResult(NamedTuple):
         """The content of export.json."""
         losses = {"live_loss": self.live_loss, "exported_loss": self.exported_loss}
         return {**losses, "difference": self.difference, "dtype": self.dtype}
+
+
+def check_output(folder: Path) -> None:
+    """Raises ValueError unless `publish_model` would replace nothing but an older export at `folder`, which is an
+    absolute path, and at the `<folder>.json` beside it.
+    """
+    here = Path.cwd()
+    if folder in (here, *here.parents):
+        raise ValueError(f"{folder}: the working folder, or one above it; choose another folder")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"{folder}: not a folder; choose another name")
+    if folder.is_dir() and (name := foreign(folder)):
+        raise ValueError(f"{folder}: holds {name}, which no export has; choose another folder")
+    report = folder.with_name(f"{folder.name}.json")
+    if not os.path.lexists(report):
+        return
+    try:
+        is_report = ExportResult._fields[0] in orjson.loads(report.read_bytes())
+    except (OSError, orjson.JSONDecodeError, TypeError):
+        is_report = False
+    if not is_report:
+        raise ValueError(f"{report}: in the way of the export's report, and not written by an export; move it")
 
 
 def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
