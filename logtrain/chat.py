@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from logtrain.core.config import load
 from logtrain.core.entry import BY_CTRL_C, run
+from logtrain.core.kinds import Config
 from logtrain.generation.config import DRAWN_BY, SamplingConfig
 from logtrain.text.config import DATE, check_date
 
@@ -28,7 +29,7 @@ STEP_TOKENS = {"cpu": 256, "cuda": 2048}  # Ctrl-C waits for a step: 0.6 s for 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatConfig:
+class ChatConfig(Config):
     """Talk to a model in the terminal, or let a script ask it one question through a pipe."""
 
     model: str
@@ -59,6 +60,7 @@ class ChatConfig:
     """The date that a chat template is given which asks for today's."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.lines and not self.log:
             raise ValueError(f"lines = {self.lines}: of which log? give --log FILE")
         if self.max_new_tokens < 1:

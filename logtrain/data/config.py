@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self, TypeGuard, get_args
 
 import tyro
 
+from logtrain.core.kinds import Config
 from logtrain.data.files import ENDINGS
 from logtrain.data.lines import MAX_ROW_MB
 from logtrain.text.config import DATE, TrainOn, check_date
@@ -29,7 +30,7 @@ def is_chat_format(format: str) -> TypeGuard[ChatFormat]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
+class PrepareConfig(Config):
     """Turn raw text files into token shards for training."""
 
     input: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Files: {ENDINGS}.")]  # files.py knows the kinds there are
@@ -78,6 +79,7 @@ class PrepareConfig:
     """Tokenising processes, which share the cores: a thread each, at most 8 a process. 0: one for every 8 cores."""
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.input:
             raise ValueError("input: no file given")
         if not self.output and not self.show:
@@ -116,7 +118,7 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
+class LoaderConfig(Config, prefix="loader."):
     """The rows of a step."""
 
     seq_len: int = 8192
@@ -133,6 +135,7 @@ class LoaderConfig:
     """
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("seq_len", "rows_per_step", "rows_per_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"loader.{name} = {getattr(self, name)} must be at least 1")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from logtrain.core.kinds import Config
 from logtrain.data.questions import TASK_COLUMN, AnswersOf, QuestionFormat
 from logtrain.generation.config import SamplingConfig
 from logtrain.text.config import DATE, check_date
@@ -12,7 +13,7 @@ NAME_MARKS = "._+-/:@"  # characters of a name, beside letters and digits
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerConfig:
+class AnswerConfig(Config):
     """How every candidate answers."""
 
     max_new_tokens: int = 1024
@@ -70,6 +71,7 @@ class EvaluateConfig(AnswerConfig):
     """The most questions that are answered at once on a device, as far as the memory allows."""
 
     def __post_init__(self):
+        super().__post_init__()
         least = {"limit": 0, "max_bad_rows": 0, "max_new_tokens": 1, "concurrency": 1, "max_sequences": 1}
         for name, value in least.items():
             if getattr(self, name) < value:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from logtrain.core.kinds import Config
+
 LEAST_TEMPERATURE = 1e-6  # a logit divided by it stays finite in fp32
 DRAWN_BY = (
     "temperature",
@@ -13,7 +15,7 @@ LLAMA_SAMPLING = {"temperature": 0.6, "top_p": 0.9}  # generation_config.json of
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
+class SamplingConfig(Config):
     """How the next token is drawn from the logits. Raises ValueError for values outside their range."""
 
     temperature: float = 0.0
@@ -28,6 +30,7 @@ class SamplingConfig:
     """Seed of the draws; the same requests with the same seed get the same answers."""
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("temperature", "top_k", "seed"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise ValueError(f"{name} = {getattr(self, name)} must be a finite number >= 0")
