@@ -24,6 +24,9 @@ MISSING = [name for name in DAEMONS if not shutil.which(name, path=f"{os.environ
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
+        not os.environ.get("LOGTRAIN_MANY_NODES"), reason="takes ten minutes; LOGTRAIN_MANY_NODES=1 runs it"
+    ),
+    pytest.mark.skipif(
         bool(MISSING), reason=f"needs {', '.join(MISSING)} (Debian: slurmctld slurmd slurm-client munge)"
     ),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: slurmd starts jobs as their users"),
