@@ -93,7 +93,8 @@ class Rank:
         lengths = lognormal_lengths(2 + room // max(1, loader.seq_len // 32), loader.seq_len)
         ends = lengths.cumsum()
         for percent in range(100, 0, -1):  # an epoch that takes one step more has that many rows empty
-            documents = RandomDocuments(lengths[: ends.searchsorted(room * percent // 100)], self.shape.vocab_size)
+            fitting = max(1, ends.searchsorted(room * percent // 100, "right"))
+            documents = RandomDocuments(lengths[:fitting], self.shape.vocab_size)
             packed = Loader(
                 documents,
                 loader,
