@@ -94,7 +94,12 @@ def test_every_file_and_module_named_exists():
             assert (folder / path).exists() or "mine" in path or "NAME" in path or "*" in path, f"{page.name}: {path}"
             count += 1
     assert count > 30
-    for module in re.findall(r"-m ((?:logtrain|benchmarks)\.[a-z]+)", TEXT):
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    without_package = re.findall(r"`(\w[\w./-]*/[\w./-]*)`", contributing)
+    assert len(without_package) > 25
+    for path in without_package:
+        assert "NAME" in path or (ROOT / path).exists() or (ROOT / "logtrain" / path).exists(), path
+    for module in re.findall(r"-m ((?:logtrain|benchmarks)\.[a-z_]+)", TEXT):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
 
