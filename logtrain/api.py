@@ -34,7 +34,7 @@ from logtrain.training.config import OptimConfig, ParallelConfig, RunConfig, Tra
 from logtrain.training.optim import make_optimizer
 from logtrain.training.publish import ExportResult, check_output, publish_model
 from logtrain.training.setup import set_up
-from logtrain.training.step import TrainStep, mean_loss
+from logtrain.training.step import TrainStep, validate
 
 __all__ = [
     "Answer",
@@ -245,7 +245,7 @@ class Training:
     def valid_losses(self) -> dict[str, float]:
         """The mean loss over each whole validation set, in nats per target, by the name of the set."""
         world = self.run.world
-        return {name: mean_loss(self.model, x, x.steps_per_epoch, world)[0] for name, x in self.data.valid.items()}
+        return {name: validate(self.model, x, x.steps_per_epoch, world).loss for name, x in self.data.valid.items()}
 
     def export(self, folder: str | Path) -> ExportResult:
         """Write the model as a Hugging Face folder with its adapters merged, read it back and compare; -> both losses.

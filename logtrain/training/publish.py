@@ -23,7 +23,7 @@ from logtrain.text import template_source
 from logtrain.training.run_data import ChatStyle
 from logtrain.training.setup import RunSetup
 from logtrain.training.sharding import full_tensors
-from logtrain.training.step import mean_loss
+from logtrain.training.step import validate
 
 TOLERANCE = 1e-2  # relative; rounding to bf16 moves a loss by about 1e-4, a wrong tensor by more than this
 
@@ -102,10 +102,10 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
             for _ in tensors:  # every rank takes part in the gathering
                 pass
         wait_until_seen(aside, world.from_main(listing(aside) if world.is_main else None), world.note)
-        live, _ = mean_loss(model, data.check, 1, world)
+        live = validate(model, data.check, 1, world).loss
         read_back = run.build_model(hf.Weights(aside, hf.read_config(aside)), adapters=False)
         world.barrier()  # disks differ; NCCL's clock must not start before all have read
-        exported, _ = mean_loss(read_back, data.check, 1, world)
+        exported = validate(read_back, data.check, 1, world).loss
         if not abs(exported - live) <= TOLERANCE * abs(live):
             raise ValueError(
                 f"{folder}: reads back with loss {exported:.6f}, the live model has {live:.6f}: not exported"
