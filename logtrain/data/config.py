@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self, TypeGuard, get_args
 
 import tyro
 
-from logtrain.core.kinds import Config
+from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.data.files import ENDINGS
 from logtrain.data.lines import MAX_ROW_MB
 from logtrain.text.config import DATE, TrainOn, check_date
@@ -65,7 +65,7 @@ class PrepareConfig(Config):
     text_chars: int = 32768
     """A .txt or .log file is cut between lines into documents of at most this many characters. Documents nearly as long
     as a row pack badly: of 8,192 tokens, system logs fill 98% with 2,048 or 32,768 characters, 79% with 16,384."""
-    ignore_columns: tuple[str, ...] = ()
+    ignore_columns: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """Columns of JSON rows to leave out. Without this, a column with text that is not used makes its row bad."""
     max_row_mb: int = MAX_ROW_MB
     """A row, or a line of text, of more megabytes is a bad row; an array's element of more ends the run."""

@@ -1,9 +1,9 @@
 """The settings of an evaluation. Nothing here imports torch, so that `--help` answers at once."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from logtrain.core.kinds import Config
+from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.data.questions import TASK_COLUMN, AnswersOf, QuestionFormat
 from logtrain.generation.config import SamplingConfig
 from logtrain.text.config import DATE, check_date
@@ -18,7 +18,7 @@ class AnswerConfig(Config):
 
     max_new_tokens: int = 1024
     """The most tokens of an answer; longer ones are cut, and the report says how many were."""
-    stop: tuple[str, ...] = ()
+    stop: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """Strings that end an answer, beside the model's own stop tokens."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How tokens are drawn; greedily by default."""
@@ -45,13 +45,13 @@ class EvaluateConfig(AnswerConfig):
     """Ask only the first so many questions. 0: all."""
     task_column: str = TASK_COLUMN
     """Column that names the task of a row; if there are several tasks, each is scored alone too."""
-    ignore_columns: tuple[str, ...] = ()
+    ignore_columns: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """Columns of the rows to leave out, as in logtrain.prepare."""
     max_bad_rows: int = 0
     """Bad rows that may be left out; more of them stop the evaluation."""
     too_long: Literal["error", "skip"] = "error"
     """Whether a question too long for a model's context, with its answer, is an error or left out for all models."""
-    perplexity: tuple[str, ...] = ()
+    perplexity: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """NAME=FILE of each file of texts or chats to measure perplexity on, such as a domain's or a general one."""
     template: str = ""
     """A jinja file to write the prompts with instead of each model's own chat template."""

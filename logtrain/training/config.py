@@ -6,9 +6,9 @@ import math
 import os
 import re
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from logtrain.core.kinds import Config
+from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.data.config import LoaderConfig
 from logtrain.model.config import AttentionBackend, LoraConfig, Recompute
 
@@ -128,7 +128,7 @@ class TrainerConfig(Config, prefix="trainer."):
         most = self.epochs * steps_per_epoch
         if self.max_steps > most:
             raise ValueError(
-                f"trainer.max_steps = {self.max_steps}, but {self.epochs} epochs have {most}; raise trainer.epochs"
+                f"trainer.max_steps = {self.max_steps}, but trainer.epochs = {self.epochs} gives {most} steps; raise it"
             )
         return self.max_steps or most
 
@@ -143,9 +143,9 @@ class RunConfig(Config):
     """Hugging Face folder of a Llama model; with init = "random" only its config.json is read."""
     data: str | tuple[str, ...]
     """Folder written by logtrain.prepare; or several to mix, each NAME=FOLDER, with mix.NAME for the share of each."""
-    mix: dict[str, float] = field(default_factory=dict)
+    mix: Annotated[dict[str, float], NONE_BY_DEFAULT] = field(default_factory=dict)
     """Share of a source in the tokens of every step, by its name in data; the shares have the sum 1."""
-    valid: tuple[str, ...] = ()
+    valid: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """Validation sets beside the data's own, each as NAME=FOLDER of prepared data, of which the valid split is read."""
     runs: str = "runs"
     """Folder of all runs."""
