@@ -50,19 +50,19 @@ class EvaluateConfig(AnswerConfig):
     max_bad_rows: int = 0
     """Bad rows that may be left out; more of them stop the evaluation."""
     too_long: Literal["error", "skip"] = "error"
-    """Whether a question too long for a model's context, with its answer, is an error or left out for all models."""
+    """A question that, with its answer, is longer than a model's context: error stops, skip leaves it out for all."""
     perplexity: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """NAME=FILE of each file of texts or chats to measure perplexity on, such as a domain's or a general one."""
     template: str = ""
     """A jinja file to write the prompts with instead of each model's own chat template."""
     date: str = DATE
-    """The date that a chat template is given which asks for today's."""
+    """The date that is given to a chat template that asks for today's."""
     backend: Literal["local", "openai"] = "local"
     """Whether this program answers, or a server that speaks OpenAI's API, such as vLLM."""
     base_url: str = ""
     """The server's address, up to and with /v1. Its key is taken from OPENAI_API_KEY."""
     prompts: Prompts = "ids"
-    """Whether the server is sent token ids, or messages for which it uses a template of its own."""
+    """What the server is sent: token ids, or messages, which it renders with a template of its own."""
     concurrency: int = 32
     """Requests at once to the server."""
     memory: float = 0.0

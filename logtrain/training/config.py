@@ -32,7 +32,7 @@ class OptimConfig(Config, prefix="optim."):
     beta2: float = 0.999
     """Decay of the mean of the squared gradients from step to step."""
     eps: float = 1e-8
-    """Number that is added to the root of the mean square before it divides."""
+    """Number that is added to the root of the mean square, by which the mean gradient is divided."""
     weight_decay: float = 0.01
     """Decoupled weight decay of the matrices; the scales of norms do not decay."""
 
@@ -74,7 +74,7 @@ class ParallelConfig(Config, prefix="parallel."):
     reshard_after_forward: bool = True
     """Free a block's gathered weights after its forward and gather them again in the backward."""
     prefetch: int = 1
-    """Blocks whose weights are gathered ahead of the one that computes. 0: FSDP2's own way, one block, but later."""
+    """Blocks whose weights are gathered ahead of the one that computes. 0: as FSDP2 does, one, later."""
     symmetric_memory: bool = False
     """Gather weights within a node by the GPUs' copy engines (NCCL's symmetric memory), beside the matrix products."""
     timeout: float = 600.0
@@ -164,8 +164,8 @@ class RunConfig(Config):
     block.
     """
     compile: bool = False
-    """Compile every block with torch.compile: a start of minutes, then fewer kernel launches, but one more copy a
-    block.
+    """Compile every block with torch.compile: the start takes minutes; then there are fewer kernel launches, and one
+    more copy in each block.
     """
     attention_backend: AttentionBackend = "torch"
     """Attention on GPUs: torch's own FlashAttention-2, the package flash_attn_3 (fa3, for Hopper), or flash-attn."""
