@@ -45,9 +45,9 @@ class ChatConfig(Config):
     temperature: float = -1.0
     """Divisor of the logits before a token is drawn; 0: always the likeliest token; -1: as the model's files say."""
     top_k: int = -1
-    """Number of the likeliest tokens that one is drawn among; 0: all tokens; -1: as the model's files say."""
+    """Each token is drawn among so many of the likeliest; 0: among all; -1: as the model's files say."""
     top_p: float = -1.0
-    """Probability that the likeliest tokens which one is drawn among have together; -1: as the model's files say."""
+    """Tokens are drawn among the likeliest whose probabilities have this sum; 1: among all; -1: as the files say."""
     repetition_penalty: float = -1.0
     """Factor that makes tokens which are in the text already less likely; 1: none; -1: as the model's files say."""
     seed: int = 1309
@@ -57,7 +57,7 @@ class ChatConfig(Config):
     template: str = ""
     """A jinja file to use instead of the tokenizer's own chat template."""
     date: str = DATE
-    """The date that a chat template is given which asks for today's."""
+    """The date that is given to a chat template that asks for today's."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -17,13 +17,16 @@ import os
 import re
 import tomllib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin
+from unittest.mock import patch
 
+import docstring_parser  # of tyro
 import tomli_w
 import tyro
+from docstring_parser import Docstring
 
 from logtrain.core.entry import program_name
 from logtrain.core.kinds import ONE_OR_MANY, as_json, expected, is_open, kinds_of, typed
@@ -61,8 +64,23 @@ def print_help(cls: type) -> NoReturn:
     """Print every flag of `cls` with its default and its help, on rank 0 alone; then the program ends."""
     speaks = os.environ.get("RANK", "0") == "0"
     program = f"{program_name()} [FILE.toml ...]"
-    tyro.cli(cls, args=["--help"], prog=program, use_underscores=True, console_outputs=speaks)
+    with patch.object(docstring_parser, "parse_from_object", with_unbroken_lines(docstring_parser.parse_from_object)):
+        tyro.cli(cls, args=["--help"], prog=program, use_underscores=True, console_outputs=speaks)
     raise AssertionError("tyro exits after --help")
+
+
+def with_unbroken_lines(parse: Callable[[object], Docstring]) -> Callable[[object], Docstring]:
+    """`parse`, with the paragraphs of every field's help on one line: tyro takes a line that begins with another
+    character than a letter for a new paragraph.
+    """
+
+    def parsed(config: object) -> Docstring:
+        found = parse(config)
+        for field in found.params:
+            field.description = re.sub(r"(?<!\n)\n(?!\n) *", " ", field.description or "")
+        return found
+
+    return parsed
 
 
 # ---- the fields of a config, as one flat table

@@ -8,7 +8,10 @@ import functools
 import json
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+import tyro
+
 ONE_OR_MANY = str | tuple[str, ...]
+NONE_BY_DEFAULT = tyro.conf.arg(help_behavior_hint="(default: none)")  # what --help says of a list that may be empty
 
 
 class Config:

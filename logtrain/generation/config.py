@@ -21,11 +21,12 @@ class SamplingConfig(Config):
     temperature: float = 0.0
     """Divisor of the logits before a token is drawn. 0: always the likeliest token (greedy)."""
     top_k: int = 0
-    """Number of the likeliest tokens that one is drawn among. 0: all tokens."""
+    """Each token is drawn among so many of the likeliest. 0: among all."""
     top_p: float = 1.0
-    """Probability that the likeliest tokens which one is drawn among have together."""
+    """Tokens are drawn among the likeliest whose probabilities have this sum together (nucleus). 1: among all."""
     repetition_penalty: float = 1.0
-    """Divisor of the positive logits, and factor of the negative ones, of tokens that prompt or answer has already."""
+    """Penalty of tokens that prompt or answer has already: positive logits are divided by it, negative ones multiplied.
+    1: none."""
     seed: int = 1309
     """Seed of the draws; the same requests with the same seed get the same answers."""
 
