@@ -23,14 +23,19 @@ def held_groups(config: PrepareConfig, files: list[InputFile]) -> list[str]:
     if not config.split_by:
         return []
     rows_in: Counter[str] = Counter()
+    num_bad = 0
     for file in files:
         for row in rows_of(config, InputFile(file.path, config.max_row_mb)):
-            if not isinstance(row, BadRow):
+            if isinstance(row, BadRow):
+                num_bad += 1
+            else:
                 rows_in[row.group] += 1
                 if len(rows_in) > MAX_GROUPS:
                     raise ValueError(
                         f"split_by = {config.split_by}: more than {MAX_GROUPS:,} values; take a column of kinds"
                     )
+    if num_bad > config.max_bad_rows:
+        return []  # the run will end for these
     if len(rows_in) == 1:
         ((only, count),) = rows_in.items()
         raise ValueError(

@@ -157,7 +157,9 @@ def values(
         beside_W = is_near_W & np.append(False, is_value_W[:-1])
         beside_W[:-1] |= is_near_W[1:] & is_value_W[1:]
         maybe = np.flatnonzero(beside_W & ~is_value_W & (length_W < 10))
-        is_value_W[maybe[DATE_HASHES[np.searchsorted(DATE_HASHES[1:], hash_W[maybe])] == hash_W[maybe]]] = True
+        is_value_W[
+            maybe[DATE_HASHES[np.searchsorted(DATE_HASHES[1:], hash_W[maybe], side="right")] == hash_W[maybe]]
+        ] = True
     return is_value_W
 
 
