@@ -89,6 +89,7 @@ EVALUATED: dict[str, tuple[list[str], list[str]]] = {
 # The field -> a test that shows what it does.
 BEST = "entries/sft/test_sft_resume.py"
 NAMED: dict[str, str] = {
+    "mix": "entries/test_mixture.py::test_losses_and_tokens_of_every_source_are_told_and_add_up",
     "name": "training/test_resume.py::test_a_run_is_not_overwritten",
     "runs": "core/test_run_folder.py::test_anything_in_it_makes_a_folder_a_run",
     "resume": "training/test_resume.py::test_stopped_and_resumed_is_bit_identical",

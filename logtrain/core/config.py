@@ -2,35 +2,37 @@
 
     config = load(Config, ["launch/recipes/demo.toml", "mine.toml", "--optim.lr", "3e-5", "--no_compile"])
 
-A config is a frozen, keyword-only dataclass; the string literal below a field is its help. A field is an int, float,
-bool, str, Literal, tuple[T, ...], ONE_OR_MANY, or another config, which is a table in TOML and a dotted prefix in
-flags: `[optim]` with `lr = 1e-5` is `--optim.lr 1e-5`. A dict[str, T] is a table of which the user names the keys. Both
-sources fill one flat dictionary {dotted key: value}, checked against one list of fields, so a mistake reads the
-same from either: a ValueError of one line that says where.
+A config is a frozen, keyword-only dataclass with the base `Config` of kinds.py; the string literal below a field is its
+help. A field is an int, float, bool, str, Literal, tuple[T, ...], ONE_OR_MANY, or another config, which is a table in
+TOML and a dotted prefix in flags: `[optim]` with `lr = 1e-5` is `--optim.lr 1e-5`. A dict[str, T] is a table of which
+the user names the keys. Both sources fill one flat dictionary {dotted key: value}, checked against one list of fields,
+so a mistake reads the same from either: a ValueError of one line that says where.
 
 tyro writes --help, from the same dataclasses. It does not read the flags: a mistake is a box of several lines there,
 files of settings are not its business, and of a TOML file it could not name the line.
 """
 
 import dataclasses
-import json
 import os
 import re
 import tomllib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin
+from unittest.mock import patch
 
+import docstring_parser  # of tyro
 import tomli_w
 import tyro
+from docstring_parser import Docstring
 
 from logtrain.core.entry import program_name
+from logtrain.core.kinds import ONE_OR_MANY, as_json, expected, is_open, kinds_of, typed
 
 T = TypeVar("T")
 REQUIRED = dataclasses.MISSING
-ONE_OR_MANY = str | tuple[str, ...]
 
 
 def load(cls: type[T], argv: Sequence[str]) -> T:
@@ -62,8 +64,23 @@ def print_help(cls: type) -> NoReturn:
     """Print every flag of `cls` with its default and its help, on rank 0 alone; then the program ends."""
     speaks = os.environ.get("RANK", "0") == "0"
     program = f"{program_name()} [FILE.toml ...]"
-    tyro.cli(cls, args=["--help"], prog=program, use_underscores=True, console_outputs=speaks)
+    with patch.object(docstring_parser, "parse_from_object", with_unbroken_lines(docstring_parser.parse_from_object)):
+        tyro.cli(cls, args=["--help"], prog=program, use_underscores=True, console_outputs=speaks)
     raise AssertionError("tyro exits after --help")
+
+
+def with_unbroken_lines(parse: Callable[[object], Docstring]) -> Callable[[object], Docstring]:
+    """`parse`, with the paragraphs of every field's help on one line: tyro takes a line that begins with another
+    character than a letter for a new paragraph.
+    """
+
+    def parsed(config: object) -> Docstring:
+        found = parse(config)
+        for field in found.params:
+            field.description = re.sub(r"(?<!\n)\n(?!\n) *", " ", field.description or "")
+        return found
+
+    return parsed
 
 
 # ---- the fields of a config, as one flat table
@@ -82,7 +99,7 @@ def fields_of(cls: Any, prefix: str = "", default: Any = REQUIRED) -> dict[str, 
     """{dotted key: Field} of `cls` and of the configs within it. `default`: the instance that holds the defaults, where
     `cls` is the type of a field that has one.
     """
-    kinds, found = get_type_hints(cls), {}
+    kinds, found = kinds_of(cls), {}
     for field in dataclasses.fields(cls):
         if default is not REQUIRED:
             value = getattr(default, field.name)
@@ -103,13 +120,8 @@ def build(cls: Any, values: dict[str, Any], prefix: str = "") -> Any:
             return {name.removeprefix(f"{key}."): value for name, value in values.items() if name.startswith(f"{key}.")}
         return values[key]
 
-    kinds = get_type_hints(cls)
+    kinds = kinds_of(cls)
     return cls(**{field.name: value_of(prefix + field.name, kinds[field.name]) for field in dataclasses.fields(cls)})
-
-
-def is_open(kind: Any) -> bool:
-    """Whether a field is a table whose keys the user names; they are `<field>.<name>` in the flat dictionary."""
-    return get_origin(kind) is dict
 
 
 def kind_of(key: str, fields: dict[str, Field]) -> Any:
@@ -118,22 +130,6 @@ def kind_of(key: str, fields: dict[str, Field]) -> Any:
     if dot and name and "." not in name and parent in fields and is_open(fields[parent].kind):
         return get_args(fields[parent].kind)[1]
     return fields[key].kind if key in fields and not is_open(fields[key].kind) else None
-
-
-def expected(kind: Any) -> str:
-    """The type of a field, in the words of an error."""
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(as_json, get_args(kind)))
-    if kind == ONE_OR_MANY:
-        return "a string or a list of strings"
-    if get_origin(kind) is tuple:
-        return f"a list, each item {expected(get_args(kind)[0])}"
-    return {int: "an integer", float: "a number", bool: "true or false", str: "a string"}[kind]
-
-
-def as_json(value: Any) -> str:
-    """A value nearly as the user wrote it: JSON is TOML for all but dates."""
-    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def nearest(key: str, known_keys: Iterable[str], dashes: str = "") -> str:
@@ -244,32 +240,6 @@ def read_toml(path: Path, fields: dict[str, Field]) -> dict[str, Any]:
         return values
 
     return read(tree, ())
-
-
-def typed(key: str, value: Any, kind: Any) -> Any:
-    """`value` in the type of its field: a list becomes a tuple, an integer a float where the field is one. Raises
-    ValueError for any other type.
-    """
-    if not fits(value, kind):
-        raise ValueError(f"{key} = {as_json(value)}: expected {expected(kind)}")
-    if get_origin(kind) is tuple:
-        return tuple(typed(key, item, get_args(kind)[0]) for item in value)
-    if kind == ONE_OR_MANY:
-        return value if isinstance(value, str) else tuple(value)
-    return float(value) if kind is float else value
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a TOML value is of a field's type."""
-    if get_origin(kind) is tuple:
-        return type(value) is list and all(fits(item, get_args(kind)[0]) for item in value)
-    if kind == ONE_OR_MANY:
-        return type(value) is str or (type(value) is list and all(type(item) is str for item in value))
-    if get_origin(kind) is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
-    if kind is float and type(value) is int:
-        return abs(value) <= 2**53  # a float64 may not hold a greater one
-    return type(value) is kind  # not isinstance: True is an int
 
 
 def line_of(text: str, names: tuple[str, ...]) -> int:

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -37,7 +38,7 @@ def node_folder(world: World) -> Path | None:
     first rank; None where a rank is alone on its node. Every rank calls it. The first rank makes it and may come later
     than the others, who wait for what they look for in it.
 
-    What a killed run has left there is removed.
+    What a killed run has left there is removed. Raises ValueError where it cannot be made.
     """
     if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == 1:
         return None
@@ -45,7 +46,13 @@ def node_folder(world: World) -> Path | None:
     folder = Path(tempfile.gettempdir()) / f"{PREFIX}{name}-{world.rank - world.local_rank}"
     if world.local_rank == 0:
         remove_left_behind(folder.parent)
-        make_owned(folder)
+        try:
+            make_owned(folder)
+        except OSError as error:
+            raise ValueError(
+                f"{folder.parent}: {error.strerror}; the ranks of a node share there what one of them computes: "
+                f"set TMPDIR to another folder"
+            ) from error
     return folder
 
 
@@ -72,7 +79,7 @@ def is_on_network(path: str | Path, mounts: str | Path = "/proc/self/mounts") ->
     kind, longest = "", -1
     for line in Path(mounts).read_text().splitlines():
         _, point, fs_type, *_ = line.split(" ")
-        point = point.encode().decode("unicode_escape")  # a space is \\040
+        point = re.sub(r"\\([0-7]{3})", lambda escaped: chr(int(escaped[1], 8)), point)  # a space is \040
         if os.path.commonpath([point, path]) == point and len(point) >= longest:  # of the same point the last counts
             kind, longest = fs_type, len(point)
     return kind in NETWORK or kind.startswith("fuse")

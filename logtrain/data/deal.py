@@ -12,6 +12,7 @@ Letters in names: P pieces, R rows, S steps; S1 and R1 are boundaries, one more.
 """
 
 import heapq
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -76,24 +77,36 @@ def even_out(
     """Rows and the step of each, after the steps that lack over LACK of the mean have got pieces of the others' rows.
 
     A step gives as long as it keeps the mean, or, where that was not enough, what is not lacking; the step with fewest
-    targets gets, into a row of its own where it has fewer rows than others, else into its emptiest.
+    targets gets, into a row of its own where it has fewer rows than others, else into its emptiest. One without the
+    room for what it lacks gets nothing: its rows are full, of tokens that are no targets.
     """
     targets_S = np.bincount(step_R, weights=row_sums(rows, targets_P), minlength=num_steps).astype(np.int64)
     mean = targets_S.sum() / num_steps
-    heap = [(int(targets_S[step]), int(step)) for step in np.flatnonzero(targets_S < (1 - LACK) * mean)]
-    if not heap:
+    least = (1 - LACK) * mean
+    lacking = np.flatnonzero(targets_S < least)
+    if not len(lacking):
         return rows, step_R
-    heapq.heapify(heap)
     open_rows = OpenRows(rows, step_R, length_P, num_steps, seq_len)
-    givers = np.argsort(-targets_S, kind="stable")[: num_steps - len(heap)].tolist()
-    for floor, enough in ((mean, mean), ((1 - LACK) * mean, (1 - LACK) * mean)):
-        for giver in givers:
-            for place in open_rows.gives(giver):
-                targets, getter = heap[0]
-                given = int(targets_P[rows.piece_P[place]])
-                if targets < enough and targets_S[giver] - given >= floor and open_rows.move(place, getter):
-                    targets_S[giver] -= given
-                    heapq.heapreplace(heap, (targets + given, getter))
+    heap = [
+        (targets, step)
+        for targets, step in zip(targets_S[lacking].tolist(), lacking.tolist(), strict=True)
+        if open_rows.room_of(step) >= least - targets
+    ]
+    heapq.heapify(heap)
+    givers = np.argsort(-targets_S, kind="stable").tolist()
+    for floor, enough in ((mean, mean), (least, least)):
+        for giver, place in open_rows.offers(step for step in givers if targets_S[step] > floor):
+            if not heap or heap[0][0] >= enough:
+                break
+            targets, getter = heap[0]
+            given = int(targets_P[rows.piece_P[place]])
+            if targets_S[giver] - given < floor:
+                continue
+            if open_rows.move(place, getter):
+                targets_S[giver] -= given
+                heapq.heapreplace(heap, (targets + given, getter))
+            elif open_rows.room_of(getter) < (least if targets < least else enough) - targets:
+                heapq.heappop(heap)
     return open_rows.result()
 
 
@@ -104,31 +117,41 @@ class OpenRows:
         self.rows, self.step_R, self.length_P, self.seq_len = rows, step_R, length_P, seq_len
         self.tokens_R, count_R = row_sums(rows, length_P), np.diff(rows.row_start_R1)
         self.count_S = np.bincount(step_R, minlength=num_steps)
+        self.most_rows = self.count_S.max()
         first_S = np.cumsum(self.count_S) - self.count_S
         has_rows = self.count_S > 0
         self.giving_S, self.emptiest_S = np.full(num_steps, -1), np.full(num_steps, -1)
         self.giving_S[has_rows] = np.lexsort((-count_R, step_R))[first_S[has_rows]]  # the row of most pieces
         self.emptiest_S[has_rows] = np.lexsort((self.tokens_R, step_R))[first_S[has_rows]]
-        self.room: dict[int, int] = {}  # by row that has got pieces
+        self.room: dict[int, int] = {}  # by step that was asked
         self.moved: dict[int, int] = {}  # place -> row
         self.new_rows: dict[int, int] = {}  # step -> row
 
-    def gives(self, step: int) -> list[int]:
-        """Places of the pieces that a step may give: those of its row with most pieces, less the first."""
-        row = int(self.giving_S[step])
-        start, end = self.rows.row_start_R1[row : row + 2].tolist() if row >= 0 else (0, 0)
-        return [place for place in range(start + 1, end) if place not in self.moved]
+    def offers(self, steps: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """The pieces that steps may give: (step, place) of those of its row with most pieces, less the first."""
+        for step in steps:
+            row = int(self.giving_S[step])
+            start, end = self.rows.row_start_R1[row : row + 2].tolist() if row >= 0 else (0, 0)
+            yield from ((step, place) for place in range(start + 1, end) if place not in self.moved)
+
+    def room_of(self, step: int) -> int:
+        """Tokens that the open row of a step has room for."""
+        if step not in self.room:
+            is_new = self.count_S[step] < self.most_rows
+            self.room[step] = self.seq_len - (0 if is_new else int(self.tokens_R[self.emptiest_S[step]]))
+        return self.room[step]
 
     def move(self, place: int, step: int) -> bool:
         """Put a piece into the open row of a step; -> whether it had room."""
-        row = self.new_rows.get(step, int(self.emptiest_S[step]))
-        if step not in self.new_rows and self.count_S[step] < self.count_S.max():
-            row = self.new_rows[step] = len(self.step_R) + len(self.new_rows)
-        length = int(self.length_P[self.rows.piece_P[place]])
-        room = self.room.get(row, self.seq_len - int(self.tokens_R[row]) if row < len(self.step_R) else self.seq_len)
-        if length <= room:
-            self.moved[place], self.room[row] = row, room - length
-        return length <= room
+        length, room = int(self.length_P[self.rows.piece_P[place]]), self.room_of(step)
+        if length > room:
+            return False
+        if self.count_S[step] < self.most_rows:
+            self.moved[place] = self.new_rows.setdefault(step, len(self.step_R) + len(self.new_rows))
+        else:
+            self.moved[place] = int(self.emptiest_S[step])
+        self.room[step] = room - length
+        return True
 
     def result(self) -> tuple[PackedRows, np.ndarray]:
         """The rows with the pieces where they went, and the step of each."""

@@ -23,6 +23,10 @@ from logtrain.data.deal import deal, row_sums
 from logtrain.data.pack import pack, pieces
 from logtrain.data.shards import Split
 
+KEPT_BYTES = 1 << 26
+"""Epochs that are kept on disk, if they are more than two: where an epoch is a step or less, the rank that packs is
+several epochs ahead of a rank that has not opened them yet."""
+
 
 class Epoch(NamedTuple):
     """Row r holds pieces row_start_R1[r] to row_start_R1[r + 1], slot s rows slot_start_S1[s] to slot_start_S1[s + 1].
@@ -55,19 +59,24 @@ class Epoch(NamedTuple):
         columns = self.document_P, self.start_P, self.length_P
         return zip(*(column[of_row].tolist() for column in columns), strict=True)
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all arrays."""
+        return sum(array.nbytes for array in self)
+
     def save(self, folder: Path) -> None:
         """Write every array as an .npy file; the folder is there once it is complete."""
         aside = folder.with_name(f"{folder.name}.partial")
         try:
             aside.mkdir(parents=True)
             for name, array in self._asdict().items():
-                np.save(aside / f"{name}.npy", array)
+                write_array(aside / f"{name}.npy", array)
             os.rename(aside, folder)
         except OSError as error:
-            nbytes = sum(array.nbytes for array in self)
+            shutil.rmtree(aside, ignore_errors=True)
             raise ValueError(
-                f"{aside}: {error.strerror}; an epoch's packing takes {nbytes / 1e6:,.0f} MB there, and two are kept; "
-                f"TMPDIR names another folder for it"
+                f"{folder}: {error.strerror}; an epoch's packing takes {self.nbytes / 1e6:,.1f} MB there, and two are "
+                f"kept: make room, or set TMPDIR to another folder"
             ) from error
 
     @staticmethod
@@ -117,11 +126,20 @@ class Epochs:
             return self.compute(number)
         folder = self.shared.folder / f"epoch-{number}"
         if self.shared.packs and not folder.exists():
-            shutil.rmtree(folder.with_name(f"epoch-{number - 2}"), ignore_errors=True)  # what is open stays readable
-            self.compute(number).save(folder)
+            epoch = self.compute(number)
+            before = number - max(2, KEPT_BYTES // epoch.nbytes)
+            shutil.rmtree(folder.with_name(f"epoch-{before}"), ignore_errors=True)  # what is open stays readable
+            epoch.save(folder)
         while not folder.exists():
             time.sleep(0.02)
         return Epoch.open(folder)
+
+
+def write_array(file: Path, array: np.ndarray) -> None:
+    """Write an .npy file. np.save does not notice where the last few KB find no room."""
+    with open(file, "xb") as stream:
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+        stream.write(array.data)
 
 
 def pack_epoch(split: Split, config: LoaderConfig, seed: int, epoch: int, num_slots: int = 0) -> Epoch:
@@ -151,7 +169,7 @@ def pack_epoch(split: Split, config: LoaderConfig, seed: int, epoch: int, num_sl
         tokens_R.astype(np.int32),
         targets_R.astype(np.int32),
         pairs_R,
-        np.diff(rows.row_start_R1).max(initial=0),
+        np.array(np.diff(rows.row_start_R1).max(initial=0)),
     )
 
 

@@ -93,7 +93,10 @@ class Table:
         row = "".join(f"{text({**record, 'loss': record['valid_loss']}):>{width}}" for _, width, text in COLUMNS[:3])
         self.head_columns()
         change = "" if not record["step"] or record["delta"] is None else f", {record['delta']:+.4f} since the start"
-        self.print(f"{row}  on {record['set']} ({record['valid_targets']:,} targets{change})", style="bold green")
+        share = record.get("ends_predicted")
+        ends = "" if share is None else f", {share:.1%} of answers' ends predicted"
+        told = f"{record['valid_targets']:,} targets{change}{ends}"
+        self.print(f"{row}  on {record['set']} ({told})", style="bold green")
 
     def head_columns(self) -> list[tuple[str, int, Callable[[dict], str]]]:
         """Print the headings of the columns that fit, unless they are those printed last; -> these columns."""

@@ -70,7 +70,8 @@ def train_in_folder(run: RunSetup, weights: WeightSource) -> bool:
         )
     total_steps = config.trainer.total_steps(data.train.steps_per_epoch)
     train_step = TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, total_steps, world)
-    with Metrics(run.folder, enabled=world.is_main, total_steps=total_steps, resume_step=state.step) as metrics:
+    resumed = {"resume_step": state.step, "crc32": state.records_crc32}
+    with Metrics(run.folder, enabled=world.is_main, total_steps=total_steps, **resumed) as metrics:
         announce(run, metrics, newest)
         trainer = Trainer(
             config.trainer,

@@ -19,7 +19,7 @@ class Counts:
 
 @dataclass
 class TrainState:
-    """The counts of a run, which the trainer keeps up to date; equal on every rank."""
+    """The counts of a run, which the trainer keeps up to date; equal on every rank but for what is said."""
 
     data: str
     """Fingerprint of the prepared data."""
@@ -39,6 +39,8 @@ class TrainState:
     """Loss on the first validation set at `best_step`, in nats per target."""
     validations_since_best: int = 0
     """Validations in a row without a lower loss."""
+    records_crc32: int = 0
+    """Checksum of the records that rank 0 has made; 0 on the other ranks, which make none."""
     start_losses: dict[str, float] = field(default_factory=dict)
     """Loss on each validation set before the first step, by the set's name."""
     sources: dict[str, Counts] = field(default_factory=dict)

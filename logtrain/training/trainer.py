@@ -20,7 +20,7 @@ from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.config import TrainerConfig
 from logtrain.training.interval import Interval, SkippedSteps
 from logtrain.training.state import TrainState
-from logtrain.training.step import StepResult, TrainStep, mean_loss
+from logtrain.training.step import StepResult, TrainStep, validate
 
 
 class Trainer:
@@ -100,6 +100,7 @@ class Trainer:
             saving |= self.out_of_patience() or (self.config.keep_best and self.state.best_step == number)
         if saving and self.is_worth_saving(done or stopping):
             with self.interval.excluding():
+                self.state.records_crc32 = self.metrics.crc32
                 self.checkpoints.save(self.model, self.train_step.optimizer, self.state)
 
     def is_worth_saving(self, is_last: bool) -> bool:
@@ -175,22 +176,31 @@ class Trainer:
 
     def validate(self) -> None:
         """Record the loss over the whole of each validation set; that of the first decides which step is the best.
-        Raises ValueError for a loss that is not finite.
+        Raises ValueError for a loss that is not finite, except before the first step.
         """
         number, losses = self.state.step, []
         with self.interval.excluding():
             for name, loader in self.valid.items():
-                loss, targets = mean_loss(self.model, loader, loader.steps_per_epoch, self.world)
-                losses.append(loss)
-                if number == 0:
-                    self.state.start_losses[name] = loss
+                facts = loader.split.manifest
+                end_id = facts["tokenizer"]["document_end_id"] if "chat" in facts else None
+                found = validate(self.model, loader, loader.steps_per_epoch, self.world, end_id)
+                losses.append(found.loss)
+                if number == 0 and math.isfinite(found.loss):
+                    self.state.start_losses[name] = found.loss
                 start = self.state.start_losses.get(name)  # a set that a resumed run has added has none
-                epoch = number / self.train.steps_per_epoch
-                record: Record = {"step": number, "epoch": epoch, "set": name, "valid_loss": loss}
-                record |= {"delta": None if start is None else loss - start, "valid_targets": targets}
+                record: Record = {
+                    "step": number,
+                    "epoch": number / self.train.steps_per_epoch,
+                    "set": name,
+                    "valid_loss": found.loss,
+                    "delta": None if start is None else found.loss - start,
+                    "valid_targets": found.targets,
+                }
+                if found.ends:
+                    record["ends_predicted"] = found.ends_predicted / found.ends
                 self.metrics.valid(record)
-                if number and not math.isfinite(loss):
-                    self.refuse(f"loss {loss} on {name}")
+                if number and not math.isfinite(found.loss):
+                    self.refuse(f"loss {found.loss} on {name}")
         best = self.state.best_loss
         if losses and number and (best is None or losses[0] < best):
             self.state.best_loss, self.state.best_step, self.state.validations_since_best = losses[0], number, 0

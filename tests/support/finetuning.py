@@ -94,7 +94,7 @@ def pefts_run(folder: Path, model: Path, data: Path) -> SimpleNamespace:
         loss.backward()
         norms.append(nn.utils.clip_grad_norm_(trained, 1.0).item())
         losses.append(loss.item())
-        progress = max(0, i - 1) / (STEPS - 1)
+        progress = max(0, i - 1) / (STEPS - 2)
         for group in optimizer.param_groups:
             group["lr"] = LR * (1 if i < 1 else 0.5 + 0.5 * math.cos(math.pi * progress))
         optimizer.step()
