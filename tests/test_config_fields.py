@@ -114,6 +114,7 @@ NAMED: dict[str, str] = {
     "prepare.format": "entries/test_prepare_chat.py::*",
     "prepare.seq_len": "entries/test_prepare.py::*",
     "prepare.valid_fraction": "entries/test_prepare.py::*",
+    "prepare.split_by": "entries/test_prepare_groups.py::*",
     "prepare.seed": "entries/test_prepare.py::*",
     "prepare.train_on": "entries/test_prepare_chat.py::*",
     "prepare.too_long": "data/test_encode_chat.py::*",

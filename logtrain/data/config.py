@@ -46,7 +46,12 @@ class PrepareConfig(Config):
     seq_len: int = 8192
     """Tokens in a packed row of the training to come. No document is cut here; the report counts what will be split."""
     valid_fraction: float = 0.01
-    """Share of the documents kept for validation, chosen by a hash of their text: duplicates stay together."""
+    """Share of the documents kept for validation, chosen by a hash of their text with numbers, addresses, times and ids
+    masked: texts that differ only in these stay together. One whose near-twin is trained on is trained on too. Of few
+    documents one is kept at least; 0: none."""
+    split_by: str = ""
+    """Keeps whole groups for validation: all documents with the same value in this column of their rows, as domain,
+    system or source, chosen by a hash of it, until about valid_fraction of the documents are kept."""
     seed: int = 1309
     """Another seed, another choice of validation documents."""
     train_on: TrainOn = "all"
@@ -98,6 +103,9 @@ class PrepareConfig(Config):
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
         if not 0 <= self.valid_fraction < 1:
             raise ValueError(f"valid_fraction = {self.valid_fraction} must be at least 0 and below 1")
+        if self.split_by and (self.split_by in self.ignore_columns or not self.valid_fraction):
+            what = "is among ignore_columns" if self.valid_fraction else "has no meaning with valid_fraction = 0"
+            raise ValueError(f"split_by = {self.split_by} {what}; leave out one of the two")
         for name in sorted(TEXT_ONLY if self.is_chat else CHAT_ONLY):
             if getattr(self, name) != getattr(PrepareConfig, name):  # its default
                 formats = ", ".join(get_args(TextFormat if self.is_chat else ChatFormat))
