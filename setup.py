@@ -15,6 +15,7 @@ RUN_TIME = [
     "tokenizers>=0.21",  # encode_batch_fast
     "sentencepiece>=0.2",  # tokenizer.model of Llama 2
     "tyro>=1.0",  # its stable 1.x interface: typed flags from dataclasses
+    "docstring_parser>=0.16",  # by which tyro reads the help of a setting
     "tomli_w>=1.0",  # writes the resolved config.toml (the standard library only reads TOML)
     "rich>=13.7",  # live progress bar and tables
     "orjson>=3.10",  # metrics and manifests: fast, and never the NaN that JSON does not have

@@ -4,8 +4,8 @@
 #     . launch/install.sh EXTRAS        as in setup.py: test or bench,test or "" for none
 #     . launch/install.sh --as-is       install nothing: the python3 that is there, with the packages that it has
 #
-# --as-is is for a machine without a network that comes with its own PyTorch: the checkout is put on PYTHONPATH, after
-# the packages of the wheels in .wheels/ (launch/wheels.py makes that folder), if there are any; `python` is python3.
+# --as-is is for a machine without a network that comes with its own PyTorch: the checkout is put on PYTHONPATH, and
+# with it what python3 lacks of the wheels in .wheels/ (launch/wheels.py makes that folder); `python` is python3.
 # An active virtual environment is used as it is; without one, .venv beside setup.py is made. A second call is instant
 # as long as nothing that decides the installation has changed. On failure it exits, with one line that says why.
 # LOGTRAIN_TORCH_INDEX names the package index from which a machine without a GPU takes PyTorch; empty: pip's own.
@@ -37,16 +37,21 @@ install_main() {
 }
 
 install_as_is() {
-    local added wheel
+    local added
     install_is_new_enough python3 || install_fail "--as-is: python3 is missing or older than 3.11"
     added="$(mktemp -d "${TMPDIR:-/tmp}/logtrain-as-is.XXXXXX")" || install_fail "--as-is: no room for a folder in /tmp"
     mkdir "$added/bin" "$added/packages"
     printf '#!/bin/sh\nexec "%s" "$@"\n' "$(command -v python3)" >"$added/bin/python"  # a link would leave its venv
     chmod +x "$added/bin/python"
-    for wheel in "$1"/.wheels/*.whl; do
-        [ -e "$wheel" ] || continue
-        python3 -m zipfile -e "$wheel" "$added/packages" || install_fail "--as-is: $wheel could not be unpacked"
-    done
+    python3 - "$1/.wheels" "$added/packages" <<'PYTHON' || install_fail "--as-is: the wheels could not be unpacked"
+import pathlib, sys, zipfile
+from importlib import metadata
+for wheel in pathlib.Path(sys.argv[1]).glob("*.whl"):
+    try:
+        metadata.distribution(wheel.name.split("-")[0])  # what is there stays in use: it fits this Python
+    except metadata.PackageNotFoundError:
+        zipfile.ZipFile(wheel).extractall(sys.argv[2])
+PYTHON
     export PATH="$added/bin:$PATH"
     export PYTHONPATH="$1:$1/kernels:$added/packages${PYTHONPATH:+:$PYTHONPATH}"
     python -c 'import logtrain, logtrain_kernels' || install_fail "--as-is: logtrain does not import"

@@ -11,6 +11,7 @@ import platform
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -21,7 +22,7 @@ from torch.distributed.run import main
 
 from logtrain.core.entry import INTERRUPTED, RANK_LOST, WRONG_INPUT
 
-RESOLVING = 30  # seconds
+RESOLVING, STUCK = 30, 20  # seconds
 
 
 def workers() -> list[int]:
@@ -48,6 +49,34 @@ def exit_status(codes: list[int]) -> int:
     return first if first > 0 else 128 - first
 
 
+def ended_workers() -> list[int]:
+    """Exit statuses of the workers, if all have ended and torchrun has not asked yet; -n: killed by signal n."""
+    found = []
+    for pid in workers():
+        try:
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        except ChildProcessError:  # torchrun has asked just now
+            return []
+        if ended is None:
+            return []
+        found.append(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status)
+    return found
+
+
+def end_with_workers() -> None:
+    """In a thread: end this process when its workers have, and torchrun does not see it: it asks the store of the
+    rendezvous, whose machine may be gone, before it looks at them, and waits for an answer for ever.
+    """
+    since = time.monotonic()
+    while time.monotonic() - since < STUCK:
+        time.sleep(0.5)
+        codes = ended_workers()
+        since = since if codes else time.monotonic()
+    print("torchrun: the store of the rendezvous does not answer; ending as the workers did", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(exit_status([code for code in codes if code]) if any(codes) else 0)
+
+
 def resolves(name: str) -> bool:
     """Whether a machine's name has an address, now or within half a minute: that of a pod comes when it has started."""
     for left in reversed(range(RESOLVING)):
@@ -64,7 +93,7 @@ def run(arguments: list[str]) -> int:
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
-    os.environ.setdefault("PET_RDZV_CONF", "read_timeout=20")  # of the store; 60 is torchrun's own, and it asks twice
+    threading.Thread(target=end_with_workers, daemon=True).start()
     meeting_point = os.environ.get("PET_RDZV_ENDPOINT", "")
     if not resolves(meeting_point.rpartition(":")[0] or meeting_point):
         told = f"error: PET_RDZV_ENDPOINT = {meeting_point}: {platform.node()} knows no machine of that name"
@@ -79,7 +108,8 @@ def run(arguments: list[str]) -> int:
                 print(f"torchrun: rank {rank} was killed by {failure.signal_name()}", file=sys.stderr)
         return exit_status([failure.exitcode for _, failure in failures])
     except RendezvousError as error:
-        what = "its machine or its launcher is gone" if isinstance(error, RendezvousConnectionError) else error
+        is_gone = isinstance(error, RendezvousConnectionError)
+        what = "its machine or its launcher is gone" if is_gone else str(error) or "another machine has ended it"
         print(f"error: {platform.node()}: no meeting of all machines at {meeting_point}: {what}", file=sys.stderr)
         return RANK_LOST
     return 0

@@ -9,6 +9,7 @@
 `import logtrain` offers these names, and imports this module when one is first used. docs/api.md shows each of them.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +18,11 @@ import torch
 from torch import Tensor
 
 from logtrain.core.batch import IGNORE, Batch
+from logtrain.core.kinds import shown
 from logtrain.data.config import LoaderConfig
 from logtrain.data.shards import Split
 from logtrain.evaluation.scoring import score
+from logtrain.generation.arguments import Prompt, check_prompt, device_of, list_of_texts, path_of
 from logtrain.generation.config import SamplingConfig
 from logtrain.generation.generator import Generator
 from logtrain.generation.load import ModelFolder
@@ -29,9 +32,9 @@ from logtrain.model.config import LoraConfig
 from logtrain.text.chat_template import Turn
 from logtrain.training.config import OptimConfig, ParallelConfig, RunConfig, TrainerConfig
 from logtrain.training.optim import make_optimizer
-from logtrain.training.publish import ExportResult, publish_model
+from logtrain.training.publish import ExportResult, check_output, publish_model
 from logtrain.training.setup import set_up
-from logtrain.training.step import TrainStep, mean_loss
+from logtrain.training.step import TrainStep, validate
 
 __all__ = [
     "Answer",
@@ -55,7 +58,6 @@ __all__ = [
 
 GREEDY = SamplingConfig(temperature=0.0)
 MAX_SEQUENCES = 64  # prompts that are answered at once
-Prompt = str | Sequence[Turn]
 
 
 def load(path: str | Path, device: str | torch.device = "auto") -> "Model":
@@ -65,14 +67,14 @@ def load(path: str | Path, device: str | torch.device = "auto") -> "Model":
     `device`: "auto" is the first GPU, or the CPU where there is none. Weights are bf16 on a GPU, fp32 on a CPU. Raises
     ValueError, in one line, for files that are missing or wrong, and for a model that the device has no memory for.
     """
-    return Model(ModelFolder(path), device)
+    return Model(ModelFolder(path_of("path", path)), device)
 
 
 def open_data(folder: str | Path, split: str = "train") -> Split:
     """A split ("train" or "valid") of a folder that `logtrain prepare` has written, memory-mapped, once its checksums
     have been verified. Raises ValueError for a folder that is damaged or not prepared, or has no such split.
     """
-    return Split.open(folder, split)
+    return Split.open(path_of("folder", folder), split)
 
 
 class Model:
@@ -80,9 +82,7 @@ class Model:
 
     def __init__(self, folder: ModelFolder, device: str | torch.device = "auto"):
         """`path` and `device` as in `load`, which makes the folder. Raises ValueError as `load` does."""
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.folder, self.device = folder, torch.device(device)
+        self.folder, self.device = folder, device_of(device)
         self.llama = folder.load(self.device, MAX_SEQUENCES).model
         self.tokenizer = folder.tokenizer
 
@@ -96,20 +96,20 @@ class Model:
     @torch.no_grad()
     def logits(self, texts: Sequence[str]) -> list[Tensor]:
         """The logits of each text, fp32 [T, V], on the model's device; row t predicts the token after the first t + 1
-        of `encode(text)`.
+        of `encode(text)`. Raises ValueError for an empty text, and for one longer than the model's context.
         """
-        return [self.llama(self._batch(self.encode(text), labels=False)).float() for text in texts]
+        texts = list_of_texts("texts", texts)
+        return [self.llama(self._batch(self._ids(text, 1), labels=False)).float() for text in texts]
 
     @torch.no_grad()
     def losses(self, texts: Sequence[str]) -> list[float]:
         """The loss of each text in nats per token: the mean of -log p(token | tokens before it) over all tokens of
-        `encode(text)` but the first. Raises ValueError for a text of fewer than two tokens.
+        `encode(text)` but the first. Raises ValueError for a text of fewer than two tokens, and for one longer than the
+        model's context.
         """
         losses = []
-        for text in texts:
-            ids = self.encode(text)
-            if len(ids) < 2:
-                raise ValueError(f"a text of {len(ids)} tokens has none to predict: {text!r}")
+        for text in list_of_texts("texts", texts):
+            ids = self._ids(text, 2)
             losses.append(self.llama(self._batch(ids, labels=True)).item() / (len(ids) - 1))
         return losses
 
@@ -126,16 +126,24 @@ class Model:
         A prompt is a text to go on with, or a chat to answer, whose turns go through the model's chat template.
         `max_new_tokens`: the most tokens of an answer. `sampling`: how tokens are drawn, by default greedily;
         `model.folder.sampling` is the way that the model's generation_config.json asks for. `stop`: strings that end an
-        answer. Raises ValueError for a prompt longer than the model's context, and for a chat where the model has no
-        chat template.
+        answer. Raises ValueError for a prompt longer than the model's context, for a chat that is out of order or does
+        not end with a turn of the user, and for any chat where the model has no chat template.
         """
+        if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+            raise ValueError(f"prompts = {shown(prompts)}: expected a list, each item a string or a list of turns")
+        if type(max_new_tokens) is not int or not isinstance(sampling, SamplingConfig):
+            raise ValueError(
+                f"max_new_tokens = {shown(max_new_tokens)}, sampling = {shown(sampling)}: expected an integer and a "
+                f"logtrain.SamplingConfig"
+            )
+        stop = tuple(list_of_texts("stop", stop))
         requests = [
             Request(
                 prompt=self._prompt_ids(prompt),
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
                 number=number,
-                stop=tuple(stop),
+                stop=stop,
             )
             for number, prompt in enumerate(prompts)
         ]
@@ -145,7 +153,17 @@ class Model:
         generator = Generator(self.llama, self.tokenizer, ends, memory=memory, max_sequences=MAX_SEQUENCES)
         return [answer for _, answer in sorted(generator.run(requests))]
 
+    def _ids(self, text: str, least: int) -> list[int]:
+        """`encode(text)`, of at least so many tokens and of no more than the model has positions for."""
+        ids, most = self.encode(text), self.folder.shape.max_positions
+        if len(ids) < least:
+            raise ValueError(f"a text of {len(ids)} tokens has none to predict: {text!r}")
+        if len(ids) > most:
+            raise ValueError(f"a text of {len(ids)} tokens: the model knows {most} positions; cut {shown(text)}")
+        return ids
+
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        check_prompt(prompt)
         if isinstance(prompt, str):
             return self.encode(prompt)
         return self.folder.template.prompt(prompt)
@@ -190,6 +208,8 @@ class Training:
         """Open the data and build the model. Raises ValueError of one line for model, data and settings that do not go
         together.
         """
+        if not isinstance(config, RunConfig):
+            raise ValueError(f"config = {shown(config)}: expected a logtrain.RunConfig")
         self.run = set_up(config)
         self.model, self.data, trainer = self.run.build_model(self.run.initial_weights()), self.run.data, config.trainer
         self.total_steps = trainer.total_steps(self.data.train.steps_per_epoch)
@@ -225,10 +245,13 @@ class Training:
     def valid_losses(self) -> dict[str, float]:
         """The mean loss over each whole validation set, in nats per target, by the name of the set."""
         world = self.run.world
-        return {name: mean_loss(self.model, x, x.steps_per_epoch, world)[0] for name, x in self.data.valid.items()}
+        return {name: validate(self.model, x, x.steps_per_epoch, world).loss for name, x in self.data.valid.items()}
 
     def export(self, folder: str | Path) -> ExportResult:
         """Write the model as a Hugging Face folder with its adapters merged, read it back and compare; -> both losses.
-        An older folder of that name is replaced. Raises ValueError where the two losses differ by more than 1%.
+        An older export of that name is replaced. Raises ValueError for a folder that holds anything else, and where the
+        two losses differ by more than 1%.
         """
-        return publish_model(Path(folder), self.model, self.run)
+        path = Path(os.path.abspath(path_of("folder", folder)))
+        check_output(path)
+        return publish_model(path, self.model, self.run)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from logtrain.core.config import load
 from logtrain.core.entry import BY_CTRL_C, run
+from logtrain.core.kinds import Config
 from logtrain.generation.config import DRAWN_BY, SamplingConfig
 from logtrain.text.config import DATE, check_date
 
@@ -28,7 +29,7 @@ STEP_TOKENS = {"cpu": 256, "cuda": 2048}  # Ctrl-C waits for a step: 0.6 s for 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatConfig:
+class ChatConfig(Config):
     """Talk to a model in the terminal, or let a script ask it one question through a pipe."""
 
     model: str
@@ -44,9 +45,9 @@ class ChatConfig:
     temperature: float = -1.0
     """Divisor of the logits before a token is drawn; 0: always the likeliest token; -1: as the model's files say."""
     top_k: int = -1
-    """Number of the likeliest tokens that one is drawn among; 0: all tokens; -1: as the model's files say."""
+    """Each token is drawn among so many of the likeliest; 0: among all; -1: as the model's files say."""
     top_p: float = -1.0
-    """Probability that the likeliest tokens which one is drawn among have together; -1: as the model's files say."""
+    """Tokens are drawn among the likeliest whose probabilities have this sum; 1: among all; -1: as the files say."""
     repetition_penalty: float = -1.0
     """Factor that makes tokens which are in the text already less likely; 1: none; -1: as the model's files say."""
     seed: int = 1309
@@ -56,9 +57,10 @@ class ChatConfig:
     template: str = ""
     """A jinja file to use instead of the tokenizer's own chat template."""
     date: str = DATE
-    """The date that a chat template is given which asks for today's."""
+    """The date that is given to a chat template that asks for today's."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.lines and not self.log:
             raise ValueError(f"lines = {self.lines}: of which log? give --log FILE")
         if self.max_new_tokens < 1:

@@ -8,12 +8,13 @@ from typing import Literal
 
 from logtrain.core.config import load
 from logtrain.core.entry import run
+from logtrain.core.kinds import Config
 from logtrain.core.run_folder import read_run_config
 from logtrain.training.config import ParallelConfig, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig:
+class ExportConfig(Config):
     """Write any checkpoint of a run as a model that transformers and vLLM load."""
 
     run: str
@@ -31,12 +32,13 @@ def main(argv: list[str]) -> int:
     config = load(ExportConfig, argv)
     # After the flags: --help and a mistyped one need no torch.
     from logtrain.training.checkpoint import Checkpoints
-    from logtrain.training.publish import publish_model
+    from logtrain.training.publish import check_output, publish_model
     from logtrain.training.setup import set_up
 
     folder, output = Path(config.run), Path(config.output)
     if output.exists():
         raise ValueError(f"{output}: exists already; choose another --output")
+    check_output(output.absolute())
     trained = read_run_config(folder, RunConfig)
     export_dtype = trained.export_dtype if config.dtype == "auto" else config.dtype
     of_run = set_up(

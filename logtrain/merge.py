@@ -11,10 +11,11 @@ from typing import Literal
 
 from logtrain.core.config import load
 from logtrain.core.entry import run
+from logtrain.core.kinds import Config
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeConfig:
+class MergeConfig(Config):
     """Merge a LoRA adapter in PEFT's format into its model."""
 
     model: str

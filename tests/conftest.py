@@ -31,6 +31,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # the tensors of tests are small: on busy cores a second thread made them 17 times slower
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_process_group() -> Iterator[None]:
+    """A process group does not outlive the tests of its file."""
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 @pytest.fixture(params=["reference", "triton"])
 def way(request) -> Iterator[str]:
     """How the operations run: as their references, and as the Triton kernels."""

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -33,14 +35,9 @@ def case(tmp_path_factory) -> SimpleNamespace:
 
 
 def settings(case: SimpleNamespace, **changes) -> logtrain.RunConfig:
-    return logtrain.RunConfig(
-        name="notebook",
-        model=str(case.model),
-        data=str(case.data),
-        loader=logtrain.LoaderConfig(seq_len=512, rows_per_step=4),
-        optim=logtrain.OptimConfig(lr=1e-3),
-        **{"trainer": logtrain.TrainerConfig(max_steps=3), **changes},
-    )
+    loader, optim = logtrain.LoaderConfig(seq_len=512, rows_per_step=4), logtrain.OptimConfig(lr=1e-3)
+    same = {"name": "notebook", "model": str(case.model), "data": str(case.data), "loader": loader, "optim": optim}
+    return logtrain.RunConfig(**{**same, "trainer": logtrain.TrainerConfig(max_steps=3), **changes})
 
 
 def test_the_page_runs(case, monkeypatch, capsys):
@@ -136,18 +133,113 @@ def test_both_at_once_do_not_disturb_each_other(case):
     assert [again.step().loss for _ in range(3)] == [loss for _, loss in alternating]
 
 
+@pytest.fixture(scope="module")
+def model(case) -> logtrain.Model:
+    return logtrain.load(case.model, "cpu")
+
+
+untyped: Any = logtrain  # what a notebook has, where nobody checks types
+USER, ASSISTANT = untyped.Turn("user", "why"), untyped.Turn("assistant", "because")
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda case: logtrain.load(case.folder / "none"), "none/config.json: no such file"),
-        (lambda case: logtrain.open_data(case.data, "test"), "no documents in split 'test'"),
-        (lambda case: logtrain.Training(settings(case, dtype="bfloat16", valid=("x",))), "expected NAME=FOLDER"),
+        (lambda case: untyped.load(case.folder / "none"), "none/config.json: no such file"),
+        (lambda case: untyped.load(None), "path = None: expected the path of a folder"),
+        (lambda case: untyped.load(""), "path = '': expected the path of a folder"),
+        (lambda case: untyped.load(case.model, "gpu"), "device = 'gpu': expected auto, cpu, cuda or cuda:N; this"),
+        (lambda case: untyped.load(case.model, "cuda:99"), "device = 'cuda:99': expected auto, cpu, cuda or cuda:N"),
+        (lambda case: untyped.load(case.model, None), "device = None: expected auto, cpu"),
+        (lambda case: untyped.open_data(None), "folder = None: expected the path of a folder"),
+        (lambda case: untyped.open_data(case.data, "test"), "no documents in split 'test'"),
+        (lambda case: untyped.open_data(case.data).read(10**6, 0, 1), "document 1000000: "),
+        (lambda case: untyped.open_data(case.data).read(-1, 0, 1), "document -1: "),
+        (lambda case: untyped.open_data(case.data).read(0, 0, 10**6), "tokens 0 to 1000000 of document 0: it has "),
+        (lambda case: untyped.Training(settings(case, dtype="bfloat16", valid=("x",))), "expected NAME=FOLDER"),
+        (lambda case: untyped.Training(None), "config = None: expected a logtrain.RunConfig"),
+        (lambda case: settings(case, model=None), "model = None: expected a string"),
+        (lambda case: settings(case, recompute="selectiv"), "recompute = 'selectiv': expected one of \"none\", "),
+        (lambda case: settings(case, init="rand"), 'init = \'rand\': expected one of "pretrained", "random"'),
+        (lambda case: settings(case, dtype="float16"), "dtype = 'float16': expected one of \"auto\", "),
+        (lambda case: settings(case, valid="x=y"), "valid = 'x=y': expected a list, each item a string"),
+        (lambda case: settings(case, trainer=None), "trainer = None: expected a TrainerConfig"),
+        (lambda case: settings(case, mix={"a": "b"}), "mix.a = 'b': expected a number"),
+        (lambda case: settings(case, seed=1.5), "seed = 1.5: expected an integer"),
+        (lambda case: untyped.LoaderConfig(attention="documents"), "loader.attention = 'documents': expected one of "),
+        (lambda case: untyped.LoraConfig(targets=("qproj",)), "lora.targets = ('qproj',): expected a list, each"),
+        (lambda case: untyped.OptimConfig(schedule="wsd"), "optim.schedule = 'wsd': expected one of \"cosine\", "),
+        (lambda case: untyped.OptimConfig(lr="1e-3"), "optim.lr = '1e-3': expected a number"),
+        (lambda case: untyped.TrainerConfig(epochs=True), "trainer.epochs = True: expected an integer"),
+        (lambda case: untyped.SamplingConfig(top_k=None), "top_k = None: expected an integer"),
     ],
 )
 def test_a_mistake_is_one_line(case, wrong, words):
     with pytest.raises(ValueError, match=re.escape(words)) as error:
         wrong(case)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda model: model.losses("a text"), "texts = 'a text': expected a list of strings"),
+        (lambda model: model.losses([None]), "texts = [None]: expected a list of strings"),
+        (lambda model: model.losses(["why " * 3000]), "tokens: the model knows"),
+        (lambda model: model.logits("a text"), "texts = 'a text': expected a list of strings"),
+        (lambda model: model.logits(["why " * 3000]), "tokens: the model knows"),
+        (lambda model: model.generate("a text"), "prompts = 'a text': expected a list, each item a string or a list"),
+        (lambda model: model.generate(None), "prompts = None: expected a list"),
+        (lambda model: model.generate([USER]), "a prompt is Turn(role='user', content='why'): expected a string or a"),
+        (lambda model: model.generate([[USER._asdict()]]), "turn 0 is {'role': 'user', 'content': 'why'}: expected"),
+        (lambda model: model.generate([[]]), "no turns"),
+        (lambda model: model.generate([[USER, ASSISTANT]]), "turn 1 (assistant) is the last; a question ends with a"),
+        (lambda model: model.generate([[untyped.Turn("bot", "why")]]), "turn 0 (bot) comes first"),
+        (lambda model: model.generate([[untyped.Turn("user", None)]]), "turn 0 is Turn(role='user', content=None)"),
+        (lambda model: model.generate(["why"], stop="ab"), "stop = 'ab': expected a list of strings"),
+        (lambda model: model.generate(["why"], max_new_tokens="9"), "max_new_tokens = '9'"),
+        (lambda model: model.generate(["why"], sampling=0.5), "sampling = 0.5"),
+    ],
+)
+def test_a_mistake_with_a_model_is_one_line(model, wrong, words):
+    with pytest.raises(ValueError, match=re.escape(words)) as error:
+        wrong(model)
+    assert "\n" not in str(error.value)
+
+
+def test_values_from_python_get_the_type_of_their_field():
+    optim = untyped.OptimConfig(lr=1, weight_decay=numpy.float64(0.5))
+    assert (type(optim.lr), type(optim.weight_decay)) == (float, float)
+    assert untyped.LoraConfig(rank=2, targets=["q_proj"]).targets == ("q_proj",)
+
+
+def test_an_export_replaces_an_export_and_nothing_else(case, tmp_path, monkeypatch):
+    training, folder = untyped.Training(settings(case)), tmp_path / "mine"
+    (folder / "thesis").mkdir(parents=True)
+    (folder / "thesis" / "text").write_text("words")
+    with pytest.raises(ValueError, match="mine: holds thesis, which no export has; choose another folder"):
+        training.export(folder)
+    assert (folder / "thesis" / "text").read_text() == "words"
+    training.export(tmp_path / "export")
+    training.export(tmp_path / "export")
+    (tmp_path / "export" / "notes.md").write_text("words")
+    with pytest.raises(ValueError, match=r"export: holds notes\.md, which no export has"):
+        training.export(tmp_path / "export")
+    assert (tmp_path / "export" / "notes.md").read_text() == "words"
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    with pytest.raises(ValueError, match=r"other\.json: in the way of the export's report"):
+        training.export(tmp_path / "other")
+    assert (tmp_path / "other.json").read_text() == '{"a": 1}'
+    (tmp_path / "file").write_text("words")
+    monkeypatch.chdir(tmp_path)
+    for wrong, words in (
+        (".", "the working folder"),
+        ("..", "working folder"),
+        ("file", "not a folder"),
+        (None, "None"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            training.export(wrong)
 
 
 def test_types_are_known_to_a_checker():

@@ -21,6 +21,7 @@ from tests.support.synthetic import write_data, write_model
 from tests.support.training import train
 
 CLOCKS = re.compile(rb'"(tokens_per_second\w*|step_seconds|data_seconds|eta_seconds|peak_memory_gib)":[^,}]*')
+OF_CLOCKS = re.compile(rb'"(records_crc32|sha256)":[^,}]*')  # checksums of what the clock gave, in checkpoint.json
 LORA = ["--lora.rank", "2", "--lora.dropout", "0.2"]
 
 # The field -> flags that change it, and what both runs have besides.
@@ -89,6 +90,7 @@ EVALUATED: dict[str, tuple[list[str], list[str]]] = {
 # The field -> a test that shows what it does.
 BEST = "entries/sft/test_sft_resume.py"
 NAMED: dict[str, str] = {
+    "mix": "entries/test_mixture.py::test_losses_and_tokens_of_every_source_are_told_and_add_up",
     "name": "training/test_resume.py::test_a_run_is_not_overwritten",
     "runs": "core/test_run_folder.py::test_anything_in_it_makes_a_folder_a_run",
     "resume": "training/test_resume.py::test_stopped_and_resumed_is_bit_identical",
@@ -112,6 +114,7 @@ NAMED: dict[str, str] = {
     "prepare.format": "entries/test_prepare_chat.py::*",
     "prepare.seq_len": "entries/test_prepare.py::*",
     "prepare.valid_fraction": "entries/test_prepare.py::*",
+    "prepare.split_by": "entries/test_prepare_groups.py::*",
     "prepare.seed": "entries/test_prepare.py::*",
     "prepare.train_on": "entries/test_prepare_chat.py::*",
     "prepare.too_long": "data/test_encode_chat.py::*",
@@ -176,7 +179,8 @@ def left_by(run: Path) -> dict[str, bytes]:
     """What a run leaves, without times, sizes, and the config itself."""
     files = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
     skipped = ("config.toml", "log.txt")
-    return {name: CLOCKS.sub(b"", content) for name, content in files.items() if name not in skipped}
+    found = {name: CLOCKS.sub(b"", content) for name, content in files.items() if name not in skipped}
+    return {name: OF_CLOCKS.sub(b"", text) if "checkpoint.json" in name else text for name, text in found.items()}
 
 
 def run_once(case: SimpleNamespace, flags: list[str]) -> dict[str, bytes]:

@@ -22,13 +22,16 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 BLOCKS = [block.strip().splitlines() for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S)]
-SHELL = list(dict.fromkeys(command for block in BLOCKS for command in block))
+SHELL = list(dict.fromkeys(re.sub(r" +# .*", "", command) for block in BLOCKS for command in block))
 
-# Ones that other tests run, or that are running now.
+# Ones that other tests run, that are running now, or (wheels.py) that need a network; the test nearest to each.
 ELSEWHERE = {
     "bash launch/demo.sh": "tests/launch/test_demo.py",
     "launch/demo.sh --input FILE --model DIR": "tests/launch/test_demo.py",
     "bash launch/test.sh": "launch/test.sh",
+    "python launch/wheels.py": "tests/launch/test_install.py",
+    "launch/gpu_check.sh --as-is step --output OUT": "tests/launch/test_gpu_check.py",
+    "launch/gpu_check.sh --as-is kernels --output OUT2": "tests/launch/test_gpu_check.py",
 }
 # What makes the others short: flags added to each command that begins so.
 SHORT = {
@@ -94,7 +97,12 @@ def test_every_file_and_module_named_exists():
             assert (folder / path).exists() or "mine" in path or "NAME" in path or "*" in path, f"{page.name}: {path}"
             count += 1
     assert count > 30
-    for module in re.findall(r"-m ((?:logtrain|benchmarks)\.[a-z]+)", TEXT):
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    without_package = re.findall(r"`(\w[\w./-]*/[\w./-]*)`", contributing)
+    assert len(without_package) > 25
+    for path in without_package:
+        assert "NAME" in path or (ROOT / path).exists() or (ROOT / "logtrain" / path).exists(), path
+    for module in re.findall(r"-m ((?:logtrain|benchmarks)\.[a-z_]+)", TEXT):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
 

@@ -88,20 +88,24 @@ class Rank:
         return model
 
     def steps(self, loader: LoaderConfig, number: int) -> list[Step]:
-        """So many steps of this rank, packed from documents of NLPLog's lengths."""
-        seq_len, world_size = loader.seq_len, self.config.ranks
-        tokens = (number + 1) * loader.rows_per_step * seq_len
-        lengths = lognormal_lengths(1 + int(tokens / min(400, seq_len / 4)), seq_len)
-        split = RandomDocuments(lengths, self.shape.vocab_size, self.config.seed)
-        packed = Loader(
-            split,
-            loader,
-            seed=self.config.seed,
-            pad_id=0,
-            world_size=world_size,
-            pin_memory=self.device.type == "cuda",
-        )
-        return [packed.at(i) for i in range(number)]
+        """So many steps of this rank, packed from documents of NLPLog's lengths: as many as fill all but a few rows."""
+        room = number * loader.rows_per_step * loader.seq_len
+        lengths = lognormal_lengths(2 + room // max(1, loader.seq_len // 32), loader.seq_len)
+        ends = lengths.cumsum()
+        for percent in range(100, 0, -1):  # an epoch that takes one step more has that many rows empty
+            fitting = max(1, ends.searchsorted(room * percent // 100, "right"))
+            documents = RandomDocuments(lengths[:fitting], self.shape.vocab_size)
+            packed = Loader(
+                documents,
+                loader,
+                seed=self.config.seed,
+                pad_id=0,
+                world_size=self.config.ranks,
+                pin_memory=self.device.type == "cuda",
+            )
+            if packed.steps_per_epoch <= number:
+                return [packed.at(i) for i in range(number)]
+        raise ValueError(f"loader.rows_per_step = {loader.rows_per_step}: no documents fit into {number} such steps")
 
     def held_parameters(self) -> float:
         """The share of the model's parameters that this rank holds."""

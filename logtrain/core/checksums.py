@@ -54,14 +54,26 @@ def write_checksums(folder: Path, note: Callable[[str], None] = lambda _: None) 
     (folder / FILE).write_bytes(sealed(content))
 
 
+def described(folder: Path) -> dict[str, FileFacts]:
+    """The files that a published folder's checksums describe, by name. Raises ValueError where they cannot be read."""
+    return checked("files", read_sealed(folder / FILE).get("files"), dict[str, FileFacts])
+
+
+def foreign(folder: Path) -> str | None:
+    """The name of something in a folder that was not published with it; None where there is nothing of the kind. In a
+    folder without checksums everything is.
+    """
+    ours = {FILE, *described(folder)} if (folder / FILE).exists() else set()
+    return min((path.name for path in folder.iterdir() if path.name not in ours or path.is_dir()), default=None)
+
+
 def check_folder(folder: Path, note: Callable[[str], None] = lambda _: None) -> None:
     """Raises ValueError where a file is not what it was when the folder was published. Files that have come to it since
     are nobody's business; a folder without checksums is taken as it is.
     """
     if not (folder / FILE).exists():
         return
-    files = checked("files", read_sealed(folder / FILE).get("files"), dict[str, FileFacts])
-    for name, facts in files.items():
+    for name, facts in described(folder).items():
         note(f"verifying {folder / name}")
         if damage := find_damage(folder / Path(name).name, facts):
             raise ValueError(

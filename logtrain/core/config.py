@@ -2,30 +2,34 @@
 
     config = load(Config, ["launch/recipes/demo.toml", "mine.toml", "--optim.lr", "3e-5", "--no_compile"])
 
-A config is a frozen, keyword-only dataclass; the string literal below a field is its help. A field is an int, float,
-bool, str, Literal, tuple[T, ...] or another config, which is a table in TOML and a dotted prefix in flags: `[optim]`
-with `lr = 1e-5` is `--optim.lr 1e-5`. Both sources fill one flat dictionary {dotted key: value}, checked against one
-list of fields, so a mistake reads the same from either: a ValueError of one line that says where.
+A config is a frozen, keyword-only dataclass with the base `Config` of kinds.py; the string literal below a field is its
+help. A field is an int, float, bool, str, Literal, tuple[T, ...], ONE_OR_MANY, or another config, which is a table in
+TOML and a dotted prefix in flags: `[optim]` with `lr = 1e-5` is `--optim.lr 1e-5`. A dict[str, T] is a table of which
+the user names the keys. Both sources fill one flat dictionary {dotted key: value}, checked against one list of fields,
+so a mistake reads the same from either: a ValueError of one line that says where.
 
 tyro writes --help, from the same dataclasses. It does not read the flags: a mistake is a box of several lines there,
 files of settings are not its business, and of a TOML file it could not name the line.
 """
 
 import dataclasses
-import json
 import os
 import re
 import tomllib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin
+from unittest.mock import patch
 
+import docstring_parser  # of tyro
 import tomli_w
 import tyro
+from docstring_parser import Docstring
 
 from logtrain.core.entry import program_name
+from logtrain.core.kinds import ONE_OR_MANY, as_json, expected, is_open, kinds_of, typed
 
 T = TypeVar("T")
 REQUIRED = dataclasses.MISSING
@@ -41,7 +45,7 @@ def load(cls: type[T], argv: Sequence[str]) -> T:
         print_help(cls)
     fields = fields_of(cls)
     paths, flags = read_argv(argv, fields)
-    values = {key: field.default for key, field in fields.items()}
+    values = {key: field.default for key, field in fields.items() if not is_open(field.kind)}
     for path in paths:
         values |= read_toml(path, fields)
     values |= flags
@@ -60,8 +64,23 @@ def print_help(cls: type) -> NoReturn:
     """Print every flag of `cls` with its default and its help, on rank 0 alone; then the program ends."""
     speaks = os.environ.get("RANK", "0") == "0"
     program = f"{program_name()} [FILE.toml ...]"
-    tyro.cli(cls, args=["--help"], prog=program, use_underscores=True, console_outputs=speaks)
+    with patch.object(docstring_parser, "parse_from_object", with_unbroken_lines(docstring_parser.parse_from_object)):
+        tyro.cli(cls, args=["--help"], prog=program, use_underscores=True, console_outputs=speaks)
     raise AssertionError("tyro exits after --help")
+
+
+def with_unbroken_lines(parse: Callable[[object], Docstring]) -> Callable[[object], Docstring]:
+    """`parse`, with the paragraphs of every field's help on one line: tyro takes a line that begins with another
+    character than a letter for a new paragraph.
+    """
+
+    def parsed(config: object) -> Docstring:
+        found = parse(config)
+        for field in found.params:
+            field.description = re.sub(r"(?<!\n)\n(?!\n) *", " ", field.description or "")
+        return found
+
+    return parsed
 
 
 # ---- the fields of a config, as one flat table
@@ -71,7 +90,7 @@ class Field(NamedTuple):
     """The type and the default of one setting."""
 
     kind: Any
-    """One of int, float, bool and str, a Literal, or a tuple of one of these."""
+    """One of int, float, bool and str, a Literal, a tuple or a dict[str, ...] of one of these, or ONE_OR_MANY."""
     default: Any
     """The value where nobody sets one; REQUIRED where somebody must."""
 
@@ -80,7 +99,7 @@ def fields_of(cls: Any, prefix: str = "", default: Any = REQUIRED) -> dict[str, 
     """{dotted key: Field} of `cls` and of the configs within it. `default`: the instance that holds the defaults, where
     `cls` is the type of a field that has one.
     """
-    kinds, found = get_type_hints(cls), {}
+    kinds, found = kinds_of(cls), {}
     for field in dataclasses.fields(cls):
         if default is not REQUIRED:
             value = getattr(default, field.name)
@@ -93,27 +112,24 @@ def fields_of(cls: Any, prefix: str = "", default: Any = REQUIRED) -> dict[str, 
 
 def build(cls: Any, values: dict[str, Any], prefix: str = "") -> Any:
     """Builds a `cls` from the values by their dotted keys. Raises ValueError where the class refuses one."""
-    kinds = get_type_hints(cls)
-    return cls(
-        **{
-            name: build(kind, values, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else values[prefix + name]
-            for name, kind in ((field.name, kinds[field.name]) for field in dataclasses.fields(cls))
-        }
-    )
+
+    def value_of(key: str, kind: Any) -> Any:
+        if dataclasses.is_dataclass(kind):
+            return build(kind, values, f"{key}.")
+        if is_open(kind):
+            return {name.removeprefix(f"{key}."): value for name, value in values.items() if name.startswith(f"{key}.")}
+        return values[key]
+
+    kinds = kinds_of(cls)
+    return cls(**{field.name: value_of(prefix + field.name, kinds[field.name]) for field in dataclasses.fields(cls)})
 
 
-def expected(kind: Any) -> str:
-    """The type of a field, in the words of an error."""
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(as_json, get_args(kind)))
-    if get_origin(kind) is tuple:
-        return f"a list, each item {expected(get_args(kind)[0])}"
-    return {int: "an integer", float: "a number", bool: "true or false", str: "a string"}[kind]
-
-
-def as_json(value: Any) -> str:
-    """A value nearly as the user wrote it: JSON is TOML for all but dates."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+def kind_of(key: str, fields: dict[str, Field]) -> Any:
+    """The type of a setting by its dotted key; None if there is no such setting."""
+    parent, dot, name = key.partition(".")
+    if dot and name and "." not in name and parent in fields and is_open(fields[parent].kind):
+        return get_args(fields[parent].kind)[1]
+    return fields[key].kind if key in fields and not is_open(fields[key].kind) else None
 
 
 def nearest(key: str, known_keys: Iterable[str], dashes: str = "") -> str:
@@ -147,20 +163,23 @@ def read_argv(argv: Sequence[str], fields: dict[str, Field]) -> tuple[list[Path]
             continue
         flag, equals, text = word.partition("=")
         name = flag[2:].replace("-", "_")
-        key = name if name in fields else negations.get(name)
+        key = name if kind_of(name, fields) is not None else negations.get(name)
         if key is None:
             raise ValueError(f"{flag}: unknown flag; {nearest(name, fields, dashes='--')}")
-        kind = fields[key].kind
-        is_list = get_origin(kind) is tuple
+        kind = kind_of(key, fields)
+        is_list = get_origin(kind) is tuple or kind == ONE_OR_MANY
         texts = [text] if equals else []
         room = 0 if equals or kind is bool else len(words) if is_list else 1
         while words and len(texts) < room and not words[0].startswith("--"):
             texts.append(words.popleft())
         if kind is bool and texts:
             raise ValueError(f"{word}: a switch takes no value; it is on with --{key}, off with --{negated(key)}")
-        if not (texts or kind is bool or is_list):
+        if not (texts or kind is bool or get_origin(kind) is tuple):
             raise ValueError(f"{flag}: has no value; expected {expected(kind)}")
-        if is_list:
+        if kind == ONE_OR_MANY:
+            found = tuple(from_text(item, str, flag) for item in texts)
+            values[key] = found[0] if len(found) == 1 else found
+        elif is_list:
             values[key] = tuple(from_text(item, get_args(kind)[0], flag) for item in texts)
         else:
             values[key] = name == key if kind is bool else from_text(texts[0], kind, flag)
@@ -199,6 +218,7 @@ def read_toml(path: Path, fields: dict[str, Field]) -> dict[str, Any]:
         at = re.search(r"at line (\d+)", str(error))
         raise ValueError(f"{path}:{at[1] if at else text.count(chr(10)) + 1}: not TOML: {error}") from None
     tables = {key[: dot.start()] for key in fields for dot in re.finditer(r"\.", key)}
+    tables |= {key for key, field in fields.items() if is_open(field.kind)}
 
     def read(table: dict[str, Any], parents: tuple[str, ...]) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -206,8 +226,9 @@ def read_toml(path: Path, fields: dict[str, Field]) -> dict[str, Any]:
             names = (*parents, name)
             key = ".".join(names)
             try:
-                if key in fields:
-                    values[key] = typed(key, value, fields[key].kind)
+                kind = kind_of(key, fields)
+                if kind is not None:
+                    values[key] = typed(key, value, kind)
                 elif key not in tables:
                     raise ValueError(f"{key}: unknown key; {nearest(key, [*fields, *tables])}")
                 elif not isinstance(value, dict):
@@ -219,28 +240,6 @@ def read_toml(path: Path, fields: dict[str, Field]) -> dict[str, Any]:
         return values
 
     return read(tree, ())
-
-
-def typed(key: str, value: Any, kind: Any) -> Any:
-    """`value` in the type of its field: a list becomes a tuple, an integer a float where the field is one. Raises
-    ValueError for any other type.
-    """
-    if not fits(value, kind):
-        raise ValueError(f"{key} = {as_json(value)}: expected {expected(kind)}")
-    if get_origin(kind) is tuple:
-        return tuple(typed(key, item, get_args(kind)[0]) for item in value)
-    return float(value) if kind is float else value
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a TOML value is of a field's type."""
-    if get_origin(kind) is tuple:
-        return type(value) is list and all(fits(item, get_args(kind)[0]) for item in value)
-    if get_origin(kind) is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
-    if kind is float and type(value) is int:
-        return abs(value) <= 2**53  # a float64 may not hold a greater one
-    return type(value) is kind  # not isinstance: True is an int
 
 
 def line_of(text: str, names: tuple[str, ...]) -> int:

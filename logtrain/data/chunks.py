@@ -3,7 +3,7 @@
 Legend: I items (texts, or the turns of conversations) of a chunk.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -39,14 +39,16 @@ class RowsRead(NamedTuple):
     bad_rows: list[BadRowFound]
     num_chars: int
     """characters of the items"""
+    is_held_I: np.ndarray
+    """bool: whether the item's group is held out"""
 
 
 def rows_of(config: PrepareConfig, file: InputFile) -> Iterator[Document | Conversation | BadRow]:
     """The rows of a file as what `config.format` makes of them."""
     if is_chat_format(config.format):
-        return conversations(file, config.format, config.ignore_columns)
+        return conversations(file, config.format, config.ignore_columns, config.split_by)
     assert is_text_format(config.format)
-    return documents(file, config.format, config.text_chars, config.ignore_columns)
+    return documents(file, config.format, config.text_chars, config.ignore_columns, config.split_by)
 
 
 @dataclass
@@ -54,23 +56,25 @@ class _Chunk:
     """A chunk that is being filled."""
 
     items: list[Item] = field(default_factory=list)
-    came_from: list[tuple[int, int, int]] = field(default_factory=list)  # row, source, domain
+    came_from: list[tuple[int, int, int, bool]] = field(default_factory=list)  # row, source, domain, is held
     bad_rows: list[BadRowFound] = field(default_factory=list)
     num_chars: int = 0
 
     def rows_read(self) -> RowsRead:
         """Where its items come from."""
         records_I = np.zeros(len(self.items), DOCUMENT)
-        columns_I = np.array(self.came_from, np.int64).reshape(-1, 3).T
-        records_I["row"], records_I["source"], records_I["domain"] = columns_I
-        return RowsRead(records_I, self.bad_rows, self.num_chars)
+        columns_I = np.array(self.came_from, np.int64).reshape(-1, 4).T
+        records_I["row"], records_I["source"], records_I["domain"] = columns_I[:3]
+        return RowsRead(records_I, self.bad_rows, self.num_chars, columns_I[3].astype(bool))
 
 
 class Chunks:
-    """Iterates over (RowsRead, items). `domains`: those that have come so far, each with its number."""
+    """Iterates over (RowsRead, items). `domains`: those that have come so far, each with its number. `held_groups`:
+    those of the column that the split goes by which are held out.
+    """
 
-    def __init__(self, config: PrepareConfig, files: list[InputFile]):
-        self.config, self.files = config, files
+    def __init__(self, config: PrepareConfig, files: list[InputFile], held_groups: Iterable[str] = ()):
+        self.config, self.files, self.held_groups = config, files, frozenset(held_groups)
         self.domains: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[tuple[RowsRead, list[Item]]]:
@@ -86,7 +90,7 @@ class Chunks:
                 elif self.config.is_chat or num_bad <= self.config.max_bad_rows:
                     item, num_chars = content(row)
                     chunk.items.append(item)
-                    chunk.came_from.append((row.row, source, self.number_of(row.domain)))
+                    chunk.came_from.append((row.row, source, self.number_of(row.domain), row.group in self.held_groups))
                     chunk.num_chars += num_chars
                 if chunk.num_chars >= CHUNK_CHARS:
                     yield chunk.rows_read(), chunk.items

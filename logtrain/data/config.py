@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self, TypeGuard, get_args
 
 import tyro
 
+from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.data.files import ENDINGS
 from logtrain.data.lines import MAX_ROW_MB
 from logtrain.text.config import DATE, TrainOn, check_date
@@ -29,14 +30,14 @@ def is_chat_format(format: str) -> TypeGuard[ChatFormat]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
+class PrepareConfig(Config):
     """Turn raw text files into token shards for training."""
 
     input: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Files: {ENDINGS}.")]  # files.py knows the kinds there are
     tokenizer: str
     """Folder of the model's tokenizer (tokenizer.json or a sentencepiece tokenizer.model)."""
     output: str = ""
-    """Folder to write. It comes to be when everything is done; a folder that holds something else is never touched."""
+    """Folder to write. It appears once everything is done; a folder that holds anything else is never touched."""
     format: Literal[TextFormat, ChatFormat] = "auto"
     """JSON rows: nlplog {instruction, log, output}, corpus {text}. auto goes by the columns, row for row, and takes
     {instruction, input, output} too: Human: {instruction}, a new line, {input} if there is one, Assistant: {output}.
@@ -45,7 +46,12 @@ class PrepareConfig:
     seq_len: int = 8192
     """Tokens in a packed row of the training to come. No document is cut here; the report counts what will be split."""
     valid_fraction: float = 0.01
-    """Share of the documents kept for validation, chosen by a hash of their text: duplicates stay together."""
+    """Share of the documents kept for validation, chosen by a hash of their text with numbers, addresses, times and ids
+    masked: texts that differ only in these stay together. One whose near-twin is trained on is trained on too. Of few
+    documents one is kept at least; 0: none."""
+    split_by: str = ""
+    """Keeps whole groups for validation: all documents with the same value in this column of their rows, as domain,
+    system or source, chosen by a hash of it, until about valid_fraction of the documents are kept."""
     seed: int = 1309
     """Another seed, another choice of validation documents."""
     train_on: TrainOn = "all"
@@ -56,7 +62,7 @@ class PrepareConfig:
     template: str = ""
     """Chat rows: a jinja file to render them with instead of the tokenizer's own chat template."""
     date: str = DATE
-    """What a chat template that asks for the date is told."""
+    """The date that is given to a chat template that asks for today's."""
     show: int = 0
     """Prints so many documents of the input, as they would be stored, with their targets marked; writes nothing."""
     document_end: str = "auto"
@@ -64,20 +70,21 @@ class PrepareConfig:
     text_chars: int = 32768
     """A .txt or .log file is cut between lines into documents of at most this many characters. Documents nearly as long
     as a row pack badly: of 8,192 tokens, system logs fill 98% with 2,048 or 32,768 characters, 79% with 16,384."""
-    ignore_columns: tuple[str, ...] = ()
+    ignore_columns: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """Columns of JSON rows to leave out. Without this, a column with text that is not used makes its row bad."""
     max_row_mb: int = MAX_ROW_MB
     """A row, or a line of text, of more megabytes is a bad row; an array's element of more ends the run."""
     max_bad_rows: int = 0
     """More bad rows than this stop the run; up to this many are left out and listed in the report."""
     max_lost_chars: int = 0
-    """More characters than this that the tokenizer has no token for stop the run; the report counts them."""
+    """Characters that the tokenizer has no token for: more than this stop the run; the report counts them."""
     shard_tokens: int = 100_000_000
     """A shard file is closed at this many tokens."""
     workers: int = 0
     """Tokenising processes, which share the cores: a thread each, at most 8 a process. 0: one for every 8 cores."""
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.input:
             raise ValueError("input: no file given")
         if not self.output and not self.show:
@@ -96,6 +103,9 @@ class PrepareConfig:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
         if not 0 <= self.valid_fraction < 1:
             raise ValueError(f"valid_fraction = {self.valid_fraction} must be at least 0 and below 1")
+        if self.split_by and (self.split_by in self.ignore_columns or not self.valid_fraction):
+            what = "is among ignore_columns" if self.valid_fraction else "has no meaning with valid_fraction = 0"
+            raise ValueError(f"split_by = {self.split_by} {what}; leave out one of the two")
         for name in sorted(TEXT_ONLY if self.is_chat else CHAT_ONLY):
             if getattr(self, name) != getattr(PrepareConfig, name):  # its default
                 formats = ", ".join(get_args(TextFormat if self.is_chat else ChatFormat))
@@ -116,7 +126,7 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
+class LoaderConfig(Config, prefix="loader."):
     """The rows of a step."""
 
     seq_len: int = 8192
@@ -133,6 +143,7 @@ class LoaderConfig:
     """
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("seq_len", "rows_per_step", "rows_per_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"loader.{name} = {getattr(self, name)} must be at least 1")

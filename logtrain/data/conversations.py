@@ -19,7 +19,7 @@ from logtrain.core.untrusted import json_type
 from logtrain.data.config import ChatFormat
 from logtrain.data.files import InputFile
 from logtrain.data.lines import BadRow
-from logtrain.data.rows import columns, domain_of, parsed_rows, refuse_unencodable, string
+from logtrain.data.rows import columns, domain_of, group_of, parsed_rows, refuse_unencodable, string
 from logtrain.text.chat_template import Turn, check_turns
 
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {
@@ -57,10 +57,12 @@ class Conversation(NamedTuple):
     row: int
     turns: tuple[Turn, ...]
     domain: str
+    group: str = ""
+    """its value in the column that the split goes by"""
 
 
 def conversations(
-    file: InputFile, format: ChatFormat, ignore_columns: Collection[str] = ()
+    file: InputFile, format: ChatFormat, ignore_columns: Collection[str] = (), split_by: str = ""
 ) -> Iterator[Conversation | BadRow]:
     """The conversations in the file's order, a BadRow in the place of each row that is none and of an empty file.
     Raises ValueError for a file that cannot be read on, or that has no rows of this format.
@@ -69,14 +71,17 @@ def conversations(
         raise ValueError(f"{file.path}: a text file has no {format} rows; use --format auto")
 
     def parse(row: int, value: object) -> Iterator[Conversation]:
-        turns, domain = row_conversation(value, format, ignore_columns)
-        yield Conversation(row, turns, domain or file.stem)
+        turns, domain = row_conversation(value, format, ignore_columns, split_by)
+        domain = domain or file.stem
+        if split_by == "system" and turns[0].role == "system":
+            value = {"system": turns[0].content}  # also where it is a turn
+        yield Conversation(row, turns, domain, group_of(value, split_by, domain))
 
     return parsed_rows(file, 1, parse)
 
 
 def row_conversation(
-    value: object, format: ChatFormat, ignore_columns: Collection[str] = ()
+    value: object, format: ChatFormat, ignore_columns: Collection[str] = (), split_by: str = ""
 ) -> tuple[tuple[Turn, ...], str]:
     """The turns and domain ("" if it names none) of a JSON row. Raises BadRow."""
     row = columns(value, ignore_columns)
@@ -93,7 +98,9 @@ def row_conversation(
         reads.add("system")
         if system := string(row, "system", required=False):
             turns.insert(0, Turn("system", system))
-    unread = [name for name in row if name not in reads | {"domain"} and isinstance(row[name], str | list | dict)]
+    unread = [
+        name for name in row if name not in reads | {"domain", split_by} and isinstance(row[name], str | list | dict)
+    ]
     refuse_unread([name for name in unread if row[name]])
     try:
         check_turns(turns)

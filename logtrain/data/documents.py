@@ -21,7 +21,7 @@ from logtrain.data.config import TextFormat
 from logtrain.data.conversations import CHAT_COLUMNS
 from logtrain.data.files import InputFile
 from logtrain.data.lines import BadRow
-from logtrain.data.rows import columns, domain_of, parsed_rows, refuse_unencodable, string
+from logtrain.data.rows import columns, domain_of, group_of, parsed_rows, refuse_unencodable, string
 
 
 class Document(NamedTuple):
@@ -30,27 +30,31 @@ class Document(NamedTuple):
     row: int
     text: str
     domain: str
+    group: str = ""
+    """its value in the column that the split goes by"""
 
 
 def documents(
-    file: InputFile, format: TextFormat, text_chars: int, ignore_columns: Collection[str] = ()
+    file: InputFile, format: TextFormat, text_chars: int, ignore_columns: Collection[str] = (), split_by: str = ""
 ) -> Iterator[Document | BadRow]:
     """The documents in the file's order, a BadRow in the place of each row that is none and of an empty file. Raises
     ValueError for a file that cannot be read on, or that has no rows of this format.
     """
     if format == "nlplog" and file.kind.is_text:
         raise ValueError(f"{file.path}: a text file has no NLPlog rows; use --format auto")
+    if split_by not in ("", "domain") and file.kind.is_text:
+        raise ValueError(f"{file.path}: a text file has no column {split_by!r}; --split_by domain goes by its name")
 
     def parse(row: int, value: object) -> Iterator[Document]:
         if file.kind.is_text:
             assert isinstance(value, str)
             text, domain = text_document(value)
         else:
-            text, domain = row_document(value, format, ignore_columns)
+            text, domain = row_document(value, format, ignore_columns, split_by)
         domain = domain or file.stem
         refuse_unencodable(text)
         refuse_unencodable(domain)
-        yield Document(row, text, domain)
+        yield Document(row, text, domain, group_of(value, split_by, domain))
 
     return parsed_rows(file, text_chars, parse)
 
@@ -62,7 +66,9 @@ def text_document(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def row_document(value: object, format: TextFormat, ignore_columns: Collection[str] = ()) -> tuple[str, str]:
+def row_document(
+    value: object, format: TextFormat, ignore_columns: Collection[str] = (), split_by: str = ""
+) -> tuple[str, str]:
     """The text and domain ("" if it names none) of a JSON row. Raises BadRow."""
     row = columns(value, ignore_columns)
     if format == "corpus" or (format == "auto" and "text" in row):
@@ -78,6 +84,7 @@ def row_document(value: object, format: TextFormat, ignore_columns: Collection[s
         found = next((format for column, format in CHAT_COLUMNS.items() if column in row), None)
         hint = f"; a chat to fine-tune on is read with --format {found}" if found else ""
         raise BadRow(f"neither text nor instruction and output among its columns ({', '.join(row)}){hint}")
+    reads.add(split_by)
     unread = [name for name in row if name not in reads and isinstance(row[name], str | list | dict) and row[name]]
     if unread:
         raise BadRow(f'no rule reads the text in "{unread[0]}"; to leave it out, --ignore_columns {" ".join(unread)}')

@@ -3,7 +3,6 @@
 Legend: I items (texts, or conversations) of a chunk, D the documents that they become, N the tokens of these.
 """
 
-import hashlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from logtrain.data.lost_text import Lost, lost_text_of
+from logtrain.data.twins import Twins, hash_of
 from logtrain.text.tokenizer import Tokenizer
 
 CASES = ("whole", "truncated", "split", "dropped", "bad", "too long")
@@ -30,6 +30,10 @@ class Encoded(NamedTuple):
     """int32: tokens that are predicted"""
     hashes_D: np.ndarray
     """uint64: keyed hash of the text; equal for duplicates"""
+    twins_D: np.ndarray
+    """uint64: the same of the text with its values masked; equal for twins"""
+    signatures_D: np.ndarray
+    """uint8 [D, SIGNATURE]: by which near-twins are found"""
     item_D: np.ndarray
     """int64: the item that each document comes from"""
     outcomes_I: np.ndarray
@@ -70,24 +74,26 @@ class TextEncoder:
 
     def encode(self, items: Sequence[str], tokenizer: Tokenizer) -> Encoded:
         """`items`: texts."""
-        tokens, lengths, hashes = array("I"), [], bytearray()
-        for text, ids in zip(items, tokenizer.encode_batch(items), strict=True):
+        tokens, lengths = array("I"), []
+        for ids in tokenizer.encode_batch(items):
             start = len(tokens)
             if self.bos_id is not None:
                 tokens.append(self.bos_id)
             tokens.fromlist(ids)
             tokens.append(self.document_end_id)
             lengths.append(len(tokens) - start)
-            hashes += hashlib.blake2b(text.encode(), digest_size=8, key=self.hash_key).digest()
         lengths_D = np.array(lengths, np.int32)
         outcomes_I = np.zeros(len(items), OUTCOME)
         outcomes_I["case"], outcomes_I["tokens"], outcomes_I["targets"] = WHOLE, lengths_D, lengths_D - 1
         tokens_N = np.frombuffer(tokens, np.uint32)
+        twins = Twins.of(items, self.hash_key)
         return Encoded(
             tokens_N=tokens_N,
             lengths_D=lengths_D,
             targets_D=lengths_D - 1,
-            hashes_D=np.frombuffer(hashes, "<u8"),
+            hashes_D=np.array([hash_of(text.encode(), self.hash_key) for text in items], np.uint64),
+            twins_D=twins.hashes_I,
+            signatures_D=twins.signatures_I,
             item_D=np.arange(len(items)),
             outcomes_I=outcomes_I,
             problems={},

@@ -12,7 +12,6 @@ What is longer than `seq_len` tokens is dealt with by `too_long`:
 
 import bisect
 import functools
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +22,12 @@ import numpy as np
 from logtrain.data.config import TooLong
 from logtrain.data.encode import BAD, DROPPED, OUTCOME, SPLIT, TOO_LONG, TRUNCATED, WHOLE, Encoded, lost_of
 from logtrain.data.shards import CONTEXT
+from logtrain.data.twins import PART_BITS, Twins, hash_of
 from logtrain.text.chat_template import ChatTemplate, Turn
 from logtrain.text.config import TrainOn
 from logtrain.text.tokenizer import Tokenizer
 
 MARKER = "\n[...]\n"
-PART_BITS = 16
 
 
 class Sample(NamedTuple):
@@ -58,16 +57,14 @@ class ChatEncoder:
     def encode(self, items: Sequence[Sequence[Turn]], tokenizer: Tokenizer) -> Encoded:
         """`items`: the turns of conversations.
 
-        A document's hash is 48 bits of the conversation, then the number of the part, so that its parts are on the same
-        side of the split into training and validation and yet no duplicates of each other.
+        A document's hashes are 48 bits of the conversation, then the number of the part, so that its parts are on the
+        same side of the split into training and validation and yet no duplicates of each other.
         """
         template = _template(tokenizer, self.template, self.date)
         outcomes_I = np.zeros(len(items), OUTCOME)
         samples_D: list[Sample] = []
-        item_D, hash_D, problems = [], [], {}
+        item_D, part_D, problems = [], [], {}
         for i, turns in enumerate(items):
-            digest = hashlib.blake2b(json.dumps(turns).encode(), digest_size=8, key=self.hash_key).digest()
-            hash = int.from_bytes(digest, "little") >> PART_BITS << PART_BITS
             try:
                 whole = Sample(*template.encode(turns, self.train_on))
                 case, samples = self._fit(turns, whole, template)
@@ -78,19 +75,26 @@ class ChatEncoder:
             outcomes_I[i] = (case, len(whole.ids), whole.num_targets)
             samples_D += samples
             item_D += [i] * len(samples)
-            hash_D += [hash | min(part, (1 << PART_BITS) - 1) for part in range(len(samples))]
+            part_D += [min(part, (1 << PART_BITS) - 1) for part in range(len(samples))]
         tokens_N = np.concatenate([np.empty(0, np.uint32), *map(_stored, samples_D)])
         lengths_D = np.array([len(sample.ids) for sample in samples_D], np.int32)
         texts = ["" if i in problems else "".join(turn.content for turn in turns) for i, turns in enumerate(items)]
+        hashes_I = np.array([hash_of(json.dumps(turns).encode(), self.hash_key) for turns in items], np.uint64)
+        twins = Twins.of(
+            ["".join(f"{turn.role}: {turn.content}\n" for turn in turns) for turns in items], self.hash_key
+        )
+        item_D, part_D = np.array(item_D, np.int64), np.array(part_D, np.uint64)
         return Encoded(
             tokens_N=tokens_N,
             lengths_D=lengths_D,
             targets_D=np.array([sample.num_targets for sample in samples_D], np.int32),
-            hashes_D=np.array(hash_D, np.uint64),
-            item_D=np.array(item_D, np.int64),
+            hashes_D=of_part(hashes_I[item_D], part_D),
+            twins_D=of_part(twins.hashes_I[item_D], part_D),
+            signatures_D=twins.signatures_I[item_D],
+            item_D=item_D,
             outcomes_I=outcomes_I,
             problems=problems,
-            lost=lost_of(tokenizer, texts, tokens_N & np.uint32(CONTEXT - 1), lengths_D, np.array(item_D, np.int64)),
+            lost=lost_of(tokenizer, texts, tokens_N & np.uint32(CONTEXT - 1), lengths_D, item_D),
         )
 
     def _fit(self, turns: Sequence[Turn], whole: Sample, template: ChatTemplate) -> tuple[int, list[Sample]]:
@@ -159,6 +163,11 @@ def shorten(text: str, spans: Sequence[tuple[int, int]], most: int, keep: int) -
     head = spans[(keep + 1) // 2 - 1][1] if keep else 0
     tail = max(head, spans[-(keep // 2)][0]) if keep > 1 else len(text)
     return text[:head] + MARKER + text[tail:]
+
+
+def of_part(hash_D: np.ndarray, part_D: np.ndarray) -> np.ndarray:
+    """A conversation's hash with the number of the part in its lowest bits: uint64 [D]."""
+    return hash_D >> np.uint64(PART_BITS) << np.uint64(PART_BITS) | part_D
 
 
 def _stored(sample: Sample) -> np.ndarray:

@@ -1,55 +1,219 @@
-"""The split into training and validation: documents go to one side by a hash of their text, so that duplicates, and the
-parts of one conversation, stay together.
+"""The split into training and validation. By text: a document is held out if the hash of its masked text is below
+`valid_fraction`, and those of all documents that are its near-twins, or theirs, too. By group: if its group is.
 
-Legend: N tokens and D documents of a chunk.
+So twins are on one side: if their masked texts are equal by their hash, and if they are nearly so by going to training.
+The first are known while documents come and the others at the end; until then the documents that may be held out, which
+are few, wait in shards of their own. With these wait the 64 lowest hashes so far, so that there is always one to hold
+out; what of them is not needed is trained on.
+
+Legend: N tokens and D documents of a chunk, H documents that may be held out, U their different signatures.
 """
 
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from logtrain.data.encode import Encoded
 from logtrain.data.manifest import SplitFacts
+from logtrain.data.near_twins import NEAR, SIGNATURE, SURELY_LESS, Signatures, near_any
 from logtrain.data.shards import ShardWriter
+from logtrain.data.twins import PART_BITS
+
+RESERVE = 64
+BLOCK = 1024  # documents that are copied at a time
+
+
+class HeldOut(NamedTuple):
+    """What was held out, and what not though its hash was low enough."""
+
+    documents: int
+    returned: int
+    """to training, where they have a near-twin"""
+    near_twins: int
+    """of `documents`: those that have one in training, of an estimated Jaccard index of 0.8"""
+    is_least: bool
+    """whether valid_fraction would have left none, and the one with the lowest hash was taken"""
+
+
+class _Part:
+    """Documents on their way to a split."""
+
+    def __init__(self, folder: Path, name: str, shard_tokens: int):
+        self.folder = folder
+        self.writer = ShardWriter(folder, name, shard_tokens)
+        self.hashes, self.twins = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+        self.num_documents = 0
+
+    def add(self, tokens_N: np.ndarray, records_D: np.ndarray, hashes_D: np.ndarray, twins_D: np.ndarray) -> None:
+        """As in Encoded, with DOCUMENT records."""
+        self.writer.add(tokens_N, records_D)
+        self.hashes.append(hashes_D)
+        self.twins.append(twins_D)
+        self.num_documents += len(records_D)
 
 
 class SplitWriters:
     """Writes the documents of each split as they come."""
 
-    def __init__(self, folder: Path, shard_tokens: int, valid_fraction: float):
-        self.valid_fraction = valid_fraction
-        self._writers = {name: ShardWriter(folder, name, shard_tokens) for name in ("train", "valid")}
-        self._hashes: dict[str, list[np.ndarray]] = {name: [np.empty(0, np.uint64)] for name in self._writers}
+    def __init__(self, folder: Path, shard_tokens: int, valid_fraction: float, by_group: bool = False):
+        self.folder, self.valid_fraction, self.by_group = folder, valid_fraction, by_group
+        self._parts = {name: _Part(folder, name, shard_tokens) for name in ("train", "valid", "held")}
+        self._signatures = {name: Signatures(folder / f"{name}.signatures") for name in ("train", "held")}
+        self._lowest: list[int] = []  # keys
 
-    def add(self, records_D: np.ndarray, encoded: Encoded) -> None:
-        """`records_D`: DOCUMENT, of the documents in `encoded`."""
-        is_valid_D = encoded.hashes_D < np.uint64(self.valid_fraction * 2**64)
-        is_valid_N = np.repeat(is_valid_D, encoded.lengths_D)
-        for name, chosen_D, chosen_N in (("train", ~is_valid_D, ~is_valid_N), ("valid", is_valid_D, is_valid_N)):
-            self._writers[name].add(encoded.tokens_N[chosen_N], records_D[chosen_D])
-            self._hashes[name].append(encoded.hashes_D[chosen_D])
+    def add(self, records_D: np.ndarray, encoded: Encoded, is_held_D: np.ndarray) -> None:
+        """`records_D`: DOCUMENT, of the documents in `encoded`. `is_held_D`: whether their groups are held out."""
+        if not self.by_group:
+            is_held_D = self._may_be_held_out(keys_of(encoded.twins_D))
+        is_held_N = np.repeat(is_held_D, encoded.lengths_D)
+        for name, chosen_D, chosen_N in (("train", ~is_held_D, ~is_held_N), ("held", is_held_D, is_held_N)):
+            self._parts[name].add(
+                encoded.tokens_N[chosen_N], records_D[chosen_D], encoded.hashes_D[chosen_D], encoded.twins_D[chosen_D]
+            )
+            if self.valid_fraction:
+                self._signatures[name].add(encoded.signatures_D[chosen_D])
 
-    def hashes(self) -> dict[str, np.ndarray]:
-        """The hashes of the documents' texts in each split, uint64, in order."""
-        return {name: np.concatenate(parts) for name, parts in self._hashes.items()}
+    def _may_be_held_out(self, keys_D: np.ndarray) -> np.ndarray:
+        if not self.valid_fraction:
+            return np.zeros(len(keys_D), bool)
+        is_held_D = keys_D < self._limit
+        may_be_low = range(len(keys_D))
+        if len(self._lowest) == RESERVE:
+            may_be_low = np.flatnonzero(keys_D <= np.uint64(self._lowest[-1])).tolist()
+        for i in may_be_low:
+            key = int(keys_D[i])
+            place = bisect_left(self._lowest, key)
+            if self._lowest[place : place + 1] != [key]:
+                insort(self._lowest, key)
+                del self._lowest[RESERVE:]
+            is_held_D[i] |= key <= self._lowest[-1]
+        return is_held_D
 
-    def refuse_empty(self) -> None:
-        """Raises ValueError where there is no document at all, or none in a split that should have some."""
-        hashes = self.hashes()
-        num_documents = sum(map(len, hashes.values()))
+    @property
+    def _limit(self) -> np.uint64:
+        return np.uint64(self.valid_fraction * 2 ** (64 - PART_BITS))
+
+    def finish(self) -> HeldOut:
+        """Decide which documents are held out, and write these. Raises ValueError where there is no document at all, or
+        none in a split that should have some.
+        """
+        train, held = self._parts["train"], self._parts["held"]
+        num_documents = train.num_documents + held.num_documents
         if not num_documents:
             raise ValueError("the input holds no document")
+        choice = _Choice(
+            keys_of(np.concatenate(held.twins)), self._signatures["held"].read(), self._signatures["train"].read()
+        )
+        is_valid_H, is_least, num_chosen = np.ones(held.num_documents, bool), False, held.num_documents
+        if not self.by_group:
+            is_valid_H, num_chosen = choice.below(self._limit)
+            if self.valid_fraction and not is_valid_H.any():
+                is_valid_H, is_least = self._fewest(choice, num_documents), True
+        self._refuse_empty(num_documents, int(is_valid_H.sum()))
+        near_twins = choice.near_twins(is_valid_H) if self.valid_fraction else 0
+        self._move(is_valid_H)
+        for signatures in self._signatures.values():
+            signatures.delete()
+        documents = int(is_valid_H.sum())
+        return HeldOut(documents, 0 if is_least else num_chosen - documents, near_twins, is_least)
+
+    def _fewest(self, choice: "_Choice", num_documents: int) -> np.ndarray:
+        """As few documents as can be, with the lowest hashes: bool [H]. None where each has near-twins."""
+        for key in self._lowest:
+            is_valid_H, _ = choice.below(np.uint64(key + 1))
+            if 0 < is_valid_H.sum() < num_documents:
+                return is_valid_H
+        return np.zeros(len(choice.keys_H), bool)
+
+    def _refuse_empty(self, num_documents: int, num_valid: int) -> None:
         given = f"valid_fraction {self.valid_fraction} of {num_documents:,} documents"
-        if self.valid_fraction and not len(hashes["valid"]):
-            enough = min(int(hashes["train"].min()) / 2**64 * 1.06, 0.99)  # 1.06: still enough, rounded to two digits
-            raise ValueError(
-                f"{given} leaves none for validation; "
-                f"from {enough:.2g} on there is one, and 0 means no validation split"
-            )
-        if not len(hashes["train"]):
+        if num_documents == num_valid:
             raise ValueError(f"{given} leaves none for training; lower it")
+        if self.valid_fraction and not num_valid:
+            raise ValueError(
+                f"{given} leaves none for validation, for they are near-twins of each other; "
+                f"0 means no validation split, and --split_by COLUMN holds out whole groups"
+            )
+
+    def _move(self, is_valid_H: np.ndarray) -> None:
+        """What waited goes to its split."""
+        held, start = self._parts["held"], 0
+        hashes_H, twins_H = np.concatenate(held.hashes), np.concatenate(held.twins)
+        for tokens_N, records_D in self._waiting():
+            of = slice(start, start + len(records_D))
+            start += len(records_D)
+            is_valid_N = np.repeat(is_valid_H[of], records_D["length"])
+            for name, is_D, is_N in (("train", ~is_valid_H[of], ~is_valid_N), ("valid", is_valid_H[of], is_valid_N)):
+                self._parts[name].add(tokens_N[is_N], records_D[is_D], hashes_H[of][is_D], twins_H[of][is_D])
+
+    def _waiting(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The tokens and records of the documents that wait, some at a time; their files are gone at the end."""
+        for shard in self._parts["held"].writer.close()["shards"]:
+            files = [self.folder / shard[kind] for kind in ("tokens", "documents")]
+            tokens_N, records_D = (np.load(file, mmap_mode="r").view(np.ndarray) for file in files)
+            for start in range(0, len(records_D), BLOCK):
+                some_D = records_D[start : start + BLOCK]
+                end = some_D["offset"][-1] + some_D["length"][-1]
+                yield tokens_N[some_D["offset"][0] : end], some_D
+            for file in files:
+                file.unlink()
+
+    def hashes(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The hashes of the documents' texts in each split, as they are and masked, uint64, in order."""
+        return {
+            name: (np.concatenate(self._parts[name].hashes), np.concatenate(self._parts[name].twins))
+            for name in ("train", "valid")
+        }
 
     def close(self) -> dict[str, SplitFacts]:
         """Finish the shards -> the splits that have documents."""
-        facts = {name: writer.close() for name, writer in self._writers.items()}
+        facts = {name: self._parts[name].writer.close() for name in ("train", "valid")}
         return {name: of_split for name, of_split in facts.items() if of_split["documents"]}
+
+
+class _Choice:
+    """Which of the documents that may be held out have near-twins elsewhere."""
+
+    def __init__(self, keys_H: np.ndarray, signatures_H: np.ndarray, signatures_train: np.ndarray):
+        whole = np.ascontiguousarray(signatures_H).view(f"V{SIGNATURE}")[:, 0]
+        unique_U, self.which_H = np.unique(whole, return_inverse=True)
+        self.signatures_U = unique_U.view(np.uint8).reshape(-1, SIGNATURE)
+        self.keys_H, self.signatures_train = keys_H, signatures_train
+
+    @cached_property
+    def near_train_U(self) -> np.ndarray:
+        """Whether a document has a near-twin among those that cannot be held out."""
+        return near_any(self.signatures_U, self.signatures_train, SURELY_LESS)
+
+    def below(self, limit: np.uint64) -> tuple[np.ndarray, int]:
+        """Which documents have a key below `limit`, and no near-twin, or near-twin of one, that is trained on: bool
+        [H]. Besides: how many have such a key.
+        """
+        is_chosen_H = self.keys_H < limit
+        is_out_U = self.near_train_U.copy()
+        is_out_U[self.which_H[~is_chosen_H]] = True
+        newly_out = np.flatnonzero(is_out_U)
+        while len(newly_out):
+            others = np.flatnonzero(~is_out_U)
+            near = near_any(self.signatures_U[others], self.signatures_U[newly_out], SURELY_LESS)
+            newly_out = others[near]
+            is_out_U[newly_out] = True
+        return ~is_out_U[self.which_H], int(is_chosen_H.sum())
+
+    def near_twins(self, is_valid_H: np.ndarray) -> int:
+        """How many of the documents held out have a near-twin that is trained on."""
+        valid = np.unique(self.which_H[is_valid_H])
+        trained = self.signatures_U[np.unique(self.which_H[~is_valid_H])]
+        is_near_U = np.zeros(len(self.signatures_U), bool)
+        for others in (self.signatures_train, trained):
+            is_near_U[valid] |= near_any(self.signatures_U[valid], others, NEAR)
+        return int(is_near_U[self.which_H[is_valid_H]].sum())
+
+
+def keys_of(twins_D: np.ndarray) -> np.ndarray:
+    """What the side of a document goes by: its masked hash, without the number of its part."""
+    return twins_D >> np.uint64(PART_BITS)

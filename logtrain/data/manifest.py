@@ -20,7 +20,7 @@ from logtrain.data.lost_text import refuse_empty
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.tokenizer import Tokenizer
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NOT_SETTINGS = {"input", "tokenizer", "document_end", "template"}  # they are told elsewhere, by content
 WITHOUT_EFFECT = {"output", "workers", "show"}  # on what is written
 
@@ -96,6 +96,8 @@ class Manifest(Origin):
 
     domains: list[str]
     splits: dict[str, SplitFacts]
+    held_out_groups: NotRequired[list[str]]
+    """with split_by: the values of the column in the validation split"""
 
 
 def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:

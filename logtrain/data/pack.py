@@ -20,6 +20,9 @@ import numpy as np
 
 try:
     from logtrain import _pack  # compiled from csrc/
+
+    if not hasattr(_pack, "look_ahead_fit"):
+        raise ImportError(f"{_pack.__file__} is of another version")
 except ImportError as error:
     logging.getLogger(__name__).warning(
         "the C++ packer is not built (%s): packing in Python, about 50 times slower; "

@@ -11,6 +11,7 @@ from logtrain.data.config import PrepareConfig
 from logtrain.data.encode import Encoder, TextEncoder
 from logtrain.data.encode_chat import ChatEncoder
 from logtrain.data.files import InputFile
+from logtrain.data.groups import held_groups
 from logtrain.data.held_out import SplitWriters
 from logtrain.data.manifest import Manifest, Origin
 from logtrain.data.pool import Pool
@@ -25,13 +26,14 @@ def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folde
     `origin`: as `read_origin` gives it. Raises ValueError for a file that cannot be read on, for too many bad rows, for
     a split without documents, and OSError.
     """
-    chunks, account = Chunks(config, files), Account([str(file.path) for file in files], config.max_lost_chars)
-    splits = SplitWriters(folder, config.shard_tokens, config.valid_fraction)
+    groups = held_groups(config, files)
+    chunks, account = Chunks(config, files, groups), Account([str(file.path) for file in files], config.max_lost_chars)
+    splits = SplitWriters(folder, config.shard_tokens, config.valid_fraction, by_group=bool(config.split_by))
     num_bytes, num_documents, num_tokens, began = sum(file.num_bytes for file in files), 0, 0, time.monotonic()
     with Progress("prepare", num_bytes, in_bytes=True) as progress:
         encoder = encoder_of(config, origin)
         for read, encoded in pool.encode(chunks, encoder, account.where, lambda read: read.num_chars):
-            splits.add(account.add(read, encoded), encoded)
+            splits.add(account.add(read, encoded), encoded, read.is_held_I[encoded.item_D])
             num_documents += len(encoded.lengths_D)
             num_tokens += len(encoded.tokens_N)
             done = sum(file.bytes_read for file in files)
@@ -42,9 +44,13 @@ def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folde
                 "mb_per_second": round(done / (time.monotonic() - began) / 1e6, 2),
             }
             progress.update(done, facts, bar=f"{num_tokens:,} tokens")
-    refuse_incomplete(config, files, account, splits)
+    refuse_incomplete(config, account)
+    held_out = splits.finish()
+    refuse_changed(files)
     manifest: Manifest = {**origin, "domains": list(chunks.domains), "splits": splits.close()}
-    report = make_report(folder, manifest, splits.hashes(), account)
+    if config.split_by:
+        manifest["held_out_groups"] = groups
+    report = make_report(folder, manifest, splits.hashes(), held_out, account)
     for name, content in (
         (REPORT, {"fingerprint": manifest["fingerprint"], **report.as_json()}),
         (MANIFEST, {**manifest}),
@@ -63,12 +69,15 @@ def encoder_of(config: PrepareConfig, origin: Origin) -> Encoder:
     return TextEncoder(origin["tokenizer"]["bos_id"], origin["tokenizer"]["document_end_id"], hash_key)
 
 
-def refuse_incomplete(config: PrepareConfig, files: list[InputFile], account: Account, splits: SplitWriters) -> None:
+def refuse_incomplete(config: PrepareConfig, account: Account) -> None:
     """Raises ValueError where what was read is not what was asked for."""
     account.refuse_bad_rows(config.max_bad_rows)
     sources = account.sources().values()
     if sum(of.dropped for of in sources) == sum(of.good for of in sources) > 0:
         raise ValueError(f"no conversation fits in seq_len = {config.seq_len} tokens; give a greater --seq_len")
-    splits.refuse_empty()
+
+
+def refuse_changed(files: list[InputFile]) -> None:
+    """Raises ValueError where a file is not what it was at the start."""
     if changed := [str(file.path) for file in files if file.has_changed()]:
         raise ValueError(f"{', '.join(changed)}: changed while it was read; run again")

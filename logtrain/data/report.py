@@ -8,7 +8,8 @@ up, for tests and for whoever reads report.json:
     targets = tokens - documents: every token is predicted exactly once, but for the first of a document
     packed.tokens = tokens + packed.pieces - documents: where a document is cut, the pieces share one token
 
-A duplicate is a document whose text stood in the input before. It is kept, and counted here.
+A duplicate is a document whose text stood in its split before, a twin one whose text did but for its values
+(masked.py). Each is kept, and counted here. `held_out` says how the validation split came to be.
 
 Of chat data some of it is otherwise, for a conversation is a document only as far as it fits in a row:
 
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from logtrain.data.account import Account, CaseCounts, RowCounts
+from logtrain.data.held_out import HeldOut
 from logtrain.data.manifest import Manifest
 from logtrain.data.pack import pack, pieces
 from logtrain.data.shards import Split
@@ -38,6 +40,8 @@ class Counts(NamedTuple):
 
     documents: int
     duplicates: int
+    twins: int
+    """with the duplicates"""
     split_over_rows: int
     """longer than a row"""
     tokens: int
@@ -81,6 +85,9 @@ class Report:
     """that the tokenizer has no token for"""
     conversations: dict[str, CaseCounts] | None
     """by case, and their total; None: of text"""
+    held_out: HeldOut
+    groups: list[str]
+    """that are held out whole"""
 
     def as_json(self) -> dict[str, Any]:
         """The report as it is written."""
@@ -97,6 +104,7 @@ class Report:
             "sources": [{"path": path} | self._rows_as_json(counts) for path, counts in self.sources.items()],
             "bad_rows": [bad._asdict() for bad in self.bad_rows],
             "lost_chars": self.lost_chars,
+            "held_out": self.held_out._asdict() | {"groups": self.groups},
         }
         if self.conversations is not None:
             content["conversations"] = {case: counts._asdict() for case, counts in self.conversations.items()}
@@ -107,15 +115,23 @@ class Report:
         return {"read": counts.read, "bad": counts.bad, **good, "documents": counts.documents}
 
 
-def make_report(folder: Path, manifest: Manifest, hashes: dict[str, np.ndarray], account: Account) -> Report:
-    """`manifest`: of the finished shards in `folder`. `hashes`: by split, uint64 [D], of the documents' texts."""
+def make_report(
+    folder: Path,
+    manifest: Manifest,
+    hashes: dict[str, tuple[np.ndarray, np.ndarray]],
+    held_out: HeldOut,
+    account: Account,
+) -> Report:
+    """`manifest`: of the finished shards in `folder`. `hashes`: by split, uint64 [D] each, of the documents' texts as
+    they are and masked.
+    """
     seq_len, seed = manifest["settings"]["seq_len"], manifest["settings"]["seed"]
     splits: dict[str, Counts] = {}
     packed: dict[str, Packing] = {}
     domains: dict[str, dict[str, Counts]] = {}
     for name in manifest["splits"]:
         split = Split(folder, manifest, name, verify=False)
-        columns_D = split_columns(split, hashes[name], seq_len)
+        columns_D = split_columns(split, *hashes[name], seq_len)
         splits[name] = Counts(*(int(column_D.sum()) for column_D in columns_D))
         packed[name] = packing(split.lengths, seq_len, seed)
         by_domain = [np.bincount(split.domains, weights=column_D) for column_D in columns_D]
@@ -133,6 +149,8 @@ def make_report(folder: Path, manifest: Manifest, hashes: dict[str, np.ndarray],
         bad_rows=[BadRowReport(account.paths[bad.source], bad.row, bad.reason) for bad in account.bad_rows],
         lost_chars=account.lost_chars,
         conversations=account.cases() if "chat" in manifest else None,
+        held_out=held_out,
+        groups=manifest.get("held_out_groups", []),
     )
     cases, total = account.cases()["total"], report.total
     assert report.rows.documents == total.documents, "a document read was not written"
@@ -140,12 +158,17 @@ def make_report(folder: Path, manifest: Manifest, hashes: dict[str, np.ndarray],
     return report
 
 
-def split_columns(split: Split, hash_D: np.ndarray, seq_len: int) -> list[np.ndarray]:
+def split_columns(split: Split, hash_D: np.ndarray, twin_D: np.ndarray, seq_len: int) -> list[np.ndarray]:
     """What each document adds to each of Counts: bool or int32 [D]."""
-    _, first_seen = np.unique(hash_D, return_index=True)
-    is_duplicate_D = np.ones(len(split.lengths), bool)
-    is_duplicate_D[first_seen] = False
-    return [np.ones_like(split.lengths), is_duplicate_D, split.lengths > seq_len, split.lengths, split.targets]
+    ones_D, is_long_D = np.ones_like(split.lengths), split.lengths > seq_len
+    return [ones_D, is_again(hash_D), is_again(twin_D), is_long_D, split.lengths, split.targets]
+
+
+def is_again(hash_D: np.ndarray) -> np.ndarray:
+    """Whether a hash stood before: bool [D]."""
+    is_again_D = np.ones(len(hash_D), bool)
+    is_again_D[np.unique(hash_D, return_index=True)[1]] = False
+    return is_again_D
 
 
 def summed(counts: Iterable[tuple[int, ...]]) -> list[int]:

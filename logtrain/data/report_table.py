@@ -10,10 +10,13 @@ from rich.text import Text
 
 from logtrain.core.printable import printable
 from logtrain.data.account import CaseCounts
+from logtrain.data.held_out import HeldOut
 from logtrain.data.report import Counts, Report, summed
 
 MAX_BAD_ROWS_SHOWN = 10
 MAX_DOMAINS_SHOWN = 30
+MAX_GROUPS_SHOWN = 10
+MAX_GROUP_CHARS = 80
 
 
 def print_report(report: Report) -> None:
@@ -31,13 +34,32 @@ def print_report(report: Report) -> None:
         console.print(conversations_table(chats))
     for bad in report.bad_rows[:MAX_BAD_ROWS_SHOWN]:
         console.print(Text(printable(f"  {bad.path} row {bad.row}: {bad.reason}", one_line=True)))
+    if report.held_out.documents:
+        for line in held_out_lines(report.held_out, report.groups):
+            console.print(Text(printable(line, one_line=True)))
     for name, packed in report.packed.items():
         console.print(f"{name}: {packed.rows:,} packed rows of {seq_len:,} tokens, {packed.fill:.2%} full")
 
 
+def held_out_lines(held_out: HeldOut, groups: list[str]) -> list[str]:
+    """How the validation split came to be, and how far it is of its own."""
+    lines = [
+        f"held out: {held_out.documents:,} documents, {held_out.near_twins:,} of them with a near-twin in training "
+        f"(Jaccard index of 0.8 or more, estimated)"
+    ]
+    if held_out.returned:
+        lines.append(f"trained on for their near-twins are: {held_out.returned:,} documents chosen to be held out")
+    if held_out.is_least:
+        lines.append("valid_fraction would have held out none: these have the lowest hash")
+    lines += [f"  held-out group: {group[:MAX_GROUP_CHARS]}" for group in groups[:MAX_GROUPS_SHOWN]]
+    if len(groups) > MAX_GROUPS_SHOWN:
+        lines.append(f"  and {len(groups) - MAX_GROUPS_SHOWN:,} others, all in report.json")
+    return lines
+
+
 def documents_table(report: Report, seq_len: int) -> Table:
     """Documents by domain, the largest first, and by split."""
-    table = table_of("domain", "documents", "duplicates", f"over {seq_len:,} tokens", "tokens", "targets")
+    table = table_of("domain", "documents", "duplicates", "twins", f"over {seq_len:,} tokens", "tokens", "targets")
     of_domains = {name: Counts(*summed(by_split.values())) for name, by_split in report.domains.items()}
     largest_first = sorted(of_domains.items(), key=lambda item: -item[1].tokens)
     for name, counts in largest_first[:MAX_DOMAINS_SHOWN]:

@@ -59,6 +59,22 @@ def domain_of(row: dict[str, object]) -> str:
     return domain
 
 
+def group_of(row: object, split_by: str, domain: str) -> str:
+    """A row's value in the column `split_by`; `domain`: that of the row, also where its file names it. Raises BadRow
+    where it has none.
+    """
+    if not split_by or split_by == "domain":
+        return domain if split_by else ""
+    value = row.get(split_by) if isinstance(row, dict) else None
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise BadRow(f'no "{split_by}", which split_by goes by')
+    if not isinstance(value, str | int | float):
+        raise BadRow(f'"{split_by}" is {json_type(value)}, not a string or a number, and split_by goes by it')
+    group = str(value).strip()
+    refuse_unencodable(group)
+    return group
+
+
 def refuse_unencodable(text: str) -> None:
     """Raises BadRow for what has no UTF-8 form: bytes that were none in the file, half a surrogate pair from \\u."""
     if text.isascii():

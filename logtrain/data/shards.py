@@ -100,10 +100,15 @@ class Split:
         return column_D
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
-        """Tokens [start, stop) of a document, as stored: a read-only uint32 view of the file, bit 31 included."""
+        """Tokens [start, stop) of a document, as stored: a read-only uint32 view of the file, bit 31 included. Raises
+        ValueError for what the split does not hold.
+        """
+        if not 0 <= document < self.num_documents:
+            raise ValueError(f"document {document}: {self.folder} has {self.num_documents} in split {self.name!r}")
         shard = bisect.bisect_right(self._first_document, document) - 1
         record = self._documents[shard][document - self._first_document[shard]]
-        assert 0 <= start <= stop <= record["length"], (document, start, stop)
+        if not 0 <= start <= stop <= record["length"]:
+            raise ValueError(f"tokens {start} to {stop} of document {document}: it has {record['length']}")
         offset = int(record["offset"])
         return self._tokens[shard][offset + start : offset + stop]
 

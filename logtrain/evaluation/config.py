@@ -1,8 +1,9 @@
 """The settings of an evaluation. Nothing here imports torch, so that `--help` answers at once."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.data.questions import TASK_COLUMN, AnswersOf, QuestionFormat
 from logtrain.generation.config import SamplingConfig
 from logtrain.text.config import DATE, check_date
@@ -12,12 +13,12 @@ NAME_MARKS = "._+-/:@"  # characters of a name, beside letters and digits
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerConfig:
+class AnswerConfig(Config):
     """How every candidate answers."""
 
     max_new_tokens: int = 1024
     """The most tokens of an answer; longer ones are cut, and the report says how many were."""
-    stop: tuple[str, ...] = ()
+    stop: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """Strings that end an answer, beside the model's own stop tokens."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How tokens are drawn; greedily by default."""
@@ -44,24 +45,24 @@ class EvaluateConfig(AnswerConfig):
     """Ask only the first so many questions. 0: all."""
     task_column: str = TASK_COLUMN
     """Column that names the task of a row; if there are several tasks, each is scored alone too."""
-    ignore_columns: tuple[str, ...] = ()
+    ignore_columns: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """Columns of the rows to leave out, as in logtrain.prepare."""
     max_bad_rows: int = 0
     """Bad rows that may be left out; more of them stop the evaluation."""
     too_long: Literal["error", "skip"] = "error"
-    """Whether a question too long for a model's context, with its answer, is an error or left out for all models."""
-    perplexity: tuple[str, ...] = ()
+    """A question that, with its answer, is longer than a model's context: error stops, skip leaves it out for all."""
+    perplexity: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """NAME=FILE of each file of texts or chats to measure perplexity on, such as a domain's or a general one."""
     template: str = ""
     """A jinja file to write the prompts with instead of each model's own chat template."""
     date: str = DATE
-    """The date that a chat template is given which asks for today's."""
+    """The date that is given to a chat template that asks for today's."""
     backend: Literal["local", "openai"] = "local"
     """Whether this program answers, or a server that speaks OpenAI's API, such as vLLM."""
     base_url: str = ""
     """The server's address, up to and with /v1. Its key is taken from OPENAI_API_KEY."""
     prompts: Prompts = "ids"
-    """Whether the server is sent token ids, or messages for which it uses a template of its own."""
+    """What the server is sent: token ids, or messages, which it renders with a template of its own."""
     concurrency: int = 32
     """Requests at once to the server."""
     memory: float = 0.0
@@ -70,6 +71,7 @@ class EvaluateConfig(AnswerConfig):
     """The most questions that are answered at once on a device, as far as the memory allows."""
 
     def __post_init__(self):
+        super().__post_init__()
         least = {"limit": 0, "max_bad_rows": 0, "max_new_tokens": 1, "concurrency": 1, "max_sequences": 1}
         for name, value in least.items():
             if getattr(self, name) < value:

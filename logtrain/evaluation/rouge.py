@@ -19,6 +19,9 @@ from rapidfuzz.distance import LCSseq
 
 try:
     from logtrain import _rouge
+
+    if not hasattr(_rouge, "union_lcs_hits"):
+        raise ImportError(f"{_rouge.__file__} is of another version")
 except ImportError:
     _rouge = None
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from logtrain.core.kinds import Config
+
 LEAST_TEMPERATURE = 1e-6  # a logit divided by it stays finite in fp32
 DRAWN_BY = (
     "temperature",
@@ -13,21 +15,23 @@ LLAMA_SAMPLING = {"temperature": 0.6, "top_p": 0.9}  # generation_config.json of
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
+class SamplingConfig(Config):
     """How the next token is drawn from the logits. Raises ValueError for values outside their range."""
 
     temperature: float = 0.0
     """Divisor of the logits before a token is drawn. 0: always the likeliest token (greedy)."""
     top_k: int = 0
-    """Number of the likeliest tokens that one is drawn among. 0: all tokens."""
+    """Each token is drawn among so many of the likeliest. 0: among all."""
     top_p: float = 1.0
-    """Probability that the likeliest tokens which one is drawn among have together."""
+    """Tokens are drawn among the likeliest whose probabilities have this sum together (nucleus). 1: among all."""
     repetition_penalty: float = 1.0
-    """Divisor of the positive logits, and factor of the negative ones, of tokens that prompt or answer has already."""
+    """Penalty of tokens that prompt or answer has already: positive logits are divided by it, negative ones multiplied.
+    1: none."""
     seed: int = 1309
     """Seed of the draws; the same requests with the same seed get the same answers."""
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("temperature", "top_k", "seed"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise ValueError(f"{name} = {getattr(self, name)} must be a finite number >= 0")

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from logtrain.core.kinds import Config
+
 AttentionBackend = Literal["torch", "fa3", "flash_attn"]
 Recompute = Literal["none", "selective", "full"]
 LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraConfig:
+class LoraConfig(Config, prefix="lora."):
     """Settings of LoRA: low-rank adapters are trained in the place of all weights."""
 
     rank: int = 0
@@ -22,6 +24,7 @@ class LoraConfig:
     """The linear layers that get adapters, by their Hugging Face names."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.rank < 0 or not self.alpha > 0 or not 0 <= self.dropout < 1:
             raise ValueError(
                 f"lora: rank {self.rank}, alpha {self.alpha}, dropout {self.dropout}: expected rank >= 0, alpha > 0, "

@@ -193,11 +193,21 @@ class Llama(nn.Module):
             assert isinstance(weight, nn.Parameter)
             self.head.weight = weight
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Cross-entropy summed over the batch's targets: fp32 scalar, in nats. Without labels: the logits [T, V]."""
+    def forward(self, batch: Batch, end_id: int | None = None) -> Tensor:
+        """Cross-entropy summed over the batch's targets: fp32 scalar, in nats. Without labels: the logits [T, V].
+
+        `end_id`: fp32 [3] instead: that sum, the number of targets that are this id, and of how many of these it is the
+        most likely one.
+        """
         self.seeds[:] = [] if batch.seeds_T is None else [batch.seeds_T]
         x_TD, residual_TD = self.decode(batch)
-        return self.head(x_TD, residual_TD, batch.labels_T)
+        summed = self.head(x_TD, residual_TD, batch.labels_T)
+        if end_id is None or batch.labels_T is None:
+            return summed
+        ends_E = (batch.labels_T == end_id).nonzero()[:, 0]
+        likeliest_E = self.head(x_TD[ends_E], residual_TD[ends_E], None).argmax(-1)
+        counts = torch.stack((torch.ones_like(ends_E).sum(), (likeliest_E == end_id).sum()))
+        return torch.cat((summed[None], counts.to(summed.dtype)))
 
     def next_logits(self, batch: Batch, cache: Sequence[LayerCache]) -> Tensor:
         """What follows the last token of each of S sequences that go on in a cache: logits [S, V], without gradients.

@@ -4,6 +4,7 @@ screen.
 Every value arrives as a plain Python number, so nothing here waits for the device.
 """
 
+import zlib
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ class Metrics:
     """The records of one run. Rank 0 writes (`enabled`); on the other ranks every method does nothing.
 
     A resumed run continues the series in its folder: records after `resume_step`, the step of the checkpoint, are
-    removed first, because these steps run again.
+    removed first, because these steps run again. `crc32`, of all records up to that step, is what the checkpoint knows
+    of them; a run that finds others says so and goes on.
     """
 
-    def __init__(self, run_dir: Path, *, enabled: bool, total_steps: int, resume_step: int = 0):
-        self.enabled, self.total_steps = enabled, total_steps
+    def __init__(self, run_dir: Path, *, enabled: bool, total_steps: int, resume_step: int = 0, crc32: int = 0):
+        self.enabled, self.total_steps, self.crc32 = enabled, total_steps, 0
         if not enabled:
             return
         cut = cut_after(run_dir / "metrics.jsonl", resume_step)
+        self.crc32 = cut.crc32
         self.records = open(run_dir / "metrics.jsonl", "ab")  # noqa: SIM115 (closed in close)
         self.log = open(run_dir / "log.txt", "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         self.screen = Table(total_steps, resume_step) if on_terminal() else Lines()
@@ -34,6 +37,8 @@ class Metrics:
             self.info(f"metrics.jsonl: removed {cut.later} records made after the checkpoint; their steps run again")
         if cut.damaged:
             self.info(f"metrics.jsonl: removed {cut.damaged} lines that are damaged; their records are lost")
+        if resume_step and crc32 not in (0, cut.crc32):
+            self.info(f"metrics.jsonl: some records up to step {resume_step} are not as they were written")
         if resume_step and cut.last != resume_step:
             self.info(f"metrics.jsonl: has no record of step {resume_step}, at which the run goes on: some are lost")
 
@@ -72,8 +77,10 @@ class Metrics:
 
     def _write(self, record: Record) -> None:
         with naming(Path(self.records.name)):
-            self.records.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+            line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+            self.records.write(line)
             self.records.flush()
+        self.crc32 = zlib.crc32(line, self.crc32)
         self._write_log(as_line(record))
 
     def _write_log(self, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,8 @@ class Cut(NamedTuple):
     """Number of removed lines before the last whole record that are no records."""
     last: int
     """Step of the last record that stays; -1 if none does."""
+    crc32: int
+    """Checksum of what stays."""
 
 
 def cut_after(path: Path, step: int) -> Cut:
@@ -31,15 +34,16 @@ def cut_after(path: Path, step: int) -> Cut:
     The file is replaced as a whole, so a kill meanwhile leaves the old one or the new one. Raises OSError.
     """
     if not path.exists():
-        return Cut(0, 0, -1)
+        return Cut(0, 0, -1, 0)
     lines = path.read_bytes().splitlines(keepends=True)
     steps = [step_of(line) for line in lines]
     kept = [line for line, of in zip(lines, steps, strict=True) if of is not None and 0 <= of <= step and step > 0]
     whole = len(steps) - next((i for i, of in enumerate(reversed(steps)) if of is not None), len(steps))
     damaged = steps[:whole].count(None)
-    write_file(path, b"".join(kept))
+    content = b"".join(kept)
+    write_file(path, content)
     last = max((of for of in steps if of is not None and of <= step), default=-1) if step > 0 else -1
-    return Cut(len(lines) - len(kept) - damaged, damaged, last)
+    return Cut(len(lines) - len(kept) - damaged, damaged, last, zlib.crc32(content))
 
 
 def step_of(line: bytes) -> int | None:

@@ -92,7 +92,11 @@ class Table:
         """Print a record of a validation: the loss in the column of losses, and the name of the set."""
         row = "".join(f"{text({**record, 'loss': record['valid_loss']}):>{width}}" for _, width, text in COLUMNS[:3])
         self.head_columns()
-        self.print(f"{row}  on {record['set']} ({record['valid_targets']:,} targets)", style="bold green")
+        change = "" if not record["step"] or record["delta"] is None else f", {record['delta']:+.4f} since the start"
+        share = record.get("ends_predicted")
+        ends = "" if share is None else f", {share:.1%} of answers' ends predicted"
+        told = f"{record['valid_targets']:,} targets{change}{ends}"
+        self.print(f"{row}  on {record['set']} ({told})", style="bold green")
 
     def head_columns(self) -> list[tuple[str, int, Callable[[dict], str]]]:
         """Print the headings of the columns that fit, unless they are those printed last; -> these columns."""

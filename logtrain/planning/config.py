@@ -33,6 +33,7 @@ class PlanConfig(RunConfig):
     # The time of attention is proportional to exp(sigma^2).
 
     def __post_init__(self):
+        super().__post_init__()
         if self.gpus < 1 or (self.gpus > 8 and self.gpus % 8):
             raise ValueError(f"gpus = {self.gpus}: expected 1 to 8, or whole nodes of 8")
         for key in ("price", "document_sigma"):

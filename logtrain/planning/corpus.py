@@ -28,16 +28,18 @@ def read_corpus(config: PlanConfig) -> Corpus:
     """The corpus in the folder `config.data`, packed as the loader packs its first epoch. If the folder holds no
     prepared data, the lengths are drawn from the config's lognormal distribution, the same each time.
     """
-    if (Path(config.data) / "manifest.json").is_file():
-        lengths, source = Split.open(config.data, "train", verify=False).lengths, config.data
+    name, data = next(iter(config.sources.items()))
+    if (Path(data) / "manifest.json").is_file():
+        lengths, source = Split.open(data, "train", verify=False).lengths, data
     else:
         sigma, mean = config.document_sigma, config.document_tokens
         drawn = np.random.default_rng(0).lognormal(np.log(mean) - sigma**2 / 2, sigma, config.documents)
         lengths = np.maximum(2, drawn).astype(np.int64)
-        source = f"lognormal, mean {mean:g} tokens, sigma {sigma:g} (no prepared data at {config.data})"
+        source = f"lognormal, mean {mean:g} tokens, sigma {sigma:g} (no prepared data at {data})"
     lengths_P = pieces(lengths, config.loader.seq_len).length_P.astype(np.int64)
     num_rows = len(pack(lengths_P, config.loader.seq_len, config.seed, 0).row_start_R1) - 1
-    return Corpus(source, int(lengths.sum()), num_rows, lengths_P)
+    share = config.mix.get(name, 1.0)  # an epoch is a pass over the first source, which stands for all
+    return Corpus(source, round(lengths.sum() / share), round(num_rows / share), lengths_P)
 
 
 def with_rows_per_step(config: PlanConfig, corpus: Corpus) -> PlanConfig:

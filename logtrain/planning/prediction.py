@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from torch.utils.flop_counter import flop_registry
 
 from logtrain.model.flops import model_flops
 from logtrain.model.llama import LlamaConfig
@@ -25,6 +26,7 @@ from logtrain.planning.timeline import Timeline, breakdown, simulate
 from logtrain.planning.trace import Trace, trace_step
 
 GIB = 2**30
+LEAST_OF_MODEL = 0.99  # of its FLOPs
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,26 @@ def make_plan(config: PlanConfig, corpus: Corpus | None = None) -> Plan:
     workload = workload_of(config, gpu, corpus)
     parallel = replace(config.parallel, symmetric_memory=False)  # a step is the same without it, and then needs no GPU
     trace = trace_step(replace(config, parallel=parallel), shape, config.gpus)
-    return Plan(config, gpu, shape, corpus, trace, workload, simulate(trace.ops, gpu, workload))
+    plan = Plan(config, gpu, shape, corpus, trace, workload, simulate(trace.ops, gpu, workload))
+    check_flops(plan)
+    return plan
+
+
+def check_flops(plan: Plan) -> None:
+    """Raises ValueError where the plan takes a product of the step for elementwise work, which would make memory, time
+    and MFU wrong: where PyTorch counts FLOPs of such an operation, or the step has fewer FLOPs than the model. With
+    adapters up to a block's may be missing, as nothing before the first adapter has a gradient.
+    """
+    products = {packet.__name__ for packet in flop_registry}
+    uncounted = sorted({op.name for op in plan.trace.ops if op.kind == "pointwise" and op.name in products})
+    needed = plan.model_flops(plan.workload.pairs_per_token)
+    without_block = 1 - 1 / plan.shape.num_layers if plan.config.lora.rank else 1.0
+    if uncounted or plan.executed_flops < LEAST_OF_MODEL * without_block * needed:
+        raise ValueError(
+            f"{100 * plan.executed_flops / needed:.0f}% of the model's FLOPs are in operations that the plan counts; "
+            f"not counted: {', '.join(uncounted) or 'none that PyTorch knows as a product'}; add the operation to "
+            f"PRODUCTS of logtrain/model/recompute.py, or its costs to its file of logtrain_kernels"
+        )
 
 
 def workload_of(config: PlanConfig, gpu: Gpu, corpus: Corpus) -> Workload:

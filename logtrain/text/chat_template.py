@@ -105,9 +105,10 @@ class ChatTemplate:
         return ids, is_target
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        """Returns the ids of a conversation up to where the answer to its last turn begins. Raises ValueError as
-        `encode` does.
+        """Returns the ids of a conversation up to where the answer to its last turn begins. Raises ValueError, which
+        names the turn, for turns that `check_question` refuses and for what the template cannot render.
         """
+        check_question(turns)
         turns, mark = self._as_text(turns)
         return self._tokenize(self.render(turns, add_generation_prompt=True), mark).ids
 
@@ -222,16 +223,30 @@ def check_turns(turns: Sequence[Turn]) -> None:
     """Raise ValueError unless the turns are one of the system or none, then user and assistant in alternation, with an
     assistant's as the last.
     """
+    if turns and not any(turn.role == "assistant" for turn in turns):
+        raise ValueError("no assistant turn, so nothing to train on")
+    check_order(turns)
+    if turns[-1].role != "assistant":
+        raise ValueError(f"{_name(turns, len(turns) - 1)} is the last and has no answer")
+
+
+def check_question(turns: Sequence[Turn]) -> None:
+    """Raise ValueError unless the turns are one of the system or none, then user and assistant in alternation, with a
+    user's as the last.
+    """
+    check_order(turns)
+    if turns[-1].role != "user":
+        raise ValueError(f"{_name(turns, len(turns) - 1)} is the last; a question ends with a turn of the user")
+
+
+def check_order(turns: Sequence[Turn]) -> None:
+    """Raise ValueError unless the turns are one of the system or none, then user and assistant in alternation."""
     if not turns:
         raise ValueError("no turns")
-    if not any(turn.role == "assistant" for turn in turns):
-        raise ValueError("no assistant turn, so nothing to train on")
     first = turns[0].role == "system"
     for i in range(first, len(turns)):
         if turns[i].role != ("user", "assistant")[(i - first) % 2]:
             raise ValueError(f"{_name(turns, i)} comes {f'after {turns[i - 1].role}' if i else 'first'}")
-    if turns[-1].role != "assistant":
-        raise ValueError(f"{_name(turns, len(turns) - 1)} is the last and has no answer")
 
 
 def one_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ a run needs is a pure function of the step (learning rate, rows, random numbers)
 pickled, because a checkpoint may come from others.
 """
 
+import copy
 import dataclasses
 import os
 import shutil
@@ -95,7 +96,7 @@ class Checkpoints:
         }
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.writing = self.thread.submit(self.write, tensors, dataclasses.replace(state))
+        self.writing = self.thread.submit(self.write, tensors, copy.deepcopy(state))
 
     def copied(self, name: str, tensor: Tensor) -> Tensor:
         """A copy of a tensor in host memory; for a GPU that is page-locked memory, kept for the next save."""

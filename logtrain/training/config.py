@@ -4,15 +4,19 @@ torch, so that `--help` answers at once.
 
 import math
 import os
+import re
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
+from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.data.config import LoaderConfig
 from logtrain.model.config import AttentionBackend, LoraConfig, Recompute
 
+ONLY = ""  # the name of a source that is the only one
+
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(Config, prefix="optim."):
     """AdamW and its learning rate."""
 
     lr: float = 1e-5
@@ -28,11 +32,12 @@ class OptimConfig:
     beta2: float = 0.999
     """Decay of the mean of the squared gradients from step to step."""
     eps: float = 1e-8
-    """Number that is added to the root of the mean square before it divides."""
+    """Number that is added to the root of the mean square, by which the mean gradient is divided."""
     weight_decay: float = 0.01
     """Decoupled weight decay of the matrices; the scales of norms do not decay."""
 
     def __post_init__(self):
+        super().__post_init__()
         for name, low, high in (("warmup_ratio", 0, 1), ("min_lr_ratio", 0, 1), ("beta1", 0, 1), ("beta2", 0, 1)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"optim.{name} = {getattr(self, name)} is outside [{low}, {high}]")
@@ -59,7 +64,7 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelConfig:
+class ParallelConfig(Config, prefix="parallel."):
     """How the ranks share the model."""
 
     shard_ranks: int = 0
@@ -69,20 +74,21 @@ class ParallelConfig:
     reshard_after_forward: bool = True
     """Free a block's gathered weights after its forward and gather them again in the backward."""
     prefetch: int = 1
-    """Blocks whose weights are gathered ahead of the one that computes. 0: FSDP2's own way, one block, but later."""
+    """Blocks whose weights are gathered ahead of the one that computes. 0: as FSDP2 does, one, later."""
     symmetric_memory: bool = False
     """Gather weights within a node by the GPUs' copy engines (NCCL's symmetric memory), beside the matrix products."""
     timeout: float = 600.0
     """End the job, and name the rank that is stuck, when no rank completes anything for so many seconds. 0: never."""
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("prefetch", "timeout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"parallel.{name} = {getattr(self, name)} must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
+class TrainerConfig(Config, prefix="trainer."):
     """The loop of a run: its length, and when it logs, validates and saves."""
 
     epochs: int = 1
@@ -109,6 +115,7 @@ class TrainerConfig:
     """Save and exit with status 75 after this step, as after SIGTERM; the schedule does not change. 0: never."""
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("epochs", "log_every", "max_skipped"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} = {getattr(self, name)} must be at least 1")
@@ -121,22 +128,24 @@ class TrainerConfig:
         most = self.epochs * steps_per_epoch
         if self.max_steps > most:
             raise ValueError(
-                f"trainer.max_steps = {self.max_steps}, but {self.epochs} epochs have {most}; raise trainer.epochs"
+                f"trainer.max_steps = {self.max_steps}, but trainer.epochs = {self.epochs} gives {most} steps; raise it"
             )
         return self.max_steps or most
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Config):
     """All settings of a training run."""
 
     name: str
     """The run's name: everything it writes is under <runs>/<name>/."""
     model: str
     """Hugging Face folder of a Llama model; with init = "random" only its config.json is read."""
-    data: str
-    """Folder written by logtrain.prepare."""
-    valid: tuple[str, ...] = ()
+    data: str | tuple[str, ...]
+    """Folder written by logtrain.prepare; or several to mix, each NAME=FOLDER, with mix.NAME for the share of each."""
+    mix: Annotated[dict[str, float], NONE_BY_DEFAULT] = field(default_factory=dict)
+    """Share of a source in the tokens of every step, by its name in data; the shares have the sum 1."""
+    valid: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """Validation sets beside the data's own, each as NAME=FOLDER of prepared data, of which the valid split is read."""
     runs: str = "runs"
     """Folder of all runs."""
@@ -155,8 +164,8 @@ class RunConfig:
     block.
     """
     compile: bool = False
-    """Compile every block with torch.compile: a start of minutes, then fewer kernel launches, but one more copy a
-    block.
+    """Compile every block with torch.compile: the start takes minutes; then there are fewer kernel launches, and one
+    more copy in each block.
     """
     attention_backend: AttentionBackend = "torch"
     """Attention on GPUs: torch's own FlashAttention-2, the package flash_attn_3 (fa3, for Hopper), or flash-attn."""
@@ -166,9 +175,53 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_sources()
+
     def with_absolute_paths(self) -> Self:
         """The config with absolute paths of model and data, which means the same in any working directory."""
-        return replace(self, model=os.path.abspath(self.model), data=os.path.abspath(self.data))
+        data = {name: os.path.abspath(folder) for name, folder in self.sources.items()}
+        several = tuple(f"{name}={folder}" for name, folder in data.items())
+        return replace(self, model=os.path.abspath(self.model), data=several if self.mix else data[ONLY])
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Folders of prepared data by name; a folder that is the only one has the name ONLY."""
+        if isinstance(self.data, str):
+            return {ONLY: self.data}
+        return {name: folder for name, _, folder in (text.partition("=") for text in self.data)}
+
+    def check_sources(self) -> None:
+        """Raises ValueError where data and mix do not name the same sources, with shares that have the sum 1."""
+        if isinstance(self.data, str):
+            if self.mix:
+                raise ValueError(f"mix.{next(iter(self.mix))}: data = {self.data!r} is a single folder; leave mix out")
+            return
+        for text in self.data:
+            name, equals, folder = text.partition("=")
+            if not (re.fullmatch(r"[\w-]+", name) and equals and folder):
+                raise ValueError(f"data = {text!r}: expected NAME=FOLDER, the name of letters, digits, _ and -")
+        if len(self.sources) < max(2, len(self.data)):
+            raise ValueError(
+                f"data = {' '.join(self.data)!r}: expected a folder, or several as NAME=FOLDER, each name once"
+            )
+        if self.mix.keys() != self.sources.keys():
+            raise ValueError(
+                f"mix names {', '.join(self.mix) or 'nothing'}, data {', '.join(self.sources)}; give mix.NAME for each"
+            )
+        for name, share in self.mix.items():
+            if not 0 < share < 1:
+                raise ValueError(f"mix.{name} = {share} must be above 0 and below 1")
+        if abs(sum(self.mix.values()) - 1) > 1e-6:
+            raise ValueError(
+                f"mix has the sum {sum(self.mix.values()):g}; the shares of all sources must have the sum 1"
+            )
+        if self.loader.rows_per_batch > 1 or self.loader.documents_per_step:
+            raise ValueError(
+                "with several sources a micro-batch is one row, so that the loss of each is known, and a step is of "
+                "loader.rows_per_step rows: set loader.rows_per_batch to 1 and loader.documents_per_step to 0"
+            )
 
 
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.

@@ -15,7 +15,7 @@ def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), fused; one-dimensional parameters do not decay."""
     trained = [p for _, p in trained_parameters(model)]
     groups = [
@@ -26,7 +26,9 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def skip_where(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:
-    """Let the next update change nothing if the fp32 scalar `skipped` is 1, which fused AdamW reads on the device."""
+    """Let the next update change nothing if the fp32 scalar `skipped` is 1. Fused AdamW reads it on the device; an
+    optimizer that does not read `found_inf` in its `step` would apply gradients that are not finite.
+    """
     optimizer.found_inf = skipped  # pyright: ignore[reportAttributeAccessIssue]  (as torch.amp.GradScaler sets it)
 
 

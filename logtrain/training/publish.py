@@ -2,6 +2,7 @@
 adapters alone in PEFT's format.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +12,7 @@ import orjson
 from torch import Tensor
 
 from logtrain.core.atomic import aside_of, new_folder, write_file
-from logtrain.core.checksums import write_checksums
+from logtrain.core.checksums import foreign, write_checksums
 from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.world import World
 from logtrain.model import hf, peft
@@ -22,7 +23,7 @@ from logtrain.text import template_source
 from logtrain.training.run_data import ChatStyle
 from logtrain.training.setup import RunSetup
 from logtrain.training.sharding import full_tensors
-from logtrain.training.step import mean_loss
+from logtrain.training.step import validate
 
 TOLERANCE = 1e-2  # relative; rounding to bf16 moves a loss by about 1e-4, a wrong tensor by more than this
 
@@ -56,6 +57,28 @@ class ExportResult(NamedTuple):
         return {**losses, "difference": self.difference, "dtype": self.dtype}
 
 
+def check_output(folder: Path) -> None:
+    """Raises ValueError unless `publish_model` would replace nothing but an older export at `folder`, which is an
+    absolute path, and at the `<folder>.json` beside it.
+    """
+    here = Path.cwd()
+    if folder in (here, *here.parents):
+        raise ValueError(f"{folder}: the working folder, or one above it; choose another folder")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"{folder}: not a folder; choose another name")
+    if folder.is_dir() and (name := foreign(folder)):
+        raise ValueError(f"{folder}: holds {name}, which no export has; choose another folder")
+    report = folder.with_name(f"{folder.name}.json")
+    if not os.path.lexists(report):
+        return
+    try:
+        is_report = ExportResult._fields[0] in orjson.loads(report.read_bytes())
+    except (OSError, orjson.JSONDecodeError, TypeError):
+        is_report = False
+    if not is_report:
+        raise ValueError(f"{report}: in the way of the export's report, and not written by an export; move it")
+
+
 def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
     """Write a model under another name, read it back, compare the two, and only then rename it to `folder`; an older
     `folder` is replaced. Adapters are merged. The result is also written to `<folder>.json` beside it.
@@ -79,10 +102,10 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
             for _ in tensors:  # every rank takes part in the gathering
                 pass
         wait_until_seen(aside, world.from_main(listing(aside) if world.is_main else None), world.note)
-        live, _ = mean_loss(model, data.check, 1, world)
+        live = validate(model, data.check, 1, world).loss
         read_back = run.build_model(hf.Weights(aside, hf.read_config(aside)), adapters=False)
         world.barrier()  # disks differ; NCCL's clock must not start before all have read
-        exported, _ = mean_loss(read_back, data.check, 1, world)
+        exported = validate(read_back, data.check, 1, world).loss
         if not abs(exported - live) <= TOLERANCE * abs(live):
             raise ValueError(
                 f"{folder}: reads back with loss {exported:.6f}, the live model has {live:.6f}: not exported"

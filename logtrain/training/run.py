@@ -13,6 +13,8 @@ import torch
 
 from logtrain.core.entry import INTERRUPTED
 from logtrain.core.run_folder import enter_run_folder
+from logtrain.data.loader import Loader
+from logtrain.data.mixture import MixtureLoader
 from logtrain.model.llama import Llama
 from logtrain.model.weights import WeightSource
 from logtrain.observe.metrics import Metrics
@@ -63,10 +65,13 @@ def train_in_folder(run: RunSetup, weights: WeightSource) -> bool:
     optimizer = make_optimizer(model, config.optim)
     state = TrainState(data=data.fingerprint, rows_per_step=data.train.config.rows_per_step)
     if newest:
-        state = checkpoints.load(newest, model, optimizer).continued_as(state, newest, config.data)
+        state = checkpoints.load(newest, model, optimizer).continued_as(
+            state, newest, " ".join(config.sources.values())
+        )
     total_steps = config.trainer.total_steps(data.train.steps_per_epoch)
     train_step = TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, total_steps, world)
-    with Metrics(run.folder, enabled=world.is_main, total_steps=total_steps, resume_step=state.step) as metrics:
+    resumed = {"resume_step": state.step, "crc32": state.records_crc32}
+    with Metrics(run.folder, enabled=world.is_main, total_steps=total_steps, **resumed) as metrics:
         announce(run, metrics, newest)
         trainer = Trainer(
             config.trainer,
@@ -81,12 +86,28 @@ def train_in_folder(run: RunSetup, weights: WeightSource) -> bool:
         if not trainer.fit():
             metrics.info(f"stopped after step {state.step} of {total_steps}, saved; --resume auto goes on")
             return False
+        for line in sources_told(data.train, state):
+            metrics.info(line)
         optimizer.state.clear()
         if keep_best and state.best_step != state.step:
             checkpoints.load(checkpoints.at(state.best_step), model)
             metrics.info(f"step {state.best_step} is the best: loss {state.best_loss:.4f}, and is exported")
         publish(run, model, metrics)
     return True
+
+
+def sources_told(train: Loader, state: TrainState) -> list[str]:
+    """A line for each source of a mixture: what the run has taken of it, and how often it has seen it."""
+    if not isinstance(train, MixtureLoader):
+        return []
+    passes, told = train.passes(state.step), []
+    for (name, counts), seen in zip(state.sources.items(), passes, strict=True):
+        share, left = counts.tokens / max(1, state.tokens), (1 - seen % 1) % 1
+        told.append(
+            f"source {name}: {counts.tokens:,} tokens ({share:.2%}), {counts.targets:,} targets, "
+            f"seen {seen:.2f} times, {left:.0%} of a pass left"
+        )
+    return told
 
 
 def publish(run: RunSetup, model: Llama, metrics: Metrics) -> None:

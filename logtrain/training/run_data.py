@@ -1,14 +1,15 @@
 """The data of a run: prepared folders, opened as loaders and checked against the model and against each other."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from logtrain.core.node_folder import is_on_network, node_folder
 from logtrain.core.world import World
 from logtrain.data.epoch import Shared
 from logtrain.data.loader import Loader
+from logtrain.data.mixture import MixtureLoader
 from logtrain.data.pack import pack, pieces
 from logtrain.data.prepared import check_tokenizer
 from logtrain.data.shards import Split
@@ -58,26 +59,42 @@ def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunDat
     """Open and check all data that a run reads. Raises ValueError for data, tokenizer and model that do not belong
     together, and for a setting that needs a split which the data does not have.
     """
-    train = open_split(config.data, "train", world)
-    tokenizer = matching_tokenizer(train, config.data, config.model, shape, config.loader.seq_len)
-    valid = valid_splits(train, config.data, config.valid, world)
+    sources = {name: open_split(folder, "train", world) for name, folder in config.sources.items()}
+    tokenizers = [
+        matching_tokenizer(split, str(split.folder), config.model, shape, config.loader.seq_len)
+        for split in sources.values()
+    ]
+    valid = valid_splits(sources, config.valid, world)
     for key in ("keep_best", "patience"):
         if getattr(config.trainer, key) and not valid:
             raise ValueError(
                 f"trainer.{key} goes by the validation loss, but {config.data} has no validation split; prepare it "
                 f"with one, name one with --valid, or switch trainer.{key} off"
             )
-    facts = train.manifest
-    chat = ChatStyle(facts["chat"]["template"], facts["tokenizer"]["document_end_id"]) if "chat" in facts else None
-    folder = node_folder(world)
-    loaders = Loaders(config, world, folder)
+    loaders = Loaders(config, world, node_folder(world))
     return RunData(
-        train=loaders.train(train),
+        train=loaders.train(sources),
         valid={name: loaders.valid(split, number) for number, (name, split) in enumerate(valid.items())},
-        tokenizer=tokenizer,
-        fingerprint=facts["fingerprint"],
-        chat=chat,
+        tokenizer=tokenizers[0],
+        fingerprint=" ".join(
+            f"{name}{'=' * bool(name)}{split.manifest['fingerprint']}" for name, split in sources.items()
+        ),
+        chat=chat_style(sources),
     )
+
+
+def chat_style(sources: dict[str, Split]) -> ChatStyle | None:
+    """The style of the chats among the sources. Raises ValueError where they have several."""
+    found: dict[ChatStyle, Split] = {}
+    for split in sources.values():
+        facts = split.manifest
+        if "chat" in facts:
+            style = ChatStyle(facts["chat"]["template"], facts["tokenizer"]["document_end_id"])
+            found.setdefault(style, split)
+    if len(found) > 1:
+        first, second = (str(split.folder) for split in list(found.values())[:2])
+        raise ValueError(f"{first} and {second} were prepared with different chat templates; prepare both with one")
+    return next(iter(found), None)
 
 
 @dataclass(frozen=True)
@@ -89,9 +106,14 @@ class Loaders:
     folder: Path | None
     """that this node's ranks share"""
 
-    def train(self, split: Split) -> Loader:
+    def train(self, sources: dict[str, Split]) -> Loader:
         """Steps as configured: of `rows_per_step`, or of as many rows as hold `documents_per_step` on average."""
         loader = self.config.loader
+        if len(sources) > 1:
+            return MixtureLoader(
+                sources, self.config.mix, loader, **self.of_rank(next(iter(sources.values())), "train")
+            )
+        split = next(iter(sources.values()))
         rows_per_step = loader.rows_per_step
         if loader.documents_per_step:
             per_row = self.world.from_main(self.documents_per_row(split) if self.world.is_main else None)
@@ -108,18 +130,20 @@ class Loaders:
         return self.make(split, self.world.size * self.config.loader.rows_per_batch, f"valid-{number}")
 
     def make(self, split: Split, rows_per_step: int, name: str) -> Loader:
-        """`name`: of the folder that the ranks of a node share for this loader."""
+        """A loader of one split; for `name` see `of_rank`."""
+        return Loader(split, self.config.loader.with_rows_per_step(rows_per_step), **self.of_rank(split, name))
+
+    def of_rank(self, split: Split, name: str) -> dict[str, Any]:
+        """What all loaders of this rank are given. `name`: of the loader's part of the folder that the ranks share."""
         world = self.world
-        return Loader(
-            split,
-            replace(self.config.loader, rows_per_step=rows_per_step, documents_per_step=0),
-            seed=self.config.seed,
-            pad_id=split.manifest["tokenizer"]["document_end_id"],
-            rank=world.rank,
-            world_size=world.size,
-            pin_memory=world.device.type == "cuda",
-            shared=self.folder and Shared(self.folder / name, packs=world.local_rank == 0),
-        )
+        return {
+            "seed": self.config.seed,
+            "pad_id": split.manifest["tokenizer"]["document_end_id"],
+            "rank": world.rank,
+            "world_size": world.size,
+            "pin_memory": world.device.type == "cuda",
+            "shared": self.folder and Shared(self.folder / name, packs=world.local_rank == 0),
+        }
 
 
 def matching_tokenizer(split: Split, data: str, model: str, llama: LlamaConfig, seq_len: int) -> Tokenizer:
@@ -156,20 +180,22 @@ def open_split(folder: str, split: str, world: World) -> Split:
     return Split.open(folder, split, part=part)
 
 
-def valid_splits(train: Split, data: str, named: tuple[str, ...], world: World) -> dict[str, Split]:
-    """The data's own validation split as "valid", if it has one, then those that the config names. Raises ValueError
-    for a name that is used twice, and for data of another tokenizer.
+def valid_splits(sources: dict[str, Split], named: tuple[str, ...], world: World) -> dict[str, Split]:
+    """The data's own validation split as "valid", those of several sources by the names of these, then those that the
+    config names. Raises ValueError for a name that is used twice, and for data of another tokenizer.
     """
-    splits = {}
-    if "valid" in train.manifest["splits"]:
-        splits["valid"] = open_split(data, "valid", world)
+    splits: dict[str, Split] = {}
+    for name, train in sources.items():
+        if "valid" in train.manifest["splits"]:
+            splits[name or "valid"] = open_split(str(train.folder), "valid", world)
+    first = next(iter(sources.values()))
     for text in named:
         name, equals, folder = text.partition("=")
         if not equals or not name or name in splits:
             raise ValueError(
-                f"valid = {text!r}: expected NAME=FOLDER, each name once" + ' and not "valid"' * (name == "valid")
+                f"valid = {text!r}: expected NAME=FOLDER, each name once" + f' and not "{name}"' * (name in splits)
             )
         splits[name] = open_split(folder, "valid", world)
-        if splits[name].manifest["tokenizer"]["sha256"] != train.manifest["tokenizer"]["sha256"]:
-            raise ValueError(f"{folder}: was prepared with another tokenizer than {data}")
+        if splits[name].manifest["tokenizer"]["sha256"] != first.manifest["tokenizer"]["sha256"]:
+            raise ValueError(f"{folder}: was prepared with another tokenizer than {first.folder}")
     return splits

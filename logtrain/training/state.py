@@ -1,12 +1,25 @@
 """The state of a run beside its tensors. A checkpoint holds it, and a resumed run goes on from it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from logtrain.data.loader import Step
+
+
+@dataclass
+class Counts:
+    """What a run has trained on so far, of one source."""
+
+    tokens: int = 0
+    """Tokens, without padding."""
+    targets: int = 0
+    """Tokens that were predicted."""
 
 
 @dataclass
 class TrainState:
-    """The counts of a run, which the trainer keeps up to date; equal on every rank."""
+    """The counts of a run, which the trainer keeps up to date; equal on every rank but for what is said."""
 
     data: str
     """Fingerprint of the prepared data."""
@@ -26,6 +39,22 @@ class TrainState:
     """Loss on the first validation set at `best_step`, in nats per target."""
     validations_since_best: int = 0
     """Validations in a row without a lower loss."""
+    records_crc32: int = 0
+    """Checksum of the records that rank 0 has made; 0 on the other ranks, which make none."""
+    start_losses: dict[str, float] = field(default_factory=dict)
+    """Loss on each validation set before the first step, by the set's name."""
+    sources: dict[str, Counts] = field(default_factory=dict)
+    """What was trained on of each source, by its name, where there are several."""
+
+    def add(self, step: Step, names: Sequence[str]) -> None:
+        """Count a step as made. `names`: of the sources, where there are several."""
+        self.step += 1
+        self.tokens += step.tokens
+        self.targets += step.targets
+        for name, tokens, targets in zip(names, step.tokens_K, step.targets_K, strict=False):
+            counts = self.sources.setdefault(name, Counts())
+            counts.tokens += tokens
+            counts.targets += targets
 
     def continued_as(self, fresh: "TrainState", checkpoint: Path, data: str) -> "TrainState":
         """This state of a checkpoint, for a run that would start as `fresh` now.

@@ -89,17 +89,32 @@ class TrainStep:
         return self.optim.lr_at(number, self.total_steps)
 
 
+class Validation(NamedTuple):
+    """What a validation set gives, over all ranks."""
+
+    loss: float
+    """Mean loss a target, in nats."""
+    targets: int
+    """Tokens that were predicted."""
+    ends: int = 0
+    """Of the targets, those that are the id that was asked for."""
+    ends_predicted: int = 0
+    """Of these, those for which the model finds it the most likely."""
+
+
 @torch.no_grad()
-def mean_loss(model: Llama, loader: Loader, num_steps: int, world: World) -> tuple[float, int]:
-    """(loss per target in nats, number of targets) over the first `num_steps` steps of a loader and all ranks. Nothing
-    is trained. Every rank calls this.
+def validate(model: Llama, loader: Loader, num_steps: int, world: World, end_id: int | None = None) -> Validation:
+    """The first `num_steps` steps of a loader, over all ranks. Nothing is trained. `end_id`: the id to count among the
+    targets; None: none. Every rank calls this.
     """
-    summed, targets = torch.zeros((), device=world.device), 0
+    sums, targets = torch.zeros(3, device=world.device), 0
     for number in range(num_steps):
         world.note(f"validation, step {number + 1} of {num_steps}")
         step = loader.at(number)
         for batch in step.batches:
-            summed += model(batch.to(world.device))
+            found = model(batch.to(world.device), end_id)
+            sums[: found.numel()] += found
         targets += step.targets
     free_gathered(model)
-    return world.sum(summed).item() / max(1, targets), targets
+    summed, ends, predicted = world.sum(sums).tolist()
+    return Validation(summed / max(1, targets), targets, round(ends), round(predicted))

@@ -14,12 +14,13 @@ from logtrain.core.world import StopSignal, World
 from logtrain.data.loader import Loader, Step
 from logtrain.model.flops import model_flops, peak_flops
 from logtrain.observe.metrics import Metrics
+from logtrain.observe.records import Record
 from logtrain.observe.system import peak_memory_gib
 from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.config import TrainerConfig
 from logtrain.training.interval import Interval, SkippedSteps
 from logtrain.training.state import TrainState
-from logtrain.training.step import StepResult, TrainStep, mean_loss
+from logtrain.training.step import StepResult, TrainStep, validate
 
 
 class Trainer:
@@ -80,9 +81,7 @@ class Trainer:
 
     def after_step(self, step: Step, result: StepResult, stopping: bool) -> None:
         """Count the step, then log, validate and save where they are due."""
-        self.state.step += 1
-        self.state.tokens += step.tokens
-        self.state.targets += step.targets
+        self.state.add(step, self.train.names)
         self.interval.add(step)
         self.skipped.add(result.skipped)
         number, epoch_length = self.state.step, self.train.steps_per_epoch
@@ -91,7 +90,7 @@ class Trainer:
         validating = done or number % (self.config.valid_every or epoch_length) == 0
         if saving or validating or number % self.config.log_every == 0:
             # Before a save, so that nothing that has diverged is saved, and the rates count until the device is idle.
-            self.log(step.targets, result)
+            self.log(step, result)
         elif not self.is_warm:  # the rates leave out what a first step alone does: it allocates and compiles
             self.world.wait_for_device()
             self.interval = Interval()
@@ -101,6 +100,7 @@ class Trainer:
             saving |= self.out_of_patience() or (self.config.keep_best and self.state.best_step == number)
         if saving and self.is_worth_saving(done or stopping):
             with self.interval.excluding():
+                self.state.records_crc32 = self.metrics.crc32
                 self.checkpoints.save(self.model, self.train_step.optimizer, self.state)
 
     def is_worth_saving(self, is_last: bool) -> bool:
@@ -115,11 +115,11 @@ class Trainer:
         """Whether the validation loss has not fallen for `patience` validations."""
         return 0 < self.config.patience <= self.state.validations_since_best
 
-    def log(self, targets: int, result: StepResult) -> None:
+    def log(self, step: Step, result: StepResult) -> None:
         """Record the last step, with rates over all steps since the last record. Only here the host waits for the
         device. Raises ValueError after `max_skipped` skipped steps in a row.
         """
-        loss = self.world.sum(result.summed_loss).item() / max(1, targets)
+        loss = self.world.sum(result.summed_loss).item() / max(1, step.targets)
         grad_norm = result.grad_norm.item()
         self.state.skipped += self.skipped.read()
         number, interval = self.state.step, self.interval
@@ -142,6 +142,7 @@ class Trainer:
                 "step_seconds": seconds / interval.steps,
                 "data_seconds": interval.data_seconds / interval.steps,
                 "eta_seconds": (self.total_steps - number) * seconds / interval.steps,
+                **self.of_sources(step, result),
             }
         )
         if self.skipped.longest >= self.config.max_skipped:
@@ -152,6 +153,20 @@ class Trainer:
         gc.collect(1)
         self.interval = Interval()
 
+    def of_sources(self, step: Step, result: StepResult) -> Record:
+        """A record's entries for each source, where the run has several: the loss of the last step, and what was
+        trained on so far.
+        """
+        if not self.train.names:
+            return {}
+        found: Record = {}
+        losses_K = self.world.sum(result.summed_loss_K).tolist()
+        for name, loss, targets in zip(self.train.names, losses_K, step.targets_K, strict=True):
+            counts = self.state.sources[name]
+            found[f"loss.{name}"] = loss / targets if targets else None
+            found[f"tokens.{name}"], found[f"targets.{name}"] = counts.tokens, counts.targets
+        return found
+
     def refuse(self, what: str) -> NoReturn:
         """Raises the ValueError of a run that has diverged."""
         raise ValueError(
@@ -161,18 +176,31 @@ class Trainer:
 
     def validate(self) -> None:
         """Record the loss over the whole of each validation set; that of the first decides which step is the best.
-        Raises ValueError for a loss that is not finite.
+        Raises ValueError for a loss that is not finite, except before the first step.
         """
         number, losses = self.state.step, []
         with self.interval.excluding():
             for name, loader in self.valid.items():
-                loss, targets = mean_loss(self.model, loader, loader.steps_per_epoch, self.world)
-                losses.append(loss)
-                epoch = number / self.train.steps_per_epoch
-                record = {"step": number, "epoch": epoch, "set": name, "valid_loss": loss, "valid_targets": targets}
+                facts = loader.split.manifest
+                end_id = facts["tokenizer"]["document_end_id"] if "chat" in facts else None
+                found = validate(self.model, loader, loader.steps_per_epoch, self.world, end_id)
+                losses.append(found.loss)
+                if number == 0 and math.isfinite(found.loss):
+                    self.state.start_losses[name] = found.loss
+                start = self.state.start_losses.get(name)  # a set that a resumed run has added has none
+                record: Record = {
+                    "step": number,
+                    "epoch": number / self.train.steps_per_epoch,
+                    "set": name,
+                    "valid_loss": found.loss,
+                    "delta": None if start is None else found.loss - start,
+                    "valid_targets": found.targets,
+                }
+                if found.ends:
+                    record["ends_predicted"] = found.ends_predicted / found.ends
                 self.metrics.valid(record)
-                if number and not math.isfinite(loss):
-                    self.refuse(f"loss {loss} on {name}")
+                if number and not math.isfinite(found.loss):
+                    self.refuse(f"loss {found.loss} on {name}")
         best = self.state.best_loss
         if losses and number and (best is None or losses[0] < best):
             self.state.best_loss, self.state.best_step, self.state.validations_since_best = losses[0], number, 0

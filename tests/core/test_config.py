@@ -1,15 +1,20 @@
 """core/config.py: what wins, what is refused and with which words, and that dump loads back equal."""
 
+import dataclasses
+import importlib
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from logtrain.__main__ import COMMANDS
+from logtrain.core import kinds
 from logtrain.core.config import dump, load
 from tests.support import ROOT
 
@@ -326,3 +331,51 @@ def test_help_has_the_docstrings_and_the_defaults(entry):
         assert part in done.stdout
     assert "--optim.fused, --optim.no_fused" in done.stdout
     assert entry("-h", RANK="1").stdout == ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapped(kinds.Config, prefix="part."):
+    rows: Literal["auto", "all"] = "auto"
+    """Rows: auto takes
+    {instruction, output}, 2 columns.
+
+    A second paragraph.
+    """
+    names: Annotated[tuple[str, ...], kinds.NONE_BY_DEFAULT] = ()
+    """Names of
+    100 rows."""
+
+
+def test_help_breaks_no_sentence_where_the_source_does(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        load(Wrapped, ["--help"])
+    shown = capsys.readouterr().out
+    assert "Rows: auto takes {instruction, output}, 2 columns." in shown
+    assert "columns. A second" not in shown
+    assert "Names of 100 rows. (default: none)" in shown
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rows": "al"}, 'part.rows = \'al\': expected one of "auto", "all"'),
+        ({"names": "ab"}, "part.names = 'ab': expected a list, each item a string"),
+        ({"names": ("a", 1)}, "part.names = ('a', 1): expected a list, each item a string"),
+    ],
+)
+def test_a_value_from_python_is_held_to_its_type(wrong, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Wrapped(**wrong)
+    assert Wrapped(names=["a"]).names == ("a",)  # pyright: ignore[reportArgumentType]
+
+
+def test_every_config_is_held_to_its_types():
+    """Whatever a command can be told, it is told through a class with the base `Config`."""
+    for name in COMMANDS:
+        module = importlib.import_module(f"logtrain.{name}")
+        configs = [x for x in vars(module).values() if isinstance(x, type) and dataclasses.is_dataclass(x)]
+        assert any(config.__name__.lower() == f"{name}config" for config in configs), name
+        for config in configs:
+            parts = [kind for kind in kinds.kinds_of(config).values() if dataclasses.is_dataclass(kind)]
+            assert all(issubclass(part, kinds.Config) for part in [config, *parts]), config

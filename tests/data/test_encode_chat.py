@@ -119,7 +119,7 @@ def test_any_conversation_at_any_length(template, chats, seq_len, too_long):
 
     account, records = Account(["a"]), np.zeros(len(chats), DOCUMENT)
     records["row"] = np.arange(len(chats))
-    of_documents = account.add(RowsRead(records, []), encoded)
+    of_documents = account.add(RowsRead(records, [], num_chars=0, is_held_I=np.zeros(len(chats), bool)), encoded)
     assert of_documents["row"].tolist() == encoded.item_D.tolist()
     cases = {case: counts._asdict() for case, counts in account.cases().items()}
     for column, expected in {

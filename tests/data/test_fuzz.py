@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import zstandard
@@ -14,12 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from logtrain.core.untrusted import SEAL, sealed
+from logtrain.data.config import ChatFormat, TextFormat
 from logtrain.data.conversations import Conversation, conversations
 from logtrain.data.documents import Document, documents
 from logtrain.data.files import InputFile
 from logtrain.data.lines import BadRow
 from logtrain.data.log import read_log
-from logtrain.data.questions import Question, questions
+from logtrain.data.questions import Question, QuestionFormat, questions
 from logtrain.data.shards import Split
 from tests.support.bombs import write_zstd
 from tests.support.synthetic import write_data, write_tokenizer
@@ -53,9 +55,9 @@ def read_all(path: Path) -> int:
     """All that there is to read in a file of rows -> how much of it was good. Each error is one line with the path."""
     good = 0
     readers = (
-        *(lambda f=f: documents(InputFile(path), f, 9) for f in ("auto", "nlplog", "corpus")),
-        *(lambda f=f: conversations(InputFile(path), f) for f in ("sharegpt", "messages", "alpaca")),
-        *(lambda f=f: questions(path, f, "all") for f in ("sharegpt", "nlplog")),
+        *(lambda f=f: documents(InputFile(path), f, 9) for f in get_args(TextFormat)),
+        *(lambda f=f: conversations(InputFile(path), f) for f in get_args(ChatFormat)),
+        *(lambda f=f: questions(path, f, "all") for f in get_args(QuestionFormat)),
     )
     for read in readers:
         try:

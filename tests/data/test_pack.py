@@ -175,9 +175,14 @@ def test_cpp_checks_its_own_input():
     assert rows.tolist() == [0] * 4
 
 
-def test_without_the_extension_it_says_so_in_one_line_and_packs_the_same():
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [("None", "halted"), ("types.SimpleNamespace(__file__='_pack.so')", "_pack.so is of another version")],
+)
+def test_without_the_extension_it_says_so_in_one_line_and_packs_the_same(found, words):
+    """`found`: what an import gives where there was no compiler, and where another version has left its own."""
     program = (
-        "import sys; sys.modules['logtrain._pack'] = None\n"  # import now fails, as where there was no compiler
+        f"import sys, types; sys.modules['logtrain._pack'] = {found}\n"
         "import numpy as np\nfrom logtrain.data.pack import USES_CPP, pack\n"
         "rows = [pack(np.arange(1, 50, dtype=np.int32), 64, 7, epoch) for epoch in (0, 1)]\n"
         "print(USES_CPP, [column.tolist() for row in rows for column in row])"
@@ -187,6 +192,7 @@ def test_without_the_extension_it_says_so_in_one_line_and_packs_the_same():
     assert done.stdout.strip() == f"False {[column.tolist() for row in rows for column in row]}"
     assert len(done.stderr.splitlines()) == 1
     assert "C++ packer is not built" in done.stderr
+    assert words in done.stderr
 
 
 # Rows

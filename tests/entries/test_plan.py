@@ -1,6 +1,7 @@
 """The plan: what it says of small jobs and of the recipes, and its one-line errors."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from logtrain import plan
 from logtrain.core.config import load
+from logtrain.planning import operation, prediction
 from logtrain.planning.config import PlanConfig
 from logtrain.planning.gpu import GPUS
 from logtrain.planning.plan_table import search_table
@@ -66,6 +68,18 @@ def test_recomputation_costs_flops_and_saves_memory(flags):
     assert results["none"]["flops_per_token_executed"] < results["full"]["flops_per_token_executed"]
     # nothing is counted twice: products are 6 a weight, attention's backward computes the scores once more
     assert 1 <= results["none"]["flops_per_token_executed"] / results["none"]["flops_per_token_model"] < 1.05
+
+
+@pytest.mark.parametrize(("known", "words"), [(True, "not counted: mm;"), (False, "none that PyTorch knows")])
+def test_a_product_that_the_plan_does_not_know_is_refused(flags, monkeypatch, known, words):
+    """As if recompute.PRODUCTS lacked the products; `known`: whether PyTorch has a formula of their FLOPs."""
+    monkeypatch.setattr(operation, "PRODUCTS", set())
+    if not known:
+        monkeypatch.setattr(prediction, "flop_registry", {})
+    with pytest.raises(ValueError, match=words) as error:
+        make_plan(load(PlanConfig, flags))
+    assert re.match(r"\d+% of the model's FLOPs are in operations that the plan counts", str(error.value))
+    assert "\n" not in str(error.value)
 
 
 def test_the_picture(flags, tmp_path):

@@ -1,6 +1,7 @@
 """prepare, from files to shards: every token in its place, an account that adds up, and what is shown of it."""
 
 import gzip
+import itertools
 import json
 import os
 import pty
@@ -49,8 +50,9 @@ def test_every_document_is_there_in_order(bytes_tokenizer, tmp_path, inline):
         assert (record["length"], record["targets"]) == (len(tokens), len(tokens) - 1)
         domain = ["a", "Sys_2k", "b"][source] if source == 1 else (first, [], second)[source][row]["domain"]
         assert manifest["domains"][record["domain"]] == (domain or "ab"[source // 2])
-    for split in found.values():  # the order of a split is the order of the input
-        assert [(r["source"], r["row"]) for _, r in split] == sorted((r["source"], r["row"]) for _, r in split)
+    for split in found.values():  # the order of the input, and then that of what might have been held out
+        order = [(r["source"], r["row"]) for _, r in split]
+        assert sum(a > b for a, b in itertools.pairwise(order)) <= (split is found["train"])
     assert len(manifest["splits"]["train"]["shards"]) > 3
 
 
@@ -79,16 +81,21 @@ def test_the_split_goes_by_text_and_seed_alone(bytes_tokenizer, tmp_path, inline
     assert read_documents(tmp_path / "none").keys() == {"train"}
 
 
-def test_a_split_without_documents_says_what_to_do(bytes_tokenizer, tmp_path, inline):
+def test_of_few_documents_one_is_held_out(bytes_tokenizer, tmp_path, inline, capsys):
     path = dump(tmp_path / "a.json", make_rows(20))
-    for seed in range(20):
+    chosen = set()
+    for seed in range(10):
         output = tmp_path / f"out{seed}"
-        with pytest.raises(ValueError, match="leaves none for validation; from") as error:
-            prepare.main(arguments(bytes_tokenizer, output, path, valid_fraction=1e-6, seed=seed))
-        assert not output.exists()
-        enough = float(re.search(r"from (\S+) on", str(error.value))[1])
-        prepare.main(arguments(bytes_tokenizer, output, path, valid_fraction=enough, seed=seed))
-        assert 1 <= len(by_split(output)["valid"]) <= 2
+        prepare.main(arguments(bytes_tokenizer, output, path, valid_fraction=1e-6, seed=seed))
+        (document,) = by_split(output)["valid"]
+        chosen.add(document)
+        assert "these have the lowest hash" in capsys.readouterr().out
+        assert json.loads((output / "report.json").read_text())["held_out"]["is_least"] is True
+    assert len(chosen) > 4
+    twins = dump(tmp_path / "b.json", [{"text": f"error {i} in 0x{i:x}"} for i in range(5)])
+    with pytest.raises(ValueError, match=r"of 5 documents leaves none for validation, for they are near-twins"):
+        prepare.main(arguments(bytes_tokenizer, tmp_path / "twins", twins))
+    assert not (tmp_path / "twins").exists()
     with pytest.raises(ValueError, match=r"leaves none for training; lower it"):
         prepare.main(arguments(bytes_tokenizer, tmp_path / "all", path, valid_fraction=0.9999))
 
@@ -145,7 +152,7 @@ def test_the_account_adds_up(bytes_tokenizer, tmp_path, inline, capsys):
     assert report["bad_rows"][0]["reason"] == 'no "output"'
 
     counts = Counts._fields
-    assert counts == ("documents", "duplicates", "split_over_rows", "tokens", "targets")
+    assert counts == ("documents", "duplicates", "twins", "split_over_rows", "tokens", "targets")
     for count in counts:
         assert report["total"][count] == sum(split[count] for split in report["splits"].values())
         for name, split in report["splits"].items():
@@ -156,7 +163,8 @@ def test_the_account_adds_up(bytes_tokenizer, tmp_path, inline, capsys):
         distinct = {tuple(tokens) for tokens, _ in found[name]}
         assert not distinct & seen
         seen |= distinct
-        expected = (len(lengths), len(lengths) - len(distinct), sum(n > 100 for n in lengths), sum(lengths))
+        again = len(lengths) - len(distinct)
+        expected = (len(lengths), again, again, sum(n > 100 for n in lengths), sum(lengths))
         assert tuple(split[count] for count in counts) == (*expected, sum(lengths) - len(lengths))
         packed, cut = split["packed"], pieces(np.array(lengths), 100)
         assert (packed["pieces"], packed["tokens"]) == (len(cut.length_P), cut.length_P.sum())
@@ -180,8 +188,8 @@ def test_many_domains_are_summed_in_print(bytes_tokenizer, tmp_path, inline, cap
     rows = [{"text": "x" * (100 - i), "domain": f"[red]d{i}"} for i in range(40)]
     prepare.main(arguments(bytes_tokenizer, tmp_path / "out", dump(tmp_path / "a.json", rows), valid_fraction=0))
     printed = capsys.readouterr().out
-    assert re.search(r"^ *\[red\]d29 +1 +0 +0 +73 +72 *$", printed, re.M)
-    assert re.search(rf"^ *\(10 others\) +10 +0 +0 +{sum(100 - i + 2 for i in range(30, 40))} ", printed, re.M)
+    assert re.search(r"^ *\[red\]d29 +1 +0 +0 +0 +73 +72 *$", printed, re.M)
+    assert re.search(rf"^ *\(10 others\) +10 +0 +0 +0 +{sum(100 - i + 2 for i in range(30, 40))} ", printed, re.M)
     assert len(json.loads((tmp_path / "out" / "report.json").read_text())["domains"]) == 40
 
 

@@ -58,9 +58,11 @@ def test_the_extension_refuses_what_is_no_list_of_lines():
         rouge_module._rouge.union_lcs_hits([[2**70]], [[1]])
 
 
-def test_without_the_extension_it_says_so_once_and_scores_the_same():
+@pytest.mark.parametrize("found", ["None", "types.SimpleNamespace(__file__='_rouge.so')"])
+def test_without_the_extension_it_says_so_once_and_scores_the_same(found):
+    """`found`: what an import gives where there was no compiler, and where another version has left its own."""
     program = (
-        "import sys; sys.modules['logtrain._rouge'] = None\n"  # import now fails, as where there was no compiler
+        f"import sys, types; sys.modules['logtrain._rouge'] = {found}\n"
         "from logtrain.evaluation import rouge, scoring\n"
         "scoring.score_all([('a b', 'b')])\nscoring.score_all([('a b', 'b')])\n"
         "print(rouge.USES_CPP, rouge.rouge('b a c\\na', 'a b\\nc a'))"

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from logtrain_kernels import IGNORE, linear_cross_entropy, linear_cross_entropy_reference, pretended_gpu, token_losses
-from tests.support.precision import DTYPES, ON_GPU, assert_right, slack_of, values_and_gradients
+from tests.support.precision import DTYPES, NEEDS_2_13, ON_GPU, assert_right, slack_of, values_and_gradients
 
 # The module; the package gives the function of the same name.
 LCE = sys.modules["logtrain_kernels.linear_cross_entropy"]
@@ -139,6 +139,7 @@ def test_a_label_that_is_no_token_makes_the_loss_nan(bad, way):
     assert linear_cross_entropy(x, weight, labels).isnan()
 
 
+@NEEDS_2_13
 def test_flops_on_a_gpu_are_counted():
     T, D, V = 8192, 64, 128_256
     with FakeTensorMode(), pretended_gpu(), FlopCounterMode(display=False) as counter:

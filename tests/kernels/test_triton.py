@@ -18,7 +18,7 @@ from triton.runtime import interpreter
 import logtrain_kernels as kernels
 from logtrain_kernels import IGNORE, rope_tables
 from logtrain_kernels.adapted_linear import spans_of
-from tests.support.precision import DTYPES, ON_GPU, assert_right, values_and_gradients
+from tests.support.precision import DTYPES, NEEDS_2_13, ON_GPU, assert_right, values_and_gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # PyTorch's compiler's
 
@@ -365,6 +365,7 @@ def test_a_logit_of_minus_infinity_has_no_probability(masked):
 # Compiled
 
 
+@NEEDS_2_13
 @EACH_FUNCTION
 def test_a_compiled_function_is_the_eager_one(name):
     function, inputs = function_and_inputs(name)

@@ -26,8 +26,10 @@ def test_as_is_installs_nothing_and_unpacks_the_wheels_that_were_carried(tmp_pat
     (tmp_path / "launch" / "install.sh").write_text((LAUNCH / "install.sh").read_text())
     with zipfile.ZipFile(tmp_path / ".wheels" / "carried-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("carried_along.py", "VALUE = 17\n")
+    with zipfile.ZipFile(tmp_path / ".wheels" / "numpy-1.0-py3-none-any.whl", "w") as wheel:  # is there already
+        wheel.writestr("numpy/__init__.py", "raise ImportError('of another Python')\n")
     found = "import logtrain, logtrain_kernels, carried_along as c; print(c.VALUE, logtrain.__file__, sys.prefix)"
-    found = f"import sys; sys.path.remove(''); {found}"  # the folder that this test runs in
+    found = f"import sys, numpy; sys.path.remove(''); {found}"  # the folder that this test runs in
     told = shell(f'. {tmp_path}/launch/install.sh --as-is; python -c "{found}"', TMPDIR=str(tmp_path))
     assert told.split() == ["17", str(tmp_path / "logtrain" / "__init__.py"), sys.prefix]
     assert not (tmp_path / ".venv").exists()

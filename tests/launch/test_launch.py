@@ -134,7 +134,7 @@ def test_cpt_stops_with_75_and_goes_on(tmp_path):
     assert (run / "export" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("status", "requeued"), [(75, True), (0, False), (2, False)])
+@pytest.mark.parametrize(("status", "requeued"), [(75, True), (143, True), (0, False), (2, False)])
 def test_slurm_requeues_what_has_stopped(tmp_path, status, requeued):
     """The batch script with stand-ins for Slurm's commands: it starts one launcher a node and hands its status on."""
     fakes = {

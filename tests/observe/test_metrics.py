@@ -211,3 +211,20 @@ def test_a_terminal_shows_a_table_and_a_bar(tmp_path, monkeypatch, width, last):
     assert [line["step"] for line in read(tmp_path)] == [0, 10, 106]
     log = (tmp_path / "log.txt").read_text()
     assert "\x1b" not in log and " step=10 epoch=0.0943396 loss=0.0909091 " in log
+
+
+def test_records_that_have_changed_since_are_told(tmp_path):
+    with Metrics(tmp_path, enabled=True, total_steps=106) as metrics:
+        metrics.train(record(10))
+        written = metrics.crc32
+        metrics.train(record(20))
+    with Metrics(tmp_path, enabled=True, total_steps=106, resume_step=10, crc32=written) as metrics:
+        assert metrics.crc32 == written
+        metrics.train(record(20))
+    assert "not as they were written" not in (tmp_path / "log.txt").read_text()
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(file.read_bytes().replace(b'"loss":0', b'"loss":1').replace(b'"loss":1', b'"loss":2'))
+    Metrics(tmp_path, enabled=True, total_steps=106, resume_step=10, crc32=written).close()
+    assert (
+        "metrics.jsonl: some records up to step 10 are not as they were written" in (tmp_path / "log.txt").read_text()
+    )

@@ -18,10 +18,9 @@ KINDS = {module.KIND: module for module in (kill, corruption, full_disk, hostile
 WEIGHTS = {"kill": 2, "corruption": 6, "full disk": 1, "hostile": 2}
 
 
-def storm(folder: Path, seed: int, seconds: float, kinds: list[str], only: int | None = None) -> Iterator[Outcome]:
-    """Attacks of these kinds until the time is over, or the one with the number `only`. The ground is made first."""
-    ground = Ground(folder)
-    if "full disk" in kinds and not full_disk.is_possible(folder / "probe"):
+def storm(ground: Ground, seed: int, seconds: float, kinds: list[str], only: int | None = None) -> Iterator[Outcome]:
+    """Attacks of these kinds until the time is over, or the one with the number `only`."""
+    if "full disk" in kinds and not full_disk.is_possible(ground.folder / "probe"):
         print("full disk: left out, for this process may not mount a tmpfs", file=sys.stderr)
         kinds = [kind for kind in kinds if kind != "full disk"]
     began, number = time.monotonic(), 0 if only is None else only
@@ -31,7 +30,7 @@ def storm(folder: Path, seed: int, seconds: float, kinds: list[str], only: int |
         started = time.monotonic()
         outcome = KINDS[kind].attack(ground, random)
         if outcome.verdict in BAD:
-            shutil.copy(ground.output, folder / f"said-{number}")
+            shutil.copy(ground.output, ground.folder / f"said-{number}")
         yield outcome._replace(seconds=outcome.seconds or time.monotonic() - started, what=f"{number} {outcome.what}")
         if only is not None:
             print(ground.output.read_text(errors="backslashreplace"))
@@ -60,7 +59,7 @@ def main(argv: list[str]) -> int:
     folder = given.folder or Path(tempfile.mkdtemp(prefix="storm-"))
     shutil.rmtree(folder, ignore_errors=True)
     counts, slowest, peak = Counter(), 0.0, 0.0
-    for outcome in storm(folder, given.seed, 60 * given.minutes, given.kinds, given.attack):
+    for outcome in storm(Ground(folder), given.seed, 60 * given.minutes, given.kinds, given.attack):
         counts[outcome.kind, outcome.verdict] += outcome.number
         slowest, peak = max(slowest, outcome.seconds), max(peak, outcome.peak_gib)
         mark = "!!" if outcome.verdict in BAD else "  "

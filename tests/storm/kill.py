@@ -49,7 +49,7 @@ def outcome(ground: Ground, stage: Stage, told: list[str], sent: int, verdict: s
     ground.reset([stage.leaves])
     if stage.name == "export":
         ground.reset(["exported.json"])
-    return Outcome(KIND, f"{stage.name}: {', '.join(told) or 'none'}", verdict, detail, max(1, sent))
+    return Outcome(KIND, f"{stage.name}: {', '.join(told) or 'none'}", verdict, detail, sent)
 
 
 def hit(ground: Ground, stage: Stage, number: signal.Signals, random: Random, *more: str) -> tuple[Ended, str]:
@@ -93,6 +93,7 @@ def wrong_with(stage: Stage, number: signal.Signals, ended: Ended) -> str:
     if wrong := ended_well(ended, PATIENCE):
         return wrong
     fine = {0, 3, 75, -number, -signal.SIGKILL, -signal.SIGTERM}  # 3: a rank did not answer
+    fine |= {2} if "has not come within" in ended.said else set()  # stopped at its start
     return "" if set(ended.statuses) <= fine else "status"
 
 

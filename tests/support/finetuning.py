@@ -63,7 +63,8 @@ def pefts_run(folder: Path, model: Path, data: Path) -> SimpleNamespace:
         for split, rows in (("train", ROWS_PER_STEP), ("valid", 1))
     )
     assert loader.steps_per_epoch < STEPS < 2 * loader.steps_per_epoch, "10 steps are to reach into a second epoch"
-    assert loader.num_rows % ROWS_PER_STEP, "the last step of an epoch is to be incomplete"
+    numbers = {len(loader.rows(step)) for step in range(STEPS)}
+    assert numbers - {ROWS_PER_STEP}, f"some steps are to have other numbers of rows than {numbers}"
 
     def summed(step) -> Tensor:
         total = torch.zeros(())
@@ -93,7 +94,7 @@ def pefts_run(folder: Path, model: Path, data: Path) -> SimpleNamespace:
         loss.backward()
         norms.append(nn.utils.clip_grad_norm_(trained, 1.0).item())
         losses.append(loss.item())
-        progress = max(0, i - 1) / (STEPS - 1)
+        progress = max(0, i - 1) / (STEPS - 2)
         for group in optimizer.param_groups:
             group["lr"] = LR * (1 if i < 1 else 0.5 + 0.5 * math.cos(math.pi * progress))
         optimizer.step()

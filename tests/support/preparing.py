@@ -63,18 +63,19 @@ def write_bytes_tokenizer(folder: Path) -> Path:
 
 
 def make_rows(num_rows: int, seed: int = 0) -> list[dict]:
-    """NLPlog-shaped rows, a fifth of them seen before."""
+    """NLPlog-shaped rows, a fifth of them seen before; the others are no twins, for each has a word of its own."""
     random_ = random.Random(seed)
     rows = []
     for i in range(num_rows):
         if rows and random_.random() < 0.2:
             rows.append(random_.choice(rows) | {"domain": random_.choice(["HDFS", "BGL", ""])})
             continue
-        log = f"node-{i} é error {random_.random()}" + " more" * random_.randrange(12)
+        name = "".join("abcdefghij"[int(digit)] for digit in str(i))
+        log = f"node-{name} é error {random_.random()}" + " more" * random_.randrange(12)
         row = {
             "instruction": f"Explain '{log}'.",
             "log": log,
-            "output": f"It is {i}.",
+            "output": f"It is {name}.",
             "domain": random_.choice(["HDFS", "BGL"]),
         }
         rows.append(row)

@@ -10,10 +10,12 @@ from logtrain.planning.shape import read_shape
 from logtrain.planning.trace import trace_step
 from logtrain.training import checks
 from logtrain.training.config import ParallelConfig, RunConfig
+from tests.support.precision import NEEDS_2_13
 
 PLAIN = RunConfig(name="run", model="model", data="data")
 
 
+@NEEDS_2_13
 def test_an_older_torch_runs_all_but_what_it_gets_wrong(monkeypatch):
     compiled, symmetric = replace(PLAIN, compile=True), replace(PLAIN, parallel=ParallelConfig(symmetric_memory=True))
     for config in (PLAIN, compiled, symmetric):

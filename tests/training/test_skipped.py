@@ -1,14 +1,17 @@
 """A step whose gradients are not finite updates nothing, and the run goes on as if it had only been counted."""
 
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
 
 from logtrain.core.config import load
+from logtrain.core.kinds import kinds_of
 from logtrain.cpt import CptConfig
 from logtrain.model.llama import Llama
-from logtrain.training.optim import make_optimizer
+from logtrain.training.config import OptimConfig
+from logtrain.training.optim import make_optimizer, skip_where
 from logtrain.training.setup import set_up
 from logtrain.training.sharding import full_tensors
 from logtrain.training.step import TrainStep
@@ -68,6 +71,36 @@ def two_steps(flags: list[str], value: float) -> tuple[bool, list[float], float]
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_bad_step_changes_neither_weights_nor_moments_nor_their_count(case, ranks: Ranks, size: int, value: float):
     assert ranks.run(size, two_steps, case.flags, value) == [(True, [0.0, 1.0, 0.0], 2.0)] * size
+
+
+def optimizers() -> list[dict[str, str]]:
+    """A config's changes for each optimizer there is: for each choice of `optim.name`, where there are several."""
+    kind = kinds_of(OptimConfig).get("name")
+    return [{"name": choice} for choice in get_args(kind)] if kind else [{}]
+
+
+@pytest.mark.parametrize("changes", optimizers())
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_every_optimizer_leaves_all_as_it_is_where_it_is_told_to_skip(changes, value):
+    """One that does not read `found_inf` would put the NaN into the weights without a word."""
+    torch.manual_seed(1309)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+    optimizer = make_optimizer(model, OptimConfig(lr=0.1, **changes))
+
+    def update(gradient: float, skipped: float) -> list[torch.Tensor]:
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        skip_where(optimizer, torch.tensor(skipped))
+        optimizer.step()
+        states = (x for state in optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor))
+        return [x.detach().clone() for x in (*model.parameters(), *states)]
+
+    initial = [parameter.detach().clone() for parameter in model.parameters()]
+    before, after, next_ = update(0.5, 0.0), update(value, 1.0), update(0.5, 0.0)
+    assert all(not torch.equal(a, b) for a, b in zip(initial, before, strict=False)), "a good step trains"
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(x.isfinite().all() for x in next_)
+    assert all(not torch.equal(a, b) for a, b in zip(after, next_, strict=True)), "the next good step trains"
 
 
 def test_a_run_goes_on_counts_and_resumes_bit_for_bit(case, tmp_path):

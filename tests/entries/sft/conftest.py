@@ -17,7 +17,7 @@ def case(tmp_path_factory) -> SimpleNamespace:
     """A model, its data, the flags of a run of 10 steps, and the same run by PEFT."""
     folder = tmp_path_factory.mktemp("sft")
     model = write_model(folder / "model", num_key_value_heads=1, initializer_range=0.2, **SHAPE)
-    lengths = np.random.default_rng(5).integers(2, 48, 120).tolist()
+    lengths = np.random.default_rng(5).integers(2, 48, 113).tolist()
     splits = {"train": lengths, "valid": lengths[:20]}
     data = write_data(folder / "data", model, seq_len=SEQ_LEN, lengths=splits, context=0.4)
     flags = ["--model", str(model), "--data", str(data), "--optim.lr", str(LR), "--loader.seq_len", str(SEQ_LEN)]

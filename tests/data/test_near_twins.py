@@ -1,0 +1,74 @@
+"""MinHash against the exact Jaccard index."""
+
+import random
+
+import numpy as np
+import pytest
+
+from logtrain.data import near_twins
+from logtrain.data.masked import mask
+from logtrain.data.near_twins import SIGNATURE, Signatures, near_any, signatures
+from tests.support.jaccard import jaccard, sets_of
+
+LETTERS = "bcdfghijklmnopqrstuvwxyz"
+
+
+def text_of(random_: random.Random, num_words: int) -> list[str]:
+    return ["".join(random_.choices(LETTERS, k=6)) for _ in range(num_words)]
+
+
+def pairs(num: int, changed: int) -> list[tuple[str, str]]:
+    """Texts of 80 words, and the same with so many of them replaced."""
+    random_, made = random.Random(changed), []
+    for _ in range(num):
+        words = text_of(random_, 80)
+        other = list(words)
+        for i in random_.sample(range(80), changed):
+            other[i] = text_of(random_, 1)[0]
+        made.append((" ".join(words), " ".join(other)))
+    return made
+
+
+@pytest.mark.parametrize("changed", [1, 2, 4, 10, 30])
+def test_the_estimate_is_the_jaccard_index(changed):
+    found = pairs(200, changed)
+    first, second = (signatures(mask(texts)) for texts in zip(*found, strict=True))
+    estimates = ((first == second).mean(1) - 1 / 256) / (1 - 1 / 256)
+    exact = np.array([jaccard(sets_of(a), sets_of(b)) for a, b in found])
+    assert abs((estimates - exact).mean()) < 0.015
+    assert (estimates - exact).std() < 0.07
+
+
+def test_near_twins_are_found_and_others_are_not():
+    for changed, least, most in ((0, 1, 1), (2, 0.97, 1), (30, 0, 0), (80, 0, 0)):
+        found = pairs(300, changed)
+        held, others = (signatures(mask(texts)) for texts in zip(*found, strict=True))
+        assert least <= near_any(held, others, least=0.7).mean() <= most, changed
+        assert not near_any(held[:150], others[150:], least=0.7).any()
+
+
+def test_blocks_and_crowded_bands(monkeypatch):
+    held, others = (signatures(mask(texts)) for texts in zip(*pairs(100, 3), strict=True))
+    expected = near_any(held, others, 0.7)
+    assert 50 < expected.sum() <= 100
+    monkeypatch.setattr(near_twins, "BLOCK", 7)
+    assert np.array_equal(near_any(held, others, 0.7), expected)
+    for nothing in (held[:0], others[:0]):
+        assert not near_any(nothing, others, 0.7).any()
+        assert near_any(held, nothing, 0.7).sum() == 0
+    monkeypatch.setattr(near_twins, "MOST_COMPARED", 2)
+    assert near_any(np.unique(np.repeat(held, 9, axis=0), axis=0), others, 0.7).sum() == expected.sum()
+
+
+def test_signatures_in_a_file(tmp_path):
+    file = Signatures(tmp_path / "a")
+    held = signatures(mask(["a b c", "", "!", "a b c 5"]))
+    assert held.shape == (4, SIGNATURE)
+    assert np.array_equal(held[1], held[2])
+    for part in (held[:1], held[:0], held[1:]):
+        file.add(part)
+    assert np.array_equal(file.read(), held)
+    file.delete()
+    assert not list(tmp_path.iterdir())
+    empty = Signatures(tmp_path / "b")
+    assert empty.read().shape == (0, SIGNATURE)

@@ -1,0 +1,118 @@
+"""A run on several prepared folders: shares, losses by source, resumption, and what is refused, each in one line."""
+
+import re
+
+import pytest
+
+from tests.support.synthetic import write_data, write_model
+from tests.support.training import records, train
+
+SEQ_LEN = 32
+MIX = {"logs": 0.7, "general": 0.1, "chat": 0.2}
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mixture")
+    model = write_model(folder / "model")
+    for number, name in enumerate(MIX):
+        lengths = [5 + (i * 7 + number) % 11 for i in range(60)]
+        write_data(folder / name, model, seq_len=SEQ_LEN, lengths={"train": lengths, "valid": lengths[:6]}, seed=number)
+    return folder
+
+
+def flags(case, runs, steps: int = 12, **mix: float) -> list[str]:
+    found = [
+        "--name",
+        "run",
+        "--model",
+        str(case / "model"),
+        "--runs",
+        str(runs),
+        "--data",
+        *(f"{name}={case / name}" for name in MIX),
+    ]
+    for name, share in (mix or MIX).items():
+        found += [f"--mix.{name}", str(share)]
+    found += ["--loader.seq_len", str(SEQ_LEN), "--loader.rows_per_step", "10", "--trainer.max_steps", str(steps)]
+    return [
+        *found,
+        "--trainer.epochs",
+        "9",
+        "--trainer.log_every",
+        "1",
+        "--trainer.save_every",
+        "5",
+        "--optim.lr",
+        "1e-3",
+    ]
+
+
+def test_losses_and_tokens_of_every_source_are_told_and_add_up(case, tmp_path, capsys):
+    assert train(flags(case, tmp_path)) == 0
+    found = records(tmp_path / "run")
+    assert len(found) == 12
+    for before, record in zip([None, *found], found, strict=False):
+        assert sum(record[f"tokens.{name}"] for name in MIX) == record["tokens"]
+        assert sum(record[f"targets.{name}"] for name in MIX) == record["targets"]
+        targets = {name: record[f"targets.{name}"] - (before[f"targets.{name}"] if before else 0) for name in MIX}
+        summed = sum(targets[name] * (record[f"loss.{name}"] or 0) for name in MIX)
+        assert summed / sum(targets.values()) == pytest.approx(record["loss"], rel=1e-5)
+    shares = [found[-1][f"tokens.{name}"] / found[-1]["tokens"] for name in MIX]
+    assert shares == pytest.approx(list(MIX.values()), abs=0.03)  # of 120 rows
+    told = capsys.readouterr().out
+    assert all(f"source {name}: {found[-1][f'tokens.{name}']:,} tokens" in told for name in MIX)
+    sets = [record["set"] for record in records(tmp_path / "run", "valid_loss")]
+    assert sets[:3] == list(MIX)
+
+
+def test_every_validation_tells_the_change_since_the_start(case, tmp_path):
+    assert train([*flags(case, tmp_path), "--trainer.stop_after", "5"]) == 75
+    assert train([*flags(case, tmp_path), "--resume", "auto"]) == 0
+    found = records(tmp_path / "run", "valid_loss")
+    start = {record["set"]: record["valid_loss"] for record in found if record["step"] == 0}
+    assert [record["set"] for record in found if record["step"] == 12] == list(MIX)
+    for record in found:
+        assert record["delta"] == pytest.approx(record["valid_loss"] - start[record["set"]], abs=1e-12)
+    assert all(record["delta"] < 0 for record in found if record["step"] == 12)
+
+
+def test_a_resumed_run_has_the_losses_of_an_unbroken_one(case, tmp_path):
+    assert train(flags(case, tmp_path / "whole")) == 0
+    assert train([*flags(case, tmp_path), "--trainer.stop_after", "7"]) == 75
+    assert train([*flags(case, tmp_path), "--resume", "auto"]) == 0
+    keys = ["loss", "tokens", *(f"{kind}.{name}" for kind in ("loss", "tokens", "targets") for name in MIX)]
+    series = [
+        [[record[key] for key in keys] for record in records(of / "run")] for of in (tmp_path / "whole", tmp_path)
+    ]
+    assert series[0] == series[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f: [*f, "--mix.logs", "0.8"], "mix has the sum 1.1"),
+        (lambda f: [*f, "--mix.logs", "0"], "mix.logs = 0.0 must be above 0 and below 1"),
+        (lambda f: [*f, "--mix.other", "0.1"], "mix names logs, general, chat, other, data logs, general, chat"),
+        (lambda f: [*f, "--loader.rows_per_batch", "2"], "with several sources a micro-batch is one row"),
+        (lambda f: [*f, "--data", "logs=none", "general=none"], "mix names logs, general, chat, data logs, general"),
+        (lambda f: [*f, "--data", "logs", "general"], "data = 'logs': expected NAME=FOLDER"),
+        (lambda f: [*f, "--data", "one"], "data = 'one' is a single folder; leave mix out"),
+        (lambda f: [*f, "--data", "logs=a", "logs=b", "chat=c"], "each name once"),
+    ],
+)
+def test_a_mixture_that_does_not_add_up_is_refused_in_one_line(case, tmp_path, change, words):
+    with pytest.raises(ValueError, match=re.escape(words)) as error:
+        train(change(flags(case, tmp_path)))
+    assert len(str(error.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_source_of_another_tokenizer_and_one_without_documents_are_refused(case, tmp_path):
+    other = write_model(tmp_path / "other", vocab_size=300)
+    write_data(tmp_path / "foreign", other, seq_len=SEQ_LEN, lengths={"train": [9, 9], "valid": [9]})
+    write_data(tmp_path / "empty", case / "model", seq_len=SEQ_LEN, lengths={"valid": [9]})
+    for name, words in (("foreign", "another tokenizer"), ("empty", "no documents in split 'train'")):
+        data = [f"logs={case / 'logs'}", f"general={tmp_path / name}", f"chat={case / 'chat'}"]
+        with pytest.raises(ValueError, match=words):
+            train([*flags(case, tmp_path), "--data", *data])
