@@ -12,7 +12,7 @@ Letters in names: P pieces, R rows, S steps; S1 and R1 are boundaries, one more.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -87,25 +87,21 @@ def even_out(
     if not len(lacking):
         return rows, step_R
     open_rows = OpenRows(rows, step_R, length_P, num_steps, seq_len)
-    heap = [
-        (targets, step)
-        for targets, step in zip(targets_S[lacking].tolist(), lacking.tolist(), strict=True)
-        if open_rows.room_of(step) >= least - targets
-    ]
+    lacking = lacking[open_rows.room_S[lacking] >= least - targets_S[lacking]]
+    heap = list(zip(targets_S[lacking].tolist(), lacking.tolist(), strict=True))
     heapq.heapify(heap)
-    givers = np.argsort(-targets_S, kind="stable").tolist()
+    givers = np.argsort(-targets_S, kind="stable")
     for floor, enough in ((mean, mean), (least, least)):
-        for giver, place in open_rows.offers(step for step in givers if targets_S[step] > floor):
+        for giver, place, given in open_rows.offers(givers, targets_P, targets_S - floor):
             if not heap or heap[0][0] >= enough:
                 break
             targets, getter = heap[0]
-            given = int(targets_P[rows.piece_P[place]])
             if targets_S[giver] - given < floor:
                 continue
             if open_rows.move(place, getter):
                 targets_S[giver] -= given
                 heapq.heapreplace(heap, (targets + given, getter))
-            elif open_rows.room_of(getter) < (least if targets < least else enough) - targets:
+            elif open_rows.room_S[getter] < (least if targets < least else enough) - targets:
                 heapq.heappop(heap)
     return open_rows.result()
 
@@ -123,34 +119,39 @@ class OpenRows:
         self.giving_S, self.emptiest_S = np.full(num_steps, -1), np.full(num_steps, -1)
         self.giving_S[has_rows] = np.lexsort((-count_R, step_R))[first_S[has_rows]]  # the row of most pieces
         self.emptiest_S[has_rows] = np.lexsort((self.tokens_R, step_R))[first_S[has_rows]]
-        self.room: dict[int, int] = {}  # by step that was asked
+        is_full_S = self.count_S == self.most_rows  # the others get a row
+        self.room_S = seq_len - np.where(is_full_S, self.tokens_R[self.emptiest_S], 0)  # of the row that gets pieces
         self.moved: dict[int, int] = {}  # place -> row
         self.new_rows: dict[int, int] = {}  # step -> row
 
-    def offers(self, steps: Iterable[int]) -> Iterator[tuple[int, int]]:
-        """The pieces that steps may give: (step, place) of those of its row with most pieces, less the first."""
-        for step in steps:
-            row = int(self.giving_S[step])
-            start, end = self.rows.row_start_R1[row : row + 2].tolist() if row >= 0 else (0, 0)
-            yield from ((step, place) for place in range(start + 1, end) if place not in self.moved)
+    def offers(self, givers: np.ndarray, targets_P: np.ndarray, spare_S: np.ndarray) -> Iterator[tuple[int, int, int]]:
+        """The pieces that steps may give: those of a step's row with most pieces, less the first, that have no more
+        targets than it can spare. -> (step, place, targets), in the order of `givers`.
 
-    def room_of(self, step: int) -> int:
-        """Tokens that the open row of a step has room for."""
-        if step not in self.room:
-            is_new = self.count_S[step] < self.most_rows
-            self.room[step] = self.seq_len - (0 if is_new else int(self.tokens_R[self.emptiest_S[step]]))
-        return self.room[step]
+        In blocks, and chosen by numpy: a loop over all in Python slows down the threads that train.
+        """
+        givers = givers[(self.giving_S[givers] >= 0) & (spare_S[givers] >= 0)]
+        for first in range(0, len(givers), 1024):
+            of_block = givers[first : first + 1024]
+            start_N, end_N = (self.rows.row_start_R1[self.giving_S[of_block] + i] for i in (0, 1))
+            count_N = end_N - start_N
+            number_C = numbers(count_N)
+            place_C = np.arange(len(number_C)) + (start_N - np.cumsum(count_N) + count_N)[number_C]
+            given_C, step_C = targets_P[self.rows.piece_P[place_C]], of_block[number_C]
+            may_go_C = (given_C <= spare_S[step_C]) & (place_C > start_N[number_C])
+            columns = (column[may_go_C].tolist() for column in (step_C, place_C, given_C))
+            yield from (offer for offer in zip(*columns, strict=True) if offer[1] not in self.moved)
 
     def move(self, place: int, step: int) -> bool:
         """Put a piece into the open row of a step; -> whether it had room."""
-        length, room = int(self.length_P[self.rows.piece_P[place]]), self.room_of(step)
-        if length > room:
+        length = int(self.length_P[self.rows.piece_P[place]])
+        if length > self.room_S[step]:
             return False
         if self.count_S[step] < self.most_rows:
             self.moved[place] = self.new_rows.setdefault(step, len(self.step_R) + len(self.new_rows))
         else:
             self.moved[place] = int(self.emptiest_S[step])
-        self.room[step] = room - length
+        self.room_S[step] -= length
         return True
 
     def result(self) -> tuple[PackedRows, np.ndarray]:

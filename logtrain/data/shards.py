@@ -13,6 +13,7 @@ Legend: N tokens of a shard, D documents (of a shard or of the whole split).
 
 import bisect
 import itertools
+import mmap
 import zlib
 from functools import cached_property
 from pathlib import Path
@@ -92,7 +93,11 @@ class Split:
         return self._column("domain", np.int32)
 
     def _column(self, name: str, dtype: type) -> np.ndarray:
-        return np.concatenate([documents[name] for documents in self._documents], dtype=dtype)
+        column_D = np.empty(self.num_documents, dtype)
+        for first, documents in zip(self._first_document, self._documents, strict=False):
+            column_D[first : first + len(documents)] = documents[name]
+            let_go(documents)  # all of a record for one column: 0.7 GB of 22 million documents
+        return column_D
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
         """Tokens [start, stop) of a document, as stored: a read-only uint32 view of the file, bit 31 included. Raises
@@ -110,6 +115,13 @@ class Split:
     def targets_between(self, document: int, start: int, stop: int) -> int:
         """How many tokens in [start, stop) of a document are not context."""
         return int(np.count_nonzero(self.read(document, start, stop) < CONTEXT))
+
+
+def let_go(array: np.ndarray) -> None:
+    """Give back the memory that a mapped array takes in this process. It stays readable."""
+    mapping = getattr(array.base, "base", None)
+    if isinstance(mapping, mmap.mmap):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _open_array(file: Path, dtype: np.dtype, length: int, crc32: int | None) -> np.ndarray:

@@ -116,10 +116,14 @@ class Loaders:
         split = next(iter(sources.values()))
         rows_per_step = loader.rows_per_step
         if loader.documents_per_step:
-            length_P = pieces(split.lengths, loader.seq_len).length_P
-            num_rows = pack(length_P, loader.seq_len, self.config.seed, 0).num_rows
-            rows_per_step = loader.rows_for_documents(split.num_documents / num_rows, self.world.size)
+            per_row = self.world.from_main(self.documents_per_row(split) if self.world.is_main else None)
+            rows_per_step = loader.rows_for_documents(per_row, self.world.size)
         return self.make(split, rows_per_step, "train")
+
+    def documents_per_row(self, split: Split) -> float:
+        """On average. It packs an epoch, which takes a large split minutes and gigabytes: not for every rank."""
+        length_P = pieces(split.lengths, self.config.loader.seq_len).length_P
+        return split.num_documents / pack(length_P, self.config.loader.seq_len, self.config.seed, 0).num_rows
 
     def valid(self, split: Split, number: int) -> Loader:
         """A micro-batch a rank at each step."""

@@ -1,7 +1,6 @@
 """Epochs are computed one ahead in the background, once a node, and none that is not needed."""
 
 import hashlib
-import json
 import mmap
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from logtrain.data.config import LoaderConfig
 from logtrain.data.epoch import Epoch, Epochs, Shared, pack_epoch
 from logtrain.data.loader import Loader
 from logtrain.data.shards import DOCUMENT, ShardWriter, Split
-from tests.support.synthetic import manifest
+from tests.support.synthetic import write_manifest
 
 CONFIG = LoaderConfig(seq_len=64, rows_per_step=4)
 STEPS = 6  # of an epoch
@@ -29,7 +28,7 @@ def split(tmp_path_factory) -> Split:
     writer, records = ShardWriter(folder, "train", shard_tokens=500), np.zeros(len(lengths), DOCUMENT)
     records["length"], records["targets"] = lengths, lengths - 1
     writer.add(np.arange(lengths.sum(), dtype=np.uint32), records)
-    (folder / "manifest.json").write_text(json.dumps(manifest(train=writer.close())))
+    write_manifest(folder, {"train": writer.close()})
     return Split.open(folder)
 
 

@@ -58,6 +58,7 @@ def test_written_is_read(tmp_path_factory, lengths, shard_tokens, cuts):
     split = Split.open(folder)
     assert split.lengths.tolist() == lengths
     assert split.targets.tolist() == records["targets"].tolist()
+    assert split.targets.dtype == split.lengths.dtype == split.domains.dtype == np.int32
     assert split.domains.tolist() == records["domain"].tolist()
     start = 0
     for document, length in enumerate(lengths):
