@@ -100,3 +100,23 @@ def test_real_logs_do_not_leak(bytes_tokenizer, shared, tmp_path, inline, valid_
     print(f"{valid_fraction}: {before:.3f} of {is_valid.sum()} -> {leaked:.3f} of {len(found['valid'])}")
     assert before > 0.4
     assert leaked <= 0.02
+
+
+def test_where_all_have_near_twins_the_hash_decides_and_the_report_says_so(bytes_tokenizer, tmp_path, capsys):
+    """Else nothing would be left to validate on."""
+    words = [f"{first}{second}" for first in "abcdefghij" for second in "klmnopqrst"]
+    texts = [
+        " ".join([*(words[(7 * group + i * (group + 1)) % 100] for i in range(40)), words[last]])
+        for group in range(60)
+        for last in range(10)
+    ]
+    path = dump(tmp_path / "a.json", [{"text": text} for text in texts])
+    for fraction, least, most in ((0.05, 12, 60), (1e-6, 1, 10)):
+        output = tmp_path / f"out-{fraction}"
+        prepare.main(arguments(bytes_tokenizer, output, path, valid_fraction=fraction))
+        held_out = json.loads((output / "report.json").read_text())["held_out"]
+        assert least <= held_out["documents"] <= most
+        assert held_out["near_twins"] > 0 or fraction < 0.05  # the fewest may be one without
+        assert f"{held_out['near_twins']} of them with a near-twin in training" in " ".join(
+            capsys.readouterr().out.split()
+        )
