@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -40,10 +41,10 @@ def node_folder(world: World) -> Path | None:
 
     What a killed run has left there is removed. Raises ValueError where it cannot be made.
     """
+    name = world.from_main(secrets.token_hex(16))  # which nobody else can guess or meet
     if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == 1:
         return None
-    name = world.from_main(secrets.token_hex(16))  # which nobody else can guess or meet
-    folder = Path(tempfile.gettempdir()) / f"{PREFIX}{name}-{world.rank - world.local_rank}"
+    folder = Path(tempfile.gettempdir()) / f"{own_prefix()}{name}-{world.rank - world.local_rank}"
     if world.local_rank == 0:
         remove_left_behind(folder.parent)
         try:
@@ -56,6 +57,11 @@ def node_folder(world: World) -> Path | None:
     return folder
 
 
+def own_prefix() -> str:
+    """How the names of this host's folders begin: on a disk that hosts share, a lock may bind one host alone."""
+    return f"{PREFIX}{re.sub('[^A-Za-z0-9.-]', '_', platform.node())}-"
+
+
 def make_owned(folder: Path) -> None:
     """Make a folder with a file that is locked as long as this process lives, at whose end it is removed."""
     aside = Path(tempfile.mkdtemp(prefix="logtrain-", dir=folder.parent))
@@ -66,7 +72,7 @@ def make_owned(folder: Path) -> None:
 
 def remove_left_behind(parent: Path) -> None:
     """Remove folders of `make_owned` whose process has ended without removing them."""
-    for folder in parent.glob(f"{PREFIX}*"):
+    for folder in parent.glob(f"{own_prefix()}*"):
         with contextlib.suppress(OSError, Held):  # another user's; its process lives; another run removes it just now
             if not folder.is_symlink() and folder.stat().st_uid == os.getuid():
                 with Lock(folder / OWNER):

@@ -23,15 +23,25 @@ LACK = 0.05
 
 
 def deal(
-    rows: PackedRows, length_P: np.ndarray, targets_P: np.ndarray, num_steps: int, seq_len: int, seed: int, epoch: int
+    rows: PackedRows,
+    length_P: np.ndarray,
+    targets_P: np.ndarray,
+    num_steps: int,
+    most_rows: int,
+    seq_len: int,
+    seed: int,
+    epoch: int,
 ) -> tuple[PackedRows, np.ndarray]:
     """The rows in the order in which the steps take them, and int64 [S1]: where each step's begin. A pure function.
 
-    length_P, targets_P: tokens and targets of each piece.
+    length_P, targets_P: tokens and targets of each piece. most_rows: how many rows a step should have at most; 0: rows
+    are dealt as they are.
     """
-    targets_R = row_sums(rows, targets_P)
-    step_R = deal_rows(targets_R, num_steps)
-    rows, step_R = even_out(rows, step_R, length_P, targets_P, num_steps, seq_len)
+    step_R = deal_rows(row_sums(rows, targets_P), num_steps)
+    if most_rows:
+        rows, step_R = fill_empty_steps(rows, step_R, num_steps)
+        open_rows = OpenRows(rows, step_R, length_P, num_steps, most_rows, seq_len)
+        rows, step_R = even_out(open_rows, targets_P, num_steps)
     bits = np.random.PCG64(np.random.SeedSequence([seed, epoch, 1]))  # other bits than those that packed
     place_S = np.argsort(np.argsort(bits.random_raw(num_steps), kind="stable"), kind="stable")
     step_R = place_S[step_R]
@@ -71,22 +81,41 @@ def deal_rows(targets_R: np.ndarray, num_steps: int) -> np.ndarray:
     return step_R
 
 
-def even_out(
-    rows: PackedRows, step_R: np.ndarray, length_P: np.ndarray, targets_P: np.ndarray, num_steps: int, seq_len: int
-) -> tuple[PackedRows, np.ndarray]:
+def fill_empty_steps(rows: PackedRows, step_R: np.ndarray, num_steps: int) -> tuple[PackedRows, np.ndarray]:
+    """Rows and the step of each, after every step without a row has got one of a piece of a row that has several. An
+    epoch may have fewer rows than the first, after which the number of steps is.
+    """
+    empty = np.flatnonzero(np.bincount(step_R, minlength=num_steps) == 0)
+    by_count_R = np.argsort(-np.diff(rows.row_start_R1), kind="stable")[: len(empty)]
+    last = rows.row_start_R1[by_count_R + 1] - 1
+    last = last[last > rows.row_start_R1[by_count_R]]
+    moved = {int(place): rows.num_rows + i for i, place in enumerate(last)}
+    return with_moved(rows, moved, len(moved)), np.concatenate([step_R, empty[: len(moved)]])
+
+
+def with_moved(rows: PackedRows, moved: dict[int, int], num_new: int) -> PackedRows:
+    """The rows, and `num_new` behind them, after the pieces at some places of rows.piece_P went to other rows."""
+    row_P = numbers(np.diff(rows.row_start_R1))
+    row_P[list(moved)] = list(moved.values())
+    row_start_R1 = np.zeros(rows.num_rows + num_new + 1, np.int64)
+    np.cumsum(np.bincount(row_P, minlength=rows.num_rows + num_new), out=row_start_R1[1:])
+    return PackedRows(rows.piece_P[np.argsort(row_P, kind="stable")], row_start_R1)
+
+
+def even_out(open_rows: "OpenRows", targets_P: np.ndarray, num_steps: int) -> tuple[PackedRows, np.ndarray]:
     """Rows and the step of each, after the steps that lack over LACK of the mean have got pieces of the others' rows.
 
     A step gives as long as it keeps the mean, or, where that was not enough, what is not lacking; the step with fewest
-    targets gets, into a row of its own where it has fewer rows than others, else into its emptiest. One without the
+    targets gets, into a row of its own where it has fewer rows than it may, else into its emptiest. One without the
     room for what it lacks gets nothing: its rows are full, of tokens that are no targets.
     """
+    rows, step_R = open_rows.rows, open_rows.step_R
     targets_S = np.bincount(step_R, weights=row_sums(rows, targets_P), minlength=num_steps).astype(np.int64)
     mean = targets_S.sum() / num_steps
     least = (1 - LACK) * mean
     lacking = np.flatnonzero(targets_S < least)
     if not len(lacking):
         return rows, step_R
-    open_rows = OpenRows(rows, step_R, length_P, num_steps, seq_len)
     lacking = lacking[open_rows.room_S[lacking] >= least - targets_S[lacking]]
     heap = list(zip(targets_S[lacking].tolist(), lacking.tolist(), strict=True))
     heapq.heapify(heap)
@@ -109,17 +138,25 @@ def even_out(
 class OpenRows:
     """Rows while pieces go from one to another. A place is where a piece stands in `rows.piece_P`."""
 
-    def __init__(self, rows: PackedRows, step_R: np.ndarray, length_P: np.ndarray, num_steps: int, seq_len: int):
+    def __init__(
+        self,
+        rows: PackedRows,
+        step_R: np.ndarray,
+        length_P: np.ndarray,
+        num_steps: int,
+        most_rows: int,
+        seq_len: int,
+    ):
         self.rows, self.step_R, self.length_P, self.seq_len = rows, step_R, length_P, seq_len
         self.tokens_R, count_R = row_sums(rows, length_P), np.diff(rows.row_start_R1)
         self.count_S = np.bincount(step_R, minlength=num_steps)
-        self.most_rows = self.count_S.max()
+        self.most_rows = most_rows
         first_S = np.cumsum(self.count_S) - self.count_S
         has_rows = self.count_S > 0
         self.giving_S, self.emptiest_S = np.full(num_steps, -1), np.full(num_steps, -1)
         self.giving_S[has_rows] = np.lexsort((-count_R, step_R))[first_S[has_rows]]  # the row of most pieces
         self.emptiest_S[has_rows] = np.lexsort((self.tokens_R, step_R))[first_S[has_rows]]
-        is_full_S = self.count_S == self.most_rows  # the others get a row
+        is_full_S = self.count_S >= self.most_rows  # the others get a row
         self.room_S = seq_len - np.where(is_full_S, self.tokens_R[self.emptiest_S], 0)  # of the row that gets pieces
         self.moved: dict[int, int] = {}  # place -> row
         self.new_rows: dict[int, int] = {}  # step -> row
@@ -156,10 +193,5 @@ class OpenRows:
 
     def result(self) -> tuple[PackedRows, np.ndarray]:
         """The rows with the pieces where they went, and the step of each."""
-        count_R = np.diff(self.rows.row_start_R1)
-        row_P = numbers(count_R)
-        row_P[list(self.moved)] = list(self.moved.values())
-        count_R = np.bincount(row_P, minlength=len(count_R) + len(self.new_rows))
-        row_start_R1 = np.concatenate([np.zeros(1, np.int64), np.cumsum(count_R)])
-        piece_P = self.rows.piece_P[np.argsort(row_P, kind="stable")]
-        return PackedRows(piece_P, row_start_R1), np.concatenate([self.step_R, list(self.new_rows)]).astype(np.int64)
+        rows = with_moved(self.rows, self.moved, len(self.new_rows))
+        return rows, np.concatenate([self.step_R, list(self.new_rows)]).astype(np.int64)

@@ -26,6 +26,7 @@ from logtrain.data.shards import Split
 KEPT_BYTES = 1 << 26
 """Epochs that are kept on disk, if they are more than two: where an epoch is a step or less, the rank that packs is
 several epochs ahead of a rank that has not opened them yet."""
+MOST_KEPT = 64  # epochs, however small they are
 
 
 class Epoch(NamedTuple):
@@ -107,7 +108,7 @@ class Epochs:
         return self.futures[number].result()
 
     def prepare(self, number: int) -> None:
-        """Begin to compute an epoch, unless that was done. Of all but the newest two, older ones are forgotten."""
+        """Begin to compute an epoch, unless that was done. Besides it the one nearest to it is kept."""
         if number in self.futures:
             return
         self.futures[number] = Future()
@@ -127,7 +128,7 @@ class Epochs:
         folder = self.shared.folder / f"epoch-{number}"
         if self.shared.packs and not folder.exists():
             epoch = self.compute(number)
-            before = number - max(2, KEPT_BYTES // epoch.nbytes)
+            before = number - max(2, min(MOST_KEPT, KEPT_BYTES // epoch.nbytes))
             shutil.rmtree(folder.with_name(f"epoch-{before}"), ignore_errors=True)  # what is open stays readable
             epoch.save(folder)
         while not folder.exists():
@@ -142,16 +143,19 @@ def write_array(file: Path, array: np.ndarray) -> None:
         stream.write(array.data)
 
 
-def pack_epoch(split: Split, config: LoaderConfig, seed: int, epoch: int, num_slots: int = 0) -> Epoch:
-    """Epoch `epoch` (0-based) of a split: a pure function. `num_slots`: how many slots its rows are dealt to evenly; 0:
-    as many as there are steps of `rows_per_step` rows.
+def pack_epoch(
+    split: Split, config: LoaderConfig, seed: int, epoch: int, num_slots: int = 0, even: bool = True
+) -> Epoch:
+    """Epoch `epoch` (0-based) of a split: a pure function. `num_slots`: how many slots its rows are dealt to; 0: as
+    many as there are steps of `rows_per_step` rows. `even`: whether pieces change rows so that slots are even.
     """
     document_P, start_P, length_P = pieces(split.lengths, config.seq_len)
     targets_P = count_targets(split, document_P, start_P, length_P)
     del document_P, start_P  # while memory is short: they are cut again in the end
     rows = pack(length_P, config.seq_len, seed, epoch)
     num_slots = num_slots or -(-rows.num_rows // config.rows_per_step)
-    rows, slot_start_S1 = deal(rows, length_P, targets_P, num_slots, config.seq_len, seed, epoch)
+    most_rows = config.rows_per_step if even else 0
+    rows, slot_start_S1 = deal(rows, length_P, targets_P, num_slots, most_rows, config.seq_len, seed, epoch)
     tokens_R, targets_R = row_sums(rows, length_P), row_sums(rows, targets_P)
     del targets_P
     length_P = length_P[rows.piece_P]

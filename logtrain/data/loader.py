@@ -111,9 +111,9 @@ class Loader:
         rows = self.rows(step)
         group = self.config.rows_per_batch
         at_once = self.world_size * group
-        max_pieces = max(int(row.epoch.max_pieces) for row in rows)
+        max_pieces = max((int(row.epoch.max_pieces) for row in rows), default=0)
         batches, sources = [], []
-        for first in range(0, len(rows), at_once):
+        for first in range(0, max(1, len(rows)), at_once):  # a mixture's step of one row may have none
             slots = range(first + self.rank, first + at_once, self.world_size)
             mine = [rows[slot] if slot < len(rows) else None for slot in slots]
             numbers = range(step * MOST_ROWS + slots.start, step * MOST_ROWS + slots.stop, self.world_size)

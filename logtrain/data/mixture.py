@@ -31,6 +31,11 @@ class Shares:
         self.rows_JK = np.diff(np.floor(edges_K1 + offsets_J[:, None]).astype(np.int64))
         self.before_JK = np.cumsum(self.rows_JK, axis=0) - self.rows_JK
         self.cycle_K = self.rows_JK.sum(axis=0)
+        if not self.cycle_K.all():
+            raise ValueError(
+                f"mix: a share of {row_share_K.min():.2g} is less than a row in {CYCLE:,} steps of {rows_per_step}; "
+                f"raise it, or loader.rows_per_step"
+            )
 
     def rows(self, step: int, source: int) -> range:
         """Which rows of a source step `step` (0-based) takes, counted over all that the run takes of it."""
@@ -100,7 +105,7 @@ class MixtureLoader(Loader):
         one_row = self.config.with_rows_per_step(1)
         num_rows = 0  # found out in the first epoch
         epochs = Epochs(
-            lambda number: pack_epoch(split, one_row, self.seed, number, num_rows if number else 0),
+            lambda number: pack_epoch(split, one_row, self.seed, number, num_rows if number else 0, even=False),
             shared and shared._replace(folder=shared.folder / name),
         )
         num_rows = len(epochs[0].slot_start_S1) - 1

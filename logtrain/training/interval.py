@@ -15,14 +15,21 @@ class Interval:
 
     def __init__(self):
         self.steps = self.tokens = self.attention_pairs = 0
+        self.targets_K: list[int] = []  # by source
+        self.summed_loss_K: Tensor | float = 0.0  # on the device, in nats: over this rank's targets, by source
         self.data_seconds = self.excluded_seconds = 0.0
         self.began = time.perf_counter()
 
-    def add(self, step: Step) -> None:
-        """Count a step."""
+    def add(self, step: Step, summed_loss_K: Tensor) -> None:
+        """Count a step. `summed_loss_K`: as of StepResult."""
         self.steps += 1
         self.tokens += step.tokens
         self.attention_pairs += step.attention_pairs
+        if len(step.targets_K) > 1:
+            self.targets_K = [
+                sum(both) for both in zip(self.targets_K or [0] * len(step.targets_K), step.targets_K, strict=True)
+            ]
+            self.summed_loss_K = self.summed_loss_K + summed_loss_K
 
     @property
     def seconds(self) -> float:

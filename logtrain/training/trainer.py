@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import NoReturn
 
+from torch import Tensor
+
 from logtrain.core.world import StopSignal, World
 from logtrain.data.loader import Loader, Step
 from logtrain.model.flops import model_flops, peak_flops
@@ -82,7 +84,7 @@ class Trainer:
     def after_step(self, step: Step, result: StepResult, stopping: bool) -> None:
         """Count the step, then log, validate and save where they are due."""
         self.state.add(step, self.train.names)
-        self.interval.add(step)
+        self.interval.add(step, result.summed_loss_K)
         self.skipped.add(result.skipped)
         number, epoch_length = self.state.step, self.train.steps_per_epoch
         done = number == self.total_steps
@@ -142,7 +144,7 @@ class Trainer:
                 "step_seconds": seconds / interval.steps,
                 "data_seconds": interval.data_seconds / interval.steps,
                 "eta_seconds": (self.total_steps - number) * seconds / interval.steps,
-                **self.of_sources(step, result),
+                **self.of_sources(),
             }
         )
         if self.skipped.longest >= self.config.max_skipped:
@@ -153,15 +155,16 @@ class Trainer:
         gc.collect(1)
         self.interval = Interval()
 
-    def of_sources(self, step: Step, result: StepResult) -> Record:
-        """A record's entries for each source, where the run has several: the loss of the last step, and what was
-        trained on so far.
+    def of_sources(self) -> Record:
+        """A record's entries for each source, where the run has several: its loss over all steps since the last record,
+        for a step may have no row of it; and what was trained on so far.
         """
         if not self.train.names:
             return {}
+        assert isinstance(self.interval.summed_loss_K, Tensor), "a record is made after a step"
         found: Record = {}
-        losses_K = self.world.sum(result.summed_loss_K).tolist()
-        for name, loss, targets in zip(self.train.names, losses_K, step.targets_K, strict=True):
+        losses_K = self.world.sum(self.interval.summed_loss_K).tolist()
+        for name, loss, targets in zip(self.train.names, losses_K, self.interval.targets_K, strict=True):
             counts = self.state.sources[name]
             found[f"loss.{name}"] = loss / targets if targets else None
             found[f"tokens.{name}"], found[f"targets.{name}"] = counts.tokens, counts.targets

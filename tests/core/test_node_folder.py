@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from logtrain.core.node_folder import PREFIX, is_on_network, node_folder
+from logtrain.core.node_folder import is_on_network, node_folder, own_prefix
 
 PROGRAM = """
 import os, sys
@@ -52,10 +52,10 @@ def test_a_rank_alone_on_its_node_needs_none(monkeypatch, tmp_path):
 
 def test_ranks_of_a_node_agree_and_nodes_differ(tmp_path):
     """Of two nodes that share their folder for temporary files, too."""
-    assert node_folder(rank(3, 1)) == node_folder(rank(2, 0)) == tmp_path / f"{PREFIX}abc-2"
-    assert node_folder(rank(1, 1)) == tmp_path / f"{PREFIX}abc-0"
-    assert os.listdir(tmp_path) == [f"{PREFIX}abc-2"]  # a node's first rank makes it
-    assert (tmp_path / f"{PREFIX}abc-2").stat().st_mode & 0o777 == 0o700
+    assert node_folder(rank(3, 1)) == node_folder(rank(2, 0)) == tmp_path / f"{own_prefix()}abc-2"
+    assert node_folder(rank(1, 1)) == tmp_path / f"{own_prefix()}abc-0"
+    assert os.listdir(tmp_path) == [f"{own_prefix()}abc-2"]  # a node's first rank makes it
+    assert (tmp_path / f"{own_prefix()}abc-2").stat().st_mode & 0o777 == 0o700
 
 
 def test_it_goes_with_its_process_and_what_a_killed_one_left_with_the_next_start(tmp_path):
@@ -66,9 +66,9 @@ def test_it_goes_with_its_process_and_what_a_killed_one_left_with_the_next_start
     assert {folder.name for folder in tmp_path.iterdir()} == {left.name, kept.name}
     other = tmp_path / "precious"
     other.mkdir()
-    (tmp_path / f"{PREFIX}link").symlink_to(other)
+    (tmp_path / f"{own_prefix()}link").symlink_to(other)
     mine = node_folder(rank(0, 0))
-    assert {path.name for path in tmp_path.iterdir()} == {kept.name, mine.name, "precious", f"{PREFIX}link"}
+    assert {path.name for path in tmp_path.iterdir()} == {kept.name, mine.name, "precious", f"{own_prefix()}link"}
     assert (kept / "epoch-0" / "array.npy").exists()
     living.communicate("\n", timeout=60)
     assert not kept.exists()
@@ -76,7 +76,7 @@ def test_it_goes_with_its_process_and_what_a_killed_one_left_with_the_next_start
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a folder another user's")
 def test_another_users_folder_is_left_alone(tmp_path):
-    theirs = tmp_path / f"{PREFIX}theirs"
+    theirs = tmp_path / f"{own_prefix()}theirs"
     theirs.mkdir()
     os.chown(theirs, 12345, 12345)
     node_folder(rank(0, 0))

@@ -28,7 +28,7 @@ def dealt(length_P, targets_P, rows_per_step, seed, epoch=0) -> tuple[PackedRows
     """Rows as packed, as dealt, and where steps begin."""
     rows = pack(length_P, SEQ_LEN, seed, epoch)
     num_steps = -(-rows.num_rows // rows_per_step)
-    return rows, *deal(rows, length_P, targets_P, num_steps, SEQ_LEN, seed, epoch)
+    return rows, *deal(rows, length_P, targets_P, num_steps, rows_per_step, SEQ_LEN, seed, epoch)
 
 
 def of_rows(rows: PackedRows, values_P: np.ndarray) -> list[int]:
@@ -78,7 +78,7 @@ def test_no_step_has_fewer_than_nine_tenths_of_the_mean_targets(seed, documents_
     targets_P = random.binomial(length_P - 1, 1 - context).astype(np.int32)
     rows = pack(length_P, 512, seed, 0)
     num_steps = -(-rows.num_rows // rows_per_step)
-    rows, step_start_S1 = deal(rows, length_P, targets_P, num_steps, 512, seed, 0)
+    rows, step_start_S1 = deal(rows, length_P, targets_P, num_steps, rows_per_step, 512, seed, 0)
     targets_S = of_steps(rows, step_start_S1, targets_P)
     assert targets_S.min() >= 0.9 * targets_S.mean()
 

@@ -14,6 +14,7 @@ import torch
 from logtrain.core.batch import IGNORE, Batch
 from logtrain.data.config import LoaderConfig
 from logtrain.data.loader import Loader, Step
+from logtrain.data.pack import pack
 from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter, Split
 from tests.support.synthetic import write_manifest
 
@@ -159,6 +160,20 @@ def test_steps_are_even_though_a_row_is_nearly_empty_or_missing(tmp_path):
         assert sum(targets) == 257 * 7
         assert min(targets) >= 0.95 * 257 * 7 / 5
     assert sum(len(steps.at(step).batches) for step in range(5)) <= 5 * 7  # no micro-batch is all padding
+
+
+def test_a_later_epoch_of_fewer_rows_leaves_no_step_without_a_row(tmp_path):
+    fewer = 0
+    for seed in range(20):
+        lengths = np.random.default_rng(seed).integers(2, 40, 80)
+        packed = [pack(lengths, SEQ_LEN, seed, epoch).num_rows for epoch in range(8)]
+        if min(packed) == packed[0]:
+            continue
+        fewer += 1
+        (tmp_path / str(seed)).mkdir()
+        steps = loader(write_split(tmp_path / str(seed), lengths.tolist()), seed=seed, rows_per_step=1)
+        assert min(len(steps.rows(step)) for step in range(8 * steps.steps_per_epoch)) == 1
+    assert fewer > 2  # else this test says nothing
 
 
 # A pure function of (seed, step)

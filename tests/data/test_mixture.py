@@ -122,3 +122,21 @@ def test_micro_batches_of_several_rows_are_refused(splits):
     config = LoaderConfig(seq_len=SEQ_LEN, rows_per_step=8, rows_per_batch=2)
     with pytest.raises(ValueError, match="with several sources a micro-batch is one row"):
         MixtureLoader(splits, SHARES, config, seed=7, pad_id=PAD)
+
+
+def test_an_epoch_with_a_row_more_than_the_first_keeps_steps_as_large(tmp_path):
+    """Rows of chats differ in their targets, and pieces must not spread over rows of their own because of that."""
+    random, splits = np.random.default_rng(0), {}
+    for name in ("chat", "logs"):
+        (tmp_path / name).mkdir()
+        lengths = np.clip(random.lognormal(np.log(20), 0.6, 1500), 2, 200).astype(int).tolist()
+        splits[name] = write_split(tmp_path / name, lengths, context=0.7)
+    loader = mixture(splits, chat=0.7, logs=0.3)
+    counts = [len(loader.rows(step)) for step in range(4 * loader.steps_per_epoch)]
+    assert min(counts) >= 6 and max(counts) <= 10
+    assert np.mean(counts) == pytest.approx(8, rel=0.02)
+
+
+def test_a_share_that_never_gets_a_row_is_refused():
+    with pytest.raises(ValueError, match=r"mix: a share of 1e-05 is less than a row in 4,096 steps of 8"):
+        Shares(np.array([1 - 1e-5, 1e-5]), 8)

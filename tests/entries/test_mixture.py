@@ -38,7 +38,7 @@ def flags(case, runs, steps: int = 12, **mix: float) -> list[str]:
     return [
         *found,
         "--trainer.epochs",
-        "9",
+        "20",
         "--trainer.log_every",
         "1",
         "--trainer.save_every",
@@ -86,6 +86,28 @@ def test_a_resumed_run_has_the_losses_of_an_unbroken_one(case, tmp_path):
         [[record[key] for key in keys] for record in records(of / "run")] for of in (tmp_path / "whole", tmp_path)
     ]
     assert series[0] == series[1]
+
+
+def test_a_source_of_less_than_a_row_a_step_has_its_loss_at_every_record(case, tmp_path):
+    """Its rows are in few steps, and the steps of records may never be among these."""
+    few = {"logs": 0.96, "general": 0.02, "chat": 0.02}
+    assert (
+        train(
+            [
+                *flags(case, tmp_path, steps=40, **few),
+                "--trainer.log_every",
+                "20",
+                "--trainer.save_every",
+                "20",
+                "--trainer.valid_every",
+                "20",
+            ]
+        )
+        == 0
+    )
+    found = records(tmp_path / "run")
+    assert {20, 40} <= {record["step"] for record in found}
+    assert all(record[f"loss.{name}"] > 0 for record in found if record["step"] % 20 == 0 for name in few)
 
 
 @pytest.mark.parametrize(
