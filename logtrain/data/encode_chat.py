@@ -80,9 +80,7 @@ class ChatEncoder:
         lengths_D = np.array([len(sample.ids) for sample in samples_D], np.int32)
         texts = ["" if i in problems else "".join(turn.content for turn in turns) for i, turns in enumerate(items)]
         hashes_I = np.array([hash_of(json.dumps(turns).encode(), self.hash_key) for turns in items], np.uint64)
-        twins = Twins.of(
-            ["".join(f"{turn.role}: {turn.content}\n" for turn in turns) for turns in items], self.hash_key
-        )
+        twins = Twins.of([_spoken(turns) for turns in items], self.hash_key)
         item_D, part_D = np.array(item_D, np.int64), np.array(part_D, np.uint64)
         return Encoded(
             tokens_N=tokens_N,
@@ -163,6 +161,10 @@ def shorten(text: str, spans: Sequence[tuple[int, int]], most: int, keep: int) -
     head = spans[(keep + 1) // 2 - 1][1] if keep else 0
     tail = max(head, spans[-(keep // 2)][0]) if keep > 1 else len(text)
     return text[:head] + MARKER + text[tail:]
+
+
+def _spoken(turns: Sequence[Turn]) -> str:
+    return "".join(f"{turn.role}: {turn.content}\n" for turn in turns)
 
 
 def of_part(hash_D: np.ndarray, part_D: np.ndarray) -> np.ndarray:

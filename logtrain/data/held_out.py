@@ -1,7 +1,10 @@
 """The split into training and validation. By text: a document is held out if the hash of its masked text is below
 `valid_fraction`, and those of all documents that are its near-twins, or theirs, too. By group: if its group is.
 
-So twins are on one side: if their masked texts are equal by their hash, and if they are nearly so by going to training.
+So twins are on one side: if their masked texts are equal, by their hash; if they are nearly so, by going to training.
+Where nearly every document has near-twins, that would leave next to none to validate on: then the hash alone decides,
+and the report says how many of the held-out documents have a near-twin in training.
+
 The first are known while documents come and the others at the end; until then the documents that may be held out, which
 are few, wait in shards of their own. With these wait the 64 lowest hashes so far, so that there is always one to hold
 out; what of them is not needed is trained on.
@@ -24,6 +27,8 @@ from logtrain.data.shards import ShardWriter
 from logtrain.data.twins import PART_BITS
 
 RESERVE = 64
+LEAST_LEFT = 0.1
+"""Share of the documents with low hashes: if fewer are left without near-twins in training, all are held out."""
 BLOCK = 1024  # documents that are copied at a time
 
 
@@ -111,6 +116,8 @@ class SplitWriters:
         is_valid_H, is_least, num_chosen = np.ones(held.num_documents, bool), False, held.num_documents
         if not self.by_group:
             is_valid_H, num_chosen = choice.below(self._limit)
+            if is_valid_H.sum() < LEAST_LEFT * num_chosen:
+                is_valid_H = choice.keys_H < self._limit
             if self.valid_fraction and not is_valid_H.any():
                 is_valid_H, is_least = self._fewest(choice, num_documents), True
         self._refuse_empty(num_documents, int(is_valid_H.sum()))
@@ -122,12 +129,15 @@ class SplitWriters:
         return HeldOut(documents, 0 if is_least else num_chosen - documents, near_twins, is_least)
 
     def _fewest(self, choice: "_Choice", num_documents: int) -> np.ndarray:
-        """As few documents as can be, with the lowest hashes: bool [H]. None where each has near-twins."""
+        """As few documents as can be, with the lowest hashes: bool [H]. If there are any, without near-twins; none if
+        all documents are twins.
+        """
         for key in self._lowest:
             is_valid_H, _ = choice.below(np.uint64(key + 1))
             if 0 < is_valid_H.sum() < num_documents:
                 return is_valid_H
-        return np.zeros(len(choice.keys_H), bool)
+        is_valid_H = choice.keys_H == self._lowest[0]
+        return is_valid_H if is_valid_H.sum() < num_documents else np.zeros(len(choice.keys_H), bool)
 
     def _refuse_empty(self, num_documents: int, num_valid: int) -> None:
         given = f"valid_fraction {self.valid_fraction} of {num_documents:,} documents"
@@ -135,7 +145,7 @@ class SplitWriters:
             raise ValueError(f"{given} leaves none for training; lower it")
         if self.valid_fraction and not num_valid:
             raise ValueError(
-                f"{given} leaves none for validation, for they are near-twins of each other; "
+                f"{given} leaves none for validation, for they are equal but for their values; "
                 f"0 means no validation split, and --split_by COLUMN holds out whole groups"
             )
 

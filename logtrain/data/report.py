@@ -152,10 +152,15 @@ def make_report(
         held_out=held_out,
         groups=manifest.get("held_out_groups", []),
     )
+    check(report, account)
+    return report
+
+
+def check(report: Report, account: Account) -> None:
+    """Every row that was read has become documents that were written."""
     cases, total = account.cases()["total"], report.total
     assert report.rows.documents == total.documents, "a document read was not written"
     assert (cases.documents, cases.tokens, cases.targets) == (total.documents, total.tokens, total.targets)
-    return report
 
 
 def split_columns(split: Split, hash_D: np.ndarray, twin_D: np.ndarray, seq_len: int) -> list[np.ndarray]:

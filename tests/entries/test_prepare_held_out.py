@@ -41,9 +41,8 @@ def test_families_stay_together(bytes_tokenizer, tmp_path, inline, monkeypatch, 
     path = dump(tmp_path / "a.json", [{"text": text} for text in texts])
     prepare.main(arguments(bytes_tokenizer, tmp_path / "out", path))
     found = sides(tmp_path / "out", texts)
-    assert (
-        share_with_near_twins(*([mask([t]).texts[0].decode() for t in found[name]] for name in ("valid", "train"))) == 0
-    )
+    valid, train = ([mask([text]).texts[0].decode() for text in found[name]] for name in ("valid", "train"))
+    assert share_with_near_twins(valid, train) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["total"]["twins"] == (150 if changed == 0 else 0)
     of_split = report["held_out"]
@@ -96,8 +95,28 @@ def test_real_logs_do_not_leak(bytes_tokenizer, shared, tmp_path, inline, valid_
     assert len(found["valid"]) >= 8
     leaked = share_with_near_twins(found["valid"], found["train"])
     is_valid = np.array([hash_of(text.encode()) < valid_fraction * 2**64 for text in texts])  # as by the text as it is
-    by_text = [[masked[i] for i in np.flatnonzero(side)] for side in (is_valid, ~is_valid)]
-    before = share_with_near_twins(*by_text)
+    valid, train = ([masked[i] for i in np.flatnonzero(side)] for side in (is_valid, ~is_valid))
+    before = share_with_near_twins(valid, train)
     print(f"{valid_fraction}: {before:.3f} of {is_valid.sum()} -> {leaked:.3f} of {len(found['valid'])}")
     assert before > 0.4
     assert leaked <= 0.02
+
+
+def test_where_all_have_near_twins_the_hash_decides_and_the_report_says_so(bytes_tokenizer, tmp_path, capsys):
+    """Else nothing would be left to validate on."""
+    words = [f"{first}{second}" for first in "abcdefghij" for second in "klmnopqrst"]
+    texts = [
+        " ".join([*(words[(7 * group + i * (group + 1)) % 100] for i in range(40)), words[last]])
+        for group in range(60)
+        for last in range(10)
+    ]
+    path = dump(tmp_path / "a.json", [{"text": text} for text in texts])
+    for fraction, least, most in ((0.05, 12, 60), (1e-6, 1, 10)):
+        output = tmp_path / f"out-{fraction}"
+        prepare.main(arguments(bytes_tokenizer, output, path, valid_fraction=fraction))
+        held_out = json.loads((output / "report.json").read_text())["held_out"]
+        assert least <= held_out["documents"] <= most
+        assert held_out["near_twins"] > 0 or fraction < 0.05  # the fewest may be one without
+        assert f"{held_out['near_twins']} of them with a near-twin in training" in " ".join(
+            capsys.readouterr().out.split()
+        )
