@@ -186,7 +186,7 @@ class Node:
         while self.counts[word] < len(self.processes):
             self.peak_gib = max(self.peak_gib, self.memory_gib())
             with contextlib.suppress(queue.Empty):
-                said, _, cpu_seconds = self.said.get(timeout=0.3).partition(",")
+                said, _, cpu_seconds = self.said.get(timeout=1).partition(",")
                 assert said != "ended", "a rank has ended before its time"
                 self.counts[said] += 1  # some have said the next word before the last has said this one
                 self.cpu_seconds = max(self.cpu_seconds, float(cpu_seconds or 0))
