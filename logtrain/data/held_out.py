@@ -2,8 +2,9 @@
 `valid_fraction`, and those of all documents that are its near-twins, or theirs, too. By group: if its group is.
 
 So twins are on one side: if their masked texts are equal, by their hash; if they are nearly so, by going to training.
-Where nearly every document has near-twins, that would leave next to none to validate on: then the hash alone decides,
-and the report says how many of the held-out documents have a near-twin in training.
+Twins that are more than `valid_fraction` of all documents are trained on. Where that would leave next to none to
+validate on, for nearly every document has near-twins, the hash of the masked text alone decides, and where all are
+twins, that of the text as it is; the report says how many held-out documents have a near-twin in training.
 
 The first are known while documents come and the others at the end; until then the documents that may be held out, which
 are few, wait in shards of their own. With these wait the 64 lowest hashes so far, so that there is always one to hold
@@ -27,6 +28,7 @@ from logtrain.data.shards import ShardWriter
 from logtrain.data.twins import PART_BITS
 
 RESERVE = 64
+TRAINED = np.uint64(2**64 - 1)  # the key of what is never held out
 LEAST_LEFT = 0.1
 """Share of the documents with low hashes: if fewer are left without near-twins in training, all are held out."""
 BLOCK = 1024  # documents that are copied at a time
@@ -110,9 +112,11 @@ class SplitWriters:
         num_documents = train.num_documents + held.num_documents
         if not num_documents:
             raise ValueError("the input holds no document")
-        choice = _Choice(
-            keys_of(np.concatenate(held.twins)), self._signatures["held"].read(), self._signatures["train"].read()
-        )
+        keys_H = keys_of(np.concatenate(held.twins))
+        if not self.by_group:
+            _, group_H, sizes = np.unique(keys_H, return_inverse=True, return_counts=True)
+            keys_H[sizes[group_H] > max(1, self.valid_fraction * num_documents)] = TRAINED
+        choice = _Choice(keys_H, self._signatures["held"].read(), self._signatures["train"].read())
         is_valid_H, is_least, num_chosen = np.ones(held.num_documents, bool), False, held.num_documents
         if not self.by_group:
             is_valid_H, num_chosen = choice.below(self._limit)
@@ -130,14 +134,18 @@ class SplitWriters:
 
     def _fewest(self, choice: "_Choice", num_documents: int) -> np.ndarray:
         """As few documents as can be, with the lowest hashes: bool [H]. If there are any, without near-twins; none if
-        all documents are twins.
+        all documents are the same.
         """
         for key in self._lowest:
             is_valid_H, _ = choice.below(np.uint64(key + 1))
             if 0 < is_valid_H.sum() < num_documents:
                 return is_valid_H
-        is_valid_H = choice.keys_H == self._lowest[0]
-        return is_valid_H if is_valid_H.sum() < num_documents else np.zeros(len(choice.keys_H), bool)
+        if (choice.keys_H < TRAINED).any():
+            return choice.keys_H == choice.keys_H.min()
+        hashes_H = np.concatenate(self._parts["held"].hashes)
+        wanted = min(len(hashes_H) - 1, int(self.valid_fraction * num_documents))
+        is_valid_H = hashes_H <= np.sort(hashes_H)[wanted - 1 if wanted else 0]
+        return is_valid_H if is_valid_H.sum() < num_documents else np.zeros(len(hashes_H), bool)
 
     def _refuse_empty(self, num_documents: int, num_valid: int) -> None:
         given = f"valid_fraction {self.valid_fraction} of {num_documents:,} documents"
@@ -145,7 +153,7 @@ class SplitWriters:
             raise ValueError(f"{given} leaves none for training; lower it")
         if self.valid_fraction and not num_valid:
             raise ValueError(
-                f"{given} leaves none for validation, for they are equal but for their values; "
+                f"{given} leaves none for validation, for they are all the same; "
                 f"0 means no validation split, and --split_by COLUMN holds out whole groups"
             )
 

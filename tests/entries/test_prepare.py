@@ -92,10 +92,14 @@ def test_of_few_documents_one_is_held_out(bytes_tokenizer, tmp_path, inline, cap
         assert "these have the lowest hash" in capsys.readouterr().out
         assert json.loads((output / "report.json").read_text())["held_out"]["is_least"] is True
     assert len(chosen) > 4
-    twins = dump(tmp_path / "b.json", [{"text": f"error {i} in 0x{i:x}"} for i in range(5)])
-    with pytest.raises(ValueError, match=r"of 5 documents leaves none for validation, for they are equal but for"):
-        prepare.main(arguments(bytes_tokenizer, tmp_path / "twins", twins))
-    assert not (tmp_path / "twins").exists()
+    twins = dump(tmp_path / "b.json", [{"text": f"error {i} in 0x{i:x}"} for i in range(50)])
+    prepare.main(arguments(bytes_tokenizer, tmp_path / "twins", twins, valid_fraction=0.1))
+    held_out = json.loads((tmp_path / "twins" / "report.json").read_text())["held_out"]
+    assert (held_out["documents"], held_out["near_twins"]) == (5, 5)
+    same = dump(tmp_path / "c.json", [{"text": "error"}] * 5)
+    with pytest.raises(ValueError, match=r"of 5 documents leaves none for validation, for they are all the same"):
+        prepare.main(arguments(bytes_tokenizer, tmp_path / "same", same))
+    assert not (tmp_path / "same").exists()
     with pytest.raises(ValueError, match=r"leaves none for training; lower it"):
         prepare.main(arguments(bytes_tokenizer, tmp_path / "all", path, valid_fraction=0.9999))
 
