@@ -74,8 +74,8 @@ class Lease:
         self.file, self.holder = file, this_process()
         while not self.create():
             with alone_on_this_machine(file):  # so that what is removed is what was read
-                check_ended(file)
-                file.unlink(missing_ok=True)
+                if is_left(file):
+                    file.unlink()
         logging.getLogger(__name__).warning("%s: its file system has no locks (flock); this file is one instead", file)
         atexit.register(self.close)
 
@@ -120,18 +120,19 @@ def machine() -> str:
     return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
 
 
-def check_ended(lease: Path) -> None:
-    """Raises Held unless the process that holds a lease is known to have ended."""
+def is_left(lease: Path) -> bool:
+    """Whether a process that is known to have ended left a lease; False where there is none. Raises Held else."""
     try:
         holder = json.loads(lease.read_bytes())
         has_ended = holder["machine"] == machine() and started(holder["pid"]) != holder["started"]
         who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except FileNotFoundError:
-        return
+        return False  # and by now there may be another's
     except (ValueError, KeyError, TypeError):
         has_ended, who = False, "an unknown process"
     if not has_ended:
         raise Held(f"{who} (if that one has ended, remove {lease})")
+    return True
 
 
 @contextlib.contextmanager

@@ -172,6 +172,24 @@ def test_of_many_that_take_over_at_once_one_succeeds(file, no_flock):
         taken[0].close()
 
 
+def test_a_lease_made_just_after_an_older_one_was_removed_stands(file, no_flock, monkeypatch):
+    """Nothing is removed but what was read."""
+    lease_of(file).write_text(json.dumps(lock.this_process() | {"started": 1}))
+    others, original = json.dumps(lock.this_process()), lock.is_left
+
+    def is_left(lease: Path) -> bool:
+        monkeypatch.setattr(lock, "is_left", original)
+        lease.unlink()  # another process takes over: it removes the lease, this one finds none, and then there is one
+        found = original(lease)
+        lease.write_text(others)
+        return found
+
+    monkeypatch.setattr(lock, "is_left", is_left)
+    with pytest.raises(Held):
+        Lock(file)
+    assert lease_of(file).read_text() == others
+
+
 @dataclass(frozen=True)
 class Config:
     lr: float = 1e-5
