@@ -30,12 +30,10 @@ COLUMNS = {"library": 22, "op": 29, "shape": 5, "microseconds": 12, "gb_per_s": 
 
 
 def contenders(work: Work, on_gpu: bool) -> tuple[str, ...]:
-    """The names of what can be timed of an operation: on a GPU our kernel, on a CPU its reference beside
-    eager PyTorch.
-    """
+    """The names of what can be timed of an operation: on a GPU our kernel, on a CPU its reference beside PyTorch."""
     if on_gpu:
         return (*(name for name in LIBRARIES if getattr(work, name)), "eager", "compile", *work.others)
-    return ("reference", "eager") if work.reference else ()
+    return ("reference", "eager", *work.others) if work.reference else ()
 
 
 def call_of(contender: str, work: Work) -> Call:

@@ -36,8 +36,8 @@ def with_bad_calls(bad: set[int], value: float, function, *arguments):
     """`function(*arguments)`, with losses of this value at these calls of the model that are to be trained on."""
     forward, calls = Llama.forward, [0]
 
-    def damaged(self, batch):
-        loss = forward(self, batch)
+    def damaged(self, batch, end_id=None):
+        loss = forward(self, batch, end_id)
         if torch.is_grad_enabled():
             calls[0] += 1
             loss = loss * value if calls[0] in bad else loss

@@ -9,8 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from logtrain import sft
 from logtrain.core import config as configs
-from logtrain.data.config import LoaderConfig
-from logtrain.data.loader import Loader
+from logtrain.data.pack import pack, pieces
 from logtrain.data.shards import Split
 from logtrain.training.optim import make_optimizer
 from logtrain.training.setup import set_up
@@ -100,18 +99,20 @@ def test_in_bf16_the_losses_are_near(case, ranks: Ranks, tmp_path):
 
 @pytest.mark.slow
 def test_documents_per_step_are_rows_that_hold_as_many_on_every_rank(case, ranks: Ranks, tmp_path):
-    loader = Loader(Split.open(case.data), LoaderConfig(seq_len=SEQ_LEN, rows_per_step=1), seed=1309, pad_id=1)
-    a_row = 120 / loader.num_rows
+    split = Split.open(case.data)
+    num_rows = pack(pieces(split.lengths, SEQ_LEN).length_P, SEQ_LEN, 1309, 0).num_rows
+    a_row = split.num_documents / num_rows
     assert 1.5 < a_row < 2.5
     steps = {}
     for size, rows in ((1, round(11 / a_row)), (4, 4 * round(11 / a_row / 4))):
         runs = tmp_path / str(size)
         flags = [*case.flags, "--loader.documents_per_step", "11", "--runs", str(runs), "--trainer.max_steps", "0"]
         assert ranks.run(size, train, [*flags, "--trainer.epochs", "1"], SFT) == [0] * size
-        told = f"{rows} rows a step hold {rows * a_row:.1f} documents on average, 11 were asked for"
-        assert told in (runs / "run" / "log.txt").read_text()
         steps[size] = records(runs / "run")[-1]["step"]
-        assert steps[size] == -(-loader.num_rows // rows)
+        assert steps[size] == -(-num_rows // rows)
+        mean = split.num_documents / steps[size]
+        told = f"{rows} rows a step hold {mean:.1f} documents on average, 11 were asked for"
+        assert told in (runs / "run" / "log.txt").read_text()
         assert abs(rows * a_row - 11) <= size * a_row / 2
     assert len(set(steps.values())) == 2  # else the next says nothing
     flags = [*case.flags, "--loader.documents_per_step", "11", "--runs", str(tmp_path), "--trainer.max_steps", "0"]
