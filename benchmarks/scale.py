@@ -8,30 +8,24 @@ loaders   The ranks of one node, each a process, open a data set of random lengt
           files included, counts once. From it is taken what as many processes hold that only import the same.
 turn      The longest that a training loop waits for a step while the next epoch is packed, and at the epoch's turn; and
           the longest less the time for which the loop was ready and had no CPU, for machines that do other work.
-sockets   All ranks of the job, each a thread of this process, form a group of gloo as logtrain does and communicate as
-          it does over that group; how many sockets a rank has then. Its groups have sockets of their own.
+sockets   All ranks of the job, each a thread of one process (sockets.py), form a group of gloo as logtrain does and
+          communicate as it does over that group; how many sockets a rank has then. Its groups have their own.
 """
 
 import argparse
 import contextlib
 import json
-import os
 import queue
-import resource
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-import torch.distributed as dist
 
 from logtrain.data.config import LoaderConfig
 from logtrain.data.epoch import Shared
@@ -42,11 +36,7 @@ from logtrain.data.shards import DOCUMENT, TOKEN, Split
 SEQ_LEN, MEAN, SIGMA = 8192, 444, 0.9
 TRAINING = 0.02  # seconds of a step
 SHARD_DOCUMENTS = 225_000  # 100M tokens
-GROUPS = {  # and what they are used for
-    "default": ["allreduce"],
-    "control": ["allreduce", "broadcast", "barrier"],
-    "checkpoint": ["barrier", "allgather"],
-}
+GROUPS = ("default", "control", "checkpoint")  # of sockets.py
 PARTS = ["loaders", "turn", "sockets"]
 Line = dict[str, str | int | float]
 
@@ -62,12 +52,9 @@ def main() -> None:
     parser.add_argument("--folder", help="where data and epochs are written and removed (default: TMPDIR)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     parser.add_argument("--as_rank", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--as_group", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.as_rank:
         be_rank(args, Path(args.as_rank[0]), int(args.as_rank[1]))
-    elif args.as_group:
-        count_sockets(args.nodes * args.ranks, GROUPS[args.as_group])
     else:
         for line in measure(args):
             table = "".join(f"{value:>12}  {key.replace('_', ' ')}\n" for key, value in line.items())
@@ -273,7 +260,7 @@ def seconds_queued(thread: int | None) -> float:
 def measure_groups(args: argparse.Namespace) -> Line:
     """Sockets of a rank, and seconds, by the group that they belong to."""
     line, total = {}, 0.0
-    command = [sys.executable, __file__, "--nodes", str(args.nodes), "--ranks", str(args.ranks), "--as_group"]
+    command = [sys.executable, Path(__file__).with_name("sockets.py"), str(args.nodes * args.ranks)]
     for name in GROUPS:
         done = subprocess.run([*command, name], check=True, stdout=subprocess.PIPE, text=True)
         found = json.loads(done.stdout)
@@ -281,44 +268,6 @@ def measure_groups(args: argparse.Namespace) -> Line:
         total += found["sockets"]
     return {**line, "sockets_a_rank": round(total, 1)}
 
-
-def count_sockets(size: int, operations: list[str]) -> None:
-    """Form a group of `size` ranks, let each do the operations, print what that took, and end the process: to take the
-    group apart takes longer. The store is in memory; a real one adds a socket.
-    """
-    os.environ["TORCH_GLOO_LAZY_INIT"] = "1"  # as logtrain.core.world does
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    store, all_done, began = dist.HashStore(), threading.Barrier(size + 1), time.perf_counter()  # pyright: ignore
-    errors: list[BaseException] = []
-
-    def be_rank(rank: int) -> None:
-        try:
-            group = dist.ProcessGroupGloo(store, rank, size, timedelta(minutes=5))  # pyright: ignore
-            for operation in operations:
-                OPERATIONS[operation](group, size).wait()
-        except BaseException as error:
-            errors.append(error)
-        all_done.wait()
-        all_done.wait()
-
-    for rank in range(size):
-        threading.Thread(target=be_rank, args=(rank,), daemon=True).start()
-    all_done.wait()
-    if errors:
-        raise errors[0]
-    seconds = time.perf_counter() - began
-    num_sockets = sum(path.is_socket() for path in Path("/proc/self/fd").iterdir())
-    print(json.dumps({"sockets": round(num_sockets / size, 1), "seconds": round(seconds, 1)}), flush=True)
-    os._exit(0)
-
-
-OPERATIONS: dict[str, Callable[[Any, int], Any]] = {
-    "allreduce": lambda group, size: group.allreduce([torch.ones(1)]),
-    "broadcast": lambda group, size: group.broadcast(torch.ones(1), 0),
-    "barrier": lambda group, size: group.barrier(),
-    "allgather": lambda group, size: group.allgather([[torch.ones(1) for _ in range(size)]], [torch.ones(1)]),
-}
 
 if __name__ == "__main__":
     main()
