@@ -15,6 +15,7 @@ import bisect
 import itertools
 import mmap
 import zlib
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -45,10 +46,16 @@ class Split:
     """
 
     @staticmethod
-    def open(folder: str | Path, split: str = "train", verify: bool = True, part: tuple[int, int] = (0, 1)) -> "Split":
+    def open(
+        folder: str | Path,
+        split: str = "train",
+        verify: bool = True,
+        part: tuple[int, int] = (0, 1),
+        note: Callable[[str], None] = lambda doing: None,
+    ) -> "Split":
         """`verify` reads every byte once (about 4 GB/s from the page cache) and holds it against the checksums; with
-        `part` = (i, n) only those of every n-th shard, from the i-th on. Raises ValueError for a folder that is not
-        prepared, or damaged, or that has no such split.
+        `part` = (i, n) only those of every n-th shard, from the i-th on. `note` is called with each of these, in words.
+        Raises ValueError for a folder that is not prepared, or damaged, or that has no such split.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
@@ -57,16 +64,24 @@ class Split:
                 f"{folder}: no documents in split {split!r} (it has {', '.join(manifest['splits'])}); "
                 f"prepare it again with another valid_fraction"
             )
-        return Split(folder, manifest, split, verify, part)
+        return Split(folder, manifest, split, verify, part, note)
 
     def __init__(
-        self, folder: Path, manifest: Manifest, split: str, verify: bool = True, part: tuple[int, int] = (0, 1)
+        self,
+        folder: Path,
+        manifest: Manifest,
+        split: str,
+        verify: bool = True,
+        part: tuple[int, int] = (0, 1),
+        note: Callable[[str], None] = lambda doing: None,
     ):
         """See `open`."""
         self.folder, self.manifest, self.name = folder, manifest, split
         self._tokens, self._documents = [], []
         for number, shard in enumerate(manifest["splits"][split]["shards"]):
             is_mine = verify and number % part[1] == part[0]
+            if is_mine:
+                note(f"verifying {folder / shard['tokens']}")
             checksums = (shard["tokens_crc32"], shard["documents_crc32"]) if is_mine else (None, None)
             self._tokens.append(_open_array(folder / shard["tokens"], TOKEN, shard["num_tokens"], checksums[0]))
             documents = _open_array(folder / shard["documents"], DOCUMENT, shard["num_documents"], checksums[1])

@@ -131,6 +131,7 @@ class Loaders:
 
     def make(self, split: Split, rows_per_step: int, name: str) -> Loader:
         """A loader of one split; for `name` see `of_rank`."""
+        self.world.note(f"packing {split.folder}")
         return Loader(split, self.config.loader.with_rows_per_step(rows_per_step), **self.of_rank(split, name))
 
     def of_rank(self, split: Split, name: str) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def open_split(folder: str, split: str, world: World) -> Split:
     """
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     part = (world.rank, world.size) if is_on_network(folder) else (world.local_rank, local_size)
-    return Split.open(folder, split, part=part)
+    return Split.open(folder, split, part=part, note=world.note)
 
 
 def valid_splits(sources: dict[str, Split], named: tuple[str, ...], world: World) -> dict[str, Split]:

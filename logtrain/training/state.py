@@ -42,7 +42,7 @@ class TrainState:
     records_crc32: int = 0
     """Checksum of the records that rank 0 has made; 0 on the other ranks, which make none."""
     start_losses: dict[str, float] = field(default_factory=dict)
-    """Loss on each validation set before the first step, by the set's name."""
+    """Loss on each validation set before the first step, by the fingerprint of its data."""
     sources: dict[str, Counts] = field(default_factory=dict)
     """What was trained on of each source, by its name, where there are several."""
 

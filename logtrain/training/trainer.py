@@ -189,8 +189,8 @@ class Trainer:
                 found = validate(self.model, loader, loader.steps_per_epoch, self.world, end_id)
                 losses.append(found.loss)
                 if number == 0 and math.isfinite(found.loss):
-                    self.state.start_losses[name] = found.loss
-                start = self.state.start_losses.get(name)  # a set that a resumed run has added has none
+                    self.state.start_losses[facts["fingerprint"]] = found.loss
+                start = self.state.start_losses.get(facts["fingerprint"])  # None for a set that a resumed run has added
                 record: Record = {
                     "step": number,
                     "epoch": number / self.train.steps_per_epoch,
