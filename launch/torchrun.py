@@ -20,7 +20,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError, RendezvousError
 from torch.distributed.run import main
 
-from logtrain.core.entry import INTERRUPTED, RANK_LOST, WRONG_INPUT
+from logtrain.core.entry import INTERRUPTED, LAUNCHER, RANK_LOST, WRONG_INPUT
 
 RESOLVING, STUCK = 30, 20  # seconds
 
@@ -100,6 +100,7 @@ def run(arguments: list[str]) -> int:
         print(f"{told}; give its address, or enter it in /etc/hosts", file=sys.stderr)
         return WRONG_INPUT
     try:
+        os.environ[LAUNCHER] = str(os.getpid())  # a worker that starts when this has been killed knows it by that
         main(["--signals-to-handle", "SIGHUP,SIGQUIT", *arguments])
     except ChildFailedError as error:
         failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)

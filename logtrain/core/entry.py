@@ -17,6 +17,7 @@ RANK_LOST = 3  # A rank of the job was stopped or stuck for parallel.timeout; --
 INTERRUPTED = 75  # The run was stopped on request and is saved; --resume auto goes on (EX_TEMPFAIL of sysexits.h).
 BY_CTRL_C = 128 + signal.SIGINT  # Ctrl-C ended the program before it could save.
 PR_SET_PDEATHSIG = 1  # prctl.h
+LAUNCHER = "LOGTRAIN_LAUNCHER"  # environment variable: the process id of launch/torchrun.py
 OTHER_RANKS_WAIT = 5.0  # seconds; a process that held a GPU takes one or two to end
 stop_requests: list[int] = []  # signals that have asked this process to save and end
 
@@ -67,9 +68,9 @@ def end_with_launcher() -> None:
     """Let this rank get SIGTERM when its launcher is killed: alone it would wait for the others for minutes, or train
     on.
     """
-    launcher = os.getppid()
+    launcher = int(os.environ.get(LAUNCHER) or os.getppid())
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != launcher:  # it has ended just now
+    if os.getppid() != launcher and not os.path.exists(f"/proc/{launcher}"):  # it has ended before this
         os.kill(os.getpid(), signal.SIGTERM)
 
 

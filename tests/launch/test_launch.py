@@ -157,7 +157,8 @@ def test_slurm_requeues_what_has_stopped(tmp_path, status, requeued):
 
 
 @pytest.mark.slow
-def test_the_ranks_of_a_killed_launcher_end_with_it(tmp_path):
+@pytest.mark.parametrize("delay", [0.0, 0.5])  # seconds: before they have read a line of theirs, and while they import
+def test_the_ranks_of_a_killed_launcher_end_with_it(tmp_path, delay):
     """Even before they have met, when the one that has come waits for the other."""
     model = write_model(tmp_path / "model", hidden_size=32, vocab_size=130, num_attention_heads=4)
     data = write_data(tmp_path / "data", model, seq_len=32, lengths={"train": [32] * 200})
@@ -177,7 +178,7 @@ def test_the_ranks_of_a_killed_launcher_end_with_it(tmp_path):
         return found
 
     until(lambda: len(ranks()) == 2, launcher)
-    time.sleep(0.5)  # they import torch
+    time.sleep(delay)
     launcher.kill()
     launcher.wait()
     began = time.monotonic()
