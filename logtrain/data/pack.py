@@ -106,7 +106,7 @@ def numbers(count_N: np.ndarray) -> np.ndarray:
 
 
 def random_order(bits: np.random.PCG64, size: int) -> np.ndarray:
-    """int32 [size]: 0 to size - 1, sorted by 32 random bits each. NumPy promises that a bit generator's raw stream never
+    """int32 [size]: 0 to size - 1, by 32 random bits each. NumPy promises that a bit generator's raw stream never
     changes, but not what Generator.permutation makes of it.
     """
     key = bits.random_raw(size)
