@@ -18,6 +18,7 @@ from tests.support.synthetic import write_data, write_model
 from tests.support.training import train
 
 STEPS, MICRO_BATCHES = 6, 12
+pytestmark = pytest.mark.slow
 EXACT = ("step", "loss", "grad_norm", "lr", "tokens", "set", "valid_loss")
 
 
@@ -83,7 +84,6 @@ def test_a_stop_within_a_step_drops_it(case, whole, tmp_path):
     check(case, whole, tmp_path / "runs", 1, 1.0, 20)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_stop_at_ten_random_moments(case, whole, tmp_path, size):
     """A tenth of a second of each micro-batch, 12 of them a step: a step takes longer than is allowed here."""
