@@ -69,10 +69,12 @@ class State(NamedTuple):
 
 def follow(state: State, text: str) -> State | None:
     """The state after more text, or None if no JSON object goes on so."""
+    found: State | None = state
     for char in text:
-        if (state := after(state, char)) is None:
-            return None
-    return state
+        if found is None:
+            break
+        found = after(found, char)
+    return found
 
 
 @lru_cache(1 << 14)
