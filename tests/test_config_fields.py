@@ -86,6 +86,9 @@ EVALUATED: dict[str, tuple[list[str], list[str]]] = {
     "sampling.top_k": (["--sampling.top_k", "2"], SAMPLED),
     "sampling.top_p": (["--sampling.top_p", "0.1"], SAMPLED),
     "sampling.repetition_penalty": (["--sampling.repetition_penalty", "2"], SAMPLED),
+    "sampling.presence_penalty": (["--sampling.presence_penalty", "2"], SAMPLED),
+    "sampling.frequency_penalty": (["--sampling.frequency_penalty", "2"], SAMPLED),
+    "sampling.min_p": (["--sampling.min_p", "0.5"], SAMPLED),
 }
 
 # The field -> a test that shows what it does.
