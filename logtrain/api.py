@@ -230,7 +230,6 @@ class Training:
             raise ValueError(f"all {number} steps are made; raise trainer.epochs or trainer.max_steps for more")
         step = next(self._steps)
         result = self._train(step, number)
-        assert result is not None, "nobody asks to stop"
         self.num_steps += 1
         loss = self.run.world.sum(result.summed_loss).item() / max(1, step.targets)
         return StepFacts(

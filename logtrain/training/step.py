@@ -34,6 +34,10 @@ class StepResult(NamedTuple):
     """1 where the gradients were not finite, so that nothing was updated, else 0; an fp32 scalar."""
 
 
+class GivenUp(Exception):
+    """A step or a validation was dropped, because a stop was asked for."""
+
+
 class StepWorld(Protocol):
     """The facts of the ranks that a step needs; a `World` has them."""
 
@@ -66,17 +70,17 @@ class TrainStep:
         self.model, self.optimizer, self.optim = model, optimizer, optim
         self.max_grad_norm, self.total_steps, self.world = max_grad_norm, total_steps, world
 
-    def __call__(self, step: Step, number: int, stopping: Callable[[], bool] = lambda: False) -> StepResult | None:
+    def __call__(self, step: Step, number: int, stopping: Callable[[], bool] = lambda: False) -> StepResult:
         """Train on the rows of `step`, which is update `number` (0-based) of the run. Nothing here waits for the
         device.
 
-        `stopping`: asked before every micro-batch; the step is dropped when it returns True, and None is returned.
+        `stopping`: asked before every micro-batch; raises GivenUp when it returns True, and nothing is updated.
         """
         summed_loss_K = torch.zeros(max(1, len(step.targets_K)), device=self.world.device)
         for i, batch in enumerate(step.batches):
             if stopping():
                 self.optimizer.zero_grad()
-                return None
+                raise GivenUp
             last_micro_batch(self.model, last=i == len(step.batches) - 1)
             summed = self.model(batch.to(self.world.device))
             (summed * (self.world.size / max(1, step.targets))).backward()
@@ -108,10 +112,6 @@ class Validation(NamedTuple):
     """Of these, those for which the model finds it the most likely."""
 
 
-class StoppedValidation(Exception):
-    """A validation was given up, because a stop was asked for."""
-
-
 @torch.no_grad()
 def validate(
     model: Llama,
@@ -124,13 +124,13 @@ def validate(
     """The first `num_steps` steps of a loader, over all ranks. Nothing is trained. Every rank calls this.
 
     `end_id`: the id to count among the targets; None: none. `stopping`: asked before every step; raises
-    StoppedValidation when it returns True.
+    GivenUp when it returns True.
     """
     sums, targets = torch.zeros(3, device=world.device), 0
     for number in range(num_steps):
         if stopping():
             free_gathered(model)
-            raise StoppedValidation
+            raise GivenUp
         world.note(f"validation, step {number + 1} of {num_steps}")
         step = loader.at(number)
         for batch in step.batches:

@@ -25,7 +25,7 @@ from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.config import TrainerConfig
 from logtrain.training.interval import Interval, SkippedSteps
 from logtrain.training.state import TrainState
-from logtrain.training.step import StepResult, StoppedValidation, TrainStep, Validation, validate
+from logtrain.training.step import GivenUp, StepResult, TrainStep, Validation, validate
 
 
 class Trainer:
@@ -86,8 +86,9 @@ class Trainer:
             self.interval = Interval()
             while self.state.step < self.total_steps and not self.out_of_patience():
                 step, began = self.next_step(steps), time.perf_counter()
-                result = self.train_step(step, self.state.step, self.must_stop)
-                if result is None:
+                try:
+                    result = self.train_step(step, self.state.step, self.must_stop)
+                except GivenUp:
                     self.drop_step(began)
                     return False
                 if not self.after_step(step, result):
@@ -256,7 +257,7 @@ class Trainer:
         with self.interval.excluding(), self.goodput.stage("validation"):
             try:
                 found = {name: self.validate_on(loader) for name, loader in self.valid.items()}
-            except StoppedValidation:
+            except GivenUp:
                 self.state.validation_due = True
                 return False
             self.state.validation_due = False
@@ -273,7 +274,7 @@ class Trainer:
         return True
 
     def validate_on(self, loader: Loader) -> Validation:
-        """What one validation set gives. Raises StoppedValidation."""
+        """What one validation set gives. Raises GivenUp."""
         facts = loader.split.manifest
         end_id = facts["tokenizer"]["document_end_id"] if "chat" in facts else None
         return validate(self.model, loader, loader.steps_per_epoch, self.world, end_id, self.must_stop)
