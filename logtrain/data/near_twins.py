@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from logtrain.data.masked import Masked, mixed
+from logtrain.text.masked import Masked, mixed
 
 SIGNATURE = 64
 BAND = np.dtype("<u4")  # 4 values

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from logtrain.data.masked import mask
 from logtrain.data.near_twins import signatures
+from logtrain.text.masked import mask
 
 PART_BITS = 16  # of a hash: which part of a conversation a document is, and no matter on which side of the split it is
 

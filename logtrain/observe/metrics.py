@@ -24,11 +24,21 @@ class Metrics:
     of them; a run that finds others says so and goes on.
     """
 
-    def __init__(self, run_dir: Path, *, enabled: bool, total_steps: int, resume_step: int = 0, crc32: int = 0):
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        enabled: bool,
+        total_steps: int,
+        resume_step: int = 0,
+        crc32: int = 0,
+        validates: bool = False,
+    ):
+        """`validates`: whether the validation at `resume_step` is made again."""
         self.enabled, self.total_steps, self.crc32 = enabled, total_steps, 0
         if not enabled:
             return
-        cut = cut_after(run_dir / "metrics.jsonl", resume_step)
+        cut = cut_after(run_dir / "metrics.jsonl", resume_step, validates)
         self.crc32 = cut.crc32
         self.records = open(run_dir / "metrics.jsonl", "ab")  # noqa: SIM115 (closed in close)
         self.log = open(run_dir / "log.txt", "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115

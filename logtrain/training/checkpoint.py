@@ -16,6 +16,7 @@ import copy
 import dataclasses
 import os
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ class Checkpoints:
         self.group = host_group()  # the writing thread's own: its messages must not meet the training's
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self.writing: Future | None = None
+        self.seconds = 0.0  # that the last complete save took; 0 before one
         self.buffers: dict[str, Tensor] = {}
 
     def clean(self) -> None:
@@ -113,7 +115,7 @@ class Checkpoints:
         No rank returns before the rename: one that went on could end its process, and torchrun would then end rank 0
         just before the rename.
         """
-        name = f"step-{state.step:06d}"
+        name, began = f"step-{state.step:06d}", time.monotonic()
         aside, file = self.folder / f".{name}.partial", f"rank-{self.rank:05d}.safetensors"
         files: dict[str, FileFacts] = {}
         problem = None
@@ -134,6 +136,7 @@ class Checkpoints:
         problem = next((found for found in self.gathered(problem) if found), None)
         if problem:
             raise problem
+        self.seconds = time.monotonic() - began
 
     def gathered(self, value: T) -> list[T]:
         """The values of all ranks, in the order of the ranks, on every rank; the GPU takes no part."""

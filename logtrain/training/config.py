@@ -169,6 +169,8 @@ class RunConfig(Config):
     """
     attention_backend: AttentionBackend = "torch"
     """Attention on GPUs: torch's own FlashAttention-2, the package flash_attn_3 (fa3, for Hopper), or flash-attn."""
+    price: float = 0.0
+    """Price of a GPU for an hour, in dollars, by which a run tells what it costs. 0: not known."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -178,6 +180,8 @@ class RunConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         self.check_sources()
+        if self.price < 0:
+            raise ValueError(f"price = {self.price} must not be negative")
 
     def with_absolute_paths(self) -> Self:
         """The config with absolute paths of model and data, which means the same in any working directory."""
@@ -227,6 +231,6 @@ class RunConfig(Config):
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.
 MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
-    *("compile", "parallel", "loader.rows_per_batch"),
+    *("compile", "parallel", "loader.rows_per_batch", "price"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
 )

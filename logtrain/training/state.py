@@ -44,6 +44,8 @@ class TrainState:
     """Validations in a row without a lower loss."""
     records_crc32: int = 0
     """Checksum of the records that rank 0 has made; 0 on the other ranks, which make none."""
+    validation_due: bool = False
+    """Whether a validation at `step` was given up, because a stop was asked for; it is made first on resuming."""
     start_losses: dict[str, float] = field(default_factory=dict)
     """Loss on each validation set before the first step, by the fingerprint of its data."""
     sizes: dict[str, EpochSize] = field(default_factory=dict)

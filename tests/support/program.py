@@ -61,6 +61,11 @@ class Program:
                 raise AssertionError(f"still running after {seconds} s:\n{self.output.read_text()}")
         return [process.exitcode for process in self.processes]
 
+    def until_or_end(self, happened: Callable[[], object]) -> None:
+        """Wait for a moment in the life of the program, or for its end."""
+        while not happened() and any(process.exitcode is None for process in self.processes):
+            time.sleep(0.001)
+
     def until(self, happened: Callable[[], object]) -> None:
         """Wait for a moment in the life of the program."""
         while not happened():
