@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.data.config import LoaderConfig
 from logtrain.model.config import AttentionBackend, LoraConfig, Recompute
+from logtrain.observe.config import HealthConfig
 
 ONLY = ""  # the name of a source that is the only one
 
@@ -176,6 +177,7 @@ class RunConfig(Config):
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
 
     def __post_init__(self):
         super().__post_init__()
@@ -231,6 +233,6 @@ class RunConfig(Config):
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.
 MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
-    *("compile", "parallel", "loader.rows_per_batch", "price"),
+    *("compile", "parallel", "loader.rows_per_batch", "price", "health"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
 )

@@ -99,6 +99,7 @@ def train_in_folder(run: RunSetup, weights: WeightSource, stop: StopSignal, good
             state=state,
             stop=stop,
             goodput=goodput,
+            health=config.health,
             price=config.price,
         )
         if not trainer.fit():
