@@ -10,6 +10,7 @@ A text between two marks is not a text of its own: some normalisers and pre-toke
 word of all, or strip the last one. So such a stretch is encoded between two tokens that stand for the marks beside it.
 """
 
+import functools
 import json
 import secrets
 from collections.abc import Sequence
@@ -42,12 +43,18 @@ class PlainText:
             tokenizer = renamed(tokenizer, words)
             tokenizer.encode_special_tokens = True
         self.tokenizer, self.is_changed = tokenizer, bool(plain or words)
+        self._is_normalized = {id: token.normalized for id, token in added.items()}
         # No text has their names, for nobody knows them before. Only those marks are found in a normalised text that
         # are themselves normalised, and the text beside them is another one for it.
         self._border = {flag: f"\U000f0000{secrets.token_hex(16)}{int(flag)}" for flag in (False, True)}
-        self._is_normalized = {id: token.normalized for id, token in added.items()}
-        tokenizer.add_tokens([AddedToken(text, normalized=flag) for flag, text in self._border.items()])
-        self._border_ids = {tokenizer.token_to_id(text) for text in self._border.values()}
+
+    @functools.cached_property
+    def _with_borders(self) -> tokenizers.Tokenizer:
+        """A copy that knows the borders; of the tokenizer itself their ids may be those of a model's spare rows."""
+        copy = tokenizers.Tokenizer.from_str(self.tokenizer.to_str())
+        copy.encode_special_tokens = True
+        copy.add_tokens([AddedToken(text, normalized=flag) for flag, text in self._border.items()])
+        return copy
 
     def encode(self, text: str) -> Encoding:
         """Returns ids and spans of a whole text."""
@@ -65,18 +72,19 @@ class PlainText:
         left, right = (
             "" if mark is None else self._border[self._is_normalized.get(mark, False)] for mark in (before, after)
         )
-        encoding = self.tokenizer.encode(f"{left}{text}{right}", add_special_tokens=False)
+        tokenizer = self._with_borders
+        borders = {tokenizer.token_to_id(text) for text in self._border.values()}
+        encoding = tokenizer.encode(f"{left}{text}{right}", add_special_tokens=False)
         found = [
             (id, (max(0, start - len(left)), max(0, min(end - len(left), len(text)))))
             for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
-            if id not in self._border_ids
+            if id not in borders
         ]
         return Encoding([id for id, _ in found], [span for _, span in found])
 
     def largest_id(self) -> int:
         """Returns the largest id of the tokenizer's own; -1 where there is none."""
-        ids = self.tokenizer.get_vocab(with_added_tokens=True).values()
-        return max((id for id in ids if id not in self._border_ids), default=-1)
+        return max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
 def words_that_are_marks(tokenizer: tokenizers.Tokenizer, marks: dict[str, int]) -> set[str]:

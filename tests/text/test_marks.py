@@ -149,3 +149,10 @@ def test_tokens_that_only_the_files_beside_list(bpe, tmp_path):
     assert len(ours.encode("sshd")) == 1
     assert "<|b|>" in ours.marks
     assert ours.sha256 != Tokenizer.load(bpe).sha256
+
+
+def test_a_models_spare_rows_have_no_text(bpe, tmp_path):
+    tokenizer = with_added(bpe, tmp_path, tokenizers.AddedToken("<|im_start|>"))
+    spare = [tokenizer.vocab_size, tokenizer.vocab_size + 1]
+    assert tokenizer.encode_between("a", tokenizer.marks["<|im_start|>"], None).ids == tokenizer.encode("a")
+    assert tokenizer.decode(spare, skip_special=False) == ""
