@@ -1,8 +1,8 @@
 """Turns the settings of another trainer into a recipe: `python -m logtrain.import FILE.json > recipe.toml`.
 
 It reads the hyper-parameters of a hosted service (JSON), and recipes of LLaMA-Factory and of axolotl (YAML or JSON) for
-continual pretraining and fine-tuning. Each key becomes a setting, or stands in the recipe's comments with the reason why
-it has no effect here; one that would change the result and has no like here is an error, and so is an unknown one.
+continual pretraining and fine-tuning. Each key becomes a setting, or stands in the recipe's comments with the reason
+why it has no effect here; one that would change the result and has no like here is an error, as an unknown one is.
 """
 
 import shlex

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.data.config import LoaderConfig
 from logtrain.model.config import AttentionBackend, LoraConfig, Recompute
+from logtrain.observe.config import HealthConfig
 
 ONLY = ""  # the name of a source that is the only one
 
@@ -52,9 +53,9 @@ class OptimConfig(Config, prefix="optim."):
     def lr_at(self, step: int, total_steps: int) -> float:
         """Learning rate of the update `step` (0-based) out of `total_steps`.
 
-        The warm-up takes warmup_steps, or ceil(ratio * total) steps, and its first already moves: (step + 1) / warm-up. The first step
-        after it has the peak, unless it is the last, which has `min_lr_ratio` of it (Loshchilov & Hutter 2017,
-        arXiv:1608.03983, one cycle).
+        The warm-up takes warmup_steps, or ceil(ratio * total) steps, and its first already moves: (step + 1) / warm-up.
+        The first step after it has the peak, unless it is the last, which has `min_lr_ratio` of it (Loshchilov & Hutter
+        2017, arXiv:1608.03983, one cycle).
         """
         warmup = self.warmup_steps or math.ceil(self.warmup_ratio * total_steps)
         if step < warmup:
@@ -180,6 +181,7 @@ class RunConfig(Config):
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
 
     def __post_init__(self):
         super().__post_init__()
@@ -235,6 +237,6 @@ class RunConfig(Config):
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.
 MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
-    *("compile", "parallel", "loader.rows_per_batch", "price"),
+    *("compile", "parallel", "loader.rows_per_batch", "price", "health"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
 )

@@ -10,20 +10,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import NoReturn
 
-from torch import Tensor
-
 from logtrain.core.stop import StopSignal
 from logtrain.core.units import size
 from logtrain.core.world import StopAgreement, World
 from logtrain.data.loader import Loader, Step
 from logtrain.model.flops import model_flops, peak_flops
+from logtrain.observe.config import HealthConfig
 from logtrain.observe.goodput import Goodput, clock
 from logtrain.observe.metrics import Metrics
 from logtrain.observe.records import Record
 from logtrain.observe.system import peak_memory_gib
+from logtrain.training.block_time import BlockTime
 from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.config import TrainerConfig
 from logtrain.training.interval import Interval, SkippedSteps
+from logtrain.training.record import Watch, of_sources, of_validation
 from logtrain.training.state import TrainState
 from logtrain.training.step import GivenUp, StepResult, TrainStep, Validation, validate
 
@@ -44,6 +45,7 @@ class Trainer:
         state: TrainState,
         stop: StopSignal,
         goodput: Goodput,
+        health: HealthConfig,
         price: float = 0.0,
     ):
         """`valid`: validation sets by name, of which the first decides which step is the best. `state`: the counts of
@@ -66,6 +68,8 @@ class Trainer:
         self.interval = Interval()
         self.cold: Interval | None = None  # the first step's: it allocates and compiles, so rates leave it out
         self.skipped = SkippedSteps(self.world.device)
+        self.block_time = BlockTime(self.model, self.world.device)
+        self.watch = Watch(health, world, self.block_time)
 
     def fit(self) -> bool:
         """Train to the last step; -> False if a stop was asked for, and everything is saved. Raises ValueError for
@@ -76,6 +80,7 @@ class Trainer:
         with (
             self.stop.promising(self.promise),
             self.goodput.stage("step"),
+            closing(self.block_time),
             closing(self.must_stop),
             closing(self.checkpoints),
             closing(steps),
@@ -146,6 +151,7 @@ class Trainer:
         self.last = step, result
         self.state.add(step, self.train.names)
         self.interval.add(step, result.summed_loss_K)
+        self.watch.add(self.state.step, step, result)
         self.skipped.add(result.skipped)
         number, epoch_length = self.state.step, self.train.steps_per_epoch
         done = number == self.total_steps
@@ -181,33 +187,34 @@ class Trainer:
         """Record the last step, with rates over all steps since the last record. Only here the host waits for the
         device. Raises ValueError after `max_skipped` skipped steps in a row.
         """
-        loss = self.world.sum(result.summed_loss).item() / max(1, step.targets)
+        loss = self.world.sum(result.summed_loss.clone()).item() / max(1, step.targets)
         grad_norm = result.grad_norm.item()
         self.state.skipped += self.skipped.read()
         number, interval = self.state.step, self.interval
         seconds = interval.seconds
         flops = model_flops(self.model.config, interval.tokens, interval.attention_pairs, self.adapter_parameters)
-        self.metrics.train(
-            {
-                "step": number,
-                "epoch": number / self.train.steps_per_epoch,
-                "loss": loss,
-                "grad_norm": grad_norm,
-                "lr": self.train_step.lr_at(number - 1),
-                "tokens": self.state.tokens,
-                "targets": self.state.targets,
-                "skipped_steps": self.state.skipped,
-                "tokens_per_second": interval.tokens / seconds,
-                "tokens_per_second_per_gpu": interval.tokens / seconds / self.world.size,
-                "mfu": flops / seconds / self.world.size / self.peak_flops if self.peak_flops else None,
-                "peak_memory_gib": peak_memory_gib(self.world.device),
-                "step_seconds": seconds / interval.steps,
-                "data_seconds": interval.data_seconds / interval.steps,
-                "eta_seconds": (self.total_steps - number) * seconds / interval.steps,
-                **self.cost(),
-                **self.of_sources(),
-            }
-        )
+        record: Record = {
+            "step": number,
+            "epoch": number / self.train.steps_per_epoch,
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "lr": self.train_step.lr_at(number - 1),
+            "tokens": self.state.tokens,
+            "targets": self.state.targets,
+            "skipped_steps": self.state.skipped,
+            "tokens_per_second": interval.tokens / seconds,
+            "tokens_per_second_per_gpu": interval.tokens / seconds / self.world.size,
+            "mfu": flops / seconds / self.world.size / self.peak_flops if self.peak_flops else None,
+            "peak_memory_gib": peak_memory_gib(self.world.device),
+            "step_seconds": seconds / interval.steps,
+            "data_seconds": interval.data_seconds / interval.steps,
+            "eta_seconds": (self.total_steps - number) * seconds / interval.steps,
+            **self.cost(),
+            **of_sources(self.train.names, interval, self.state, self.world),
+        }
+        self.metrics.train(record)
+        for event in self.watch.events(record, str(self.checkpoints.folder), self.bytes_to_save):
+            self.metrics.event(event)
         if self.skipped.longest >= self.config.max_skipped:
             self.refuse(f"loss {loss}, gradient norm {grad_norm}, {self.skipped.longest} steps in a row")
         if self.skipped.found:
@@ -225,21 +232,6 @@ class Trainer:
         self.goodput.write()
         dollars = {"dollars": account.device_hours * self.price} if self.price else {}
         return {"goodput": account.goodput, "device_hours": account.device_hours, **dollars}
-
-    def of_sources(self) -> Record:
-        """A record's entries for each source, where the run has several: its loss over all steps since the last record,
-        for a step may have no row of it; and what was trained on so far.
-        """
-        if not self.train.names:
-            return {}
-        assert isinstance(self.interval.summed_loss_K, Tensor), "a record is made after a step"
-        found: Record = {}
-        losses_K = self.world.sum(self.interval.summed_loss_K).tolist()
-        for name, loss, targets in zip(self.train.names, losses_K, self.interval.targets_K, strict=True):
-            counts = self.state.sources[name]
-            found[f"loss.{name}"] = loss / targets if targets else None
-            found[f"tokens.{name}"], found[f"targets.{name}"] = counts.tokens, counts.targets
-        return found
 
     def refuse(self, what: str) -> NoReturn:
         """Raises the ValueError of a run that has diverged."""
@@ -262,7 +254,8 @@ class Trainer:
                 return False
             self.state.validation_due = False
             for name, of_set in found.items():
-                self.metrics.valid(self.valid_record(name, of_set))
+                epoch = number / self.train.steps_per_epoch
+                self.metrics.valid(of_validation(name, of_set, self.valid[name], self.state, epoch))
         for name, of_set in found.items():
             if number and not math.isfinite(of_set.loss):
                 self.refuse(f"loss {of_set.loss} on {name}")
@@ -278,24 +271,6 @@ class Trainer:
         facts = loader.split.manifest
         end_id = facts["tokenizer"]["document_end_id"] if "chat" in facts else None
         return validate(self.model, loader, loader.steps_per_epoch, self.world, end_id, self.must_stop)
-
-    def valid_record(self, name: str, found: Validation) -> Record:
-        """The record of a validation set."""
-        number, fingerprint = self.state.step, self.valid[name].split.manifest["fingerprint"]
-        if number == 0 and math.isfinite(found.loss):
-            self.state.start_losses[fingerprint] = found.loss
-        start = self.state.start_losses.get(fingerprint)  # None for a set that a resumed run has added
-        record: Record = {
-            "step": number,
-            "epoch": number / self.train.steps_per_epoch,
-            "set": name,
-            "valid_loss": found.loss,
-            "delta": None if start is None else found.loss - start,
-            "valid_targets": found.targets,
-        }
-        if found.ends:
-            record["ends_predicted"] = found.ends_predicted / found.ends
-        return record
 
 
 @contextmanager

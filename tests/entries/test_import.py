@@ -1,4 +1,4 @@
-"""Settings of other trainers become a recipe of the same rows, steps and learning rates, or an error that names them."""
+"""Settings of other trainers become a recipe of the same rows, steps and rates, or an error that names them."""
 
 import dataclasses
 import importlib
