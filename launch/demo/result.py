@@ -28,7 +28,7 @@ def held_out_losses(folder: Path) -> list[float]:
 
 
 def held_out_document(split: Split, tokenizer: Tokenizer) -> tuple[str, str]:
-    """A held-out document as (prompt, what follows): cut before its answer, or if it has none within its first words."""
+    """A held-out document as (prompt, what follows): cut before its answer, else within its first words."""
     ids = (split.read(0, 0, int(split.lengths[0])) & (CONTEXT - 1)).tolist()
     text = tokenizer.decode(ids)
     question, answer, follows = text.partition(ANSWER)
