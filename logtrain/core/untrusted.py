@@ -100,7 +100,7 @@ DECODER = json.JSONDecoder(parse_int=parse_int)
 """Of every JSON text that others may have written. Raises ValueError, and RecursionError for one that is too deep."""
 
 
-def check_depth(path: Path, facts: object, what: str) -> None:
+def check_depth(path: Path | str, facts: object, what: str) -> None:
     """Raises ValueError beyond MAX_DEPTH, so that code which recurses over the value later has room on the stack."""
     level = [facts]
     for _ in range(MAX_DEPTH):
