@@ -22,6 +22,7 @@ from logtrain.text.marks import TURN_MARKS, add_missing, begin_of_text, find_mar
 from logtrain.text.panics import panics_named, raise_if_ours
 from logtrain.text.plain_text import Encoding, PlainText
 from logtrain.text.template_source import named_tokens, read_config, template_text
+from logtrain.text.token_bytes import REPLACEMENT, bytes_of_part
 from logtrain.text.tokenizer_trial import try_out
 
 TOKENIZER_FILES = (  # of a Hugging Face folder: the first two decide the ids, the others say more of them
@@ -101,6 +102,15 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Returns the text of ids; `skip_special` leaves special tokens out."""
+        raise NotImplementedError
+
+    def token_bytes(self, id: int) -> bytes:
+        """Returns the bytes of UTF-8 that a token stands for, which may be a part of a character's."""
+        text = self.decode([id], skip_special=False)
+        return text.encode() if REPLACEMENT not in text else bytes_of_part(self._token(id)) or text.encode()
+
+    def _token(self, id: int) -> str:
+        """Returns a token as the file spells it."""
         raise NotImplementedError
 
     def normalized(self, text: str) -> str:
@@ -222,6 +232,9 @@ class JsonTokenizer(Tokenizer):
             tokenizer = self._spelled if self._plain.is_changed else self._plain.tokenizer
             return tokenizer.decode(ids, skip_special_tokens=skip_special)
 
+    def _token(self, id: int) -> str:
+        return self._spelled.id_to_token(id) or ""
+
     def normalized(self, text: str) -> str:
         normalizer = self._plain.tokenizer.normalizer
         return normalizer.normalize_str(text) if normalizer else text
@@ -283,6 +296,9 @@ class SentencePieceTokenizer(Tokenizer):
             else:
                 run.append(i)
         return text + self._model.decode(run)
+
+    def _token(self, id: int) -> str:
+        return self._model.id_to_piece(id)
 
     def normalized(self, text: str) -> str:
         return self._model.normalize(text)
