@@ -32,7 +32,8 @@ from logtrain.model.published import GENERATION
 from logtrain.model.weights import WeightSource, read_model
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.config import DATE
-from logtrain.text.tokenizer import Tokenizer, tokenizer_file
+from logtrain.text.template_source import tokenizer_file
+from logtrain.text.tokenizer import Tokenizer
 
 SAMPLES, SAMPLE_BYTES = 64, 1 << 14  # the parts of a file of weights that `digest` reads
 

@@ -1,4 +1,4 @@
-"""Where a model's folder keeps its chat template, and the special tokens that a template may call by name."""
+"""Where a model's folder keeps its tokenizer, its chat template, and the special tokens that a template may call by name."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,16 @@ from typing import Any, NamedTuple
 from logtrain.core.untrusted import read_bytes, read_json, shown
 
 FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"  # beside a tokenizer
+TOKENIZER_FILES = (  # of a Hugging Face folder: the first two decide the ids, the others say more of them
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
 MAX_TEMPLATE_BYTES = 1 << 20  # the longest that is known has some 30 KB
 MAX_CONFIG_BYTES = 1 << 24  # the largest that is honest, of many added tokens, has some 3 MB
 LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
@@ -92,6 +102,11 @@ def named_tokens(*folders: Path, defaults: bool = True) -> dict[str, str]:
                 found = OF_LLAMA | found
             found |= {name: token_text(file, facts[name], name) for name in NAMED_TOKENS if name in facts}
     return {name: text for name in NAMED_TOKENS if (text := found.get(name))}
+
+
+def tokenizer_file(folder: Path) -> Path | None:
+    """Returns the file of a folder that decides the ids, None if it has none."""
+    return next((file for name in TOKENIZER_FILES[:2] if os.path.lexists(file := folder / name)), None)
 
 
 def token_text(file: Path, value: object, name: str) -> str | None:

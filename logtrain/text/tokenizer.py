@@ -9,7 +9,6 @@ mark). There is one exception: a chat template spells its marks, so what it wrot
 
 import functools
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,20 +20,10 @@ from logtrain.core.untrusted import nearest, read_bytes
 from logtrain.text.marks import TURN_MARKS, add_missing, begin_of_text, find_marks
 from logtrain.text.panics import panics_named, raise_if_ours
 from logtrain.text.plain_text import Encoding, PlainText
-from logtrain.text.template_source import named_tokens, read_config, template_text
+from logtrain.text.template_source import TOKENIZER_FILES, named_tokens, read_config, template_text, tokenizer_file
 from logtrain.text.token_bytes import REPLACEMENT, bytes_of_part
 from logtrain.text.tokenizer_trial import try_out
 
-TOKENIZER_FILES = (  # of a Hugging Face folder: the first two decide the ids, the others say more of them
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
 DOCUMENT_ENDS = ("<|end_of_text|>", "<|endoftext|>", "</s>")
 
 
@@ -148,11 +137,6 @@ class Tokenizer:
                 f"name the token that ends a document"
             )
         return special[found]
-
-
-def tokenizer_file(folder: Path) -> Path | None:
-    """Returns the file of a folder that decides the ids, None if it has none."""
-    return next((file for name in TOKENIZER_FILES[:2] if os.path.lexists(file := folder / name)), None)
 
 
 class JsonTokenizer(Tokenizer):
