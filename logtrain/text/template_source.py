@@ -1,4 +1,4 @@
-"""Where a model's folder keeps its tokenizer, its chat template, and the special tokens that a template may call by name."""
+"""Where a folder keeps its tokenizer, its chat template, and the special tokens that a template may call by name."""
 
 import os
 from pathlib import Path
