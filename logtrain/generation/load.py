@@ -77,8 +77,7 @@ class ModelFolder:
     @property
     def answer_ends(self) -> frozenset[int]:
         """The tokens that end an answer in a chat: `stop_ids`, and the end of a turn in the chat template."""
-        end_id = self.template.end_id
-        return self.stop_ids if end_id is None else self.stop_ids | {end_id}
+        return self.stop_ids | self.template.ends
 
     @cached_property
     def sampling(self) -> SamplingConfig:

@@ -107,6 +107,11 @@ class ChatTemplate:
         ending = text.rpartition(TRIAL[1].content)[2]
         return next((id for id in self._ids(ending) if id in self._mark_ids), None)
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """The marks that end an answer: `end_id`, if there is one."""
+        return frozenset(() if self.end_id is None else (self.end_id,))
+
     def check_trainable(self) -> int:
         """Tries the template on a small conversation, by the rules of training; returns the token that ends its
         answers. Raises ValueError for a template that breaks one.
