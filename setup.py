@@ -60,6 +60,7 @@ setup(
         "logtrain": ["py.typed", "*.pyi"],  # .pyi: types of what is compiled from csrc/
         "logtrain_kernels": ["py.typed"],
         "logtrain.planning": ["gpus/*.toml"],  # descriptions of GPUs
+        "logtrain.observe": ["report.html.jinja"],  # the page of a run
         "logtrain.evaluation": ["compare.html.jinja"],  # the page of an evaluation
         "logtrain.conversation": ["tasks.toml"],  # what a chat's tasks ask
     },
