@@ -67,6 +67,17 @@ def meet(timeout: float) -> Any:
     return store
 
 
+def refuse_half_a_place() -> None:
+    """Raises ValueError where a launcher has not said which rank of its machine this is: each would take itself for the
+    only one, pack and verify all data, and take the first GPU.
+    """
+    if missing := [name for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE") if name not in os.environ]:
+        raise ValueError(
+            f"WORLD_SIZE is set, {', '.join(missing)} not; start the ranks by launch/run.sh or torchrun, or set all: "
+            f"by srun, RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID LOCAL_WORLD_SIZE=$SLURM_NTASKS_PER_NODE"
+        )
+
+
 class World:
     """This process among all ranks: its rank, the number of ranks (size), its device, and a group for messages between
     hosts (control).
@@ -89,6 +100,8 @@ class World:
         where this rank has no GPU for itself, or others do not come.
         """
         launched = "RANK" in os.environ
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            refuse_half_a_place()
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
         on_cuda = torch.cuda.is_available() and not on_cpu
         if on_cuda and self.local_rank >= torch.cuda.device_count():

@@ -180,8 +180,7 @@ class Checkpoints:
 
     def complete(self) -> list[Path]:
         """The folders of the complete checkpoints, the oldest first."""
-        named = (path for path in self.folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
-        return sorted(named, key=step_of)
+        return complete_in(self.folder)
 
     def at(self, step: int) -> Path:
         """The complete checkpoint of a step, the same on every rank; 0 stands for the newest. Raises ValueError where
@@ -252,6 +251,12 @@ def is_written_here(tensor: Tensor) -> bool:
     coordinate, names = mesh.get_coordinate(), mesh.mesh_dim_names
     assert coordinate is not None and names is not None
     return "replica" not in names or coordinate[names.index("replica")] == 0
+
+
+def complete_in(folder: Path) -> list[Path]:
+    """The complete checkpoints in the folder of a run's checkpoints, the oldest first."""
+    named = (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+    return sorted(named, key=step_of)
 
 
 def step_of(path: Path) -> int:

@@ -77,11 +77,13 @@ def train_in_folder(
     model = run.build_model(None if is_in_checkpoint else weights)
     world.barrier()  # disks differ; NCCL's clock must not start before all have loaded
     optimizer = make_optimizer(model, config.optim)
-    state = TrainState(data=data.fingerprint, rows_per_step=data.train.config.rows_per_step)
+    rows_per_step, sizes = data.train.config.rows_per_step, data.train.sizes
+    state = TrainState(data=data.fingerprint, rows_per_step=rows_per_step, sizes=sizes)
     if newest:
         state = checkpoints.load(newest, model, optimizer).continued_as(
             state, newest, " ".join(config.sources.values())
         )
+    best_step, is_other_best = state.best_step, state.judge_by(data.first_valid_set)
     total_steps = config.trainer.total_steps(data.train.steps_per_epoch)
     train_step = TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, total_steps, world)
     resumed = {"resume_step": state.step, "crc32": state.records_crc32, "validates": state.validation_due}
@@ -92,6 +94,11 @@ def train_in_folder(
     with Metrics(run.folder, enabled=world.is_main, total_steps=total_steps, **resumed) as metrics:
         stop.say = metrics.info
         announce(run, metrics, newest)
+        if is_other_best:
+            metrics.info(
+                f"the first validation set is another one than when step {best_step} was the best: the best "
+                "step is found anew"
+            )
         trainer = Trainer(
             config.trainer,
             train_step=train_step,
