@@ -18,7 +18,7 @@ INK, GRID = "#1d2733", "#e3e7ec"
 SIZE = (4.4, 2.7)  # inches: 317 points, 422 pixels, wide, so that on a phone of 390 pixels the text is hardly smaller
 MOST_POINTS = 800  # of a line; more are drawn as the lowest and the highest of each stretch
 MOST_LINES = 24  # of a chart
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "sans-serif",
     "svg.fonttype": "none",  # text stays text

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import orjson
 
@@ -115,7 +115,7 @@ def as_table(value: object) -> Line:
     return value if isinstance(value, dict) else {}
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value can be drawn."""
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
