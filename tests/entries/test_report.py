@@ -76,7 +76,7 @@ def test_the_page_of_a_run_holds_all_of_it_and_no_script(tmp_path, capsys):
     }
     (tmp_path / "runs" / "eval").mkdir()
     (tmp_path / "runs" / "eval" / "scores.json").write_text(json.dumps({**scores, "data": {"questions": 61}}))
-    assert report.main([str(run)]) == 0
+    assert report.main([str(run), "--pictures"]) == 0
     page = page_of(run)
     assert "<script" not in page and "&lt;script&gt;" in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)  # nothing from outside
