@@ -72,6 +72,7 @@ setup(
         "logtrain_kernels": ["py.typed"],
         "logtrain.training": ["foreign_keys.toml"],  # the settings of other trainers
         "logtrain.planning": ["gpus/*.toml"],  # descriptions of GPUs
+        "logtrain.observe": ["report.html.jinja"],  # the page of a run
         "logtrain.evaluation": ["compare.html.jinja"],  # the page of an evaluation
         "logtrain.conversation": ["tasks.toml"],  # what a chat's tasks ask
     },
