@@ -10,6 +10,7 @@ from logtrain.core.untrusted import open_regular
 
 MAX_DIRECTORY = 1 << 25  # bytes: 200,000 and more names, which take ten times as much memory
 END, END_64 = b"PK\5\6", b"PK\6\6"  # of the list of members; the rest of both as in the ZIP specification, 4.3.14-16
+NAMES = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a bound
 
 
@@ -31,7 +32,7 @@ class Archive:
         if member.flag_bits & 1:
             raise ValueError("encrypted; unpack the archive")
         if member.compress_type not in METHODS:
-            method = zipfile.compressor_names.get(member.compress_type, f"method {member.compress_type}")
+            method = NAMES.get(member.compress_type, f"method {member.compress_type}")
             raise ValueError(f"packed by {method}, not deflate; unpack the archive")
         try:
             return self._opened().open(member)  # pyright: ignore[reportReturnType]  # IO[bytes]
