@@ -111,9 +111,7 @@ def test_an_adapters_own_template_asks_and_is_merged(tmp_path, has_tokenizer):
     """Of public reports: TRL, LLaMA-Factory and axolotl leave it in the tokenizer_config.json beside the adapter."""
     from transformers import AutoTokenizer
 
-    own = (
-        "{{ bos_token }}{% for m in messages %}{{ '### ' + m['role'] + m['content'] + eos_token }}{% endfor %}"
-    )
+    own = "{{ bos_token }}{% for m in messages %}{{ '### ' + m['role'] + m['content'] + eos_token }}{% endfor %}"
     model = write_chat_model(tmp_path / "model", 0.3)
     (model / "chat_template.jinja").write_text(TRIMMING)
     lora = LoraConfig(rank=2, alpha=4.0)
