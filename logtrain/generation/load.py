@@ -10,6 +10,7 @@ format, which is merged into the model that it names.
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,9 +30,9 @@ from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.lora import MergedAdapters
 from logtrain.model.published import GENERATION
 from logtrain.model.weights import WeightSource, read_model
-from logtrain.text import template_source
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.config import DATE
+from logtrain.text.template_source import tokenizer_file
 from logtrain.text.tokenizer import Tokenizer
 
 SAMPLES, SAMPLE_BYTES = 64, 1 << 14  # the parts of a file of weights that `digest` reads
@@ -65,19 +66,18 @@ class ModelFolder:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the model; an adapter has none of its own."""
-        return Tokenizer.load(self.base)
+        """The tokenizer; an adapter's own is preferred to its model's."""
+        return Tokenizer.load(self.path if tokenizer_file(self.path) else self.base)
 
     @cached_property
     def template(self) -> ChatTemplate:
         """The chat template; an adapter's own is preferred to its model's."""
-        own = self.path / template_source.FILE
-        return ChatTemplate.load(self.tokenizer, self.template_file or (own if os.path.lexists(own) else ""), self.date)
+        return ChatTemplate.load(self.tokenizer, self.template_file, self.date, self.path if self.is_adapter else None)
 
     @property
     def answer_ends(self) -> frozenset[int]:
         """The tokens that end an answer in a chat: `stop_ids`, and the end of a turn in the chat template."""
-        return self.stop_ids | {self.template.end_id}
+        return self.stop_ids | self.template.ends
 
     @cached_property
     def sampling(self) -> SamplingConfig:
@@ -162,10 +162,18 @@ class LoadedModel:
     max_sequences: int
     """The most requests that it will answer at once."""
 
-    def generator(self, memory: float, *, step_tokens: int = 4096, keep_prefixes: bool = False) -> Generator:
-        """A generator for chats. `memory`: GiB for keys and values; 0 takes what `cache_bytes` proposes. `step_tokens`
-        and `keep_prefixes` are the Generator's. Raises ValueError if there is not so much memory, or the folder has no
-        chat template.
+    def generator(
+        self,
+        memory: float,
+        *,
+        stop_ids: Iterable[int] | None = None,
+        step_tokens: int = 4096,
+        keep_prefixes: bool = False,
+    ) -> Generator:
+        """A generator for chats. `memory`: GiB for keys and values; 0 takes what `cache_bytes` proposes. `stop_ids`:
+        the tokens that end every answer; None takes those that end one in a chat. `step_tokens` and `keep_prefixes` are
+        the Generator's. Raises ValueError if there is not so much memory, or the folder has no chat template that says
+        what ends an answer.
         """
         shape, weight = self.model.config, self.model.embedding.weight
         size = cache_bytes(memory, weight.device)
@@ -174,7 +182,7 @@ class LoadedModel:
         return Generator(
             self.model,
             self.folder.tokenizer,
-            self.folder.answer_ends,
+            self.folder.answer_ends if stop_ids is None else stop_ids,
             memory=size,
             max_sequences=self.max_sequences,
             step_tokens=step_tokens,
