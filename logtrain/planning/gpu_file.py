@@ -6,7 +6,7 @@ Nothing here imports torch, so that an unknown GPU is reported at once.
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from logtrain.model.datasheet import peak_flops_of
 from logtrain.planning.gpu import AttentionRate, Gpu, LinkRate, Range
@@ -148,6 +148,6 @@ def is_row(row: Any, count: int) -> bool:
     return isinstance(row, list) and len(row) == count and all(is_number(rate) and rate > 0 for rate in row)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a TOML value is a number, which True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
