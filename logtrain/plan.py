@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     plan = make_plan(config)
     print(json.dumps(plan.result) if config.json else plan_table(plan))
     if config.picture:
-        draw(Path(config.picture), plan.trace, plan.timeline, config.name)
+        draw(Path(config.picture), plan.trace, plan.timeline, config.name, plan.gpu.available)
     if not plan.result["fits"]:
         need, have = plan.result["reserved_memory_gib"], plan.result["available_memory_gib"]
         raise ValueError(f"needs {need:.1f} GiB a GPU, {plan.gpu.name} has {have:.1f}; {remedy(plan)}")
