@@ -11,9 +11,10 @@ from typing import Any
 import psutil
 
 try:
-    import pynvml  # nvidia-ml-py
+    import pynvml as nvml  # nvidia-ml-py
 except ImportError:
-    pynvml = None
+    nvml = None
+pynvml: Any = nvml
 
 THROTTLES = {  # bits of nvmlClocksEventReasons that slow a GPU down; a cap on power is usual on a busy H100
     0x04: "power cap",

@@ -63,8 +63,7 @@ class Wandb:
     """Weights & Biases; WANDB_MODE=offline keeps the run in the run's folder, for `wandb sync`."""
 
     def __init__(self, folder: Path, name: str, config: Mapping[str, Any]):
-        import wandb
-
+        wandb: Any = import_module("wandb")
         self.run = wandb.init(
             project="logtrain", name=name, id=run_id(folder), resume="allow", dir=str(folder), config=dict(config)
         )
@@ -84,9 +83,8 @@ class Mlflow:
     """MLflow, at MLFLOW_TRACKING_URI or in its own folder mlruns."""
 
     def __init__(self, folder: Path, name: str, config: Mapping[str, Any]):
-        from mlflow.tracking import MlflowClient
-
-        self.client = MlflowClient()
+        self.client: Any = import_module("mlflow.tracking").MlflowClient()
+        self.metric: Any = import_module("mlflow.entities").Metric
         found = self.client.get_experiment_by_name("logtrain")
         experiment = found.experiment_id if found else self.client.create_experiment("logtrain")
         self.id = self.client.create_run(experiment, run_name=name).info.run_id
@@ -95,10 +93,8 @@ class Mlflow:
 
     def log(self, figures: Figures, step: int) -> None:
         """See Tracker."""
-        from mlflow.entities import Metric
-
         now = int(1000 * time.time())
-        self.client.log_batch(self.id, [Metric(key, value, now, step) for key, value in figures.items()])
+        self.client.log_batch(self.id, [self.metric(key, value, now, step) for key, value in figures.items()])
 
     def close(self, export: str) -> None:
         """See Tracker."""
@@ -111,10 +107,8 @@ class Trackio:
     """trackio, local first; TRACKIO_DIR says where."""
 
     def __init__(self, folder: Path, name: str, config: Mapping[str, Any]):
-        import trackio
-
-        self.trackio = trackio
-        trackio.init(project="logtrain", name=name, config=dict(config))
+        self.trackio: Any = import_module("trackio")
+        self.trackio.init(project="logtrain", name=name, config=dict(config))
 
     def log(self, figures: Figures, step: int) -> None:
         """See Tracker."""
