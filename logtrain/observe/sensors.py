@@ -54,7 +54,7 @@ class HostSensors:
         now, found = time.monotonic(), {"cpu": psutil.cpu_percent(), "ram_bytes": psutil.virtual_memory().used}
         for name, counters in (("disk", psutil.disk_io_counters), ("network", psutil.net_io_counters)):
             with contextlib.suppress(OSError, RuntimeError):
-                count = counters()
+                count: Any = counters()
                 if count is None:
                     continue
                 both = (count.read_bytes, count.write_bytes) if name == "disk" else (count.bytes_recv, count.bytes_sent)
