@@ -25,6 +25,7 @@ RUN_TIME = [
     "urllib3>=2.0",  # evaluate's requests to a server: connections that are kept, and tries with pauses
     "rapidfuzz>=3.9",  # fuzzy scores and the longest common subsequence of tokens, in C++
     "sacrebleu>=2.4",  # BLEU and chrF; downloads only the test sets of WMT, on request
+    "psutil>=5.9",  # when this process began, what the machine is doing beside it, and its sensors
     "prompt_toolkit>=3.0.36",  # the line editor of logtrain.chat: history, pasted blocks
 ]
 

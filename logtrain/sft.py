@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from logtrain.core.config import load
 from logtrain.core.entry import run
+from logtrain.core.stop import StopSignal, stoppable
 from logtrain.model.config import LoraConfig
 from logtrain.training.config import RunConfig
 
@@ -25,9 +26,13 @@ class SftConfig(RunConfig):
 def main(argv: list[str]) -> int:
     """Fine-tune as the flags say; -> the exit status."""
     config = load(SftConfig, argv)
-    from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch
 
-    return train(config)
+    def work(stop: StopSignal) -> int:
+        from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch
+
+        return train(config, stop)
+
+    return stoppable(work)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ PR_SET_PDEATHSIG = 1  # prctl.h
 LAUNCHER = "LOGTRAIN_LAUNCHER"  # environment variable: the process id of launch/torchrun.py
 OTHER_RANKS_WAIT = 5.0  # seconds; a process that held a GPU takes one or two to end
 stop_requests: list[int] = []  # signals that have asked this process to save and end
+is_program = False  # whether this process is a program of logtrain, and not one that imports it
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -32,6 +33,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     had nothing to report. Any other exception on rank 0 may be a lost connection, so rank 0 waits to be ended as well,
     but half as long.
     """
+    global is_program
+    is_program = True
     if "RANK" in os.environ:
         end_with_launcher()
     try:

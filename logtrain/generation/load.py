@@ -10,6 +10,7 @@ format, which is merged into the model that it names.
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -162,10 +163,18 @@ class LoadedModel:
     max_sequences: int
     """The most requests that it will answer at once."""
 
-    def generator(self, memory: float, *, step_tokens: int = 4096, keep_prefixes: bool = False) -> Generator:
-        """A generator for chats. `memory`: GiB for keys and values; 0 takes what `cache_bytes` proposes. `step_tokens`
-        and `keep_prefixes` are the Generator's. Raises ValueError if there is not so much memory, or the folder has no
-        chat template.
+    def generator(
+        self,
+        memory: float,
+        *,
+        stop_ids: Iterable[int] | None = None,
+        step_tokens: int = 4096,
+        keep_prefixes: bool = False,
+    ) -> Generator:
+        """A generator for chats. `memory`: GiB for keys and values; 0 takes what `cache_bytes` proposes. `stop_ids`:
+        the tokens that end every answer; None takes those that end one in a chat. `step_tokens` and `keep_prefixes` are
+        the Generator's. Raises ValueError if there is not so much memory, or the folder has no chat template that says
+        what ends an answer.
         """
         shape, weight = self.model.config, self.model.embedding.weight
         size = cache_bytes(memory, weight.device)
@@ -174,7 +183,7 @@ class LoadedModel:
         return Generator(
             self.model,
             self.folder.tokenizer,
-            self.folder.answer_ends,
+            self.folder.answer_ends if stop_ids is None else stop_ids,
             memory=size,
             max_sequences=self.max_sequences,
             step_tokens=step_tokens,

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.data.config import LoaderConfig
 from logtrain.model.config import AttentionBackend, LoraConfig, Recompute
+from logtrain.observe.config import HealthConfig
 
 ONLY = ""  # the name of a source that is the only one
 
@@ -169,15 +170,20 @@ class RunConfig(Config):
     """
     attention_backend: AttentionBackend = "torch"
     """Attention on GPUs: torch's own FlashAttention-2, the package flash_attn_3 (fa3, for Hopper), or flash-attn."""
+    price: float = 0.0
+    """Price of a GPU for an hour, in dollars, by which a run tells what it costs. 0: not known."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
 
     def __post_init__(self):
         super().__post_init__()
         self.check_sources()
+        if self.price < 0:
+            raise ValueError(f"price = {self.price} must not be negative")
 
     def with_absolute_paths(self) -> Self:
         """The config with absolute paths of model and data, which means the same in any working directory."""
@@ -227,6 +233,6 @@ class RunConfig(Config):
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.
 MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
-    *("compile", "parallel", "loader.rows_per_batch"),
+    *("compile", "parallel", "loader.rows_per_batch", "price", "health"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
 )

@@ -3,18 +3,19 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from logtrain.core.node_folder import is_on_network, node_folder
 from logtrain.core.world import World
-from logtrain.data.epoch import Shared
-from logtrain.data.loader import Loader
+from logtrain.data.epoch import EpochSize, Shared
+from logtrain.data.loader import Loader, OfRank
 from logtrain.data.mixture import MixtureLoader
 from logtrain.data.pack import pack, pieces
 from logtrain.data.prepared import check_tokenizer
 from logtrain.data.shards import Split
 from logtrain.model.llama import LlamaConfig
 from logtrain.text.tokenizer import Tokenizer
+from logtrain.training.checkpoint import complete_in, read_facts
 from logtrain.training.config import RunConfig
 
 
@@ -50,6 +51,11 @@ class RunData:
         return next(iter(self.valid.values()), self.train)
 
     @property
+    def first_valid_set(self) -> str:
+        """Fingerprint of the data of the first validation set; "" where there is none."""
+        return next((loader.split.manifest["fingerprint"] for loader in self.valid.values()), "")
+
+    @property
     def documents_per_step(self) -> float:
         """Mean number of documents in a step."""
         return self.train.split.num_documents / self.train.steps_per_epoch
@@ -71,16 +77,33 @@ def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunDat
                 f"trainer.{key} goes by the validation loss, but {config.data} has no validation split; prepare it "
                 f"with one, name one with --valid, or switch trainer.{key} off"
             )
-    loaders = Loaders(config, world, node_folder(world))
+    fingerprint = " ".join(
+        f"{name}{'=' * bool(name)}{split.manifest['fingerprint']}" for name, split in sources.items()
+    )
+    sizes = world.from_main(known_sizes(config, fingerprint) if world.is_main else None)
+    loaders = Loaders(config, world, node_folder(world), sizes)
     return RunData(
         train=loaders.train(sources),
         valid={name: loaders.valid(split, number) for number, (name, split) in enumerate(valid.items())},
         tokenizer=tokenizers[0],
-        fingerprint=" ".join(
-            f"{name}{'=' * bool(name)}{split.manifest['fingerprint']}" for name, split in sources.items()
-        ),
+        fingerprint=fingerprint,
         chat=chat_style(sources),
     )
+
+
+def known_sizes(config: RunConfig, data: str) -> dict[str, EpochSize]:
+    """How much the first epoch of each source is, by its name, as far as the checkpoint to resume from tells it of the
+    same data, a fingerprint.
+    """
+    checkpoints = complete_in(Path(config.runs) / config.name / "checkpoints") if config.resume == "auto" else []
+    if not checkpoints:
+        return {}
+    try:
+        state = read_facts(checkpoints[-1]).state
+    except ValueError:  # told where it is loaded
+        return {}
+    are_sizes = all(min(size.rows, size.slots, size.tokens) > 0 for size in state.sizes.values())
+    return state.sizes if are_sizes and state.data == data else {}
 
 
 def chat_style(sources: dict[str, Split]) -> ChatStyle | None:
@@ -105,14 +128,15 @@ class Loaders:
     world: World
     folder: Path | None
     """that this node's ranks share"""
+    sizes: dict[str, EpochSize]
+    """of the first epoch of each source of the training data, as far as they are known"""
 
     def train(self, sources: dict[str, Split]) -> Loader:
         """Steps as configured: of `rows_per_step`, or of as many rows as hold `documents_per_step` on average."""
         loader = self.config.loader
         if len(sources) > 1:
-            return MixtureLoader(
-                sources, self.config.mix, loader, **self.of_rank(next(iter(sources.values())), "train")
-            )
+            of_rank = self.of_rank(next(iter(sources.values())), "train")
+            return MixtureLoader(sources, self.config.mix, loader, **of_rank)
         split = next(iter(sources.values()))
         rows_per_step = loader.rows_per_step
         if loader.documents_per_step:
@@ -134,7 +158,7 @@ class Loaders:
         self.world.note(f"packing {split.folder}")
         return Loader(split, self.config.loader.with_rows_per_step(rows_per_step), **self.of_rank(split, name))
 
-    def of_rank(self, split: Split, name: str) -> dict[str, Any]:
+    def of_rank(self, split: Split, name: str) -> OfRank:
         """What all loaders of this rank are given. `name`: of the loader's part of the folder that the ranks share."""
         world = self.world
         return {
@@ -144,6 +168,7 @@ class Loaders:
             "world_size": world.size,
             "pin_memory": world.device.type == "cuda",
             "shared": self.folder and Shared(self.folder / name, packs=world.local_rank == 0),
+            "sizes": self.sizes if name == "train" else {},
         }
 
 
