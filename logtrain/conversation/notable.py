@@ -101,7 +101,7 @@ def _look_at_codes(lines: Sequence[str], some: np.ndarray, seen_L: np.ndarray, s
     """Of the lines of one template, count those with a status code that few have as rare, and as serious where it is
     one of failure among others of success.
     """
-    codes = [(found[1] or found[2]) if (found := CODE.search(lines[index])) else None for index in some]
+    codes = [(found[1] or found[2]) if (found := CODE.search(lines[int(index)])) else None for index in some]
     counts = Counter(codes)
     if not 1 < len(counts) <= len(codes) // (2 * RARE):
         return
