@@ -62,6 +62,8 @@ setup(
         "logtrain.planning": ["gpus/*.toml"],  # descriptions of GPUs
         "logtrain.evaluation": ["compare.html.jinja"],  # the page of an evaluation
         "logtrain.conversation": ["tasks.toml"],  # what a chat's tasks ask
+        "logtrain.text": ["entities.json"],  # what counts as an entity of an answer
+        "logtrain.serving": ["page/*"],  # the page in the browser
     },
     entry_points={"console_scripts": ["logtrain = logtrain.__main__:main"]},
     package_dir={"logtrain_kernels": "kernels/logtrain_kernels"},
