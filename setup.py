@@ -31,6 +31,7 @@ RUN_TIME = [
 
 EXTRAS = {
     "flash": ["flash-attn>=2.7"],  # attention_backend = "flash_attn"; registered with torch since 2.7
+    "yaml": ["pyyaml>=6.0"],  # recipes of other trainers; whole in C since 6.0
     "bench": ["transformers>=5.0", "accelerate>=1.1", "liger-kernel>=0.8"],  # what we compare ourselves with
     # transformers, peft and rouge-score are the oracles; our kernels must not move more bytes than Liger's. rouge-score
     # is not at run time: all that scoring.py could use of it is a regular expression, and it brings nltk with it.
@@ -43,6 +44,7 @@ EXTRAS = {
         "transformers>=5.0",
         "peft>=0.18",
         "liger-kernel>=0.8",
+        "pyyaml>=6.0",
         "rouge-score>=0.1.2",  # its last, of 2022
         "setuptools>=77",  # a test builds the wheel, as pyproject.toml says
     ],
@@ -59,6 +61,7 @@ setup(
     package_data={
         "logtrain": ["py.typed", "*.pyi"],  # .pyi: types of what is compiled from csrc/
         "logtrain_kernels": ["py.typed"],
+        "logtrain.training": ["foreign_keys.toml"],  # the settings of other trainers
         "logtrain.planning": ["gpus/*.toml"],  # descriptions of GPUs
         "logtrain.evaluation": ["compare.html.jinja"],  # the page of an evaluation
         "logtrain.conversation": ["tasks.toml"],  # what a chat's tasks ask

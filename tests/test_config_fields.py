@@ -44,6 +44,7 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
     "optim.lr": (["--optim.lr", "2e-2"], []),
     "optim.schedule": (["--optim.schedule", "linear"], []),
     "optim.warmup_ratio": (["--optim.warmup_ratio", "0.9"], []),
+    "optim.warmup_steps": (["--optim.warmup_steps", "3"], []),
     "optim.min_lr_ratio": (["--optim.min_lr_ratio", "0.5"], []),
     "optim.beta1": (["--optim.beta1", "0.5"], []),
     "optim.beta2": (["--optim.beta2", "0.5"], []),
@@ -160,6 +161,7 @@ SMALL = {  # commands of few fields: the files that hold their tests
     "chat": ["entries/test_chat.py", "conversation/*.py", "generation/test_load.py"],
     "merge": ["entries/test_merge.py"],
     "export": ["training/test_checkpoint.py"],
+    "import": ["entries/test_import.py"],
 }
 
 

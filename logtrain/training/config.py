@@ -26,6 +26,8 @@ class OptimConfig(Config, prefix="optim."):
     """Shape of the learning rate's course after the warm-up."""
     warmup_ratio: float = 0.1
     """Share of all steps over which the learning rate rises linearly to its peak."""
+    warmup_steps: int = 0
+    """Steps over which it rises, instead of a share. 0: warmup_ratio counts."""
     min_lr_ratio: float = 0.0
     """Learning rate of the last step as a share of the peak (cosine and linear)."""
     beta1: float = 0.9
@@ -42,6 +44,8 @@ class OptimConfig(Config, prefix="optim."):
         for name, low, high in (("warmup_ratio", 0, 1), ("min_lr_ratio", 0, 1), ("beta1", 0, 1), ("beta2", 0, 1)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"optim.{name} = {getattr(self, name)} is outside [{low}, {high}]")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optim.warmup_steps = {self.warmup_steps} must not be negative")
         for name in ("lr", "weight_decay", "eps"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"optim.{name} = {getattr(self, name)} must be a finite number >= 0")
@@ -49,11 +53,11 @@ class OptimConfig(Config, prefix="optim."):
     def lr_at(self, step: int, total_steps: int) -> float:
         """Learning rate of the update `step` (0-based) out of `total_steps`.
 
-        The warm-up takes ceil(ratio * total) steps and its first already moves: (step + 1) / warm-up. The first step
-        after it has the peak, unless it is the last, which has `min_lr_ratio` of it (Loshchilov & Hutter 2017,
-        arXiv:1608.03983, one cycle).
+        The warm-up takes warmup_steps, or ceil(ratio * total) steps, and its first already moves: (step + 1) / warm-up.
+        The first step after it has the peak, unless it is the last, which has `min_lr_ratio` of it (Loshchilov & Hutter
+        2017, arXiv:1608.03983, one cycle).
         """
-        warmup = math.ceil(self.warmup_ratio * total_steps)
+        warmup = self.warmup_steps or math.ceil(self.warmup_ratio * total_steps)
         if step < warmup:
             return self.lr * (step + 1) / warmup
         last = total_steps - 1

@@ -11,7 +11,7 @@ from logtrain.data.epoch import EpochSize, Shared
 from logtrain.data.loader import Loader, OfRank
 from logtrain.data.mixture import MixtureLoader
 from logtrain.data.pack import pack, pieces
-from logtrain.data.prepared import check_tokenizer
+from logtrain.data.prepared import SPLITS, check_tokenizer
 from logtrain.data.shards import Split
 from logtrain.model.llama import LlamaConfig
 from logtrain.text.tokenizer import Tokenizer
@@ -207,13 +207,15 @@ def open_split(folder: str, split: str, world: World) -> Split:
 
 
 def valid_splits(sources: dict[str, Split], named: tuple[str, ...], world: World) -> dict[str, Split]:
-    """The data's own validation split as "valid", those of several sources by the names of these, then those that the
-    config names. Raises ValueError for a name that is used twice, and for data of another tokenizer.
+    """The data's own validation splits by their names, those of several sources with the source's name in the place of
+    "valid", then those that the config names. Raises ValueError for a name that is used twice, and for data of another
+    tokenizer.
     """
     splits: dict[str, Split] = {}
     for name, train in sources.items():
-        if "valid" in train.manifest["splits"]:
-            splits[name or "valid"] = open_split(str(train.folder), "valid", world)
+        for split in SPLITS[1:]:
+            if split in train.manifest["splits"]:
+                splits[split.replace("valid", name) if name else split] = open_split(str(train.folder), split, world)
     first = next(iter(sources.values()))
     for text in named:
         name, equals, folder = text.partition("=")
