@@ -78,7 +78,8 @@ class LogTemplates:
 
     def add(self, texts: Sequence[str]) -> np.ndarray:
         """Group more texts, each a line or a document; -> int32, the number of each one's template."""
-        return np.array(list(self.variants.values()), np.int32)[self.add_variants(texts)]
+        found = self.add_variants(texts)
+        return np.array(list(self.variants.values()), np.int32)[found]
 
     def add_variants(self, texts: Sequence[str]) -> np.ndarray:
         """The same; -> int32, the number of each one's variant."""
