@@ -15,7 +15,10 @@ from logtrain.core import config
 from logtrain.cpt import CptConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
+from logtrain.report import ReportConfig
+from logtrain.serve import ServeConfig
 from logtrain.sft import SftConfig
+from logtrain.status import StatusConfig
 from tests.support import LAUNCH, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,6 +33,7 @@ ELSEWHERE = {
     "launch/demo.sh --input FILE --model DIR": "tests/launch/test_demo.py",
     "bash launch/test.sh": "launch/test.sh",
     "python launch/wheels.py": "tests/launch/test_install.py",
+    "launch/serve.sh --model runs/chat-8b-lora/export": "tests/entries/test_serve.py",
     "launch/gpu_check.sh --as-is step --output OUT": "tests/launch/test_gpu_check.py",
     "launch/gpu_check.sh --as-is kernels --output OUT2": "tests/launch/test_gpu_check.py",
 }
@@ -40,7 +44,15 @@ SHORT = {
     "python launch/demo/result.py": ["--tokens", "3"],
 }
 # Configs of commands that need what a test has not: their flags are parsed by the program that they are for.
-CONFIGS = {"prepare": PrepareConfig, "cpt": CptConfig, "sft": SftConfig, "plan": PlanConfig, "chat": ChatConfig}
+CONFIGS = {
+    "prepare": PrepareConfig,
+    "cpt": CptConfig,
+    "sft": SftConfig,
+    "plan": PlanConfig,
+    "chat": ChatConfig,
+    "serve": ServeConfig,
+}
+OF_RUNS = {"report": ReportConfig, "status": StatusConfig}  # the first words are folders of runs
 
 
 def parsed(command: str) -> tuple[str, list[str]] | None:
@@ -84,7 +96,9 @@ def test_flags_of_what_needs_more_than_a_test_has(command, monkeypatch):
 
     monkeypatch.chdir(ROOT)
     name, arguments = parsed(command)
-    config.load({**CONFIGS, "evaluate": EvaluateConfig}[name], arguments)
+    if name in OF_RUNS:
+        arguments = config.words_first(arguments, "--run")
+    config.load({**CONFIGS, **OF_RUNS, "evaluate": EvaluateConfig}[name], arguments)
 
 
 def test_every_file_and_module_named_exists():
