@@ -22,7 +22,7 @@ RUN_TIME = [
     "zstandard>=0.22",  # .zst inputs
     "jinja2>=3.1.6",  # chat templates, in a sandbox that until 3.1.6 had holes; the page of an evaluation
     "matplotlib>=3.9",  # its chart, the first release built for numpy 2
-    "urllib3>=2.0",  # evaluate's requests to a server: connections that are kept, and tries with pauses
+    "urllib3>=2.3",  # requests to a server: connections that are kept, tries with pauses; shutdown() of a reply
     "rapidfuzz>=3.9",  # fuzzy scores and the longest common subsequence of tokens, in C++
     "sacrebleu>=2.4",  # BLEU and chrF; downloads only the test sets of WMT, on request
     "psutil>=5.9",  # when this process began, what the machine is doing beside it, and its sensors
@@ -33,6 +33,10 @@ EXTRAS = {
     "serve": [  # logtrain serve
         "starlette>=0.40",  # paths, requests, CORS: what remains of a web framework without what is not needed
         "uvicorn>=0.30",  # HTTP; its stop waits for answers that are under way
+    ],
+    "browser": [  # tests of the page, with a Chromium on the PATH
+        "playwright>=1.45",  # drives it; the wheel brings the program that it needs
+        "axe-playwright-python>=0.1.4",  # carries axe-core
     ],
     "flash": ["flash-attn>=2.7"],  # attention_backend = "flash_attn"; registered with torch since 2.7
     "yaml": ["pyyaml>=6.0"],  # recipes of other trainers; whole in C since 6.0

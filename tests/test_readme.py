@@ -13,6 +13,7 @@ from logtrain.__main__ import COMMANDS
 from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
+from logtrain.page import PageConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
 from logtrain.report import ReportConfig
@@ -51,6 +52,7 @@ CONFIGS = {
     "plan": PlanConfig,
     "chat": ChatConfig,
     "serve": ServeConfig,
+    "page": PageConfig,
 }
 OF_RUNS = {"report": ReportConfig, "status": StatusConfig}  # the first words are folders of runs
 
