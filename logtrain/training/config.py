@@ -6,7 +6,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.data.config import LoaderConfig
@@ -142,6 +142,7 @@ class TrainerConfig(Config, prefix="trainer."):
 class RunConfig(Config):
     """All settings of a training run."""
 
+    trains_on: ClassVar[Literal["documents", "chats", "either"]] = "either"
     name: str
     """The run's name: everything it writes is under <runs>/<name>/."""
     model: str
