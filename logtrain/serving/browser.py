@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from starlette.routing import Route
 from logtrain.conversation.folding import Folded, fold
 from logtrain.conversation.tasks import TASKS
 from logtrain.core.printable import printable
-from logtrain.core.untrusted import DECODER
+from logtrain.core.untrusted import DECODER, from_json
 from logtrain.text.entities import RULES
 
 PARTS = Path(__file__).with_name("page")
@@ -33,7 +34,8 @@ IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:class|const|function) (\w+))", re.MULTILINE)
 MAX_FOLDED_BYTES = 1 << 26  # of a request to fold a log
 MAX_SHOWN = 10_000  # ranges of lines
-_folding = asyncio.Semaphore(1)  # a log of 30 MB takes 3 s and some 500 MB
+MOST_FOLDING = 2  # requests at once: a log of 30 MB takes 3 s and some 500 MB
+PATIENCE = 30.0  # seconds in which a request to fold must have come
 
 
 class Page(NamedTuple):
@@ -43,13 +45,15 @@ class Page(NamedTuple):
     headers: dict[str, str]
 
 
-class FoldRequest(NamedTuple):
+@dataclass(frozen=True)
+class FoldRequest:
     """What the page asks to fold."""
 
     text: str
     max_tokens: int
     chars_per_token: float
-    show: list[tuple[int, int]]
+    show: list[list[int]]
+    """[first, last] of lines that are to be whole"""
 
 
 def build_page() -> Page:
@@ -87,22 +91,30 @@ def page_routes() -> list[Route]:
     async def show(_: Request) -> Response:
         return Response(page.body, media_type="text/html; charset=utf-8", headers=page.headers)
 
-    return [Route("/", show, methods=["GET"]), Route("/fold", fold_log, methods=["POST"])]
+    return [Route("/", show, methods=["GET"]), Route("/fold", Folding().answer, methods=["POST"])]
 
 
-async def fold_log(request: Request) -> Response:
-    """POST /fold: {text, max_tokens, chars_per_token, show} -> the log folded, as `Folded` has it, with `group_of` for
-    each line. Status 400 for a request that is wrong, and where there is no room for the log.
-    """
-    try:
-        check_own(request)
-        asked = read_fold_request(await bounded_body(request, MAX_FOLDED_BYTES))
-        async with _folding:
-            folded = await asyncio.to_thread(fold_text, asked)
-    except ValueError as error:
-        facts = {"message": str(error), "type": "invalid_request_error", "param": None, "code": None}
-        return JSONResponse({"error": facts}, status_code=400)
-    return JSONResponse(as_json(folded))
+class Folding:
+    """Folds logs for the page, MOST_FOLDING at once; further requests wait before they are read."""
+
+    def __init__(self):
+        self.places = asyncio.Semaphore(MOST_FOLDING)
+
+    async def answer(self, request: Request) -> Response:
+        """POST /fold: {text, max_tokens, chars_per_token, show} -> the log folded, as `Folded` has it, with `group_of`
+        for each line. Status 400 for a request that is wrong, and where there is no room for the log.
+        """
+        try:
+            check_own(request)
+            async with self.places:
+                async with asyncio.timeout(PATIENCE):
+                    body = await bounded_body(request, MAX_FOLDED_BYTES)
+                facts = await asyncio.to_thread(lambda: as_json(fold_text(read_fold_request(body))))
+        except ValueError as error:
+            return JSONResponse({"error": {"message": str(error), "type": "invalid_request_error"}}, status_code=400)
+        except TimeoutError:
+            return JSONResponse({"error": {"message": "the request took too long to come"}}, status_code=408)
+        return JSONResponse(facts)
 
 
 def check_own(request: Request) -> None:
@@ -130,25 +142,23 @@ def read_fold_request(body: bytes) -> FoldRequest:
         facts = DECODER.decode(body.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
-    if not isinstance(facts, dict):
-        raise ValueError("expected an object with text, max_tokens, chars_per_token and show")
-    text, most, ratio, show = (facts.get(name) for name in ("text", "max_tokens", "chars_per_token", "show"))
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError("text: expected the lines of a log")
-    if type(most) is not int or not 0 < most < 1 << 31:
-        raise ValueError("max_tokens: expected a number of tokens")
-    if type(ratio) not in (int, float) or not 0 < ratio < 1000:
+    asked = from_json(FoldRequest, facts)
+    if not asked.text.strip():
+        raise ValueError("text: nothing but blanks in it")
+    if not 0 < asked.max_tokens < 1 << 31:
+        raise ValueError("max_tokens: expected a number above 0")
+    if not 0 < asked.chars_per_token < 1000:
         raise ValueError("chars_per_token: expected a number above 0")
-    is_show = isinstance(show, list) and len(show) <= MAX_SHOWN
-    if not is_show or not all(isinstance(pair, list) and [type(n) for n in pair] == [int, int] for pair in show):
-        raise ValueError("show: expected [[first, last], ...], numbers of lines")
-    return FoldRequest(text, most, float(ratio), [(first, last) for first, last in show])
+    if len(asked.show) > MAX_SHOWN or any(len(pair) != 2 for pair in asked.show):
+        raise ValueError(f"show: expected [[first, last], ...], numbers of lines, {MAX_SHOWN:,} at most")
+    return asked
 
 
 def fold_text(asked: FoldRequest) -> Folded:
     """Fold the log of a request. Raises ValueError where there is no room for it."""
     lines = asked.text.removesuffix("\n").split("\n")
-    return fold(lines, asked.max_tokens, lambda text: math.ceil(len(text) / asked.chars_per_token), show=asked.show)
+    show = [(first, last) for first, last in asked.show]
+    return fold(lines, asked.max_tokens, lambda text: math.ceil(len(text) / asked.chars_per_token), show=show)
 
 
 def as_json(folded: Folded) -> dict[str, Any]:

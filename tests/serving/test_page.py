@@ -146,6 +146,11 @@ def test_what_is_saved_is_a_row_that_prepare_reads_and_loads_again(visitor, serv
     visitor.status("saved.json: 2 turns")
     assert visitor.page.locator(".turn .chip").inner_text() == "log, 40 lines"
     assert visitor.page.locator(".turn.assistant .tools span").inner_text() == "1 / 2"
+    visitor.page.click(".turn .chip")
+    assert visitor.page.locator(".row").first.inner_text() == f"1{LOG.splitlines()[0]}"
+    visitor.page.click("#viewer .close")
+    visitor.ask("and then?")
+    assert fake.asked[-1]["messages"][0] == fake.asked[0]["messages"][0]
     for text, message in (
         ("{", "not JSON"),
         ("[]", "no turn in it"),
@@ -154,7 +159,7 @@ def test_what_is_saved_is_a_row_that_prepare_reads_and_loads_again(visitor, serv
         path.write_text(text)
         visitor.page.set_input_files("#rows", path)
         visitor.status(message)
-    assert visitor.page.locator(".turn").count() == 2
+    assert visitor.page.locator(".turn").count() == 4
 
 
 def test_a_long_log_is_folded_and_unfolded(visitor, served):
@@ -186,6 +191,66 @@ def test_a_long_log_is_folded_and_unfolded(visitor, served):
     visitor.page.click("text=All lines")
     visitor.page.evaluate("document.querySelector('.lines').scrollTop = 20 * 3205")
     rows.get_by_text("disk /dev/sdb failed").wait_for()
+
+
+def test_lines_of_a_log_that_was_sent_folded_go_with_the_next_question(visitor, served):
+    _, fake = served
+    lines = LONG.splitlines()
+    lines[99], lines[109] = "kernel: disk /dev/sda failed", "kernel: panic at 0x4711"
+    visitor.drop("long.log", "\n".join(lines))
+    visitor.attached("folded")
+    visitor.ask("what is it?")
+    visitor.page.click(".turn .chip")
+    (gap,) = [text for text in visitor.page.locator(".gap button").all_inner_texts() if "L103" in text]
+    visitor.page.get_by_text(gap, exact=True).click()
+    visitor.page.get_by_text("Send these lines too").click()
+    assert "5 lines of it" in visitor.attached("lines of it")
+    fake.answers.append("It is L103 and L4999.")
+    visitor.ask("and these?")
+    numbered = "\n".join(f"L{n} {lines[n - 1]}" for n in range(103, 108))
+    assert fake.asked[1]["messages"][2]["content"] == f"and these?\n{numbered}"
+    assert visitor.page.locator("button.line").all_inner_texts() == ["L103", "L4999"]
+
+
+def test_a_text_is_found_in_a_log(visitor):
+    visitor.drop("long.log", LONG)
+    visitor.attached("folded")
+    visitor.page.click("#attached .chip")
+    find = visitor.page.locator("[aria-label='Find in the log']")
+    find.fill("SSHD[444]")
+    find.press("Enter")
+    assert visitor.page.locator(".row.marked").inner_text() == f"445{LONG.splitlines()[444]}"
+    find.fill("nowhere")
+    find.press("Enter")
+    assert visitor.page.locator("#viewer h2").inner_text() == "long.log: nothing found"
+
+
+def test_a_question_that_was_stopped_before_its_answer_comes_back(visitor, served):
+    _, fake = served
+    visitor.ask("first")
+    visitor.paste(LOG)
+    visitor.attached()
+    fake.delay = 5.0
+    visitor.page.fill("#question", "second")
+    visitor.page.keyboard.press("Enter")
+    visitor.page.locator("#stop").wait_for()
+    visitor.page.keyboard.press("Escape")
+    visitor.status("pasted")
+    assert visitor.page.input_value("#question") == "second"
+    assert "pasted, 40 lines" in visitor.attached()
+    assert visitor.page.locator(".turn").count() == 2
+    fake.delay = 0.0
+    assert visitor.ask("third") == "yes"
+    assert [turn["content"].splitlines()[0] for turn in fake.asked[-1]["messages"]] == ["first", "yes", "third"]
+
+
+def test_an_answer_that_failed_is_not_part_of_what_is_asked_next(visitor, served):
+    _, fake = served
+    fake.answers.append("status 500")
+    visitor.ask("first")
+    visitor.problems.clear()  # the browser reports the status
+    visitor.ask("second")
+    assert [turn["content"] for turn in fake.asked[-1]["messages"]] == ["second"]
 
 
 def test_a_question_that_does_not_fit_is_told_before_it_is_sent(visitor, served):

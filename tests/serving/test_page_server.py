@@ -59,20 +59,21 @@ def test_a_log_is_folded(served):
         (b"{", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b"\xff", "not JSON"),
-        ([], "expected an object with text"),
-        ({"text": " \n"}, "text: expected the lines of a log"),
-        ({"text": 3}, "text: expected the lines"),
+        (b"[]", "expected text, max_tokens, chars_per_token, show, found an array"),
+        ({"text": " \n"}, "text: nothing but blanks in it"),
+        ({"text": 3}, "text = 3: expected a string"),
         ({"max_tokens": 0}, "max_tokens: expected"),
-        ({"max_tokens": True}, "max_tokens: expected"),
+        ({"max_tokens": True}, "max_tokens = true: expected an integer"),
         ({"max_tokens": 10**30}, "max_tokens: expected"),
         ({"max_tokens": 20}, "the lines to show take more than the 20 tokens"),
         ({"max_tokens": 20, "show": []}, "a folded log takes more than the 20 tokens"),
         ({"chars_per_token": 0}, "chars_per_token: expected"),
-        ({"chars_per_token": "1"}, "chars_per_token: expected"),
+        ({"chars_per_token": "1"}, 'chars_per_token = "1": expected a number'),
         ({"show": [[1, 2, 3]]}, "show: expected"),
         ({"show": [[1, 2001]]}, "lines 1-2001: the log has lines 1-2000"),
         ({"show": [[5, 2]]}, "lines 5-2: the log has"),
-        ({"show": None}, "show: expected"),
+        ({"show": None}, "show = null: expected an array"),
+        ({"more": 1}, "expected text, max_tokens"),
     ],
 )
 def test_what_cannot_be_folded_is_one_line(served, change, message):
@@ -139,3 +140,9 @@ def test_a_server_that_is_not_there_is_told():
     reply = client.get("/v1/models")
     assert reply.status_code == 502
     assert "no answer" in reply.json()["error"]["message"] and "is the server running?" in reply.text
+
+
+def test_the_server_of_a_model_has_the_page_too(server):
+    assert "<title>logtrain</title>" in server.get("/")[1]
+    status, facts = server.post("/fold", ASKED)
+    assert status == 200 and facts["tokens"] <= 600

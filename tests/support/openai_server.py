@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -17,7 +18,8 @@ CONTEXT = 4096
 
 class OpenAiServer(ThreadingHTTPServer):
     """answers: what it says next, in turn, and then "yes". asked: the requests for answers. held: whether an answer
-    waits after its first five tokens until `release`. left: how many clients went before their answer's end.
+    waits after its first five tokens until `release`. delay: seconds before its first token. left: how many clients
+    went before their answer's end.
     """
 
     daemon_threads = True
@@ -28,7 +30,7 @@ class OpenAiServer(ThreadingHTTPServer):
         self.answers: list[str] = []
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
-        self.held, self.left = False, 0
+        self.held, self.left, self.delay = False, 0, 0.0
         self.gate = threading.Event()
 
     @property
@@ -88,6 +90,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         tokens = TOKEN.findall(answer)
+        time.sleep(self.server.delay)
         try:
             for number, token in enumerate(tokens):
                 while self.server.held and number == 5 and not self.server.gate.wait(0.05):

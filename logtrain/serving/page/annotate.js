@@ -17,7 +17,7 @@ export function annotate(root, entities, source, isFinal, showLine) {
     const marks = [];
     for (const entity of entities(text)) {
       if (!isFinal && block === last && entity.stop === text.length) continue;
-      const isKnown = source.has(entity.text, entity.kind, text.slice(entity.stop, entity.stop + 80));
+      const isKnown = has(source, entity, text.slice(entity.stop, entity.stop + 80));
       counts.total += 1;
       counts.unknown += isKnown ? 0 : 1;
       if (!isKnown || entity.kind === "line") marks.push({ ...entity, isKnown });
@@ -25,6 +25,14 @@ export function annotate(root, entities, source, isFinal, showLine) {
     for (const mark of marks.reverse()) wrap(nodes, mark, showLine, source);
   }
   return counts;
+}
+
+// Whether a source has an entity, remembered: an answer is looked at anew for each of its tokens, and a log is long.
+function has(source, { text, kind }, after) {
+  source.answers ??= new Map();
+  const key = `${kind} ${text}${kind === "number" ? ` ${after}` : ""}`;
+  if (!source.answers.has(key)) source.answers.set(key, source.has(text, kind, after));
+  return source.answers.get(key);
 }
 
 // Items of lists that hold text beside a block of their own.

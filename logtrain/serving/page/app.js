@@ -103,11 +103,21 @@ async function answer(question) {
     say(turn.error || "Stopped.", Boolean(turn.error));
   }
   running = null;
-  if (!turn.content && !turn.error) conversation.remove(turn);
+  if (!turn.content && !turn.error) takeBack(question, turn);
   draw();
   save();
   recount();
   $("#question").focus({ preventScroll: true });
+}
+
+// A question without an answer does not join the conversation; it may be asked again.
+function takeBack(question, turn) {
+  conversation.remove(turn);
+  if (question.children.length) return;
+  conversation.remove(question);
+  if (!$("#question").value) $("#question").value = question.content;
+  if (!attachment && question.log) attachment = Attachment.of(question.log);
+  if (attachment) fit(attachment.show);
 }
 
 function update(turn) {
@@ -193,14 +203,16 @@ async function fit(show) {
   recount();
 }
 
-async function unfold(range) {
-  if (!attachment || view.log !== attachment.log) return;
-  await fit([...attachment.show, range]);
-  view.show(attachment.log, true);
+// Lines of a folded log for the model: with the log, if it is still to be sent; else alone, with the next question.
+async function unfold([first, last]) {
+  const isWaiting = attachment?.log === view.log;
+  if (!isWaiting) attachment = Attachment.more(view.log, attachment, first, last);
+  await fit(isWaiting ? [...attachment.show, [first, last]] : []);
+  if (isWaiting) view.show(attachment.log);
 }
 
 function showLog(log) {
-  view.show(log, attachment?.log === log && Boolean(log.folded));
+  view.show(log);
   document.body.classList.add("viewing");
 }
 
@@ -258,8 +270,8 @@ async function loadModels() {
 }
 
 function download(isEvery) {
-  if (!conversation.path().length) return say("Nothing to save: no question was asked.");
-  const rows = conversation.rows(isEvery);
+  const rows = conversation.rows(isEvery).filter((row) => row.messages.some((message) => message.role !== "system"));
+  if (!rows.length) return say("Nothing to save: no question was answered.");
   const text = JSON.stringify(rows.length === 1 ? rows[0] : rows, null, 1);
   const link = element("a", { href: URL.createObjectURL(new Blob([text], { type: "application/json" })), download: "conversation.json" });
   link.click();

@@ -13,6 +13,13 @@ export class Attachment {
     this.isExact = true;
   }
 
+  // Lines of a log that the model was sent folded; they go after those that are waiting already.
+  static more(log, waiting, first, last) {
+    const before = waiting?.log.more && waiting.log.text === log.text ? `${waiting.log.sent}\n` : "";
+    const lines = linesOf(log.text).slice(first - 1, last).map((line, at) => `L${first + at} ${line}`);
+    return Attachment.of({ ...log, more: true, sent: before + lines.join("\n") });
+  }
+
   // Of a log that was kept.
   static of(log) {
     return Object.assign(new Attachment(log.name, log.text), { log });
@@ -22,13 +29,19 @@ export class Attachment {
     const { folded } = this.log;
     if (!this.tokens) return "";
     const tokens = `${this.isExact ? "" : "about "}${this.tokens.toLocaleString("en")} tokens`;
+    if (this.log.more) return `${linesOf(this.log.sent).length.toLocaleString("en")} lines of it, ${tokens}`;
     if (!folded) return tokens;
     return `folded: ${folded.shown.length.toLocaleString("en")} lines whole, ${tokens} instead of ${folded.tokens_before.toLocaleString("en")}`;
   }
 
   // Decides what is sent: everything, if there is room, or nothing is known of it (room 0). show: ranges of lines.
   async fit(server, settings, room, show) {
-    const { text } = this.log;
+    const { text, sent, more } = this.log;
+    if (more) {
+      const { count, isExact } = await server.count(settings.model, { prompt: sent });
+      Object.assign(this, { tokens: count, isExact });
+      return;
+    }
     const lines = linesOf(text);
     const whole = settings.numbers ? lines.map((line, at) => `L${at + 1} ${line}`).join("\n") : text;
     if (!room || (room > 0 && whole.length <= room * LEAST_CHARS_OF_FIT)) {

@@ -51,7 +51,9 @@ export class Conversation {
 
   // What the server is asked with.
   messages(turns) {
-    const said = turns.map((turn) => ({ role: turn.role, content: contentOf(turn) }));
+    const isVain = (at) => turns[at]?.role === "assistant" && !turns[at].content; // an answer that failed
+    const heard = turns.filter((turn, at) => !isVain(at) && !(turn.role === "user" && isVain(at + 1)));
+    const said = heard.map((turn) => ({ role: turn.role, content: contentOf(turn) }));
     return this.system ? [{ role: "system", content: this.system }, ...said] : said;
   }
 
@@ -117,8 +119,11 @@ export const contentOf = (turn) => (turn.log ? `${turn.content}\n${turn.log.sent
 function split(content) {
   const end = content.indexOf("\n");
   if (end < 0 || content.length - end <= LEAST_LOG) return [content, null];
-  const text = content.slice(end + 1);
-  return [content.slice(0, end), { name: "log", text, sent: text, folded: null }];
+  const sent = content.slice(end + 1);
+  const lines = sent.split("\n");
+  const isNumbered = lines.every((line, at) => line.startsWith(`L${at + 1} `));
+  const text = isNumbered ? lines.map((line) => line.slice(line.indexOf(" ") + 1)).join("\n") : sent;
+  return [content.slice(0, end), { name: "log", text, sent, folded: null }];
 }
 
 // ---- kept in this browser alone

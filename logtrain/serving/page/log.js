@@ -17,12 +17,19 @@ export class LogView {
     this.scroller.append(this.canvas);
     this.scroller.addEventListener("scroll", () => this.draw(), { passive: true });
     root.querySelector(".close").addEventListener("click", () => this.close());
+    const find = root.querySelector("input");
+    find.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      event.preventDefault();
+      this.find(find.value, event.shiftKey);
+      find.focus();
+    });
     new ResizeObserver(() => this.draw()).observe(this.scroller);
   }
 
-  show(log, canSend) {
+  show(log) {
     if (this.log !== log) this.open.clear();
-    Object.assign(this, { log, canSend, marked: [0, -1], lines: linesOf(log.text) });
+    Object.assign(this, { log, marked: [0, -1], lines: linesOf(log.text) });
     this.root.hidden = false;
     this.title.textContent = `${printable(log.name)}: ${count(this.lines.length, "line")}`;
     this.choose(log.folded ? "folded" : "all");
@@ -60,7 +67,12 @@ export class LogView {
     } else {
       const note = `${count(folded.tokens, "token")} instead of ${folded.tokens_before.toLocaleString("en")}`;
       this.rows = [{ note: `Folded: ${count(folded.groups.length, "template")}, ${note}` }];
-      folded.groups.forEach((_, group) => this.rows.push({ group }));
+      const told = new Set(folded.text.split("\n"));
+      const groups = folded.groups.map((_, group) => ({ group, isTold: told.has(folded.groups[group].text) }));
+      this.rows.push(...groups.filter((row) => row.isTold));
+      const others = groups.filter((row) => !row.isTold);
+      if (others.length) this.rows.push({ note: `${count(others.length, "more template")}, of which the model has no more than lines:` });
+      this.rows.push(...others);
       this.rows.push({ note: "Lines that are whole, and gaps:" });
       this.rows.push(...this.unfoldedRows(folded));
     }
@@ -126,12 +138,23 @@ export class LogView {
       this.draw();
     });
     const node = element("div", { className: "row gap" }, toggle);
-    if (isOpen && this.canSend) {
+    if (isOpen) {
       const send = element("button", { type: "button" }, "Send these lines too");
       send.addEventListener("click", () => this.send([first, last]));
       node.append(send);
     }
     return node;
+  }
+
+  // Goes to the next line with a text, or the one before; the browser's own search sees only the rows in sight.
+  find(text, isBackwards) {
+    if (!text || !this.log) return;
+    const [wanted, step, length] = [text.toLowerCase(), isBackwards ? -1 : 1, this.lines.length];
+    for (let by = 1; by <= length; by += 1) {
+      const at = (this.marked[0] - 1 + step * by + 2 * length) % length;
+      if (this.lines[at].toLowerCase().includes(wanted)) return this.goTo(at + 1, at + 1);
+    }
+    this.title.textContent = `${printable(this.log.name)}: nothing found`;
   }
 
   // Scrolls to lines and marks them.

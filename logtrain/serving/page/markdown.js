@@ -4,9 +4,9 @@
 const MOST_DEPTH = 8; // quotes and lists within each other
 const STEERING = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu; // as logtrain/core/printable.py has them
 const INLINE =
-  /(`+)([^`]+)\1(?!`)|\*\*(?=\S)([^\n]{1,1000}?)\*\*|(?<![\w*])\*(?=[^\s*])([^*\n]{1,1000}?)(?<=\S)\*(?![\w*])|~~([^~\n]{1,1000})~~|!?\[([^\]\n]{0,300})\]\(([^)\s]{1,2000})\)|(https?:\/\/[^\s<>"'`)\]]+)|\\([*_`|#])/g;
+  /(`{1,8})([^`]+)\1(?!`)|\*\*(?=\S)([^\n]{1,1000}?)\*\*|(?<![\w*])\*(?=[^\s*])([^*\n]{1,1000}?)(?<=\S)\*(?![\w*])|~~([^~\n]{1,1000})~~|!?\[([^\]\n]{0,300})\]\(([^)\s]{1,2000})\)|(https?:\/\/[^\s<>"'`)\]]+)|\\([*_`|#])/g;
 const FENCE = /^ {0,3}(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^`]*$/;
-const HEADING = /^ {0,3}(#{1,6})[ \t]+(.*?)[ \t#]*$/;
+const HEADING = /^ {0,3}(#{1,6})[ \t]+(.*)$/;
 const RULE = /^ {0,3}(?:(?:-[ \t]*){3,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,})$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])[ \t]+(?=\S)/;
@@ -59,7 +59,7 @@ function blocks(lines, parent, depth) {
     else if (fence) at = codeBlock(lines, at, fence, parent);
     else if (heading) {
       const node = element(`h${heading[1].length}`);
-      inline(heading[2], node);
+      inline(heading[2].trimEnd().replace(/ #{1,9}$/, ""), node);
       parent.append(node);
       at += 1;
     } else if (RULE.test(line)) {

@@ -60,7 +60,7 @@ export class Turns {
     if (isFinal && turn.finish === "length") facts.push("cut at the most tokens of an answer");
     if (isFinal && turn.finish === "stopped") facts.push("stopped");
     if (isFinal && turn.error) facts.push(turn.error);
-    if (isFinal && turn.usage) facts.push(`${turn.usage.prompt_tokens} + ${turn.usage.completion_tokens} tokens`);
+    if (isFinal && turn.usage) facts.push(`${turn.usage.prompt_tokens} tokens read, ${turn.usage.completion_tokens} written`);
     if (isFinal && turn.model) facts.push(turn.model);
     if (facts.length) item.append(element("p", { className: "facts" }, printable(facts.join(" · "))));
   }
