@@ -40,11 +40,13 @@ EXTRAS = {
     ],
     "flash": ["flash-attn>=2.7"],  # attention_backend = "flash_attn"; registered with torch since 2.7
     "yaml": ["pyyaml>=6.0"],  # recipes of other trainers; whole in C since 6.0
+    "parquet": ["pyarrow>=26.0"],  # .parquet, .arrow and .feather
     "bench": ["transformers>=5.0", "accelerate>=1.1", "liger-kernel>=0.8"],  # what we compare ourselves with
     # transformers, peft and rouge-score are the oracles; our kernels must not move more bytes than Liger's. rouge-score
     # is not at run time: all that scoring.py could use of it is a regular expression, and it brings nltk with it.
     "test": [
         "pytest>=8.1",  # import mode importlib as used here
+        "pyarrow>=26.0",
         "pytest-xdist>=3.5",  # a file of tests a core at a time
         "hypothesis>=6.100",
         "ruff>=0.9",

@@ -124,7 +124,7 @@ def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
             "document_end_id": end_id,
         },
         "settings": json.loads(json.dumps(settings)),  # as they will be read back: tuples are lists
-        "sources": [{"path": str(file.path), "bytes": file.num_bytes, "sha256": sha256(file.path)} for file in files],
+        "sources": [{"path": str(file.path), "bytes": file.num_bytes, "sha256": file.sha256()} for file in files],
     }
     if chat:
         ingredients["chat"] = {
