@@ -25,6 +25,7 @@ RUN_TIME = [
     "urllib3>=2.3",  # requests to a server: connections that are kept, tries with pauses; shutdown() of a reply
     "rapidfuzz>=3.9",  # fuzzy scores and the longest common subsequence of tokens, in C++
     "sacrebleu>=2.4",  # BLEU and chrF; downloads only the test sets of WMT, on request
+    "nvidia-ml-py>=12.535",  # power, clocks and errors of NVIDIA's GPUs; pure Python, does nothing without a driver
     "psutil>=5.9",  # when this process began, what the machine is doing beside it, and its sensors
     "prompt_toolkit>=3.0.36",  # the line editor of logtrain.chat: history, pasted blocks
 ]
@@ -40,6 +41,7 @@ EXTRAS = {
     ],
     "flash": ["flash-attn>=2.7"],  # attention_backend = "flash_attn"; registered with torch since 2.7
     "yaml": ["pyyaml>=6.0"],  # recipes of other trainers; whole in C since 6.0
+    "track": ["tensorboard>=2.16", "wandb>=0.17", "mlflow>=2.14", "trackio>=0.2"],  # --track
     "parquet": ["pyarrow>=26.0"],  # .parquet, .arrow and .feather
     "bench": ["transformers>=5.0", "accelerate>=1.1", "liger-kernel>=0.8"],  # what we compare ourselves with
     # transformers, peft and rouge-score are the oracles; our kernels must not move more bytes than Liger's. rouge-score
