@@ -163,6 +163,7 @@ SMALL = {  # commands of few fields: the files that hold their tests
     "chat": ["entries/test_chat.py", "conversation/*.py", "generation/test_load.py"],
     "serve": ["entries/test_serve.py", "serving/*.py"],
     "merge": ["entries/test_merge.py"],
+    "page": ["entries/test_page.py"],
     "export": ["training/test_checkpoint.py"],
     "report": ["entries/test_report.py"],
     "trace": ["entries/test_trace.py"],

@@ -13,6 +13,7 @@ from logtrain.__main__ import COMMANDS
 from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
+from logtrain.page import PageConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
 from logtrain.report import ReportConfig
@@ -52,6 +53,7 @@ CONFIGS = {
     "plan": PlanConfig,
     "chat": ChatConfig,
     "serve": ServeConfig,
+    "page": PageConfig,
 }
 OF_RUNS = {"report": ReportConfig, "status": StatusConfig, "trace": TraceConfig}  # the first words are folders of runs
 
