@@ -125,11 +125,10 @@ class Account:
         cases = {CASES[case]: CaseCounts(*counts.tolist()) for case, counts in enumerate(self._cases)}
         return cases | {"total": CaseCounts(*self._cases.sum(0).tolist())}
 
-    def refuse_bad_rows(self, most: int, format: str, other_format: str) -> None:
-        """Raises ValueError, which names the first ones, where there are more than so many bad rows, or no others.
-        `format`: the one that they are read by; `other_format`: the one that they seem to have, "" for none.
+    def refuse_bad_rows(self, most: int, is_any_good: bool, other_format: str) -> None:
+        """Raises ValueError, which names the first ones, where there are more than so many bad rows, or none but these
+        though all may be left out. `other_format`: the one that the rows seem to have, "" for none.
         """
-        is_any_good = self._good_S.any()
         if self.num_bad <= most and (is_any_good or most < sys.maxsize or not self.num_bad):
             return
         rows_of: dict[str, list[str]] = {}  # by reason
@@ -139,9 +138,9 @@ class Account:
         more = f"; and {self.num_bad - BAD_ROWS_NAMED:,} more" if self.num_bad > BAD_ROWS_NAMED else ""
         remedy = f"Mend the input, or leave them out with --max_bad_rows {self.num_bad} or --bad_rows skip"
         if not is_any_good:
-            remedy = "Mend the input; if columns have other names, give --columns THEIRS=OURS"
+            remedy = "No row is good; mend the input, or give the names of its columns with --columns THEIRS=OURS"
             if other_format:
-                remedy = f"No row is of format {format}; they look like {other_format}: give --format {other_format}"
+                remedy = f"No row is good; they look like {other_format}: give --format {other_format}"
         raise ValueError(
             f"{self.num_bad:,} bad row{'s' if self.num_bad > 1 else ''} (counting from 0): {first}{more}. {remedy}"
         )

@@ -88,7 +88,7 @@ def taken(row: dict[str, object], path: str) -> object:
             at = at[name] if isinstance(at, list) and isinstance(name, int) and name < len(at) else None
     if isinstance(inside, dict):
         inside.pop(str(last), None)
-    elif isinstance(inside, list) and at is not None:
+    elif isinstance(inside, list) and isinstance(last, int) and at is not None:
         inside[last] = None
     return at
 

@@ -230,7 +230,7 @@ def test_prepared_otherwise_is_named(tmp_path, inline, monkeypatch, capsys, chan
         ({"show": -1}, "show = -1 must be at least 0"),
         (
             {"format": "corpus"},
-            "No row is of format corpus; they look like sharegpt: give --format sharegpt",
+            "No row is good; they look like sharegpt: give --format sharegpt",
         ),
         ({"format": "auto", "text_chars": 5}, "text_chars = 5 has no meaning with format = sharegpt"),
         ({"format": "messages", "bad_rows": "skip"}, "they look like sharegpt: give --format sharegpt"),
