@@ -70,7 +70,8 @@ def varied(config: PlanConfig, rows: int, recompute: Recompute) -> PlanConfig:
 
 def forms_of(rows: int, recompute: Recompute) -> Iterator[Settings]:
     """Every reduce dtype and resharding, the smallest first."""
-    for reduce_dtype, reshard in product(("bfloat16", "float32"), (True, False)):
+    dtypes: tuple[Literal["bfloat16", "float32"], ...] = ("bfloat16", "float32")
+    for reduce_dtype, reshard in product(dtypes, (True, False)):
         yield Settings(rows=rows, recompute=recompute, reduce_dtype=reduce_dtype, reshard_after_forward=reshard)
 
 
@@ -88,7 +89,7 @@ class Search:
 
     def run(self) -> list[Variant]:
         """Every variant: those that fit, the fastest first, and then the others."""
-        pairs = [(rows, recompute) for recompute in RECOMPUTE for rows in self.rows]
+        pairs: list[tuple[int, Recompute]] = [(rows, recompute) for recompute in RECOMPUTE for rows in self.rows]
         too_many: dict[Recompute, int] = {}
         for rows, recompute in pairs:
             smallest, *others = forms_of(rows, recompute)
