@@ -30,6 +30,10 @@ RUN_TIME = [
 ]
 
 EXTRAS = {
+    "serve": [  # logtrain serve
+        "starlette>=0.40",  # paths, requests, CORS: what remains of a web framework without what is not needed
+        "uvicorn>=0.30",  # HTTP; its stop waits for answers that are under way
+    ],
     "flash": ["flash-attn>=2.7"],  # attention_backend = "flash_attn"; registered with torch since 2.7
     "yaml": ["pyyaml>=6.0"],  # recipes of other trainers; whole in C since 6.0
     "bench": ["transformers>=5.0", "accelerate>=1.1", "liger-kernel>=0.8"],  # what we compare ourselves with
@@ -46,6 +50,9 @@ EXTRAS = {
         "liger-kernel>=0.8",
         "pyyaml>=6.0",
         "rouge-score>=0.1.2",  # its last, of 2022
+        "starlette>=0.40",  # the server
+        "uvicorn>=0.30",
+        "openai>=1.40",  # its client is the oracle of the server
         "setuptools>=77",  # a test builds the wheel, as pyproject.toml says
     ],
 }

@@ -159,6 +159,7 @@ NAMED: dict[str, str] = {
 
 SMALL = {  # commands of few fields: the files that hold their tests
     "chat": ["entries/test_chat.py", "conversation/*.py", "generation/test_load.py"],
+    "serve": ["entries/test_serve.py", "serving/*.py"],
     "merge": ["entries/test_merge.py"],
     "export": ["training/test_checkpoint.py"],
     "import": ["entries/test_import.py"],

@@ -15,6 +15,7 @@ from logtrain.core import config
 from logtrain.cpt import CptConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
+from logtrain.serve import ServeConfig
 from logtrain.sft import SftConfig
 from tests.support import LAUNCH, ROOT
 
@@ -30,6 +31,7 @@ ELSEWHERE = {
     "launch/demo.sh --input FILE --model DIR": "tests/launch/test_demo.py",
     "bash launch/test.sh": "launch/test.sh",
     "python launch/wheels.py": "tests/launch/test_install.py",
+    "launch/serve.sh --model runs/chat-8b-lora/export": "tests/entries/test_serve.py",
     "launch/gpu_check.sh --as-is step --output OUT": "tests/launch/test_gpu_check.py",
     "launch/gpu_check.sh --as-is kernels --output OUT2": "tests/launch/test_gpu_check.py",
 }
@@ -40,7 +42,14 @@ SHORT = {
     "python launch/demo/result.py": ["--tokens", "3"],
 }
 # Configs of commands that need what a test has not: their flags are parsed by the program that they are for.
-CONFIGS = {"prepare": PrepareConfig, "cpt": CptConfig, "sft": SftConfig, "plan": PlanConfig, "chat": ChatConfig}
+CONFIGS = {
+    "prepare": PrepareConfig,
+    "cpt": CptConfig,
+    "sft": SftConfig,
+    "plan": PlanConfig,
+    "chat": ChatConfig,
+    "serve": ServeConfig,
+}
 
 
 def parsed(command: str) -> tuple[str, list[str]] | None:

@@ -6,9 +6,7 @@ stop string waits until that is decided.
 
 from collections.abc import Sequence
 
-from logtrain.text.tokenizer import Tokenizer
-
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what bytes that are no character decode to
+from logtrain.text.tokenizer import REPLACEMENT, Tokenizer
 
 
 class TextStream:

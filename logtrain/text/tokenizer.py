@@ -32,6 +32,11 @@ TOKENIZER_FILES = (  # of a Hugging Face folder: the first two decide the ids, t
     "merges.txt",
 )
 PANIC = "PanicException"  # of Rust
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what bytes that are no character decode to
+PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+BYTE_OF = {chr(byte): byte for byte in PRINTABLE} | {
+    chr(256 + i): byte for i, byte in enumerate(sorted(set(range(256)) - set(PRINTABLE)))
+}
 DOCUMENT_ENDS = ("<|end_of_text|>", "<|endoftext|>", "</s>")
 # These mark the turns of a chat. A model that learns to begin or end every document with one unlearns the chat format.
 TURN_MARKS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|im_start|>", "<|start_header_id|>", "<|end_header_id|>")
@@ -100,6 +105,15 @@ class Tokenizer:
         """Returns the text of ids; `skip_special` leaves special tokens out."""
         raise NotImplementedError
 
+    def token_bytes(self, id: int) -> bytes:
+        """Returns the bytes of UTF-8 that a token stands for, which may be a part of a character's."""
+        text = self.decode([id], skip_special=False)
+        return text.encode() if REPLACEMENT not in text else bytes_of_part(self._token(id)) or text.encode()
+
+    def _token(self, id: int) -> str:
+        """Returns a token as the file spells it."""
+        raise NotImplementedError
+
     def normalized(self, text: str) -> str:
         """The text as `encode` reads it; some tokenizers write all in lower case, or put a space before it."""
         raise NotImplementedError
@@ -137,6 +151,19 @@ class Tokenizer:
                 f"name the token that ends a document"
             )
         return special[found]
+
+
+def bytes_of_part(token: str) -> bytes | None:
+    """The bytes of a token that is a part of a character, as tokenizers spell it: <0xE2>, or a letter for each byte.
+    These letters are the printable bytes themselves and, for the others in order, those from U+0100 on (GPT-2). None
+    for another spelling.
+    """
+    if found := re.fullmatch(r"<0x([0-9A-F]{2})>", token):
+        return bytes.fromhex(found[1])
+    try:
+        return bytes(BYTE_OF[letter] for letter in token)
+    except KeyError:
+        return None
 
 
 class panics_named:
@@ -228,6 +255,9 @@ class JsonTokenizer(Tokenizer):
         with panics_named(self._file):
             return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
 
+    def _token(self, id: int) -> str:
+        return self._tokenizer.id_to_token(id) or ""
+
     def normalized(self, text: str) -> str:
         normalizer = self._tokenizer.normalizer
         return normalizer.normalize_str(text) if normalizer else text
@@ -284,6 +314,9 @@ class SentencePieceTokenizer(Tokenizer):
             else:
                 run.append(i)
         return text + self._model.decode(run)
+
+    def _token(self, id: int) -> str:
+        return self._model.id_to_piece(id)
 
     def normalized(self, text: str) -> str:
         return self._model.normalize(text)

@@ -21,8 +21,9 @@ from logtrain.core.entry import run
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        *("logtrain.cpt", "logtrain.export", "logtrain.chat"),
-        *("logtrain.conversation.repl", "logtrain.generation.load"),  # what an entry imports after its flags
+        *("logtrain.cpt", "logtrain.export", "logtrain.chat", "logtrain.serve"),
+        # What an entry imports after its flags.
+        *("logtrain.conversation.repl", "logtrain.generation.load", "logtrain.serving.listening"),
     ]
 )
 
