@@ -1,13 +1,13 @@
-"""Where a path leads: to this machine, or, as a URI, elsewhere. What is elsewhere is fetched once into a cache folder, and
-read from there like anything else.
+"""Where a path leads: to this machine, or, as a URI, elsewhere. What is elsewhere is fetched once into a cache folder,
+and read from there like anything else.
 
     s3://BUCKET/PATH  gs://BUCKET/PATH  https://HOST/PATH  hf://ORG/NAME@REVISION  hf://datasets/ORG/NAME  hub://NAME:3
     file:///PATH      the path itself
 
 A field of a config that is a path says so by its annotation, `Annotated[str, FOLDER]`; `located` turns its URIs into
 paths, before anything else sees them. A file is read in pieces, each tried again where a connection is cut, a server is
-busy or slow, or a piece is too short, and what is fetched gets its name once it is whole and still the same version over
-there. A cached folder is found by the names, sizes and versions of its files. LOGTRAIN_CACHE is the cache folder,
+busy or slow, or a piece is too short, and what is fetched gets its name once it is whole and still the same version
+over there. A cached folder is found by the names, sizes and versions of its files. LOGTRAIN_CACHE is the cache folder,
 ~/.cache/logtrain by default; it can be deleted at any time when no program runs.
 """
 
@@ -35,7 +35,8 @@ from logtrain.core.web import Web
 
 T = TypeVar("T")
 SCHEMES = ("s3", "gs", "hf", "http", "https", "hub", "file")
-URI = re.compile(r"(?:(?P<label>[^:=]*)=)?(?P<uri>(?P<scheme>[a-z][a-z0-9+.-]*)://.*)", re.S)
+URI = re.compile(r"(?:(?P<label>[^=]*)=)??(?P<uri>(?P<scheme>[a-z][a-z0-9+.-]*)://.*)", re.S)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
 PIECE = 1 << 23  # bytes of a request
 TRIES, PATIENCE = 6, 0.25  # tries of a request, and seconds before the second; each pause is twice the one before
 AT_ONCE = 4  # files that are fetched at a time
@@ -53,12 +54,14 @@ class Place(Enum):
 
     FILE = "a file to read"
     FOLDER = "a folder to read"
-    TOKENIZER = "a folder of which everything but the weights is read"
+    MODEL = "the folder of a model to read"
+    TOKENIZER = "the folder of a model of which all but the weights is read"
+    SHAPE = "the same, or the name of a model that is known here"
     OUTPUT = "a file or folder to write"
     RUNS = "the folder of all runs, of which that of `name` is written"
 
 
-FILE, FOLDER, TOKENIZER, OUTPUT, RUNS = Place
+FILE, FOLDER, MODEL, TOKENIZER, SHAPE, OUTPUT, RUNS = Place
 
 
 class RemoteFile(NamedTuple):
@@ -77,6 +80,11 @@ class RemoteFile(NamedTuple):
 def is_uri(text: str) -> bool:
     """Whether a path, or a NAME=PATH, is a URI."""
     return URI.fullmatch(text) is not None
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a path that leads nowhere looks like the name of a model on the Hugging Face hub, ORG/NAME."""
+    return bool(HUB_ID.fullmatch(text)) and not Path(text).exists() and not Path(text).parent.exists()
 
 
 def shown(uri: str) -> str:
@@ -103,8 +111,8 @@ def told(text: str) -> str:
 
 
 def file_system(uri: str) -> tuple[Any, str]:
-    """The file system of a URI, of fsspec or Web, and the path in it. Raises ValueError for a scheme that is unknown, or
-    whose library is missing.
+    """The file system of a URI, of fsspec or Web, and the path in it. Raises ValueError for a scheme that is unknown,
+    or whose library is missing.
     """
     scheme = uri.partition("://")[0]
     if scheme not in SCHEMES:
@@ -174,7 +182,7 @@ def is_read(name: str, place: Place, names: set[str]) -> bool:
     """Whether a file of a folder is read: of weights only those in safetensors, where there are any."""
     if not name.endswith(WEIGHTS):
         return True
-    if place is TOKENIZER:
+    if place in (TOKENIZER, SHAPE):
         return False
     return name.endswith(".safetensors") or not any(other.endswith(".safetensors") for other in names)
 
@@ -278,7 +286,7 @@ def fetch(uri: str, file: RemoteFile, part: Path, done: Count) -> None:
     else:
         with open(partial, "ab" if file.version else "wb") as out:
             while (at := out.tell()) < (file.size or 0):
-                out.write(tried(uri, lambda: piece_of(system, file, at)))  # noqa: B023 (called at once)
+                out.write(tried(uri, lambda: piece_of(system, file, at)))
                 done.add(out.tell() - at)
     if remote_file(file.name, tried(uri, lambda: system.info(file.path)))[2:] != file[2:]:
         partial.unlink()

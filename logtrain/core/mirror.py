@@ -1,12 +1,12 @@
 """What is written to a URI: it is written into a folder of this machine, and copied from there.
 
-    NAME/...                 the files, in an order in which a reader never finds a folder that seems complete and is not:
-                             what names a folder's other files (MARKERS) comes last, and goes first
-    NAME/.logtrain           who writes there: an id of the folder of this machine
+    NAME/...         the files, in an order in which a reader never finds a folder that seems complete and is not: what
+                     names a folder's other files (MARKERS) comes last, and goes first
+    NAME/.logtrain   who writes there: an id of the folder of this machine
 
-A run is copied while it goes on, so that it can be resumed on another machine, which fetches it first and writes its own
-id; whoever finds another's id stops. What this machine has is newer than what is there as long as the id is its own. No
-lock holds off two that begin in the same second.
+A run is copied while it goes on, so that it can be resumed on another machine, which fetches it first and writes its
+own id; whoever finds another's id stops. What this machine has is newer than what is there as long as the id is its
+own. No lock holds off two that begin in the same second.
 """
 
 import hashlib
