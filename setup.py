@@ -42,11 +42,13 @@ EXTRAS = {
         "huggingface_hub>=0.30",
     ],
     "yaml": ["pyyaml>=6.0"],  # recipes of other trainers; whole in C since 6.0
+    "parquet": ["pyarrow>=26.0"],  # .parquet, .arrow and .feather
     "bench": ["transformers>=5.0", "accelerate>=1.1", "liger-kernel>=0.8"],  # what we compare ourselves with
     # transformers, peft and rouge-score are the oracles; our kernels must not move more bytes than Liger's. rouge-score
     # is not at run time: all that scoring.py could use of it is a regular expression, and it brings nltk with it.
     "test": [
         "pytest>=8.1",  # import mode importlib as used here
+        "pyarrow>=26.0",
         "pytest-xdist>=3.5",  # a file of tests a core at a time
         "hypothesis>=6.100",
         "ruff>=0.9",
@@ -80,6 +82,7 @@ setup(
         "logtrain_kernels": ["py.typed"],
         "logtrain.training": ["foreign_keys.toml"],  # the settings of other trainers
         "logtrain.planning": ["gpus/*.toml"],  # descriptions of GPUs
+        "logtrain.observe": ["report.html.jinja"],  # the page of a run
         "logtrain.evaluation": ["compare.html.jinja"],  # the page of an evaluation
         "logtrain.conversation": ["tasks.toml"],  # what a chat's tasks ask
     },

@@ -13,6 +13,8 @@ COMMANDS = {
     "import": "turn the settings of another trainer into a recipe",
     "cpt": "continue the pretraining of a Llama on prepared text",
     "sft": "fine-tune a Llama on prepared chats, by LoRA or all parameters",
+    "report": "write what there is to see of one or several runs as a page",
+    "status": "tell which runs there are, how far they are and how they fare",
     "merge": "merge a LoRA adapter (PEFT's format) into its model",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "evaluate": "let models answer a test set, score the answers and compare",

@@ -17,6 +17,8 @@ from logtrain.training.config import RunConfig
 class CptConfig(RunConfig):
     """Continue the pretraining of a Llama model on prepared text, all parameters, and export it."""
 
+    trains_on = "documents"
+
 
 def main(argv: list[str]) -> int:
     """Pretrain as the flags say; -> the exit status."""

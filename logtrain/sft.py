@@ -19,6 +19,7 @@ from logtrain.training.config import RunConfig
 class SftConfig(RunConfig):
     """Fine-tune a Llama model on prepared conversations, by LoRA or all parameters, and export it."""
 
+    trains_on = "chats"
     lora: LoraConfig = field(default_factory=lambda: LoraConfig(rank=16, dropout=0.05))
     """Adapters, here of rank 16 by default."""
 

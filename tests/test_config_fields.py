@@ -20,7 +20,7 @@ from tests.support.evaluation import ROWS, evaluated, flags, write_chat_model
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import train
 
-TIMES = rb"tokens_per_second\w*|step_seconds|data_seconds|eta_seconds|peak_memory_gib|goodput|device_hours"
+TIMES = rb"tokens_per_second\w*|step_seconds|data_seconds|eta_seconds|peak_memory_gib|goodput|device_hours|time"
 CLOCKS = re.compile(rb'"(' + TIMES + rb')":[^,}]*')
 OF_CLOCKS = re.compile(rb'"(records_crc32|sha256)":[^,}]*')  # checksums of what the clock gave, in checkpoint.json
 LORA = ["--lora.rank", "2", "--lora.dropout", "0.2"]
@@ -162,6 +162,8 @@ SMALL = {  # commands of few fields: the files that hold their tests
     "serve": ["entries/test_serve.py", "serving/*.py"],
     "merge": ["entries/test_merge.py"],
     "export": ["training/test_checkpoint.py"],
+    "report": ["entries/test_report.py"],
+    "status": ["entries/test_report.py"],
     "import": ["entries/test_import.py"],
 }
 
@@ -189,7 +191,7 @@ def case(tmp_path_factory) -> SimpleNamespace:
 def left_by(run: Path) -> dict[str, bytes]:
     """What a run leaves, without times, sizes, and the config itself."""
     files = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    skipped = ("config.toml", "log.txt", "goodput.json", "events.jsonl", "system.jsonl")
+    skipped = ("config.toml", "log.txt", "goodput.json", "events.jsonl", "system.jsonl", "report.html")
     found = {name: CLOCKS.sub(b"", content) for name, content in files.items() if name not in skipped}
     return {name: OF_CLOCKS.sub(b"", text) if "checkpoint.json" in name else text for name, text in found.items()}
 

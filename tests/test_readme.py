@@ -15,8 +15,10 @@ from logtrain.core import config
 from logtrain.cpt import CptConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
+from logtrain.report import ReportConfig
 from logtrain.serve import ServeConfig
 from logtrain.sft import SftConfig
+from logtrain.status import StatusConfig
 from tests.support import LAUNCH, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,6 +52,7 @@ CONFIGS = {
     "chat": ChatConfig,
     "serve": ServeConfig,
 }
+OF_RUNS = {"report": ReportConfig, "status": StatusConfig}  # the first words are folders of runs
 
 
 def parsed(command: str) -> tuple[str, list[str]] | None:
@@ -93,7 +96,9 @@ def test_flags_of_what_needs_more_than_a_test_has(command, monkeypatch):
 
     monkeypatch.chdir(ROOT)
     name, arguments = parsed(command)
-    config.load({**CONFIGS, "evaluate": EvaluateConfig}[name], arguments)
+    if name in OF_RUNS:
+        arguments = config.words_first(arguments, "--run")
+    config.load({**CONFIGS, **OF_RUNS, "evaluate": EvaluateConfig}[name], arguments)
 
 
 def test_every_file_and_module_named_exists():

@@ -13,6 +13,7 @@ files of settings are not its business, and of a TOML file it could not name the
 """
 
 import dataclasses
+import itertools
 import os
 import re
 import tomllib
@@ -194,6 +195,12 @@ def read_argv(argv: Sequence[str], fields: dict[str, Field]) -> tuple[list[Path]
         else:
             values[key] = name == key if kind is bool else from_text(texts[0], kind, flag)
     return paths, values
+
+
+def words_first(argv: list[str], flag: str) -> list[str]:
+    """Arguments of which the first words that are no flags belong to `flag`."""
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    return [flag, *words, *argv[len(words) :]] if words else argv
 
 
 def negated(key: str) -> str:

@@ -64,6 +64,15 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         sys.exit(WRONG_INPUT)
 
 
+def seconds_running() -> float:
+    """Seconds since this process was started, by the kernel's clock, if it is a program of logtrain; else 0."""
+    if not is_program or not sys.platform.startswith("linux"):
+        return 0.0
+    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started = int(after_name[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc(5), starttime
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+
+
 def words_of(error: Exception) -> str:
     """The text of a user's mistake; of an OSError the file, if it is known, and the system's reason."""
     if isinstance(error, OSError) and error.strerror:

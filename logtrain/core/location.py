@@ -56,12 +56,12 @@ class Place(Enum):
     FOLDER = "a folder to read"
     MODEL = "the folder of a model to read"
     TOKENIZER = "the folder of a model of which all but the weights is read"
-    SHAPE = "the same, or the name of a model that is known here"
+    WITHOUT_WEIGHTS = "a folder of which all but the weights is read"
     OUTPUT = "a file or folder to write"
     RUNS = "the folder of all runs, of which that of `name` is written"
 
 
-FILE, FOLDER, MODEL, TOKENIZER, SHAPE, OUTPUT, RUNS = Place
+FILE, FOLDER, MODEL, TOKENIZER, WITHOUT_WEIGHTS, OUTPUT, RUNS = Place
 
 
 class RemoteFile(NamedTuple):
@@ -182,7 +182,7 @@ def is_read(name: str, place: Place, names: set[str]) -> bool:
     """Whether a file of a folder is read: of weights only those in safetensors, where there are any."""
     if not name.endswith(WEIGHTS):
         return True
-    if place in (TOKENIZER, SHAPE):
+    if place in (TOKENIZER, WITHOUT_WEIGHTS):
         return False
     return name.endswith(".safetensors") or not any(other.endswith(".safetensors") for other in names)
 

@@ -160,7 +160,7 @@ class JsonGrammar:
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, device: torch.device):
         """`vocab_size`: the number of logits. Raises ValueError for a tokenizer that cannot spell an object."""
-        special = set(tokenizer.special_tokens(added=False).values())
+        special = set(tokenizer.marks.values())
         count = min(vocab_size, tokenizer.vocab_size)
         pieces = [("" if id in special else piece) for id, piece in enumerate(pieces_of(tokenizer, count))]
         if missing := sorted(set(NEEDED) - set(pieces)):

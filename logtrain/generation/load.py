@@ -30,9 +30,9 @@ from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.lora import MergedAdapters
 from logtrain.model.published import GENERATION
 from logtrain.model.weights import WeightSource, read_model
-from logtrain.text import template_source
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.config import DATE
+from logtrain.text.template_source import tokenizer_file
 from logtrain.text.tokenizer import Tokenizer
 
 SAMPLES, SAMPLE_BYTES = 64, 1 << 14  # the parts of a file of weights that `digest` reads
@@ -66,19 +66,18 @@ class ModelFolder:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the model; an adapter has none of its own."""
-        return Tokenizer.load(self.base)
+        """The tokenizer; an adapter's own is preferred to its model's."""
+        return Tokenizer.load(self.path if tokenizer_file(self.path) else self.base)
 
     @cached_property
     def template(self) -> ChatTemplate:
         """The chat template; an adapter's own is preferred to its model's."""
-        own = self.path / template_source.FILE
-        return ChatTemplate.load(self.tokenizer, self.template_file or (own if os.path.lexists(own) else ""), self.date)
+        return ChatTemplate.load(self.tokenizer, self.template_file, self.date, self.path if self.is_adapter else None)
 
     @property
     def answer_ends(self) -> frozenset[int]:
         """The tokens that end an answer in a chat: `stop_ids`, and the end of a turn in the chat template."""
-        return self.stop_ids | {self.template.end_id}
+        return self.stop_ids | self.template.ends
 
     @cached_property
     def sampling(self) -> SamplingConfig:

@@ -7,17 +7,18 @@ came after the mark. So the parts of `account` add up to the time from the first
 
 import contextlib
 import itertools
+import platform
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from logtrain.core import entry
+from logtrain.core.entry import seconds_running
 from logtrain.core.untrusted import from_json, read_json
-from logtrain.observe.system import age_of_process
 
 FILE = "goodput.json"
 STAGES = ("start", "load", "step", "data wait", "validation", "checkpoint", "export")
@@ -43,6 +44,16 @@ class Attempt:
     """Seconds by stage; `lost` is here what a step took that was dropped."""
     marks: dict[str, dict[str, float]] = field(default_factory=dict)
     """`seconds` by the step of each checkpoint, when its save began."""
+    host: str = ""
+    """The machine of rank 0."""
+    device: str = "rank"
+    """The GPU's name; "rank" without any."""
+    total_steps: int = 0
+    """Steps of the whole run."""
+    price: float = 0.0
+    """Dollars for an hour of a device; 0 where that is not known."""
+    ended: str = ""
+    """How it ended; "" while it runs, and after a kill."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +70,28 @@ class Account:
     """Hours of all attempts: what a service counts that leaves out the number of GPUs."""
     tokens: int
     """Tokens that the run has been trained on."""
+    price: float
+    """Dollars for an hour of a device; 0 where that is not known."""
+    device: str
+    """The GPU's name; "rank" without any."""
+
+    @property
+    def dollars(self) -> float:
+        """What the run has cost."""
+        return self.device_hours * self.price
 
     @property
     def goodput(self) -> float:
         """Share of the time in which steps were made that count."""
         return self.seconds["step"] / max(self.wall, 1e-9)
 
-    def told(self, price: float, device: str) -> list[str]:
-        """Lines for people. `price`: dollars for an hour of a device, 0 where it is not known. `device`: its name."""
+    def told(self) -> list[str]:
+        """Lines for people."""
+        price, device = self.price, "rank" if self.device == "rank" else "GPU"
         parts = [f"{name} {clock(spent)}" for name, spent in self.seconds.items() if spent >= 0.5]
         lines = [f"time: {clock(self.wall)}, of it {self.goodput:.1%} in steps that count ({', '.join(parts)})"]
         if price:
-            dollars = self.device_hours * price
+            dollars = self.dollars
             lines.append(
                 f"cost: {self.device_hours:.3g} {device}-hours at ${price:g}: ${dollars:.2f}, "
                 f"{self.tokens / max(dollars, 1e-9):,.0f} tokens a dollar; counted by hours alone, as hosted services "
@@ -83,18 +104,27 @@ class Goodput:
     """The stage that this attempt is at, and the seconds of those before. Rank 0 keeps it; any thread may write it."""
 
     def __init__(self):
-        age = age_of_process() if entry.is_program else 0.0
+        age = seconds_running()
         began = time.time() - age
         self.stage_now, self.lock, self.earlier, self.file = "start", threading.Lock(), [], None
         self.attempt = Attempt(began, began, devices=1)
         self.since = time.monotonic() - age
 
-    def open(self, folder: Path, devices: int, resumed_at: int) -> None:
-        """Go on with the account in a run's folder, which is written from now on. One that is damaged begins anew."""
+    def open(self, folder: Path, resumed_at: int, **facts: Any) -> None:
+        """Go on with the account in a run's folder, which is written from now on. One that is damaged begins anew.
+        `facts`: fields of the attempt.
+        """
         with contextlib.suppress(ValueError, OSError):
             self.earlier = read_attempts(folder)
-        self.attempt.devices, self.attempt.resumed_at, self.file = devices, resumed_at, folder / FILE
+        self.attempt = replace(self.attempt, resumed_at=resumed_at, host=platform.node(), **facts)
+        self.file = folder / FILE
         self.mark(resumed_at)
+        self.write()
+
+    def end(self, how: str) -> None:
+        """Record how the attempt has ended."""
+        self.attempt.ended = how[:300]
+        self.write()
 
     def settle(self) -> None:
         """Count the time until now for the stage under way; with the lock held."""
@@ -183,7 +213,13 @@ def account(attempts: Sequence[Attempt]) -> Account:
     spent = [sum(attempt.seconds.values()) for attempt in kept]
     device_seconds = sum(own * attempt.devices for own, attempt in zip(spent, kept, strict=True))
     return Account(
-        sum(seconds.values()), seconds, device_seconds / 3600, sum(spent) / 3600, max(each.tokens for each in kept)
+        wall=sum(seconds.values()),
+        seconds=seconds,
+        device_hours=device_seconds / 3600,
+        hours=sum(spent) / 3600,
+        tokens=max(attempt.tokens for attempt in kept),
+        price=kept[-1].price,
+        device=kept[-1].device,
     )
 
 

@@ -15,7 +15,7 @@ from logtrain.observe.config import HealthConfig
 
 WINDOW, FEWEST = 100, 20  # values that a spike is held against; below FEWEST none is one
 NEAR = 11  # values just before, whose median is what a value would be without a spike, also where the figure falls
-TIMES = 3  # records in a row in which a rank must be slow: on a busy machine one says nothing
+TIMES = 5  # records in a row in which a rank must be slow: on a busy machine one says nothing
 LEAST_DEVIATION = 0.01  # of the median: equal values have none
 SIGMA = 1.4826  # standard deviations in a median absolute deviation, of normal values
 

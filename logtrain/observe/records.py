@@ -63,8 +63,8 @@ def step_of(line: bytes) -> int | None:
 
 
 def as_line(record: Mapping[str, float | int | str | None]) -> str:
-    """A record as `key=value key=value`."""
-    return " ".join(f"{key}={plain(value)}" for key, value in record.items())
+    """A record as `key=value key=value`, without its time."""
+    return " ".join(f"{key}={plain(value)}" for key, value in record.items() if key != "time")
 
 
 def plain(value: float | int | str | None) -> str:

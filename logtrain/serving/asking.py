@@ -75,7 +75,7 @@ class Asking:
         top = fields.get("top_logprobs", 0)
         if top and not fields.get("logprobs"):
             raise ApiError(400, f"top_logprobs = {top}: only with logprobs = true", param="top_logprobs")
-        ends = model.stop_ids | {model.chat_template().end_id}
+        ends = model.stop_ids | model.chat_template().ends
         logprobs = top if fields.get("logprobs") else None
         return self.asked(fields, model, [prompt], most or self.max_new_tokens, ends, {"logprobs": logprobs})
 

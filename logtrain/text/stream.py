@@ -6,7 +6,8 @@ stop string waits until that is decided.
 
 from collections.abc import Sequence
 
-from logtrain.text.tokenizer import REPLACEMENT, Tokenizer
+from logtrain.text.token_bytes import REPLACEMENT
+from logtrain.text.tokenizer import Tokenizer
 
 
 class TextStream:

@@ -5,6 +5,7 @@ a block's weights and its result no rank waits: the forward of the block in the 
 that is by two events in its stream, which are read when a record is made and the host waits for the device anyway.
 """
 
+import statistics
 import time
 
 import torch
@@ -45,12 +46,13 @@ class BlockTime:
             self.began = None
 
     def read(self) -> float:
-        """Mean seconds of the forwards since the last call, 0 without any. The device must have run them."""
+        """Median seconds of the forwards since the last call, 0 without any. The device must have run them."""
         spans, self.spans = self.spans, []
         if not spans:
             return 0.0
-        each = (start.elapsed_time(end) / 1000 if self.is_cuda else end - start for start, end in spans)
-        return sum(each) / len(spans)
+        return statistics.median(
+            start.elapsed_time(end) / 1000 if self.is_cuda else end - start for start, end in spans
+        )
 
     def close(self) -> None:
         """Time no more."""

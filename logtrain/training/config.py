@@ -6,7 +6,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.core.location import FOLDER, MODEL, RUNS
@@ -143,6 +143,7 @@ class TrainerConfig(Config, prefix="trainer."):
 class RunConfig(Config):
     """All settings of a training run."""
 
+    trains_on: ClassVar[Literal["documents", "chats", "either"]] = "either"
     name: str
     """The run's name: everything it writes is under <runs>/<name>/."""
     model: Annotated[str, MODEL]

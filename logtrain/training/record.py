@@ -2,6 +2,7 @@
 
 import math
 import platform
+import time
 from collections.abc import Iterator
 
 import torch
@@ -42,6 +43,7 @@ def of_validation(name: str, found: Validation, loader: Loader, state: TrainStat
         state.start_losses[fingerprint] = found.loss
     start = state.start_losses.get(fingerprint)  # None for a set that a resumed run has added
     record: Record = {
+        "time": time.time(),
         "step": state.step,
         "epoch": epoch,
         "set": name,

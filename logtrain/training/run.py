@@ -19,6 +19,7 @@ from logtrain.data.mixture import MixtureLoader
 from logtrain.model.llama import Llama
 from logtrain.model.weights import WeightSource
 from logtrain.observe.goodput import Goodput
+from logtrain.observe.live_report import LiveReport
 from logtrain.observe.metrics import Metrics
 from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.checks import check_space
@@ -44,16 +45,24 @@ def train(config: RunConfig, stop: StopSignal) -> int:
     with enter_run_folder(run.folder, run.config, resume, MAY_CHANGE) if run.world.is_main else nullcontext():
         run.world.barrier()
         try:
+            report = LiveReport(run.folder, enabled=run.world.is_main)
             with closing(run.world.watchdog):
-                finished = train_in_folder(run, weights, stop, goodput)
-        except torch.OutOfMemoryError as error:
+                finished = train_in_folder(run, weights, stop, goodput, report)
+            goodput.end("finished" if finished else "stopped on request")
+            report.close()
+        except BaseException as error:
+            goodput.end(f"{type(error).__name__}: {error}")
+            if not isinstance(error, torch.OutOfMemoryError):
+                raise
             remedy = "lower loader.rows_per_batch, or set recompute to selective or full"
             raise ValueError(f"{torch.cuda.get_device_name()}: out of memory; {remedy}") from error
     run.world.close()
     return 0 if finished else INTERRUPTED
 
 
-def train_in_folder(run: RunSetup, weights: WeightSource, stop: StopSignal, goodput: Goodput) -> bool:
+def train_in_folder(
+    run: RunSetup, weights: WeightSource, stop: StopSignal, goodput: Goodput, report: LiveReport
+) -> bool:
     """Build the parts of a run, train and publish; -> False if the run was stopped on request, and is saved."""
     config, world, data = run.config, run.world, run.data
     keep, keep_best = config.trainer.keep, config.trainer.keep_best
@@ -79,7 +88,9 @@ def train_in_folder(run: RunSetup, weights: WeightSource, stop: StopSignal, good
     train_step = TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, total_steps, world)
     resumed = {"resume_step": state.step, "crc32": state.records_crc32, "validates": state.validation_due}
     if world.is_main:
-        goodput.open(run.folder, world.size, state.step)
+        device = torch.cuda.get_device_name() if world.device.type == "cuda" else "rank"
+        facts = {"devices": world.size, "device": device, "total_steps": total_steps, "price": config.price}
+        goodput.open(run.folder, state.step, **facts)
     with Metrics(run.folder, enabled=world.is_main, total_steps=total_steps, **resumed) as metrics:
         stop.say = metrics.info
         announce(run, metrics, newest)
@@ -99,12 +110,12 @@ def train_in_folder(run: RunSetup, weights: WeightSource, stop: StopSignal, good
             state=state,
             stop=stop,
             goodput=goodput,
+            report=report,
             health=config.health,
-            price=config.price,
         )
         if not trainer.fit():
             what = "saved; --resume auto goes on" if state.step else "nothing to save; --resume auto starts it"
-            tell_account(run, metrics, goodput)
+            tell_account(metrics, goodput)
             metrics.info(f"stopped after step {state.step} of {total_steps}, {what}")
             return False
         stop.end_if_asked()
@@ -116,15 +127,14 @@ def train_in_folder(run: RunSetup, weights: WeightSource, stop: StopSignal, good
             metrics.info(f"step {state.best_step} is the best: loss {state.best_loss:.4f}, and is exported")
         goodput.enter("export")
         publish(run, model, metrics)
-        tell_account(run, metrics, goodput)
+        tell_account(metrics, goodput)
     return True
 
 
-def tell_account(run: RunSetup, metrics: Metrics, goodput: Goodput) -> None:
+def tell_account(metrics: Metrics, goodput: Goodput) -> None:
     """Where the time of the run went until now, and what it has cost."""
     goodput.write()
-    device = "GPU" if run.world.device.type == "cuda" else "rank"
-    for line in goodput.account().told(run.config.price, device):
+    for line in goodput.account().told():
         metrics.info(line)
 
 

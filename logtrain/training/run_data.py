@@ -14,6 +14,7 @@ from logtrain.data.pack import pack, pieces
 from logtrain.data.prepared import SPLITS, check_tokenizer
 from logtrain.data.shards import Split
 from logtrain.model.llama import LlamaConfig
+from logtrain.model.published import check_vocabulary
 from logtrain.text.tokenizer import Tokenizer
 from logtrain.training.checkpoint import complete_in, read_facts
 from logtrain.training.config import RunConfig
@@ -66,6 +67,7 @@ def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunDat
     together, and for a setting that needs a split which the data does not have.
     """
     sources = {name: open_split(folder, "train", world) for name, folder in config.sources.items()}
+    check_kind(sources, config.trains_on)
     tokenizers = [
         matching_tokenizer(split, str(split.folder), config.model, shape, config.loader.seq_len)
         for split in sources.values()
@@ -89,6 +91,25 @@ def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunDat
         fingerprint=fingerprint,
         chat=chat_style(sources),
     )
+
+
+def check_kind(sources: dict[str, Split], trains_on: str) -> None:
+    """Raises ValueError where none of the sources has what is trained on, "documents" or "chats": the loss would fall
+    all the same, for chats read as documents and documents as answers.
+    """
+    folder, *more = (str(split.folder) for split in sources.values())
+    which = f"{folder} and {len(more)} more" if more else folder
+    are_chats = ["chat" in split.manifest for split in sources.values()]
+    if trains_on == "chats" and not any(are_chats):
+        raise ValueError(
+            f"{which}: prepared as documents, which `logtrain cpt` trains on; for `logtrain sft` prepare "
+            f"conversations, with --format sharegpt, messages or alpaca"
+        )
+    if trains_on == "documents" and all(are_chats):
+        raise ValueError(
+            f"{which}: prepared as chats, which `logtrain sft` trains on (--lora.rank 0 for all parameters); for "
+            f"`logtrain cpt` prepare text, with --format auto"
+        )
 
 
 def known_sizes(config: RunConfig, data: str) -> dict[str, EpochSize]:
@@ -175,11 +196,6 @@ class Loaders:
 def matching_tokenizer(split: Split, data: str, model: str, llama: LlamaConfig, seq_len: int) -> Tokenizer:
     """The tokenizer of the prepared data. Raises ValueError where data, tokenizer and model do not belong together."""
     facts, prepared = split.manifest["tokenizer"], split.manifest["settings"]["seq_len"]
-    if facts["vocab_size"] > llama.vocab_size:
-        raise ValueError(
-            f"{data}: its tokenizer has {facts['vocab_size']} ids, the model {model} only {llama.vocab_size}; "
-            f"prepare the data with the model's own tokenizer"
-        )
     if seq_len > llama.max_positions:
         raise ValueError(f"loader.seq_len = {seq_len}: the model {model} knows {llama.max_positions} positions")
     if seq_len != prepared:
@@ -193,6 +209,8 @@ def matching_tokenizer(split: Split, data: str, model: str, llama: LlamaConfig, 
         raise ValueError(
             f"{data}: was prepared with another tokenizer than that of {own}; prepare it with --tokenizer {own}"
         )
+    template = split.manifest["chat"]["template"] if "chat" in split.manifest else ""
+    check_vocabulary(tokenizer, llama, template, [facts["document_end_id"]])
     check_tokenizer(data, split.manifest, tokenizer)
     return tokenizer
 

@@ -17,6 +17,7 @@ from logtrain.data.loader import Loader, Step
 from logtrain.model.flops import model_flops, peak_flops
 from logtrain.observe.config import HealthConfig
 from logtrain.observe.goodput import Goodput, clock
+from logtrain.observe.live_report import LiveReport
 from logtrain.observe.metrics import Metrics
 from logtrain.observe.records import Record
 from logtrain.observe.system import peak_memory_gib
@@ -45,13 +46,13 @@ class Trainer:
         state: TrainState,
         stop: StopSignal,
         goodput: Goodput,
+        report: LiveReport,
         health: HealthConfig,
-        price: float = 0.0,
     ):
         """`valid`: validation sets by name, of which the first decides which step is the best. `state`: the counts of
-        the run, which the trainer keeps up to date. `price`: dollars for an hour of a device, 0 where it is not known.
+        the run, which the trainer keeps up to date.
         """
-        self.stop, self.goodput, self.price = stop, goodput, price
+        self.stop, self.goodput, self.report = stop, goodput, report
         self.must_stop = StopAgreement(world, lambda: stop.asked or checkpoints.failed())
         self.config, self.train_step, self.model = config, train_step, train_step.model
         self.train, self.valid, self.world = train, valid, world
@@ -194,6 +195,7 @@ class Trainer:
         seconds = interval.seconds
         flops = model_flops(self.model.config, interval.tokens, interval.attention_pairs, self.adapter_parameters)
         record: Record = {
+            "time": time.time(),
             "step": number,
             "epoch": number / self.train.steps_per_epoch,
             "loss": loss,
@@ -230,7 +232,7 @@ class Trainer:
         self.goodput.attempt.tokens = self.state.tokens
         account = self.goodput.account()
         self.goodput.write()
-        dollars = {"dollars": account.device_hours * self.price} if self.price else {}
+        dollars = {"dollars": account.dollars} if account.price else {}
         return {"goodput": account.goodput, "device_hours": account.device_hours, **dollars}
 
     def refuse(self, what: str) -> NoReturn:
@@ -256,6 +258,7 @@ class Trainer:
             for name, of_set in found.items():
                 epoch = number / self.train.steps_per_epoch
                 self.metrics.valid(of_validation(name, of_set, self.valid[name], self.state, epoch))
+        self.report.refresh()
         for name, of_set in found.items():
             if number and not math.isfinite(of_set.loss):
                 self.refuse(f"loss {of_set.loss} on {name}")

@@ -24,7 +24,7 @@ def test_stages_add_up_and_an_inner_one_is_not_counted_twice(tmp_path, monkeypat
     now[0] += 3
     kept.enter("load")
     now[0] += 5
-    kept.open(tmp_path, devices=2, resumed_at=0)
+    kept.open(tmp_path, 0, devices=2, price=2.0)
     with kept.stage("step"):
         now[0] += 10
         with kept.stage("data wait"):
@@ -41,7 +41,7 @@ def test_stages_add_up_and_an_inner_one_is_not_counted_twice(tmp_path, monkeypat
     assert found.goodput == 13 / 28
     kept.write()
     assert read_attempts(tmp_path) == [kept.attempt]
-    lines = found.told(2.0, "GPU")
+    lines = found.told()
     assert lines[0].startswith("time: 28 s, of it 46.4% in steps that count (start 3 s, load 5 s, step 13 s,")
     assert "115,714 tokens a dollar" in lines[1]  # 3,600 tokens for 56 / 3600 * 2 dollars
 
@@ -80,14 +80,14 @@ def test_a_damaged_account_is_told_and_stops_no_run(tmp_path, content):
     with pytest.raises(ValueError, match="remove it to begin the account anew"):
         read_attempts(tmp_path)
     kept = Goodput()
-    kept.open(tmp_path, 1, 0)
+    kept.open(tmp_path, 0)
     kept.write()
     assert len(read_attempts(tmp_path)) == 1
 
 
 def test_a_full_disk_stops_no_run(tmp_path):
     kept = Goodput()
-    kept.open(tmp_path / "gone", 1, 0)
+    kept.open(tmp_path / "gone", 0)
     kept.write()
 
 

@@ -58,11 +58,11 @@ def test_zero_switches_a_check_off():
 def test_a_straggler_is_named_once_with_rank_node_and_factor_and_again_when_it_comes_back():
     checks = healthy()
     slow, even = [1.0, 1.02, 0.99, 1.5], [1.0, 1.02, 0.99, 1.1]
-    said = [list(checks.stragglers(step, slow)) for step in range(6)]
-    assert [len(events) for events in said] == [0, 0, 1, 0, 0, 0]
-    assert said[2][0].text.startswith("rank 3 on node3 computes for 1.50 times as long")
+    said = [list(checks.stragglers(step, slow)) for step in range(7)]
+    assert [len(events) for events in said] == [0, 0, 0, 0, 1, 0, 0]
+    assert said[4][0].text.startswith("rank 3 on node3 computes for 1.50 times as long")
     assert not list(checks.stragglers(6, even))
-    assert [len(list(checks.stragglers(step, slow))) for step in range(7, 10)] == [0, 0, 1]
+    assert [len(list(checks.stragglers(step, slow))) for step in range(7, 12)] == [0, 0, 0, 0, 1]
 
 
 def test_a_single_slow_record_is_no_straggler():

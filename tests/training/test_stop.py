@@ -58,7 +58,7 @@ def stopped_at(case, runs: Path, ranks: int, after: float) -> tuple[float, float
     program.send(signal.SIGTERM)
     program.until_or_end(lambda: "SIGTERM: " in program.output.read_text())
     told = time.monotonic() - sent
-    assert program.wait() == [75] * ranks, program.output.read_text()
+    assert program.wait(300) == [75] * ranks, program.output.read_text()
     return told, time.monotonic() - sent, program.output.read_text()
 
 
@@ -72,7 +72,7 @@ def check(case, whole, runs: Path, size: int, after: float, most: float) -> None
     saved = sorted(path.name for path in (run / "checkpoints").iterdir()) if (run / "checkpoints").exists() else []
     assert not stopped or saved[-1] == f"step-{stopped:06d}", (printed, saved)
     program = Program([*case.flags, "--runs", str(runs), "--resume", "auto"], runs / "output", ranks=size)
-    assert program.wait() == [0] * size, program.output.read_text()
+    assert program.wait(300) == [0] * size, program.output.read_text()
     assert series(run) == series(whole[size])
     assert (run / "export/model.safetensors").read_bytes() == (whole[size] / "export/model.safetensors").read_bytes()
     kept = account(read_attempts(run))
