@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tomli_w
 
-from logtrain.core.config import load
+from logtrain.core.config import load, words_first
 from logtrain.core.entry import run
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.core.location import FILE
@@ -44,7 +44,7 @@ class ImportConfig(Config):
 
 def main(argv: list[str]) -> int:
     """Print the recipe of the file that the flags name; -> the exit status."""
-    config = load(ImportConfig, argv, words=("file",))
+    config = load(ImportConfig, words_first(argv, "--file"))
     given = read_given(Path(config.file), config.ignore)
     recipe = translate(given, config.stage, config.gpus or 1)
     if not config.gpus:

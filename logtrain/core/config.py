@@ -38,10 +38,9 @@ T = TypeVar("T")
 REQUIRED = dataclasses.MISSING
 
 
-def load(cls: type[T], argv: Sequence[str], words: Sequence[str] = (), writes: bool = True) -> T:
+def load(cls: type[T], argv: Sequence[str], writes: bool = True) -> T:
     """Builds a `cls` from its defaults, then the TOML files in `argv`, then the flags; the last word on a key counts.
-    Paths that are URIs become paths of this machine. `words`: keys whose values may stand first in `argv`, in this
-    order, without their flags. `writes`: whether what the config says is written will be.
+    Paths that are URIs become paths of this machine. `writes`: whether what the config says is written will be.
 
     Flags are `--key value`, `--key=value`, `--switch` / `--no_switch` and `--list a b c`; in a key, `-` is `_`. A TOML
     file is any `*.toml` that is not the value of a flag. `--help` prints help and exits. Raises ValueError: one line.
@@ -49,9 +48,6 @@ def load(cls: type[T], argv: Sequence[str], words: Sequence[str] = (), writes: b
     if "--help" in argv or "-h" in argv:
         print_help(cls)
     fields = fields_of(cls)
-    for count, key in enumerate(words):
-        if argv[2 * count : 2 * count + 1] and not argv[2 * count].startswith("-"):
-            argv = [*argv[: 2 * count], f"--{key}", *argv[2 * count :]]
     paths, flags = read_argv(argv, fields)
     values = {key: field.default for key, field in fields.items() if not is_open(field.kind)}
     for path in paths:
