@@ -13,6 +13,7 @@ from logtrain.__main__ import COMMANDS
 from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
+from logtrain.page import PageConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
 from logtrain.report import ReportConfig
@@ -51,6 +52,7 @@ CONFIGS = {
     "plan": PlanConfig,
     "chat": ChatConfig,
     "serve": ServeConfig,
+    "page": PageConfig,
 }
 OF_RUNS = {"report": ReportConfig, "status": StatusConfig}  # the first words are folders of runs
 
@@ -141,9 +143,9 @@ def test_the_error_that_is_shown(tmp_path, monkeypatch):
 
 
 def test_the_dependencies_are_those_of_setup_py():
-    listed = re.search(r"The core needs ([\w, ]+);", README.replace("\n", " "))[1]
+    listed = re.search(r"The core needs ([\w, -]+);", README.replace("\n", " "))[1]
     required = re.search(r"RUN_TIME = \[(.*?)\]", (ROOT / "setup.py").read_text(), re.S)[1]
-    assert set(listed.split(", ")) == set(re.findall(r'"(\w+)>=', required))
+    assert set(listed.split(", ")) == set(re.findall(r'"([\w-]+)>=', required))
 
 
 def test_the_readme_can_be_read_in_a_sitting():

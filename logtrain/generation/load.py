@@ -26,8 +26,8 @@ from logtrain.generation.generator import Generator
 from logtrain.generation.kv_cache import slot_bytes
 from logtrain.generation.memory import cache_bytes, check_memory
 from logtrain.model import hf, peft, published
+from logtrain.model.adapter import Adapter
 from logtrain.model.llama import Llama, LlamaConfig
-from logtrain.model.lora import MergedAdapters
 from logtrain.model.published import GENERATION
 from logtrain.model.weights import WeightSource, read_model
 from logtrain.text.chat_template import ChatTemplate
@@ -61,8 +61,13 @@ class ModelFolder:
 
     @cached_property
     def shape(self) -> LlamaConfig:
-        """Sizes of the model, from config.json."""
-        return hf.read_config(self.base)
+        """Sizes of the model, from config.json; an adapter may have resized its vocabulary."""
+        return self.adapter.shape if self.is_adapter else hf.read_config(self.base)
+
+    @cached_property
+    def adapter(self) -> Adapter:
+        """The adapter of a folder that has one."""
+        return Adapter(self.path, hf.read_config(self.base))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -125,11 +130,9 @@ class ModelFolder:
         """
         shape = self.shape
         published.check_vocabulary(self.tokenizer, shape)
-        weights = hf.Weights(self.base, shape)
         if not self.is_adapter:
-            return weights
-        config, tensors = peft.read(self.path, shape)
-        return MergedAdapters(weights, tensors, shape, config)
+            return hf.Weights(self.base, shape)
+        return self.adapter.merged(hf.Weights(self.base, hf.read_config(self.base)))
 
     def summary(self, device: torch.device) -> str:
         """The model's name, size and dtype on a device, in a few words."""

@@ -146,12 +146,12 @@ def odd_ends(folder: Path, base: Path, tokenizer: Tokenizer, trained_template: b
         odd.append(f"{folder}: the tokenizer's eos_token is {name} ({id}), but answers end with {words(ends)}")
     try:
         template = ChatTemplate.load(tokenizer, folder / template_source.FILE if trained_template else "")
-        end_id = template.check_trainable() if trained_template else template.end_id
+        template.check_asks()
     except ValueError as error:
         if trained_template:
             raise
         return odd if "has no chat template" in str(error) else [*odd, f"its chat template is of no use: {error}"]
-    if end_id is None:
+    if (end_id := template.end_id) is None:
         odd.append(f"{folder}: the chat template writes no token that ends an answer")
     elif end_id not in ends:
         wrong = f"{folder}: the chat template ends answers with {end_id}, {GENERATION} with {words(ends)}"

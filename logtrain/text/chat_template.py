@@ -25,7 +25,6 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import jinja2
 import numpy as np
@@ -36,15 +35,11 @@ from logtrain.text.spoken import Spoken
 from logtrain.text.template_sandbox import compile_template
 from logtrain.text.template_source import find_template, named_tokens
 from logtrain.text.tokenizer import Tokenizer
+from logtrain.text.turns import Turn as Turn
+from logtrain.text.turns import check_question, turn_name
+from logtrain.text.turns import check_turns as check_turns
 
 MAX_MARKS = 1 << 15  # for which every turn is searched; Gemma 3 has 6,415
-
-
-class Turn(NamedTuple):
-    """One turn of a conversation: who speaks, and what is said."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
 
 
 TRIAL = [
@@ -112,6 +107,14 @@ class ChatTemplate:
         """The marks that end an answer: `end_id`, if there is one."""
         return frozenset(() if self.end_id is None else (self.end_id,))
 
+    def check_asks(self) -> None:
+        """Raises ValueError for a template that does not write a question, with all that it says."""
+        try:
+            if TRIAL[0].content not in self.render(TRIAL[:1], add_generation_prompt=True):
+                raise ValueError(f"{turn_name(TRIAL, 0)}: the chat template does not write all of its text")
+        except ValueError as error:
+            raise ValueError(f"{self.where}: {error}") from None
+
     def check_trainable(self) -> int:
         """Tries the template on a small conversation, by the rules of training; returns the token that ends its
         answers. Raises ValueError for a template that breaks one.
@@ -163,7 +166,7 @@ class ChatTemplate:
         except Exception as error:  # whatever Python raises for the template's expressions
             what = one_line(error)
             what = what if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {what}"
-            raise ValueError(f"{_name(turns, len(turns) - 1)}: the chat template fails ({what})") from None
+            raise ValueError(f"{turn_name(turns, len(turns) - 1)}: the chat template fails ({what})") from None
 
     def _as_text(self, turns: Sequence[Turn], add_generation_prompt: bool) -> tuple[Sequence[Turn], str]:
         """Returns turns in which marks that they spell stand between separators, and the separator, "" for none."""
@@ -186,16 +189,16 @@ class ChatTemplate:
             for before, after, changes in ((text, invited, i - 1), (invited, answered, i)):
                 if not after.startswith(before):
                     raise ValueError(
-                        f"{_name(turns, changes)}: the chat template changes what stood before it, "
+                        f"{turn_name(turns, changes)}: the chat template changes what stood before it, "
                         f"so that training on it would not be what a chat shows"
                     )
             if turn.content.strip() not in answered[len(invited) :]:
-                raise ValueError(f"{_name(turns, i)}: the chat template does not write all of its text")
+                raise ValueError(f"{turn_name(turns, i)}: the chat template does not write all of its text")
             answers.append((len(invited), len(answered)))
             text = answered
         for i, turn in enumerate(turns):
             if turn.content.strip() not in text:
-                raise ValueError(f"{_name(turns, i)}: the chat template does not write all of its text")
+                raise ValueError(f"{turn_name(turns, i)}: the chat template does not write all of its text")
         return text, answers
 
     def _tokenize(self, text: str, separator: str) -> Encoding:
@@ -251,53 +254,18 @@ class ChatTemplate:
             header, _, ending = text[start:end].partition(TRIAL[i].content)
             if header.strip():
                 raise ValueError(
-                    f"{_name(TRIAL, i)}: the chat template writes {header!r} before the answer, but not where "
+                    f"{turn_name(TRIAL, i)}: the chat template writes {header!r} before the answer, but not where "
                     f"add_generation_prompt asks for one, so that a model would have to learn it"
                 )
             ends = [id for id in self._ids(ending) if id in self._mark_ids]
             if not ends:
                 raise ValueError(
-                    f"{_name(TRIAL, i)}: the chat template writes no special token after the answer, "
+                    f"{turn_name(TRIAL, i)}: the chat template writes no special token after the answer, "
                     f"so that a model would not learn where to stop"
                 )
         return ends[0]
 
 
-def check_turns(turns: Sequence[Turn]) -> None:
-    """Raise ValueError unless the turns are one of the system or none, then user and assistant in alternation, with an
-    assistant's as the last.
-    """
-    if turns and not any(turn.role == "assistant" for turn in turns):
-        raise ValueError("no assistant turn, so nothing to train on")
-    check_order(turns)
-    if turns[-1].role != "assistant":
-        raise ValueError(f"{_name(turns, len(turns) - 1)} is the last and has no answer")
-
-
-def check_question(turns: Sequence[Turn]) -> None:
-    """Raise ValueError unless the turns are one of the system or none, then user and assistant in alternation, with a
-    user's as the last.
-    """
-    check_order(turns)
-    if turns[-1].role != "user":
-        raise ValueError(f"{_name(turns, len(turns) - 1)} is the last; a question ends with a turn of the user")
-
-
-def check_order(turns: Sequence[Turn]) -> None:
-    """Raise ValueError unless the turns are one of the system or none, then user and assistant in alternation."""
-    if not turns:
-        raise ValueError("no turns")
-    first = turns[0].role == "system"
-    for i in range(first, len(turns)):
-        if turns[i].role != ("user", "assistant")[(i - first) % 2]:
-            raise ValueError(f"{_name(turns, i)} comes {f'after {turns[i - 1].role}' if i else 'first'}")
-
-
 def one_line(error: Exception) -> str:
     """Returns the beginning of what an error says, on one line: a template may say what it likes."""
     return " ".join(str(error)[:500].split())
-
-
-def _name(turns: Sequence[Turn], i: int) -> str:
-    """Returns what an error calls a turn."""
-    return f"turn {i} ({turns[i].role})" if i >= 0 else "no turns"
