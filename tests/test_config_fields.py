@@ -172,6 +172,8 @@ SMALL = {  # commands of few fields: the files that hold their tests
     "trace": ["entries/test_trace.py"],
     "status": ["entries/test_report.py"],
     "import": ["entries/test_import.py"],
+    "hub": ["entries/test_hub.py"],
+    "lineage": ["entries/test_hub.py"],
 }
 
 

@@ -14,7 +14,7 @@ from tests.support import ROOT
 
 HOUSE = """
 core < text, observe < data, model < generation, training < evaluation, conversation, planning
-     < serving, synthesis, hub < entries
+     < serving, synthesis, sharing < entries
 """
 LEVEL_OF = {name.strip(): level for level, names in enumerate(HOUSE.split("<")) for name in names.split(",")}
 

@@ -4,8 +4,22 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar, get_type_hints
 
-from logtrain.core.location import MODEL, ORIGINS, OUTPUT, RUNS, TOKENIZER, URI, Place, fetched, is_hub_id, shown
+from logtrain.core.location import (
+    FILE,
+    MODEL,
+    ORIGINS,
+    OUTPUT,
+    RUNS,
+    TOKENIZER,
+    URI,
+    Place,
+    fetched,
+    is_hub_id,
+    is_read,
+    shown,
+)
 from logtrain.core.mirror import mirrored
+from logtrain.core.store import Store, parse
 
 T = TypeVar("T")
 
@@ -49,6 +63,17 @@ def located_path(text: str, place: Place, name: str, writes: bool) -> str:
     elif place is RUNS:
         path = str(mirrored(f"{uri.rstrip('/')}/{name}").parent)
         ORIGINS[path] = shown(uri)
+    elif found["scheme"] == "hub":
+        store, reference = Store(), parse(uri)
+        number = store.find(reference)["version"]
+        uri = f"hub://{reference.name}:{number}{'/' * bool(reference.path)}{reference.path}"
+        files = store.files_of(reference._replace(version=number))
+        if is_written:
+            raise ValueError(f"{uri}: write a folder, then logtrain hub push {reference.name} FOLDER")
+        if place is FILE and len(files) > 1:
+            raise ValueError(f"{uri}: has {len(files)} files; name one, as {uri}/{files[0].name}")
+        path = str(fetched(uri, place, [file for file in files if is_read(file.name, place, set())], store.system))
+        ORIGINS[path] = uri
     else:
         path = str(mirrored(uri) if is_written else fetched(uri, place))
         ORIGINS[path] = shown(uri)

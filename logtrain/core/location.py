@@ -19,7 +19,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from enum import Enum
 from pathlib import Path, PurePosixPath
@@ -75,6 +75,8 @@ class RemoteFile(NamedTuple):
     """Bytes; None where the server does not say."""
     version: str
     """What changes when the file does; "" where the server does not say."""
+    sha256: str = ""
+    """The hash that its bytes must have; "" where it is not known."""
 
 
 def is_uri(text: str) -> bool:
@@ -201,12 +203,14 @@ def cache() -> Path:
     return Path(os.environ.get("LOGTRAIN_CACHE") or Path.home() / ".cache" / "logtrain").absolute()
 
 
-def fetched(uri: str, place: Place) -> Path:
+def fetched(uri: str, place: Place, files: Sequence[RemoteFile] = (), system: Any = None) -> Path:
     """The file or folder of a URI on this machine, fetched unless it is there. Any number of processes may call this;
-    one fetches, the others wait. Raises ValueError where it cannot be had whole.
+    one fetches, the others wait. `files`, `system`: what it stands for, and where, if the URI itself does not say.
+    Raises ValueError where it cannot be had whole.
     """
-    files = files_at(uri, place)
+    files = files or files_at(uri, place)
     name = PurePosixPath(urlsplit(uri).path.rstrip("/")).name or urlsplit(uri).netloc
+    name = files[0].name if place is FILE else name
     facts = [shown(uri), *(file[:1] + file[2:] for file in files)]
     folder = cache() / "inputs" / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
     known = all(file.version for file in files)
@@ -216,7 +220,7 @@ def fetched(uri: str, place: Place) -> Path:
             if not (folder.exists() and known):
                 parts = cache() / "parts" / folder.name
                 parts.mkdir(parents=True, exist_ok=True)
-                fetch_all(uri, files, parts)
+                fetch_all(uri, files, parts, system)
                 with new_folder(folder, replace=True) as aside:
                     for file in files:
                         target = aside / name if place is FILE else aside / name / file.name
@@ -245,11 +249,11 @@ def alone(file: Path, other: str) -> Iterator[None]:
         time.sleep(0.2)
 
 
-def fetch_all(uri: str, files: list[RemoteFile], parts: Path) -> None:
+def fetch_all(uri: str, files: Sequence[RemoteFile], parts: Path, system: Any) -> None:
     """Fetch the files into `parts`, some at a time; what is whole there already stays."""
     total, done = sum(file.size or 0 for file in files), Count()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        waiting = {pool.submit(fetch, uri, file, parts / part_of(file), done) for file in files}
+        waiting = {pool.submit(fetch, uri, file, parts / part_of(file), done, system) for file in files}
         try:
             while waiting:
                 finished, waiting = wait(waiting, SILENCE, "FIRST_COMPLETED")
@@ -274,12 +278,12 @@ class Count:
             self.bytes += count
 
 
-def fetch(uri: str, file: RemoteFile, part: Path, done: Count) -> None:
+def fetch(uri: str, file: RemoteFile, part: Path, done: Count, system: Any = None) -> None:
     """Fetch one file whole into `part`, going on where an earlier try of the same version ended."""
     if part.exists():
         done.add(part.stat().st_size)
         return
-    system, _ = file_system(uri)
+    system = system or file_system(uri)[0]
     partial = part.with_name(f"{part.name}.{hashlib.sha256(file.version.encode()).hexdigest()[:16]}")
     if isinstance(system, Web) and not tried(uri, lambda: system.info(file.path))["ranges"]:
         tried(uri, lambda: fetch_at_once(system, file, partial))
@@ -288,9 +292,16 @@ def fetch(uri: str, file: RemoteFile, part: Path, done: Count) -> None:
             while (at := out.tell()) < (file.size or 0):
                 out.write(tried(uri, lambda: piece_of(system, file, at)))
                 done.add(out.tell() - at)
-    if remote_file(file.name, tried(uri, lambda: system.info(file.path)))[2:] != file[2:]:
+    if file.sha256:
+        with open(partial, "rb") as stream:
+            wrong = hashlib.file_digest(stream, "sha256").hexdigest() != file.sha256
+        problem = "is damaged over there: it has not the hash that it was stored under"
+    else:
+        wrong = remote_file(file.name, tried(uri, lambda: system.info(file.path)))[2:] != file[2:]
+        problem = "changed while it was fetched; start again"
+    if wrong:
         partial.unlink()
-        raise ValueError(f"{shown(uri)}: {file.name} changed while it was fetched; start again")
+        raise ValueError(f"{shown(uri)}: {file.name} {problem}")
     os.rename(partial, part)
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from logtrain.core.atomic import aside_of, new_folder, write_file
 from logtrain.core.checksums import foreign, write_checksums
+from logtrain.core.lineage import parent_of, write_lineage
+from logtrain.core.run_folder import flatten
 from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.world import World
 from logtrain.model import hf, peft
@@ -20,6 +22,7 @@ from logtrain.model.llama import Llama
 from logtrain.model.lora import merged
 from logtrain.model.published import called, check_adapter, check_model, read_generation
 from logtrain.text import template_source
+from logtrain.training.config import MAY_CHANGE, RunConfig
 from logtrain.training.run_data import ChatStyle
 from logtrain.training.setup import RunSetup
 from logtrain.training.sharding import full_tensors
@@ -97,6 +100,7 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
             source, files = Path(run.config.model), data.tokenizer.files
             hf.save(aside, run.shape, tensors, dtype, source=source, tokenizer_files=files)
             write_chat_style(aside, data.chat, configs=aside)
+            write_origin(aside, run.config)
             write_checksums(aside, world.note)
         else:
             for _ in tensors:  # every rank takes part in the gathering
@@ -130,10 +134,19 @@ def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> None:
         with new_folder(folder, replace=True) as aside:
             peft.save(aside, trained, run.shape, run.config.lora, str(source))
             write_chat_style(aside, run.data.chat, configs=source)
+            write_origin(aside, run.config)
             with called(aside, folder):
                 check_adapter(aside, source, run.shape, trained_template=run.data.chat is not None)
             write_checksums(aside)
     run.world.barrier()
+
+
+def write_origin(folder: Path, config: RunConfig) -> None:
+    """Write what an export or an adapter was made from: model, data, and the settings that the result depends on."""
+    free = {*MAY_CHANGE, "model"}
+    settings = {key: value for key, value in flatten(config).items() if not {key, key.partition(".")[0]} & free}
+    data = (parent_of("data", path) for path in config.sources.values())
+    write_lineage(folder, [parent_of("model", config.model), *data], settings)
 
 
 def write_chat_style(folder: Path, chat: ChatStyle | None, *, configs: Path) -> None:

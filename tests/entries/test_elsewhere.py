@@ -59,7 +59,7 @@ def results(base: str) -> dict[str, bytes]:
     """What the commands leave, but for times and for where it lies."""
     base = base.removeprefix("s3://")
     found = {path.removeprefix(base): system().cat_file(path) for path in system().find(base)}
-    kept = ("export/model.safetensors", "export/config.json", "samples.jsonl", ".npy", "checksums.json")
+    kept = ("export/model.safetensors", "export/config.json", "samples.jsonl", ".npy")
     return {name: content for name, content in found.items() if name.endswith(kept)}
 
 

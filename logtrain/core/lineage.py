@@ -1,0 +1,44 @@
+"""lineage.json of what a run has made: the settings that its result depends on, the commit of the program, and its
+parents, which are the model and the data, each with a hash by which it is found wherever it lies later.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from logtrain.core.location import origin_of
+from logtrain.core.store import sha256_of
+
+LINEAGE = "lineage.json"
+STAND_FOR = ("manifest.json", "checksums.json")  # the files that stand for the folder around them
+
+
+def write_lineage(folder: Path, parents: Iterable[dict[str, str]], config: dict[str, Any]) -> None:
+    """Write into `folder` what it was made from. `config`: settings by dotted key."""
+    content = {"commit": commit(), "parents": list(parents), "config": config}
+    (folder / LINEAGE).write_text(json.dumps(content, indent=1, default=list) + "\n", encoding="utf-8")
+
+
+def parent_of(role: str, path: str | Path) -> dict[str, str]:
+    """A parent: what it was for, its path or URI, and the hash of what stands for it, "" where nothing does."""
+    return {"role": role, "path": origin_of(path), "sha256": standing_hash(Path(path))}
+
+
+def standing_hash(path: Path) -> str:
+    """The hash of the file that stands for a folder, or of the file itself; "" where there is none."""
+    files = [path] if path.is_file() else [path / name for name in STAND_FOR if (path / name).is_file()]
+    return sha256_of(files[0]) if files else ""
+
+
+def commit() -> str:
+    """The commit of the program, with a + where its files have changed since; "" where it is not run from a clone."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        status = ["git", "status", "--porcelain", "--untracked-files=no", "."]
+        changed = subprocess.run(status, cwd=here.parent, capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return head.stdout.strip() + "+" * bool(changed.strip()) if head.returncode == 0 else ""

@@ -1,0 +1,82 @@
+"""What a folder is, and what it was made from, as its own files say: {"parents": [...], "config": {...}, "facts":
+{...}}. A parent is {role, path, sha256}, as core/lineage.py writes it: the hash finds it in a store wherever its path
+leads now.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from logtrain.core.lineage import LINEAGE, parent_of
+from logtrain.core.untrusted import read_bytes, read_json
+
+KINDS = {
+    "manifest.json": "prepared",
+    "adapter_config.json": "adapter",
+    "scores.json": "evaluation",
+    "config.json": "model",
+    "config.toml": "run",
+}
+"""What a folder is that has the file."""
+
+
+def kind_of(folder: Path) -> str:
+    """In a word what a folder or file holds."""
+    return next((kind for name, kind in KINDS.items() if (folder / name).is_file()), "data")
+
+
+def lineage_of(folder: Path) -> dict[str, Any]:
+    """What a folder or file was made from. Raises ValueError for files that are damaged."""
+    kind = kind_of(folder)
+    if kind == "prepared":
+        return of_prepared(read_json(folder / "manifest.json"))
+    if kind == "evaluation":
+        return of_evaluation(folder)
+    if (folder / LINEAGE).is_file():
+        losses = folder.parent / f"{folder.name}.json"
+        facts = read_json(losses) if losses.is_file() else {}
+        return {"config": {}, "parents": [], **read_json(folder / LINEAGE), "facts": facts}
+    parents = []
+    if kind == "adapter":
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        parents = [parent_of("model", str(base))] if base else []
+    if kind == "run":
+        config = read_toml(folder / "config.toml")
+        parents = [parent_of(role, path) for role in ("model", "data") for path in paths(config.get(role))]
+        return {"parents": parents, "config": config, "facts": {}}
+    return {"parents": parents, "config": {}, "facts": {}}
+
+
+def of_prepared(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The lineage of a prepared folder."""
+    parents = [{"role": "text", "path": each["path"], "sha256": each["sha256"]} for each in manifest["sources"]]
+    parents.append({"role": "tokenizer", "path": manifest["tokenizer"]["path"], "sha256": ""})
+    facts = {name: f"{split['documents']:,} documents, {split['tokens']:,} tokens" for name, split in splits(manifest)}
+    return {"parents": parents, "config": manifest["settings"], "facts": facts}
+
+
+def splits(manifest: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The splits of a manifest."""
+    return list(manifest["splits"].items())
+
+
+def of_evaluation(folder: Path) -> dict[str, Any]:
+    """The lineage of an evaluation: its models and questions, and the scores of each model."""
+    config = read_toml(folder / "config.toml")
+    parents = [parent_of("model", path) for path in paths(config.get("models"))]
+    parents += [parent_of("questions", path) for path in paths(config.get("data"))]
+    return {"parents": parents, "config": config, "facts": {"scores": read_json(folder / "scores.json").get("models")}}
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """A TOML file; empty where there is none. Raises ValueError where it is damaged."""
+    try:
+        return tomllib.loads(read_bytes(file).decode()) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def paths(value: Any) -> list[str]:
+    """The paths of a setting, which is PATH, NAME=PATH or a list of these."""
+    texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return [text.partition("=")[2] or text for text in texts if isinstance(text, str)]

@@ -1,0 +1,251 @@
+"""Versions in a store: whole or not there, whoever writes beside, and whatever is killed; what a model came from."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from logtrain import hub, lineage
+from logtrain.core.config import load
+from logtrain.core.store import Store, parse
+from logtrain.cpt import CptConfig
+from logtrain.sharing import versions
+from logtrain.sharing.versions import pull, push, sweep
+from tests.support.elsewhere import s3_server
+from tests.support.preparing import write_bytes_tokenizer
+from tests.support.program import Program
+from tests.support.training import train
+
+ROUNDS = int(os.environ.get("LOGTRAIN_ROUNDS", "100"))
+FORK = multiprocessing.get_context("fork")
+SPAWN = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request, tmp_path):
+    if request.param == "folder":
+        yield str(tmp_path / "store")
+    else:
+        with s3_server():
+            yield f"s3://bucket/{tmp_path.name}"
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def folder(path: Path, **files: str) -> Path:
+    for name, text in files.items():
+        file = path / name.replace("__", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return path
+
+
+def content(path: Path) -> dict[str, str]:
+    return {str(file.relative_to(path)): file.read_text() for file in path.rglob("*") if file.is_file()}
+
+
+def said(capsys, *words: str) -> str:
+    assert hub.main(list(words)) == 0
+    return capsys.readouterr().out
+
+
+def test_push_pull_list_show_diff_gc(root, tmp_path, capsys):
+    first = folder(tmp_path / "a", same="1" * 100, changed="2", sub__gone="3")
+    assert "hub://logs:1: data, 3 files" in said(capsys, "push", "logs", str(first), "--store", root, "--note", "x")
+    assert "there already" in said(capsys, "push", "logs", str(first), "--store", root)
+    (first / "changed").write_text("22")
+    (first / "sub/gone").unlink()
+    assert "hub://logs:2: data, 2 files" in said(capsys, "push", "logs", str(first), "--store", root)
+    objects = [name for name in Store(root).listed("objects") if versions.PARTIAL not in name]
+    assert len(objects) == 4  # of the file that both have there is one
+    listing = said(capsys, "list", "--store", root)
+    assert "hub://logs:2" in listing
+    assert "hub://logs:1" not in listing
+    assert "hub://logs:1" in said(capsys, "list", "logs", "--store", root)
+    assert json.loads(said(capsys, "show", "logs:1", "--store", root))["note"] == "x"
+    different = said(capsys, "diff", "logs:1", "logs:2", "--store", root).splitlines()
+    assert [line[:8] for line in different] == ["~ file c", "- file s"]
+    said(capsys, "pull", "logs:1", str(tmp_path / "out"), "--store", root)
+    assert content(tmp_path / "out") == {"same": "1" * 100, "changed": "2", "sub/gone": "3"}
+    assert "removed 0" in said(capsys, "gc", "--store", root, "--hours", "0")
+    told = said(capsys, "gc", "logs:1", "--store", root, "--hours", "0")
+    assert "hub://logs:1: removed" in told
+    assert "1 versions name 2 files" in told
+    assert "removed 2" in told
+    with pytest.raises(ValueError, match="no hub://logs:1"):
+        hub.main(["pull", "logs:1", str(tmp_path / "out2"), "--store", root])
+    (first / "changed").write_text("222")
+    assert "hub://logs:3" in said(capsys, "push", "logs", str(first), "--store", root)  # no number twice
+
+
+def write_versions(root: str, source: Path, writer: str, rounds: int) -> None:
+    store = Store(root)
+    for number in range(rounds):
+        push(store, "shared", folder(source, file=f"{writer} {number}", common="the same"))
+
+
+@pytest.mark.parametrize("rounds", [10, pytest.param(ROUNDS, marks=pytest.mark.slow)])
+def test_two_writers_lose_nothing(root, tmp_path, rounds):
+    processes = [SPAWN.Process(target=write_versions, args=(root, tmp_path / w, w, rounds)) for w in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    store = Store(root)
+    assert store.numbers("shared") == list(range(1, 2 * rounds + 1))
+    for number in (1, rounds, 2 * rounds):
+        pull(store, parse(f"shared:{number}"), tmp_path / f"out-{number}")
+        assert content(tmp_path / f"out-{number}")["common"] == "the same"
+    hashes = {version["files"]["file"]["sha256"] for version in store.versions("shared")}
+    assert len(hashes) == 2 * rounds
+    assert sweep(store, 0.0)[:2] == (2 * rounds, 2 * rounds + 1)
+
+
+def push_much(root: str, source: Path) -> None:
+    push(Store(root), "big", source)
+
+
+def pull_much(root: str, output: Path) -> None:
+    pull(Store(root), parse("big:1"), output)
+
+
+def killed(target, arguments: tuple, seconds: float) -> bool:
+    """Kill a process after so long; -> whether it was running."""
+    process = FORK.Process(target=target, args=arguments)
+    process.start()
+    time.sleep(seconds)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+def test_a_push_or_pull_that_is_killed_leaves_a_sound_store(store, tmp_path):
+    """At random moments of both, 20 times each."""
+    chance = random.Random(16)
+    source = folder(tmp_path / "big", **{f"f{i}": str(i) * 40_000 for i in range(30)})
+    push(store, "big", source)
+    began = time.monotonic()
+    push(store, "other", folder(tmp_path / "timed", **{f"f{i}": f"t{i}" * 20_000 for i in range(30)}))
+    seconds, hits = time.monotonic() - began, {"push": 0, "pull": 0}
+    for turn in range(20):
+        for i in range(30):
+            (source / f"f{i}").write_text(f"{turn} {i}" * 9_000)
+        hits["push"] += killed(push_much, (store.root, source), chance.random() * seconds)
+        hits["pull"] += killed(pull_much, (store.root, tmp_path / "pulled"), chance.random() * seconds)
+        sweep(store, 1.0)
+        newest = store.find(parse("big"))
+        pull(store, parse("big"), tmp_path / f"out-{turn}")
+        texts = content(tmp_path / f"out-{turn}")
+        assert len(texts) == 30 == len(newest["files"])
+        assert texts["f7"] in ("7" * 40_000, *(f"{t} 7" * 9_000 for t in range(turn + 1)))
+    print(hits)
+    assert min(hits.values()) >= 8
+    swept = sweep(store, 0.0)
+    named = {facts["sha256"] for name in store.names() for v in store.versions(name) for facts in v["files"].values()}
+    assert {name.rpartition("/")[2] for name in store.listed("objects")} == named  # nothing is left of those killed
+    assert swept.objects == len(named)
+
+
+def test_what_was_damaged_is_not_pulled(store, tmp_path):
+    version, _ = push(store, "logs", folder(tmp_path / "a", file="content", other="o"))
+    damaged = Path(store.root, "objects", "ed", version["files"]["file"]["sha256"])
+    assert damaged.read_text() == "content"
+    damaged.write_text("CONTENT")
+    with pytest.raises(ValueError, match="file is damaged over there"):
+        pull(store, parse("logs"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    damaged.unlink()
+    with pytest.raises(ValueError, match="file in hub://logs:1 are missing; push that folder again"):
+        sweep(store, 0.0)
+    push(store, "logs", tmp_path / "a")
+    sweep(store, 0.0)
+    facts = Path(store.root, "versions/logs/000001.json")
+    facts.write_text(facts.read_text().replace("file", "../f"))
+    with pytest.raises(ValueError, match="damaged"):
+        pull(store, parse("logs:1"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["push", "a b:c", "x"], "expected NAME or NAME:VERSION"),
+        (["push", "logs:3", "x"], "a version gets its number from the store; push logs"),
+        (["push", "logs"], "hub push: expected 2 words after it, found 1"),
+        (["push", "logs", "/nowhere"], "/nowhere: no such file or folder"),
+        (["show", "none"], "no hub://none"),
+        (["show", "none:7"], "versions of none: none"),
+        (["steal", "x"], "--verb steal: expected one of"),
+        (["gc", "--hours", "-1"], "hours = -1.0 must not be negative"),
+    ],
+)
+def test_mistakes(store, words, expected):
+    with pytest.raises(ValueError) as error:
+        hub.main([*words, "--store", store.root])
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_version_wherever_a_path_is(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGTRAIN_STORE", store.root)
+    monkeypatch.setenv("LOGTRAIN_CACHE", str(tmp_path / "cache"))
+    push(store, "base", folder(tmp_path / "m", **{"config.json": "{}", "model.safetensors": "w"}))
+    (tmp_path / "m/config.json").write_text("{ }")
+    push(store, "base", tmp_path / "m")
+    flags = ["--name", "x", "--data", "d", "--model"]
+    assert content(Path(load(CptConfig, [*flags, "hub://base:1"]).model))["config.json"] == "{}"
+    assert content(Path(load(CptConfig, [*flags, "hub://base"]).model))["config.json"] == "{ }"
+    with pytest.raises(ValueError, match="no hub://none"):
+        load(CptConfig, [*flags, "hub://none"])
+
+
+@pytest.mark.slow
+def test_the_chain_from_raw_text_to_the_export_and_its_scores(tmp_path, monkeypatch, capsys):
+    """Each step takes what the store has; lineage needs none of the folders any more."""
+    from logtrain.text.tokenizer import Tokenizer
+    from tests.support.synthetic import write_model
+
+    root = str(tmp_path / "store")
+    monkeypatch.setenv("LOGTRAIN_STORE", root)
+    monkeypatch.setenv("LOGTRAIN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "t").mkdir()
+    model = write_model(tmp_path / "model", vocab_size=Tokenizer.load(write_bytes_tokenizer(tmp_path / "t")).vocab_size)
+    for file in (tmp_path / "t").iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    raw = tmp_path / "app.jsonl"
+    raw.write_text("\n".join(json.dumps({"text": f"disk {i} is full at {i * 7}"}) for i in range(200)))
+    said(capsys, "push", "raw", str(raw))
+    said(capsys, "push", "base", str(model))
+    prepared = Program(
+        ["--input", "hub://raw:1", "--tokenizer", "hub://base:1", "--output", str(tmp_path / "d"), "--seq_len", "64"],
+        tmp_path / "said",
+        entry="logtrain.prepare",
+        environment=dict(os.environ),
+    )
+    assert prepared.wait(120) == [0], (tmp_path / "said").read_text()
+    said(capsys, "push", "prepared", str(tmp_path / "d"))
+    flags = ["--name", "r", "--model", "hub://base:1", "--data", "hub://prepared:1", "--runs", str(tmp_path / "runs")]
+    flags += ["--loader.seq_len", "64", "--loader.rows_per_step", "2", "--trainer.max_steps", "2"]
+    assert train(flags) == 0
+    assert 'data = "hub://prepared:1"' in (tmp_path / "runs/r/config.toml").read_text()
+    said(capsys, "push", "trained", str(tmp_path / "runs/r/export"))
+    for gone in ("d", "runs", "model", "cache", "app.jsonl"):
+        (tmp_path / gone).rename(tmp_path / f"{gone}-gone")
+    for what in (["hub://trained:1"], ["--model", str(tmp_path / "runs-gone/r/export")]):
+        assert lineage.main([*what, "--store", root]) == 0
+        chain = capsys.readouterr().out.splitlines()
+        assert [line.strip().split(":")[0] for line in chain][1:] == ["model", "data", "text", "tokenizer"]
+        assert "hub://trained:1" in chain[0]
+        assert "optim.lr 1e-05" in chain[0]
+        assert "hub://base:1" in chain[1]
+        assert "prepared hub://prepared:1" in chain[2]
+        assert "data hub://raw:1" in chain[3]
+        assert "hub://base:1" in chain[4]
