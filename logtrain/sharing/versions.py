@@ -85,8 +85,8 @@ def differences(a: Version, b: Version) -> list[str]:
     lines = changes("file", a["files"], b["files"], lambda facts: f"{facts['bytes']:,} bytes {facts['sha256'][:12]}")
     for part in ("config", "facts"):
         lines += changes(part.removesuffix("s"), flat(a["lineage"].get(part)), flat(b["lineage"].get(part)), str)
-    parents = ({f"{each['role']} {each['path']}": each["sha256"][:12] for each in parents_of(of)} for of in (a, b))
-    return lines + changes("parent", *parents, str)
+    was, now = ({f"{each['role']} {each['path']}": each["sha256"][:12] for each in parents_of(of)} for of in (a, b))
+    return lines + changes("parent", was, now, str)
 
 
 def changes(what: str, a: dict[str, Any], b: dict[str, Any], shown: Callable[[Any], str]) -> list[str]:

@@ -3,6 +3,8 @@
 import hashlib
 import multiprocessing
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +16,8 @@ from logtrain.core.config import dump, load
 from logtrain.core.kinds import Config
 from logtrain.core.located import located
 from logtrain.core.location import FILE, FOLDER, MODEL, TOKENIZER, fetched
-from tests.support.elsewhere import Server, s3_server, system, web_server
+from tests.support import ROOT
+from tests.support.elsewhere import HubServer, Server, s3_server, system, web_server
 
 CONTENT = hashlib.sha256(b"logs").digest() * 1000  # 32 kB, in pieces of 10 kB
 
@@ -157,6 +160,30 @@ def test_folders_of_s3(s3):
     for uri, place in ((f"{s3}/none", FOLDER), (f"{s3}/none.log", FILE), ("s3://none/x", FOLDER)):
         with pytest.raises(ValueError, match="no such"):
             fetched(uri, place)
+
+
+FETCH = "import sys; from logtrain.core.location import *; print(fetched(sys.argv[1], MODEL))"
+
+
+def test_the_hugging_face_hub(tmp_path):
+    """In a process of its own: its library reads the address of the hub when it is imported."""
+    pytest.importorskip("huggingface_hub", reason="needs huggingface_hub (logtrain[remote])")
+    hub = HubServer({"config.json": b"{}", "model.safetensors": CONTENT})
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_token", "PYTHONPATH": str(ROOT)}
+
+    def fetch(uri: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", FETCH, uri]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    done = fetch("hf://org/name@v1")
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.split()[-1])
+    assert (folder / "model.safetensors").read_bytes() == CONTENT
+    assert "/org/name/resolve/v1/config.json" in hub.requests
+    environment["HF_TOKEN"] = "other"
+    done = fetch("hf://org/name@v1")
+    assert "ValueError: hf://org/name@v1: no such" in done.stderr
+    hub.shutdown()
 
 
 def test_names_that_lead_out_of_the_folder(s3, tmp_path):

@@ -3,13 +3,14 @@
 import contextlib
 import hashlib
 import http.server
+import json
 import os
 import socketserver
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,53 @@ class Files(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """The Hugging Face hub's answers about the model org/name, whose files are its server's, for who has the token."""
+
+    protocol_version = "HTTP/1.1"
+    token = "hf_token"
+
+    def do_GET(self) -> None:
+        server: HubServer = self.server  # type: ignore[assignment]
+        path, may = self.path.partition("?")[0], self.headers.get("Authorization") == f"Bearer {self.token}"
+        server.requests.append(path)
+        if not may or not ("/api/models/org/name" in path or path.startswith("/org/name/resolve/v1/")):
+            self.answer(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
+        elif "/tree/v1" in path:
+            entries = [
+                {"type": "file", "path": name, "size": len(text), "oid": hashlib.sha1(text).hexdigest()}
+                for name, text in server.files.items()
+            ]
+            self.answer(json.dumps(entries).encode())
+        elif path.startswith("/api/"):
+            self.answer(json.dumps({"id": "org/name", "sha": "a" * 40, "siblings": []}).encode())
+        else:
+            text = server.files[path.rpartition("/")[2]]
+            first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+            piece = text[int(first) : int(last) + 1]
+            self.answer(piece, 206, {"Content-Range": f"bytes {first}-{int(first) + len(piece) - 1}/{len(text)}"})
+
+    def answer(self, body: bytes, status: int = 200, headers: Mapping[str, str] = {}) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+class HubServer(http.server.ThreadingHTTPServer):
+    """The hub. files: those of the model. requests: the paths that were asked for."""
+
+    def __init__(self, files: dict[str, bytes]):
+        super().__init__(("127.0.0.1", 0), Hub)
+        self.files, self.requests = files, []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
 
 class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
