@@ -3,10 +3,10 @@
     python benchmarks/gradient_noise.py --model DIR --data DIR [--rows 4 8 16] [--documents 3000] [--json]
 
 Noise is the mean squared distance of a step's gradient from that of the whole set, both divided by their targets. Three
-ways to compose a step of so many rows are compared: rows of `logtrain.data.pack`; rows of best-fit-decreasing, which
-other trainers use; and documents drawn at random until they have as many tokens, the least noise that a step of this
-size can be expected to have, against which the others are given. With rows come how full they are and the share of
-the variance of document length that lies between them.
+ways to compose a step of so many rows are compared: the steps of a run, epoch after epoch, as `logtrain.data` packs and
+deals them; rows of best-fit-decreasing, which other trainers use, drawn at random; and documents drawn at random until
+they have as many tokens, the least noise that a step of this size can be expected to have, against which the others are
+given. With rows come how full they are and the share of the variance of document length that lies between them.
 
 Documents of a row do not see each other, so that a step's gradient is the sum of its documents', each computed once.
 Memory: 4 bytes x documents x parameters, thus a small model; data: a folder that `logtrain prepare` has written.
@@ -14,6 +14,7 @@ Memory: 4 bytes x documents x parameters, thus a small model; data: a folder tha
 
 import argparse
 import bisect
+import itertools
 import json
 from collections.abc import Iterator
 
@@ -22,10 +23,13 @@ import torch
 
 import logtrain
 from logtrain.core.batch import IGNORE, Batch
+from logtrain.data.deal import deal
 from logtrain.data.pack import PackedRows, pack, pieces
 from logtrain.data.shards import CONTEXT
 
-NUM_EPOCHS, NUM_STEPS = 5, 2000  # packings that are drawn from, and steps drawn from all of them
+SEED, NUM_STEPS = 1309, 2000
+Steps = Iterator[tuple[PackedRows, np.ndarray]]
+"""Packed rows and, int64, those of them that a step takes."""
 
 
 def main() -> None:
@@ -54,17 +58,20 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, str | int | float]]:
     length_P = cut.length_P.astype(np.int64)
     yield {"documents": len(chosen_D), "pieces": len(length_P), "tokens": int(length_P.sum()), "seq_len": seq_len}
 
-    ways = {
-        "mixed": [pack(cut.length_P, seq_len, 1309, epoch) for epoch in range(NUM_EPOCHS)],
-        "decreasing": [best_fit_decreasing(length_P, seq_len)],
-    }
+    num_rows = pack(cut.length_P, seq_len, SEED, 0).num_rows
     for rows_per_step in args.rows:
-        tokens = length_P.sum() / ways["mixed"][0].num_rows * rows_per_step
-        least = noise(gram_PP, targets_P, random_steps(length_P, tokens))
-        for way, epochs in ways.items():
-            ratio = noise(gram_PP, targets_P, packed_steps(epochs, rows_per_step)) / least
-            fill = float(np.mean([length_P.sum() / (rows.num_rows * seq_len) for rows in epochs]))
-            between = float(np.mean([share_between_rows(rows, length_P) for rows in epochs]))
+        num_steps = -(-num_rows // rows_per_step)
+        least = noise(gram_PP, targets_P, random_steps(length_P, length_P.sum() / num_steps))
+        ways = {
+            "mixed": list(dealt_steps(cut.length_P, targets_P.astype(np.int32), seq_len, num_steps, rows_per_step)),
+            "decreasing": list(drawn_steps(best_fit_decreasing(length_P, seq_len), rows_per_step)),
+        }
+        for way, steps in ways.items():
+            pieces_of_steps = (np.concatenate([rows.pieces_of(row) for row in step]) for rows, step in steps)
+            ratio = noise(gram_PP, targets_P, pieces_of_steps) / least
+            packings = {id(rows): rows for rows, _ in steps}.values()
+            fill = float(np.mean([length_P.sum() / (rows.num_rows * seq_len) for rows in packings]))
+            between = float(np.mean([share_between_rows(rows, length_P) for rows in packings]))
             yield {
                 "rows_per_step": rows_per_step,
                 "packing": way,
@@ -101,13 +108,19 @@ def noise(gram_PP: np.ndarray, targets_P: np.ndarray, steps: Iterator[np.ndarray
     return float(np.mean(squared))
 
 
-def packed_steps(epochs: list[PackedRows], rows_per_step: int) -> Iterator[np.ndarray]:
-    """Steps of whole rows of one of the packings, drawn at random."""
+def dealt_steps(length_P: np.ndarray, targets_P: np.ndarray, seq_len: int, num_steps: int, most_rows: int) -> Steps:
+    """The steps of a run from the first on, each epoch packed and dealt anew."""
+    for epoch in range(-(-NUM_STEPS // num_steps)):
+        rows = pack(length_P, seq_len, SEED, epoch)
+        rows, start_S1 = deal(rows, length_P, targets_P, num_steps, most_rows, seq_len, SEED, epoch)
+        yield from ((rows, np.arange(first, end)) for first, end in itertools.pairwise(start_S1))
+
+
+def drawn_steps(rows: PackedRows, rows_per_step: int) -> Steps:
+    """Steps of whole rows, drawn at random."""
     random = np.random.default_rng(1)
-    for number in range(NUM_STEPS):
-        rows = epochs[number % len(epochs)]
-        drawn = random.permutation(rows.num_rows)[:rows_per_step]
-        yield np.concatenate([rows.pieces_of(int(row)) for row in drawn])
+    for _ in range(NUM_STEPS):
+        yield rows, random.permutation(rows.num_rows)[:rows_per_step]
 
 
 def random_steps(length_P: np.ndarray, tokens: float) -> Iterator[np.ndarray]:

@@ -1,26 +1,30 @@
-"""The head's loss without a GPU: the memory it holds beside inputs and gradients, and its predicted time on an H100.
+"""The head's loss without a GPU: the memory it holds beside inputs and gradients, and its predicted time.
 
-    python -m benchmarks.head [--tokens 16384] [--hidden 4096] [--vocab 128256] [--json]
+    python -m benchmarks.head [--tokens 16384] [--hidden 4096] [--vocab 128256] [--gpu h200] [--json]
 
-Memory is traced: the real forward and backward on fake bf16 tensors that count as a GPU's. Time is predicted: each
-part's work over the rate that a microbenchmark has shown for it. Matrix products at the rate of the cube 10,240^3, the
-lowest of the published ones and the nearest in size; kernels at the bandwidth that good ones reach.
+Memory is traced: the real forward and backward on fake bf16 tensors that count as a GPU's. Time is predicted from the
+constants in logtrain/planning/gpus, with the interval that their ranges give: as a benchmark of few iterations would
+measure it, at full clocks, which is how the figures of others were measured; and in a training step, at the power
+limit.
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
 from torch._subclasses import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from logtrain.planning.gpu import Gpu
+from logtrain.planning.gpu_file import read_gpu
+from logtrain.planning.interval import Interval, interval
 from logtrain_kernels import linear_cross_entropy, pretended_gpu
 from logtrain_kernels.linear_cross_entropy import CHUNK_BYTES, chunks
 
-GEMM_FLOPS = 720e12  # H100 SXM, bf16, 10,240^3 (PyTorch performance threads; 8,192^3 in bursts: 797e12)
-BYTES_PER_SECOND = 2.95e12  # of 3.35e12: what norms of 32K x 4K reach (quack)
-LIGERS_BEST = 50.4e-3 / 8192 * 1e6  # us a token: CuTe kernels, H 4,096, V 131,072, both passes (Liger's README)
+OTHERS = """others, H 4,096, V 128,256, one H200, both passes (Liger-Kernel pull 1356), at 8,192 and 16,384 tokens:
+  Liger CuTe SM90 4.19, 4.50; QuACK 4.33, 4.50"""
 BF16, FP32 = 2, 4
 
 
@@ -60,16 +64,30 @@ def traced(T: int, D: int, V: int) -> HeadMemory:
     )
 
 
-def predicted(T: int, D: int, V: int, num_chunks: int) -> dict[str, float]:
-    """Microseconds that a token takes, part by part."""
-    logits, weight = BF16 * T * V, FP32 * V * D
+def parts(T: int, D: int, V: int, num_chunks: int, gpu: Gpu, product_seconds: Callable[..., float]) -> dict[str, float]:
+    """Microseconds that a token takes, part by part; `product_seconds` of M, N and K."""
+    logits, weight, rows = BF16 * T * V, FP32 * V * D, -(-T // num_chunks)
     bandwidth = {
         "softmax": 3 * logits,  # read twice, written once
         "summing_dw": (2 * num_chunks - 1) * weight,  # written by every chunk, read by all but the first
         "scaling": weight + weight / 2 + 2 * BF16 * T * D,  # the backward: dW to bf16, dx
     }
-    parts = {"products": 3 * 2 * T * D * V / GEMM_FLOPS, **{k: v / BYTES_PER_SECOND for k, v in bandwidth.items()}}
-    return {name: seconds / T * 1e6 for name, seconds in parts.items()}
+    products = num_chunks * sum(product_seconds(*shape) for shape in ((rows, V, D), (rows, D, V), (V, D, rows)))
+    seconds = {"products": products, **{name: size / gpu.bandwidth for name, size in bandwidth.items()}}
+    return {name: taken / T * 1e6 for name, taken in seconds.items()}
+
+
+def predicted(T: int, D: int, V: int, num_chunks: int, gpu: Gpu) -> dict[str, Interval]:
+    """Microseconds a token at full clocks and at the power limit."""
+
+    def at_full_clocks(varied: Gpu) -> float:
+        full = parts(T, D, V, num_chunks, varied, lambda *shape: varied.padded_flops(*shape) / varied.wave_rate)
+        return sum(full.values())
+
+    def in_a_step(varied: Gpu) -> float:
+        return sum(parts(T, D, V, num_chunks, varied, varied.product_rate_seconds).values())
+
+    return {"full clocks": interval(gpu, at_full_clocks), "power limit": interval(gpu, in_a_step)}
 
 
 def main() -> None:
@@ -77,14 +95,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("tokens", 16_384), ("hidden", 4_096), ("vocab", 128_256)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--gpu", default="h200", help="a description in logtrain/planning/gpus")
     parser.add_argument("--json", action="store_true", help="one object instead of the lines")
     args = parser.parse_args()
-    T, D, V = args.tokens, args.hidden, args.vocab
+    T, D, V, gpu = args.tokens, args.hidden, args.vocab, read_gpu(args.gpu)
     memory = traced(T, D, V)
-    parts = predicted(T, D, V, memory.chunks)
-    total = sum(parts.values())
+    taken = predicted(T, D, V, memory.chunks, gpu)
+    by_part = parts(T, D, V, memory.chunks, gpu, gpu.product_rate_seconds)
     if args.json:
-        print(json.dumps({**vars(args), **asdict(memory), "microseconds_per_token": total, "parts": parts}))
+        print(json.dumps({**vars(args), **asdict(memory), "microseconds_per_token": taken, "parts": by_part}))
         return
     print(f"T = {T:,}, H = {D:,}, V = {V:,}: {memory.chunks} chunks of up to {CHUNK_BYTES / 2**30:.0f} GiB of logits")
     print(
@@ -92,13 +111,10 @@ def main() -> None:
         f"gradients {memory.gradients_gib:.2f} (dW in fp32), extra {memory.extra_gib:.2f}; "
         f"counting only dW in bf16 as a gradient, extra {memory.extra_with_dw_in_bf16_gib:.2f}"
     )
-    print(f"time (predicted, one H100): {total:.2f} us a token; Liger's best at V = 131,072: {LIGERS_BEST:.2f}")
-    flops = f"3 products: 6 V H = {6 * V * D / 1e9:.2f} GFLOP at {GEMM_FLOPS / 1e12:.0f} TFLOP/s"
-    for name, work in zip(
-        parts, (flops, "logits: 2 reads, 1 write", "fp32 dW, each chunk", "dW to bf16, dx"), strict=True
-    ):
-        print(f"  {name:11} {parts[name]:5.2f} us  {work}")
-    print(f"  kernels at {BYTES_PER_SECOND / 1e12:.2f} TB/s; nothing is assumed to overlap")
+    print(f"time (predicted, one {gpu.name}), us a token:")
+    print(f"  {taken['full clocks']} in a benchmark, at full clocks; {taken['power limit']} in a step: ", end="")
+    print(", ".join(f"{name} {part:.2f}" for name, part in by_part.items()))
+    print(OTHERS)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
 Shapes in names: B rows, S tokens of a row, T tokens of all rows, D hidden size, N heads, H head size.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,16 +13,19 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from logtrain.core.batch import Batch
 from logtrain.model.llama import Block, Llama
+from logtrain.model.llama import LlamaConfig as Shape
 from logtrain.planning.shape import read_shape
 from logtrain_kernels import linear_cross_entropy
 
+LLAMA_8B = read_shape("Llama-3.1-8B")
+LLAMA_7B = replace(LLAMA_8B, num_kv_heads=32, intermediate_size=11_008)  # Llama 2's shape, 3's words
+
 
 class TransformersLlama(nn.Module):
-    """transformers' Llama-3.1-8B with its own loss: logits whole, cross-entropy in fp32."""
+    """transformers' Llama, by default Llama-3.1-8B, with its own loss: logits whole, cross-entropy in fp32."""
 
-    def __init__(self, fused_head: bool = False):
+    def __init__(self, shape: Shape = LLAMA_8B, fused_head: bool = False):
         super().__init__()
-        shape = read_shape("Llama-3.1-8B")
         config = LlamaConfig(
             vocab_size=shape.vocab_size,
             hidden_size=shape.hidden_size,
@@ -30,6 +35,7 @@ class TransformersLlama(nn.Module):
             num_key_value_heads=shape.num_kv_heads,
             max_position_embeddings=131_072,
             use_cache=False,
+            tie_word_embeddings=shape.tied,
             attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]  # the base class takes it
         )
         whole = LlamaForCausalLM(config)
@@ -94,7 +100,7 @@ class FusedLlama(Llama):
     """Our Llama in place of a system whose kernels are fused as ours (Transformer Engine)."""
 
     def __init__(self, lora_rank: int = 0):
-        super().__init__(read_shape("Llama-3.1-8B"))
+        super().__init__(LLAMA_8B)
         if lora_rank:
             self.requires_grad_(False)
             for block in self.blocks:

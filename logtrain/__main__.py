@@ -10,11 +10,16 @@ from logtrain.core.entry import WRONG_INPUT, run
 COMMANDS = {
     "prepare": "turn raw text or chats into token shards, with a report",
     "plan": "predict whether a recipe fits a GPU, how fast it is and what it costs",
+    "import": "turn the settings of another trainer into a recipe",
     "cpt": "continue the pretraining of a Llama on prepared text",
     "sft": "fine-tune a Llama on prepared chats, by LoRA or all parameters",
+    "report": "write what there is to see of one or several runs as a page",
+    "status": "tell which runs there are, how far they are and how they fare",
     "merge": "merge a LoRA adapter (PEFT's format) into its model",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "evaluate": "let models answer a test set, score the answers and compare",
+    "serve": "answer requests of OpenAI's API with a model of this machine",
+    "page": "serve a page for the browser in front of any server of OpenAI's API",
     "chat": "talk to a model in the terminal, about a log or anything else",
 }
 USAGE = "usage: logtrain COMMAND [ARGUMENTS]\n\n" + "".join(f"  {name:<10}{does}\n" for name, does in COMMANDS.items())

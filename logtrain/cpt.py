@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from logtrain.core.config import load
 from logtrain.core.entry import run
+from logtrain.core.stop import StopSignal, stoppable
 from logtrain.training.config import RunConfig
 
 
@@ -16,13 +17,19 @@ from logtrain.training.config import RunConfig
 class CptConfig(RunConfig):
     """Continue the pretraining of a Llama model on prepared text, all parameters, and export it."""
 
+    trains_on = "documents"
+
 
 def main(argv: list[str]) -> int:
     """Pretrain as the flags say; -> the exit status."""
     config = load(CptConfig, argv)
-    from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch
 
-    return train(config)
+    def work(stop: StopSignal) -> int:
+        from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch
+
+        return train(config, stop)
+
+    return stoppable(work)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.planning.config import PlanConfig
-from logtrain.planning.gpu import read_gpu
+from logtrain.planning.gpu_file import read_gpu
 
 
 def gpus_of(argv: list[str]) -> list[str]:
@@ -30,6 +30,7 @@ def main(argv: list[str]) -> int:
     from logtrain.planning.picture import draw
     from logtrain.planning.plan_table import plan_table, search_table
     from logtrain.planning.prediction import make_plan
+    from logtrain.planning.result import as_json
     from logtrain.planning.search import remedy, search
 
     if config.search:
@@ -37,12 +38,12 @@ def main(argv: list[str]) -> int:
         print(json.dumps([variant.to_json() for variant in variants]) if config.json else search_table(variants))
         return 0
     plan = make_plan(config)
-    print(json.dumps(plan.result) if config.json else plan_table(plan))
+    print(json.dumps(as_json(plan.result)) if config.json else plan_table(plan))
     if config.picture:
-        draw(Path(config.picture), plan.trace, plan.timeline, config.name)
+        draw(Path(config.picture), plan.trace, plan.timeline, config.name, plan.gpu.available)
     if not plan.result["fits"]:
-        need, have = plan.result["reserved_memory_gib"], plan.result["available_memory_gib"]
-        raise ValueError(f"needs {need:.1f} GiB a GPU, {plan.gpu.name} has {have:.1f}; {remedy(plan)}")
+        need, have = plan.memory.high, plan.gpu.surely_available / 2**30
+        raise ValueError(f"may need {need:.1f} GiB a GPU, {plan.gpu.name} has {have:.1f} for sure; {remedy(plan)}")
     return 0
 
 

@@ -20,7 +20,7 @@ from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.core.printable import printable
 from logtrain.data.config import PrepareConfig
-from logtrain.data.files import InputFile
+from logtrain.data.inputs import Inputs
 from logtrain.data.manifest import print_origin, read_origin
 from logtrain.data.pool import Pool
 from logtrain.data.preparation import prepare
@@ -32,7 +32,8 @@ from logtrain.data.report_table import print_report
 def main(argv: list[str]) -> None:
     """Prepare the folder that the flags name, unless it is there already. Raises ValueError for a user's mistake."""
     config = load(PrepareConfig, argv)
-    files = [InputFile(path, config.max_row_mb) for path in config.input]
+    inputs = Inputs(config.input, config.max_row_mb)
+    files = inputs.files
     if config.show:
         print_preview(config, files)
         return
@@ -45,6 +46,8 @@ def main(argv: list[str]) -> None:
     with Pool.on_all_cores(config.tokenizer, config.workers) as pool:
         origin = read_origin(config, files)  # while the workers load the tokenizer
         print_origin(origin)
+        if told := inputs.told():
+            print(told)
         try:
             with new_folder(output) as folder:
                 report = prepare(config, files, origin, folder, pool)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from logtrain.core.config import load
 from logtrain.core.entry import run
+from logtrain.core.stop import StopSignal, stoppable
 from logtrain.model.config import LoraConfig
 from logtrain.training.config import RunConfig
 
@@ -18,6 +19,7 @@ from logtrain.training.config import RunConfig
 class SftConfig(RunConfig):
     """Fine-tune a Llama model on prepared conversations, by LoRA or all parameters, and export it."""
 
+    trains_on = "chats"
     lora: LoraConfig = field(default_factory=lambda: LoraConfig(rank=16, dropout=0.05))
     """Adapters, here of rank 16 by default."""
 
@@ -25,9 +27,13 @@ class SftConfig(RunConfig):
 def main(argv: list[str]) -> int:
     """Fine-tune as the flags say; -> the exit status."""
     config = load(SftConfig, argv)
-    from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch
 
-    return train(config)
+    def work(stop: StopSignal) -> int:
+        from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch
+
+        return train(config, stop)
+
+    return stoppable(work)
 
 
 if __name__ == "__main__":

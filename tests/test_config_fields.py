@@ -20,7 +20,8 @@ from tests.support.evaluation import ROWS, evaluated, flags, write_chat_model
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import train
 
-CLOCKS = re.compile(rb'"(tokens_per_second\w*|step_seconds|data_seconds|eta_seconds|peak_memory_gib)":[^,}]*')
+TIMES = rb"tokens_per_second\w*|step_seconds|data_seconds|eta_seconds|peak_memory_gib|goodput|device_hours|time"
+CLOCKS = re.compile(rb'"(' + TIMES + rb')":[^,}]*')
 OF_CLOCKS = re.compile(rb'"(records_crc32|sha256)":[^,}]*')  # checksums of what the clock gave, in checkpoint.json
 LORA = ["--lora.rank", "2", "--lora.dropout", "0.2"]
 
@@ -43,6 +44,7 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
     "optim.lr": (["--optim.lr", "2e-2"], []),
     "optim.schedule": (["--optim.schedule", "linear"], []),
     "optim.warmup_ratio": (["--optim.warmup_ratio", "0.9"], []),
+    "optim.warmup_steps": (["--optim.warmup_steps", "3"], []),
     "optim.min_lr_ratio": (["--optim.min_lr_ratio", "0.5"], []),
     "optim.beta1": (["--optim.beta1", "0.5"], []),
     "optim.beta2": (["--optim.beta2", "0.5"], []),
@@ -85,6 +87,9 @@ EVALUATED: dict[str, tuple[list[str], list[str]]] = {
     "sampling.top_k": (["--sampling.top_k", "2"], SAMPLED),
     "sampling.top_p": (["--sampling.top_p", "0.1"], SAMPLED),
     "sampling.repetition_penalty": (["--sampling.repetition_penalty", "2"], SAMPLED),
+    "sampling.presence_penalty": (["--sampling.presence_penalty", "2"], SAMPLED),
+    "sampling.frequency_penalty": (["--sampling.frequency_penalty", "2"], SAMPLED),
+    "sampling.min_p": (["--sampling.min_p", "0.5"], SAMPLED),
 }
 
 # The field -> a test that shows what it does.
@@ -105,6 +110,12 @@ NAMED: dict[str, str] = {
     "trainer.max_skipped": "entries/test_errors.py::test_diverged_training_stops_and_is_not_saved",
     "trainer.keep_best": f"{BEST}::test_the_best_checkpoint_stays_and_is_exported_also_after_a_resume",
     "trainer.patience": f"{BEST}::test_patience_ends_a_run_that_gets_no_better",
+    "track": "observe/test_trackers.py::*",
+    "prometheus": "observe/test_trackers.py::*",
+    "health.spike": "training/test_watch.py::*",
+    "health.straggler": "training/test_watch.py::*",
+    "health.data_wait": "observe/test_health.py::test_waiting_for_data_and_a_disk_that_fills",
+    "health.disk": "observe/test_health.py::test_waiting_for_data_and_a_disk_that_fills",
     "search": "entries/test_plan.py::*",
     "json": "entries/test_plan.py::*",
     "picture": "entries/test_plan.py::*",
@@ -150,8 +161,13 @@ NAMED: dict[str, str] = {
 
 SMALL = {  # commands of few fields: the files that hold their tests
     "chat": ["entries/test_chat.py", "conversation/*.py", "generation/test_load.py"],
+    "serve": ["entries/test_serve.py", "serving/*.py"],
     "merge": ["entries/test_merge.py"],
+    "page": ["entries/test_page.py"],
     "export": ["training/test_checkpoint.py"],
+    "report": ["entries/test_report.py"],
+    "status": ["entries/test_report.py"],
+    "import": ["entries/test_import.py"],
 }
 
 
@@ -178,7 +194,7 @@ def case(tmp_path_factory) -> SimpleNamespace:
 def left_by(run: Path) -> dict[str, bytes]:
     """What a run leaves, without times, sizes, and the config itself."""
     files = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    skipped = ("config.toml", "log.txt")
+    skipped = ("config.toml", "log.txt", "goodput.json", "events.jsonl", "system.jsonl", "report.html")
     found = {name: CLOCKS.sub(b"", content) for name, content in files.items() if name not in skipped}
     return {name: OF_CLOCKS.sub(b"", text) if "checkpoint.json" in name else text for name, text in found.items()}
 

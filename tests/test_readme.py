@@ -13,9 +13,13 @@ from logtrain.__main__ import COMMANDS
 from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
+from logtrain.page import PageConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
+from logtrain.report import ReportConfig
+from logtrain.serve import ServeConfig
 from logtrain.sft import SftConfig
+from logtrain.status import StatusConfig
 from tests.support import LAUNCH, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,6 +34,7 @@ ELSEWHERE = {
     "launch/demo.sh --input FILE --model DIR": "tests/launch/test_demo.py",
     "bash launch/test.sh": "launch/test.sh",
     "python launch/wheels.py": "tests/launch/test_install.py",
+    "launch/serve.sh --model runs/chat-8b-lora/export": "tests/entries/test_serve.py",
     "launch/gpu_check.sh --as-is step --output OUT": "tests/launch/test_gpu_check.py",
     "launch/gpu_check.sh --as-is kernels --output OUT2": "tests/launch/test_gpu_check.py",
 }
@@ -40,7 +45,16 @@ SHORT = {
     "python launch/demo/result.py": ["--tokens", "3"],
 }
 # Configs of commands that need what a test has not: their flags are parsed by the program that they are for.
-CONFIGS = {"prepare": PrepareConfig, "cpt": CptConfig, "sft": SftConfig, "plan": PlanConfig, "chat": ChatConfig}
+CONFIGS = {
+    "prepare": PrepareConfig,
+    "cpt": CptConfig,
+    "sft": SftConfig,
+    "plan": PlanConfig,
+    "chat": ChatConfig,
+    "serve": ServeConfig,
+    "page": PageConfig,
+}
+OF_RUNS = {"report": ReportConfig, "status": StatusConfig}  # the first words are folders of runs
 
 
 def parsed(command: str) -> tuple[str, list[str]] | None:
@@ -84,7 +98,9 @@ def test_flags_of_what_needs_more_than_a_test_has(command, monkeypatch):
 
     monkeypatch.chdir(ROOT)
     name, arguments = parsed(command)
-    config.load({**CONFIGS, "evaluate": EvaluateConfig}[name], arguments)
+    if name in OF_RUNS:
+        arguments = config.words_first(arguments, "--run")
+    config.load({**CONFIGS, **OF_RUNS, "evaluate": EvaluateConfig}[name], arguments)
 
 
 def test_every_file_and_module_named_exists():
@@ -127,9 +143,9 @@ def test_the_error_that_is_shown(tmp_path, monkeypatch):
 
 
 def test_the_dependencies_are_those_of_setup_py():
-    listed = re.search(r"The core needs ([\w, ]+);", README.replace("\n", " "))[1]
+    listed = re.search(r"The core needs ([\w, -]+);", README.replace("\n", " "))[1]
     required = re.search(r"RUN_TIME = \[(.*?)\]", (ROOT / "setup.py").read_text(), re.S)[1]
-    assert set(listed.split(", ")) == set(re.findall(r'"(\w+)>=', required))
+    assert set(listed.split(", ")) == set(re.findall(r'"([\w-]+)>=', required))
 
 
 def test_the_readme_can_be_read_in_a_sitting():

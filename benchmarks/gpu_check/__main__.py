@@ -42,7 +42,7 @@ class Check:
         self.statuses: dict[str, str] = {}
 
     def say(self, text: str) -> None:
-        """On the screen and into the log."""
+        """Print a line, and write it into the log."""
         print(text, flush=True)
         with open(self.output / "log.txt", "a", encoding="utf-8") as file:
             file.write(text + "\n")

@@ -34,7 +34,8 @@ from logtrain.generation.kv_cache import CachedModel, slot_bytes
 from logtrain.model.weights import empty_model, materialize
 from logtrain.planning.config import PlanConfig
 from logtrain.planning.cost import Workload, seconds
-from logtrain.planning.gpu import Gpu, read_gpu
+from logtrain.planning.gpu import Gpu, LinkRate
+from logtrain.planning.gpu_file import read_gpu
 from logtrain.planning.operation import Op
 from logtrain.planning.prediction import Plan, make_plan
 from logtrain.planning.recorder import Recorder
@@ -56,7 +57,7 @@ def figure(name: str, value: float, unit: str, band: float) -> tuple[str, Predic
 def predicted_ceilings(gpu: Gpu) -> Predicted:
     for name, (k, n) in {**ceilings.PRODUCTS, "cube": (ceilings.CUBE, ceilings.CUBE)}.items():
         m = ceilings.CUBE if name == "cube" else ceilings.TOKENS
-        rate = 2 * m * n * k / (gpu.launch + gpu.padded_flops(m, n, k) / gpu.wave_rate)
+        rate = 2 * m * n * k / (gpu.launch + gpu.padded_flops(m, n, k) / gpu.wave_rate)  # few iterations: full clocks
         yield figure(f"product {name}", rate, "FLOP/s", CEILING)
     yield figure("product cube, sustained", gpu.product, "FLOP/s", CEILING)
     yield figure("copy", gpu.bandwidth, "B/s", CEILING)
@@ -67,9 +68,9 @@ def predicted_step(label: str, plan: Plan, bandwidths: tuple[float, ...]) -> Pre
     """The step of one rank by category, with links of each bandwidth, none for 0."""
     ranks = plan.config.gpus
     for bandwidth in bandwidths:
-        alone = replace(plan.gpu, beside_collectives=1.0, links=bandwidth or 1e30, network=bandwidth or 1e30)
-        gpu = alone if bandwidth else replace(alone, links_latency=0.0, network_latency=0.0)
-        timeline = simulate(plan.trace.ops, gpu, plan.workload)
+        links = tuple(LinkRate(size, bandwidth or 1e30) for size in (1, 2))
+        gpu = replace(plan.gpu, beside_product=1.0, beside_attention=1.0, beside_memory=1.0, links=links)
+        timeline = simulate(plan.trace.ops, gpu, replace(plan.workload, ranks=1, imbalance=0.0))
         total, parts = breakdown(plan.trace.ops, plan.trace.repeats, timeline)
         name = f"{label}, links {bandwidth:g}"
         yield figure(f"{name}: step", total, "s", TOTAL)

@@ -131,7 +131,7 @@ class Sample(NamedTuple):
 
 
 def samples(count: int, seed: int) -> Iterator[Sample]:
-    """Random ones: a system, one of its events, values for it, and one question about the line."""
+    """Random samples: each draws a system, one of its events, values for it, and one question about its log line."""
     rng = Random(seed)
     for _ in range(count):
         system = rng.choice(list(EVENTS))
@@ -150,12 +150,12 @@ def samples(count: int, seed: int) -> Iterator[Sample]:
 
 
 def row(sample: Sample) -> dict[str, str]:
-    """As NLPLog has it."""
+    """A sample as a row of NLPLog."""
     system, _, instruction, log, answer = sample
     return {"instruction": instruction, "log": log, "output": answer, "domain": system}
 
 
 def chat(sample: Sample) -> dict[str, object]:
-    """As ShareGPT has it."""
+    """A sample as a conversation in ShareGPT's form, whose domain is its task."""
     turns = [{"from": "human", "value": sample.instruction}, {"from": "gpt", "value": sample.answer}]
     return {"conversations": turns, "domain": sample.task}

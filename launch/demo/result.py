@@ -1,4 +1,4 @@
-"""What a run came to: python launch/demo/result.py RUN [--must_halve] [--tokens 160]
+"""Shows what a finished run has learned: python launch/demo/result.py RUN [--must_halve] [--tokens 160]
 
 Prints the held-out loss before and after training, then lets the exported model continue a held-out document.
 """
@@ -28,7 +28,7 @@ def held_out_losses(folder: Path) -> list[float]:
 
 
 def held_out_document(split: Split, tokenizer: Tokenizer) -> tuple[str, str]:
-    """The first one as (prompt, what follows): cut before the answer if it has one, or else within its first words."""
+    """A held-out document as (prompt, what follows): cut before its answer, else within its first words."""
     ids = (split.read(0, 0, int(split.lengths[0])) & (CONTEXT - 1)).tolist()
     text = tokenizer.decode(ids)
     question, answer, follows = text.partition(ANSWER)

@@ -13,6 +13,7 @@ files of settings are not its business, and of a TOML file it could not name the
 """
 
 import dataclasses
+import itertools
 import os
 import re
 import tomllib
@@ -35,8 +36,9 @@ T = TypeVar("T")
 REQUIRED = dataclasses.MISSING
 
 
-def load(cls: type[T], argv: Sequence[str]) -> T:
+def load(cls: type[T], argv: Sequence[str], words: Sequence[str] = ()) -> T:
     """Builds a `cls` from its defaults, then the TOML files in `argv`, then the flags; the last word on a key counts.
+    `words`: keys whose values may stand first in `argv`, in this order, without their flags.
 
     Flags are `--key value`, `--key=value`, `--switch` / `--no_switch` and `--list a b c`; in a key, `-` is `_`. A TOML
     file is any `*.toml` that is not the value of a flag. `--help` prints help and exits. Raises ValueError: one line.
@@ -44,6 +46,9 @@ def load(cls: type[T], argv: Sequence[str]) -> T:
     if "--help" in argv or "-h" in argv:
         print_help(cls)
     fields = fields_of(cls)
+    for count, key in enumerate(words):
+        if argv[2 * count : 2 * count + 1] and not argv[2 * count].startswith("-"):
+            argv = [*argv[: 2 * count], f"--{key}", *argv[2 * count :]]
     paths, flags = read_argv(argv, fields)
     values = {key: field.default for key, field in fields.items() if not is_open(field.kind)}
     for path in paths:
@@ -184,6 +189,12 @@ def read_argv(argv: Sequence[str], fields: dict[str, Field]) -> tuple[list[Path]
         else:
             values[key] = name == key if kind is bool else from_text(texts[0], kind, flag)
     return paths, values
+
+
+def words_first(argv: list[str], flag: str) -> list[str]:
+    """Arguments of which the first words that are no flags belong to `flag`."""
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    return [flag, *words, *argv[len(words) :]] if words else argv
 
 
 def negated(key: str) -> str:

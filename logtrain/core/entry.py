@@ -20,6 +20,7 @@ PR_SET_PDEATHSIG = 1  # prctl.h
 LAUNCHER = "LOGTRAIN_LAUNCHER"  # environment variable: the process id of launch/torchrun.py
 OTHER_RANKS_WAIT = 5.0  # seconds; a process that held a GPU takes one or two to end
 stop_requests: list[int] = []  # signals that have asked this process to save and end
+is_program = False  # whether this process is a program of logtrain, and not one that imports it
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -32,6 +33,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     had nothing to report. Any other exception on rank 0 may be a lost connection, so rank 0 waits to be ended as well,
     but half as long.
     """
+    global is_program
+    is_program = True
     if "RANK" in os.environ:
         end_with_launcher()
     try:
@@ -55,6 +58,15 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         if "RANK" in os.environ:
             os._exit(WRONG_INPUT)  # at once: an orderly end waits for collectives of ranks that are gone
         sys.exit(WRONG_INPUT)
+
+
+def seconds_running() -> float:
+    """Seconds since this process was started, by the kernel's clock, if it is a program of logtrain; else 0."""
+    if not is_program or not sys.platform.startswith("linux"):
+        return 0.0
+    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started = int(after_name[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc(5), starttime
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
 
 
 def words_of(error: Exception) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,16 +19,20 @@ from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints,
 T = TypeVar("T")
 MAX_BYTES = 1 << 26  # of a JSON file; the largest that is in use, a tokenizer.json, has some 30 MB
 MAX_DEPTH = 100  # arrays and objects within each other
+HALF_OF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # an escaped surrogate: JSON can spell one alone, and UTF-8 cannot
 SEAL = "sha256"  # the key of a hash over the rest of an object, by which a bit that flipped on the disk is found
 
 
 def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """The JSON object that a file holds. `what`: the words for it in an error. Raises ValueError for a file that is
-    missing, not a regular file, too large, nested too deep, not JSON, or that holds another JSON value.
+    missing, not a regular file, too large, nested too deep, not JSON, that holds another JSON value, or a string which
+    is no text.
     """
     content = read_bytes(path, max_bytes)
     try:
         facts = DECODER.decode(content.decode())
+        if HALF_OF_A_PAIR.search(content):
+            json.dumps(facts, ensure_ascii=False).encode()  # raises where the other half does not follow
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     except RecursionError:
@@ -95,7 +100,7 @@ DECODER = json.JSONDecoder(parse_int=parse_int)
 """Of every JSON text that others may have written. Raises ValueError, and RecursionError for one that is too deep."""
 
 
-def check_depth(path: Path, facts: object, what: str) -> None:
+def check_depth(path: Path | str, facts: object, what: str) -> None:
     """Raises ValueError beyond MAX_DEPTH, so that code which recurses over the value later has room on the stack."""
     level = [facts]
     for _ in range(MAX_DEPTH):

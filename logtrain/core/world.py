@@ -4,8 +4,7 @@ which everything here applies as well.
 
 import os
 import platform
-import signal
-import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore, PrefixStore, TCPStore
 from torch.distributed.distributed_c10d import _get_default_store
 
-from logtrain.core.entry import BY_CTRL_C, stop_requests
 from logtrain.core.watchdog import Watchdog
 
 # How long a collective may wait for a rank. torch's own limits (NCCL 10 minutes, gloo 30) would end the job with a page
@@ -69,6 +67,17 @@ def meet(timeout: float) -> Any:
     return store
 
 
+def refuse_half_a_place() -> None:
+    """Raises ValueError where a launcher has not said which rank of its machine this is: each would take itself for the
+    only one, pack and verify all data, and take the first GPU.
+    """
+    if missing := [name for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE") if name not in os.environ]:
+        raise ValueError(
+            f"WORLD_SIZE is set, {', '.join(missing)} not; start the ranks by launch/run.sh or torchrun, or set all: "
+            f"by srun, RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID LOCAL_WORLD_SIZE=$SLURM_NTASKS_PER_NODE"
+        )
+
+
 class World:
     """This process among all ranks: its rank, the number of ranks (size), its device, and a group for messages between
     hosts (control).
@@ -91,6 +100,8 @@ class World:
         where this rank has no GPU for itself, or others do not come.
         """
         launched = "RANK" in os.environ
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            refuse_half_a_place()
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
         on_cuda = torch.cuda.is_available() and not on_cpu
         if on_cuda and self.local_rank >= torch.cuda.device_count():
@@ -159,40 +170,34 @@ class World:
             dist.destroy_process_group()
 
 
-class StopSignal:
-    """A stop by SIGTERM or Ctrl-C on any rank, which all ranks agree on: `exchange()` returns True on every rank after
-    the same step.
+class StopAgreement:
+    """A stop that one rank is asked for, which all ranks agree on: a call returns True on every rank after the same
+    piece of work. Every rank calls it between any two.
 
-    The agreement costs one all-reduce of a byte between the hosts a step, which is started a step ahead, so that nobody
-    waits for it. A second Ctrl-C, at least a second after the first, ends the process at once, without saving.
+    The agreement costs an all-reduce of a byte between the hosts, which is started a piece of work ahead, so that
+    nobody waits for it. A rank that is alone agrees with itself at once.
     """
 
-    def __init__(self, world: World):
-        self.world, self.flag, self.first = world, 0, 0.0
+    def __init__(self, world: World, asked: Callable[[], bool]):
+        """`asked`: whether this rank wants to stop."""
+        self.world, self.asked = world, asked
         self.pending: tuple[Tensor, dist.Work] | None = None
-        self.before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def on_signal(self, number: int, _frame: object) -> None:
-        """Remember that a stop was asked for; the handler of both signals."""
-        if number == signal.SIGINT and self.flag and time.monotonic() - self.first > 1:
-            os._exit(BY_CTRL_C)  # an exception would wait for the save under way
-        self.flag, self.first = 1, self.first or time.monotonic()
-        stop_requests.append(number)
-
-    def exchange(self, also: bool = False) -> bool:
-        """Begin to tell the other ranks whether this one wants to stop; -> whether any rank wanted to at the last call.
-
-        `also`: whether this rank has another reason to stop than a signal. Every rank calls this once a step.
+    def __call__(self) -> bool:
+        """Begin to tell the other ranks whether this one wants to stop; -> whether any rank wanted to at the last
+        call.
         """
+        if self.world.size == 1:
+            return self.asked()
         agreed = self.settle()
-        flag = torch.tensor([self.flag or also], dtype=torch.uint8)
+        flag = torch.tensor([self.asked()], dtype=torch.uint8)
         work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.world.control, async_op=True)
         assert work is not None
         self.pending = flag, work
         return agreed
 
     def settle(self) -> bool:
-        """Wait for the exchange under way; -> whether any rank wanted to stop at the call that began it."""
+        """Wait for the agreement under way; -> whether any rank wanted to stop at the call that began it."""
         if self.pending is None:
             return False
         flag, work = self.pending
@@ -201,7 +206,5 @@ class StopSignal:
         return bool(flag)
 
     def close(self) -> None:
-        """Restore the handlers that the signals had before."""
+        """End the agreement under way, as every rank does."""
         self.settle()
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

@@ -51,7 +51,8 @@ class PrepareConfig(Config):
     documents one is kept at least; 0: none."""
     split_by: str = ""
     """Keeps whole groups for validation: all documents with the same value in this column of their rows, as domain,
-    system or source, chosen by a hash of it, until about valid_fraction of the documents are kept."""
+    system or source, chosen by a hash of it, until about valid_fraction of the documents are kept. Of the other groups
+    as many are kept by their text, as valid_seen: training tells the losses of both."""
     seed: int = 1309
     """Another seed, another choice of validation documents."""
     train_on: TrainOn = "all"

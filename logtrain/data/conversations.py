@@ -2,6 +2,7 @@
 
     sharegpt   {conversations: [{from, value}, ...], system}    from: human or user, gpt or assistant, system
     messages   {messages: [{role, content}, ...]}               role: user, assistant, system
+               either may be the list alone, or JSON in a column of text
     alpaca     {instruction, input, output, system}             one question, "{instruction}\\n{input}", and its answer
 
 `system` and `input` may be absent or blank. A conversation is a system turn or none, then user and assistant by turns,
@@ -18,8 +19,9 @@ from typing import Literal, NamedTuple
 from logtrain.core.untrusted import json_type
 from logtrain.data.config import ChatFormat
 from logtrain.data.files import InputFile
+from logtrain.data.json_value import RowDecoder
 from logtrain.data.lines import BadRow
-from logtrain.data.rows import columns, domain_of, group_of, parsed_rows, refuse_unencodable, string
+from logtrain.data.rows import columns, domain_of, group_of, holds_text, parsed_rows, refuse_unencodable, string
 from logtrain.text.chat_template import Turn, check_turns
 
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {
@@ -84,6 +86,8 @@ def row_conversation(
     value: object, format: ChatFormat, ignore_columns: Collection[str] = (), split_by: str = ""
 ) -> tuple[tuple[Turn, ...], str]:
     """The turns and domain ("" if it names none) of a JSON row. Raises BadRow."""
+    if isinstance(value, list) and format != "alpaca":  # of turns
+        value = {TURNS_IN[format].turns: value}
     row = columns(value, ignore_columns)
     if format == "alpaca":
         reads = {"instruction", "input", "output"}
@@ -98,10 +102,7 @@ def row_conversation(
         reads.add("system")
         if system := string(row, "system", required=False):
             turns.insert(0, Turn("system", system))
-    unread = [
-        name for name in row if name not in reads | {"domain", split_by} and isinstance(row[name], str | list | dict)
-    ]
-    refuse_unread([name for name in unread if row[name]])
+    refuse_unread([name for name in row if name not in reads | {"domain", split_by} and holds_text(row[name])])
     try:
         check_turns(turns)
     except ValueError as error:
@@ -117,6 +118,8 @@ def listed_turns(row: dict[str, object], where: TurnColumns, ignore_columns: Col
     listed = row.get(where.turns)
     if listed is None:
         raise BadRow(f'no "{where.turns}" among its columns ({", ".join(row)})')
+    if isinstance(listed, str):  # in a table of text
+        listed = json_cell(listed)
     if not isinstance(listed, list):
         raise BadRow(f'"{where.turns}" is {json_type(listed)}, not an array')
     turns = []
@@ -135,6 +138,17 @@ def listed_turns(row: dict[str, object], where: TurnColumns, ignore_columns: Col
         except BadRow as bad:
             raise BadRow(f"turn {i}: {bad}") from None
     return turns
+
+
+def json_cell(text: str) -> object:
+    """The JSON value that a string holds, else the string; a BadRow where something of it would be lost."""
+    try:
+        value, end = RowDecoder().value_at(text.strip(), 0)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(value, BadRow):
+        raise value
+    return value if end == len(text.strip()) else text
 
 
 def refuse_unread(names: list[str]) -> None:

@@ -21,7 +21,7 @@ from logtrain.data.config import TextFormat
 from logtrain.data.conversations import CHAT_COLUMNS
 from logtrain.data.files import InputFile
 from logtrain.data.lines import BadRow
-from logtrain.data.rows import columns, domain_of, group_of, parsed_rows, refuse_unencodable, string
+from logtrain.data.rows import columns, domain_of, group_of, holds_text, parsed_rows, refuse_unencodable, string
 
 
 class Document(NamedTuple):
@@ -85,7 +85,7 @@ def row_document(
         hint = f"; a chat to fine-tune on is read with --format {found}" if found else ""
         raise BadRow(f"neither text nor instruction and output among its columns ({', '.join(row)}){hint}")
     reads.add(split_by)
-    unread = [name for name in row if name not in reads and isinstance(row[name], str | list | dict) and row[name]]
+    unread = [name for name in row if name not in reads and holds_text(row[name])]
     if unread:
         raise BadRow(f'no rule reads the text in "{unread[0]}"; to leave it out, --ignore_columns {" ".join(unread)}')
     return text, domain_of(row)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from logtrain.data.lost_text import Lost, lost_text_of
-from logtrain.data.twins import Twins, hash_of
+from logtrain.data.twins import Twins, hashes_of
 from logtrain.text.tokenizer import Tokenizer
 
 CASES = ("whole", "truncated", "split", "dropped", "bad", "too long")
@@ -91,7 +91,7 @@ class TextEncoder:
             tokens_N=tokens_N,
             lengths_D=lengths_D,
             targets_D=lengths_D - 1,
-            hashes_D=np.array([hash_of(text.encode(), self.hash_key) for text in items], np.uint64),
+            hashes_D=hashes_of((text.encode() for text in items), self.hash_key),
             twins_D=twins.hashes_I,
             signatures_D=twins.signatures_I,
             item_D=np.arange(len(items)),

@@ -22,7 +22,7 @@ import numpy as np
 from logtrain.data.config import TooLong
 from logtrain.data.encode import BAD, DROPPED, OUTCOME, SPLIT, TOO_LONG, TRUNCATED, WHOLE, Encoded, lost_of
 from logtrain.data.shards import CONTEXT
-from logtrain.data.twins import PART_BITS, Twins, hash_of
+from logtrain.data.twins import PART_BITS, Twins, hashes_of
 from logtrain.text.chat_template import ChatTemplate, Turn
 from logtrain.text.config import TrainOn
 from logtrain.text.tokenizer import Tokenizer
@@ -79,7 +79,7 @@ class ChatEncoder:
         tokens_N = np.concatenate([np.empty(0, np.uint32), *map(_stored, samples_D)])
         lengths_D = np.array([len(sample.ids) for sample in samples_D], np.int32)
         texts = ["" if i in problems else "".join(turn.content for turn in turns) for i, turns in enumerate(items)]
-        hashes_I = np.array([hash_of(json.dumps(turns).encode(), self.hash_key) for turns in items], np.uint64)
+        hashes_I = hashes_of((json.dumps(turns).encode() for turns in items), self.hash_key)
         twins = Twins.of([_spoken(turns) for turns in items], self.hash_key)
         item_D, part_D = np.array(item_D, np.int64), np.array(part_D, np.uint64)
         return Encoded(

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,18 @@ KEPT_BYTES = 1 << 26
 """Epochs that are kept on disk, if they are more than two: where an epoch is a step or less, the rank that packs is
 several epochs ahead of a rank that has not opened them yet."""
 MOST_KEPT = 64  # epochs, however small they are
+
+
+@dataclass(frozen=True)
+class EpochSize:
+    """How much an epoch is."""
+
+    rows: int
+    """Packed rows."""
+    slots: int
+    """Parts into which the rows are dealt."""
+    tokens: int
+    """Tokens in all rows, without padding."""
 
 
 class Epoch(NamedTuple):
@@ -59,6 +72,11 @@ class Epoch(NamedTuple):
         of_row = slice(*self.row_start_R1[row : row + 2].tolist())
         columns = self.document_P, self.start_P, self.length_P
         return zip(*(column[of_row].tolist() for column in columns), strict=True)
+
+    @property
+    def size(self) -> EpochSize:
+        """How much it is."""
+        return EpochSize(len(self.tokens_R), len(self.slot_start_S1) - 1, int(self.tokens_R.sum(dtype=np.int64)))
 
     @property
     def nbytes(self) -> int:

@@ -25,7 +25,7 @@ def held_groups(config: PrepareConfig, files: list[InputFile]) -> list[str]:
     rows_in: Counter[str] = Counter()
     num_bad = 0
     for file in files:
-        for row in rows_of(config, InputFile(file.path, config.max_row_mb)):
+        for row in rows_of(config, file.again()):
             if isinstance(row, BadRow):
                 num_bad += 1
             else:

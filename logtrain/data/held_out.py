@@ -1,5 +1,7 @@
 """The split into training and validation. By text: a document is held out if the hash of its masked text is below
-`valid_fraction`, and those of all documents that are its near-twins, or theirs, too. By group: if its group is.
+`valid_fraction`, and those of all documents that are its near-twins, or theirs, too. By group: all documents of some
+groups are held out, and of the others some by text, in a split of their own (valid_seen), so that the losses on groups
+that are not trained on and on those that are stand side by side.
 
 So twins are on one side: if their masked texts are equal, by their hash; if they are nearly so, by going to training.
 Twins that are more than `valid_fraction` of all documents are trained on. Where that would leave next to none to
@@ -24,9 +26,11 @@ import numpy as np
 from logtrain.data.encode import Encoded
 from logtrain.data.manifest import SplitFacts
 from logtrain.data.near_twins import NEAR, SIGNATURE, SURELY_LESS, Signatures, near_any
+from logtrain.data.prepared import SPLITS
 from logtrain.data.shards import ShardWriter
 from logtrain.data.twins import PART_BITS
 
+VALID, SEEN = SPLITS[1:]
 RESERVE = 64
 TRAINED = np.uint64(2**64 - 1)  # the key of what is never held out
 LEAST_LEFT = 0.1
@@ -44,6 +48,10 @@ class HeldOut(NamedTuple):
     """of `documents`: those that have one in training, of an estimated Jaccard index of 0.8"""
     is_least: bool
     """whether valid_fraction would have left none, and the one with the lowest hash was taken"""
+    unseen: int
+    """documents of groups that are held out whole; the others count those of groups that are trained on"""
+    unseen_near_twins: int
+    """of `unseen`: those that have one in training"""
 
 
 class _Part:
@@ -68,21 +76,20 @@ class SplitWriters:
 
     def __init__(self, folder: Path, shard_tokens: int, valid_fraction: float, by_group: bool = False):
         self.folder, self.valid_fraction, self.by_group = folder, valid_fraction, by_group
-        self._parts = {name: _Part(folder, name, shard_tokens) for name in ("train", "valid", "held")}
-        self._signatures = {name: Signatures(folder / f"{name}.signatures") for name in ("train", "held")}
+        self.by_text = SEEN if by_group else VALID  # the split of the documents that are held out by their text
+        self._parts = {name: _Part(folder, name, shard_tokens) for name in ("train", VALID, SEEN, "held")}
+        self._signatures = {name: Signatures(folder / f"{name}.signatures") for name in ("train", VALID, "held")}
         self._lowest: list[int] = []  # keys
 
     def add(self, records_D: np.ndarray, encoded: Encoded, is_held_D: np.ndarray) -> None:
         """`records_D`: DOCUMENT, of the documents in `encoded`. `is_held_D`: whether their groups are held out."""
-        if not self.by_group:
-            is_held_D = self._may_be_held_out(keys_of(encoded.twins_D))
-        is_held_N = np.repeat(is_held_D, encoded.lengths_D)
-        for name, chosen_D, chosen_N in (("train", ~is_held_D, ~is_held_N), ("held", is_held_D, is_held_N)):
-            self._parts[name].add(
-                encoded.tokens_N[chosen_N], records_D[chosen_D], encoded.hashes_D[chosen_D], encoded.twins_D[chosen_D]
-            )
+        may_be_D = ~is_held_D
+        may_be_D[may_be_D] = self._may_be_held_out(keys_of(encoded.twins_D[may_be_D]))
+        for name, is_D in (("train", ~is_held_D & ~may_be_D), ("held", may_be_D), (VALID, is_held_D)):
+            tokens_N = encoded.tokens_N[np.repeat(is_D, encoded.lengths_D)]
+            self._parts[name].add(tokens_N, records_D[is_D], encoded.hashes_D[is_D], encoded.twins_D[is_D])
             if self.valid_fraction:
-                self._signatures[name].add(encoded.signatures_D[chosen_D])
+                self._signatures[name].add(encoded.signatures_D[is_D])
 
     def _may_be_held_out(self, keys_D: np.ndarray) -> np.ndarray:
         if not self.valid_fraction:
@@ -108,29 +115,30 @@ class SplitWriters:
         """Decide which documents are held out, and write these. Raises ValueError where there is no document at all, or
         none in a split that should have some.
         """
-        train, held = self._parts["train"], self._parts["held"]
+        train, held, unseen = (self._parts[name] for name in ("train", "held", VALID))
         num_documents = train.num_documents + held.num_documents
-        if not num_documents:
+        if not num_documents + unseen.num_documents:
             raise ValueError("the input holds no document")
         keys_H = keys_of(np.concatenate(held.twins))
-        if not self.by_group:
-            _, group_H, sizes = np.unique(keys_H, return_inverse=True, return_counts=True)
-            keys_H[sizes[group_H] > max(1, self.valid_fraction * num_documents)] = TRAINED
+        _, group_H, sizes = np.unique(keys_H, return_inverse=True, return_counts=True)
+        keys_H[sizes[group_H] > max(1, self.valid_fraction * num_documents)] = TRAINED
         choice = _Choice(keys_H, self._signatures["held"].read(), self._signatures["train"].read())
-        is_valid_H, is_least, num_chosen = np.ones(held.num_documents, bool), False, held.num_documents
-        if not self.by_group:
-            is_valid_H, num_chosen = choice.below(self._limit)
-            if is_valid_H.sum() < LEAST_LEFT * num_chosen:
-                is_valid_H = choice.keys_H < self._limit
-            if self.valid_fraction and not is_valid_H.any():
-                is_valid_H, is_least = self._fewest(choice, num_documents), True
-        self._refuse_empty(num_documents, int(is_valid_H.sum()))
+        is_valid_H, num_chosen = choice.below(self._limit)
+        is_least = False
+        if is_valid_H.sum() < LEAST_LEFT * num_chosen:
+            is_valid_H = choice.keys_H < self._limit
+        if self.valid_fraction and not is_valid_H.any():
+            is_valid_H, is_least = self._fewest(choice, num_documents), True
+        documents = int(is_valid_H.sum())
+        self._refuse_empty(num_documents, documents)
         near_twins = choice.near_twins(is_valid_H) if self.valid_fraction else 0
+        returned = 0 if is_least else num_chosen - documents
+        unseen_near = choice.near_trained(self._signatures[VALID].read(), ~is_valid_H)
+        held_out = HeldOut(documents, returned, near_twins, is_least, unseen.num_documents, int(unseen_near.sum()))
         self._move(is_valid_H)
         for signatures in self._signatures.values():
             signatures.delete()
-        documents = int(is_valid_H.sum())
-        return HeldOut(documents, 0 if is_least else num_chosen - documents, near_twins, is_least)
+        return held_out
 
     def _fewest(self, choice: "_Choice", num_documents: int) -> np.ndarray:
         """As few documents as can be, with the lowest hashes: bool [H]. If there are any, without near-twins; none if
@@ -151,7 +159,7 @@ class SplitWriters:
         given = f"valid_fraction {self.valid_fraction} of {num_documents:,} documents"
         if num_documents == num_valid:
             raise ValueError(f"{given} leaves none for training; lower it")
-        if self.valid_fraction and not num_valid:
+        if self.valid_fraction and not num_valid and not self.by_group:
             raise ValueError(
                 f"{given} leaves none for validation, for they are all the same; "
                 f"0 means no validation split, and --split_by COLUMN holds out whole groups"
@@ -165,7 +173,10 @@ class SplitWriters:
             of = slice(start, start + len(records_D))
             start += len(records_D)
             is_valid_N = np.repeat(is_valid_H[of], records_D["length"])
-            for name, is_D, is_N in (("train", ~is_valid_H[of], ~is_valid_N), ("valid", is_valid_H[of], is_valid_N)):
+            for name, is_D, is_N in (
+                ("train", ~is_valid_H[of], ~is_valid_N),
+                (self.by_text, is_valid_H[of], is_valid_N),
+            ):
                 self._parts[name].add(tokens_N[is_N], records_D[is_D], hashes_H[of][is_D], twins_H[of][is_D])
 
     def _waiting(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -183,13 +194,12 @@ class SplitWriters:
     def hashes(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The hashes of the documents' texts in each split, as they are and masked, uint64, in order."""
         return {
-            name: (np.concatenate(self._parts[name].hashes), np.concatenate(self._parts[name].twins))
-            for name in ("train", "valid")
+            name: (np.concatenate(self._parts[name].hashes), np.concatenate(self._parts[name].twins)) for name in SPLITS
         }
 
     def close(self) -> dict[str, SplitFacts]:
         """Finish the shards -> the splits that have documents."""
-        facts = {name: self._parts[name].writer.close() for name in ("train", "valid")}
+        facts = {name: self._parts[name].writer.close() for name in SPLITS}
         return {name: of_split for name, of_split in facts.items() if of_split["documents"]}
 
 
@@ -225,11 +235,14 @@ class _Choice:
     def near_twins(self, is_valid_H: np.ndarray) -> int:
         """How many of the documents held out have a near-twin that is trained on."""
         valid = np.unique(self.which_H[is_valid_H])
-        trained = self.signatures_U[np.unique(self.which_H[~is_valid_H])]
         is_near_U = np.zeros(len(self.signatures_U), bool)
-        for others in (self.signatures_train, trained):
-            is_near_U[valid] |= near_any(self.signatures_U[valid], others, NEAR)
+        is_near_U[valid] = self.near_trained(self.signatures_U[valid], ~is_valid_H)
         return int(is_near_U[self.which_H[is_valid_H]].sum())
+
+    def near_trained(self, signatures_D: np.ndarray, is_trained_H: np.ndarray) -> np.ndarray:
+        """Whether documents have a near-twin that is trained on: bool [D]."""
+        trained = self.signatures_U[np.unique(self.which_H[is_trained_H])]
+        return near_any(signatures_D, self.signatures_train, NEAR) | near_any(signatures_D, trained, NEAR)
 
 
 def keys_of(twins_D: np.ndarray) -> np.ndarray:

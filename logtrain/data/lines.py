@@ -4,18 +4,18 @@ Legend: a block is some bytes or some text of a file; where it ends means nothin
 """
 
 import codecs
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, Protocol
+from collections.abc import Iterable, Iterator
 
-import zstandard
-
-BLOCK_BYTES = 1 << 20
-PACKED_BLOCK_BYTES = 1 << 16  # logs compress 20 times and more, so this too gives blocks of about a megabyte
-ZSTD_BYTES = 1 << 9  # at a time: 4 bytes unpack to 128 KiB at most, so these to 16 MiB
-ZSTD_WINDOW = 1 << 27  # bytes; what the zstd program, too, takes without being told to
 MAX_ROW_MB = 64
 SKIPPED_ROWS = 16  # lines of the most bytes; what has none ending after so many is no file of lines
+HEAD_BYTES = 1 << 12  # by which the encoding is found
+MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 
 
 class BadRow(Exception):
@@ -26,103 +26,49 @@ class BadRow(Exception):
         self.row = row
 
 
-def blocks(stream: BinaryIO, compression: "Callable[[], Unpacker] | None") -> Iterator[bytes]:
-    """The bytes of a file as they come. `compression`: of COMPRESSIONS, None for a plain file."""
-    return iter(lambda: stream.read(PACKED_BLOCK_BYTES if compression else BLOCK_BYTES), b"")
-
-
-class Unpacker(Protocol):
-    """Decompresses one member of a file: a stream that may be followed by another."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def unpack(self, data: bytes) -> Iterator[bytes]: ...
-
-
-class Gzip:
-    """A member of a .gz file."""
-
-    def __init__(self):
-        self._member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-
-    @property
-    def eof(self) -> bool:
-        return self._member.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._member.unused_data
-
-    def unpack(self, data: bytes) -> Iterator[bytes]:
-        while True:
-            block = self._member.decompress(data, BLOCK_BYTES)
-            yield block
-            data = self._member.unconsumed_tail
-            if self._member.eof or (not data and len(block) < BLOCK_BYTES):  # some may be left when all is taken in
-                return
-
-
-class Zstandard:
-    """A frame of a .zst file."""
-
-    def __init__(self):
-        self._frame = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
-        self.unused_data = b""
-
-    @property
-    def eof(self) -> bool:
-        return self._frame.eof
-
-    def unpack(self, data: bytes) -> Iterator[bytes]:
-        block, size = [], 0
-        for start in range(0, len(data), ZSTD_BYTES):
-            block.append(self._frame.decompress(data[start : start + ZSTD_BYTES]))
-            size += len(block[-1])
-            if self._frame.eof:
-                self.unused_data = self._frame.unused_data + data[start + ZSTD_BYTES :]
-                break
-            if size >= BLOCK_BYTES:
-                yield b"".join(block)
-                block, size = [], 0
-        yield b"".join(block)
-
-
-COMPRESSIONS: dict[str, Callable[[], Unpacker]] = {"gz": Gzip, "zst": Zstandard}
-"""By the ending of a file's name."""
-
-
-def unpacked(blocks: Iterable[bytes], compression: Callable[[], Unpacker]) -> Iterator[bytes]:
-    """The contents of a compressed file of one member or several, in blocks of a bounded size. Raises ValueError where
-    it is cut short, which zstandard's own reader does not notice, or cannot be unpacked.
+def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
+    """The text of a file's blocks, without a byte order mark. A byte that is not UTF-8 is a lone surrogate (PEP 383),
+    as is half a pair in UTF-16, so that only its own row is bad.
     """
-    member = compression()
+    blocks = iter(blocks)
+    head = b""
+    while len(head) < HEAD_BYTES and (block := next(blocks, None)) is not None:
+        head += block
+    encoding, mark = encoding_of(head)
+    errors = "surrogateescape" if encoding == "utf-8" else "surrogatepass"
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
     try:
-        for block in blocks:
-            while block:
-                if member.eof:
-                    member = compression()
-                yield from member.unpack(block)
-                block = member.unused_data
-    except (zlib.error, zstandard.ZstdError) as error:
-        raise ValueError(f"cannot be unpacked ({error})") from None
-    if not member.eof:
-        raise ValueError("the compressed file is cut short")
+        yield decoder.decode(head[len(mark) :])
+        yield from map(decoder.decode, blocks)
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:  # not of UTF-8
+        if error.reason != "truncated data":
+            raise ValueError(f"not {encoding.upper()}: {error.reason}") from None
+        yield "\udcff"  # the file ends within a character
 
 
-def decoded(blocks: Iterable[bytes], compression: Callable[[], Unpacker] | None) -> Iterator[str]:
-    """The text of a file's blocks, without a byte order mark. A byte that is not UTF-8 is a lone surrogate (PEP 383).
-    `compression`: of COMPRESSIONS. Raises ValueError for UTF-16, and where `unpacked` does.
+def encoding_of(head: bytes) -> tuple[str, bytes]:
+    """The encoding of a text that begins so, and its byte order mark. Without a mark it is UTF-8 but where zero bytes,
+    as of ASCII letters in UTF-16, stand nearly always first or nearly always second of two.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    texts = map(decoder.decode, unpacked(blocks, compression) if compression else blocks)
-    head = next(filter(None, texts), "")
-    if head[:2] in ("\udcff\udcfe", "\udcfe\udcff"):
-        raise ValueError("UTF-16, not UTF-8; convert the file with iconv -f UTF-16 -t UTF-8")
-    yield head.removeprefix("\ufeff")
-    yield from texts
-    yield decoder.decode(b"", final=True)
+    for mark, encoding in MARKS.items():
+        if head.startswith(mark):
+            return encoding, mark
+    first, second = head[0::2].count(0), head[1::2].count(0)
+    pairs = len(head) // 2
+    for zeros, others, encoding in ((second, first, "utf-16-le"), (first, second, "utf-16-be")):
+        if zeros > 20 * others and (zeros > 0.3 * pairs or (zeros > 1 and not is_utf8(head))):
+            return encoding, b""
+    return "utf-8", b""
+
+
+def is_utf8(head: bytes) -> bool:
+    """Whether bytes are UTF-8, but for what is cut off at their end."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def lines(blocks: Iterable[str], max_bytes: int) -> Iterator[str | BadRow]:

@@ -8,13 +8,14 @@ its steps: no document is dropped, none is seen twice, and no step has few targe
 
 import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, Required, TypedDict, Unpack
 
 from logtrain.core.batch import Batch
 from logtrain.data.config import LoaderConfig
-from logtrain.data.epoch import Epoch, Epochs, Shared, pack_epoch
+from logtrain.data.epoch import Epoch, Epochs, EpochSize, Shared, pack_epoch
 from logtrain.data.layout import Layout, token_seeds
 from logtrain.data.shards import Split
 
@@ -50,16 +51,42 @@ class Step:
     """by source"""
 
 
+class OfRank(TypedDict, total=False):
+    """How a rank loads."""
+
+    seed: Required[int]
+    pad_id: Required[int]
+    """the token in the room that is left"""
+    rank: int
+    world_size: int
+    pin_memory: bool
+    """let a GPU copy batches by itself"""
+    shared: Shared | None
+    """where the ranks of this node share what an epoch is made of; None: this rank computes it for itself"""
+    sizes: Mapping[str, EpochSize]
+    """of the first epoch by source, "" for the only one; where one is missing, that epoch is packed to find out"""
+
+
 class Loader:
     """Iterates over `Step`s from `self.step` on, up to `self.end` where it is not 0; `steps_per_epoch` are an epoch.
 
-    split: what it reads. num_rows: packed rows of the first epoch; others have as many, but for a few. accumulation:
-    how many micro-batches a step of `rows_per_step` rows has on each rank; a step of fewer rows may have fewer.
+    split: what it reads. num_rows: packed rows of the first epoch; others have as many, but for a few. sizes: of the
+    first epoch, by source. accumulation: how many micro-batches a step of `rows_per_step` rows has on each rank; a step
+    of fewer rows may have fewer.
     """
 
-    def __init__(
+    def __init__(self, split: Split, config: LoaderConfig, **of_rank: Unpack[OfRank]):
+        """Raises ValueError where the ranks cannot share the rows of a step evenly."""
+        self.set_up(config, **of_rank)
+        self.split = split
+        self.epochs = Epochs(
+            lambda number: pack_epoch(split, config, self.seed, number, self.num_slots(number)), self.shared
+        )
+        size = self.size_of("", self.epochs)
+        self.num_rows, self.steps_per_epoch = size.rows, size.slots
+
+    def set_up(
         self,
-        split: Split,
         config: LoaderConfig,
         *,
         seed: int,
@@ -68,26 +95,21 @@ class Loader:
         world_size: int = 1,
         pin_memory: bool = False,
         shared: Shared | None = None,
-    ):
-        """`pad_id`: the token in the room that is left. `pin_memory`: let a GPU copy batches by itself. `shared`: where
-        the ranks of this node share what an epoch is made of; None: this rank computes it for itself. Raises ValueError
-        where the ranks cannot share the rows of a step evenly.
-        """
-        self.set_ranks(config, seed, pad_id, rank, world_size, pin_memory)
-        self.split = split
-        self.epochs = Epochs(lambda number: pack_epoch(split, config, seed, number, self.num_slots(number)), shared)
-        self.num_rows = len(self.epochs[0].tokens_R)
-        self.steps_per_epoch = len(self.epochs[0].slot_start_S1) - 1
-
-    def set_ranks(
-        self, config: LoaderConfig, seed: int, pad_id: int, rank: int, world_size: int, pin_memory: bool
+        sizes: Mapping[str, EpochSize] = MappingProxyType({}),
     ) -> None:
-        """What does not depend on where the rows come from."""
-        self.config, self.seed, self.pad_id = config, seed, pad_id
+        """What does not depend on where the rows come from; the arguments are those of OfRank."""
+        self.config, self.seed, self.pad_id, self.shared = config, seed, pad_id, shared
         self.rank, self.world_size, self.pin_memory = rank, world_size, pin_memory
         self.accumulation = config.accumulation(world_size)
         self.names: list[str] = []
+        self.sizes = dict(sizes)
         self.step, self.end = 0, 0
+
+    def size_of(self, name: str, epochs: Epochs) -> EpochSize:
+        """The size of a source's first epoch, which is packed where nobody has told it."""
+        if name not in self.sizes:
+            self.sizes[name] = epochs[0].size
+        return self.sizes[name]
 
     def num_slots(self, epoch: int) -> int:
         """Every epoch has as many steps as the first, in which it is to be found out."""

@@ -110,7 +110,7 @@ def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
     tokenizer = Tokenizer.load(config.tokenizer)
     refuse_empty(tokenizer)
     chat = ChatTemplate.load(tokenizer, config.template, config.date) if config.is_chat else None
-    end_id = chat.end_id if chat else tokenizer.document_end(config.document_end)
+    end_id = chat.check_trainable() if chat else tokenizer.document_end(config.document_end)
     left_out = NOT_SETTINGS | WITHOUT_EFFECT | (TEXT_ONLY if chat else CHAT_ONLY)
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in left_out}
     ingredients: Ingredients = {
@@ -124,7 +124,7 @@ def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
             "document_end_id": end_id,
         },
         "settings": json.loads(json.dumps(settings)),  # as they will be read back: tuples are lists
-        "sources": [{"path": str(file.path), "bytes": file.num_bytes, "sha256": sha256(file.path)} for file in files],
+        "sources": [{"path": str(file.path), "bytes": file.num_bytes, "sha256": file.sha256()} for file in files],
     }
     if chat:
         ingredients["chat"] = {

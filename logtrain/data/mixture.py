@@ -8,13 +8,13 @@ offsets go through CYCLE evenly spread values in a cycle of steps, its sum is ri
 Letters in names: K sources (K1 = K + 1 edges), J steps of a cycle.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 
 from logtrain.data.config import LoaderConfig
-from logtrain.data.epoch import Epochs, Shared, pack_epoch
-from logtrain.data.loader import Loader, Row
+from logtrain.data.epoch import Epochs, pack_epoch
+from logtrain.data.loader import Loader, OfRank, Row
 from logtrain.data.shards import Split
 
 CYCLE = 4096  # steps; a power of 2
@@ -75,41 +75,35 @@ class MixtureLoader(Loader):
         splits: dict[str, Split],
         token_shares: dict[str, float],
         config: LoaderConfig,
-        *,
-        seed: int,
-        pad_id: int,
-        rank: int = 0,
-        world_size: int = 1,
-        pin_memory: bool = False,
-        shared: Shared | None = None,
+        **of_rank: Unpack[OfRank],
     ):
-        """`splits`, `token_shares`: by the source's name, in one order; the shares have the sum 1. The rest is as of
-        `Loader`. Raises ValueError for micro-batches of more than a row, which could hold several sources.
+        """`splits`, `token_shares`: by the source's name, in one order; the shares have the sum 1. Raises ValueError as
+        `Loader` does, and for micro-batches of more than a row, which could hold several sources.
         """
         if config.rows_per_batch > 1:
             raise ValueError(
                 f"loader.rows_per_batch = {config.rows_per_batch}: with several sources a micro-batch is one row, so "
                 f"that each source's loss is known; set it to 1"
             )
-        self.set_ranks(config, seed, pad_id, rank, world_size, pin_memory)
+        self.set_up(config, **of_rank)
         self.names = list(splits)
-        self.sources = [self.open(name, split, shared) for name, split in splits.items()]
-        tokens_per_row_K = np.array([source.epochs[0].tokens_R.mean() for source in self.sources])
+        self.sources = [self.open(name, split) for name, split in splits.items()]
+        tokens_per_row_K = np.array([self.sizes[name].tokens / self.sizes[name].rows for name in self.names])
         row_share_K = np.array([token_shares[name] for name in self.names]) / tokens_per_row_K
         self.shares = Shares(row_share_K / row_share_K.sum(), config.rows_per_step)
         self.split, self.num_rows = self.sources[0].split, self.sources[0].num_rows
         self.steps_per_epoch = self.shares.steps_for(self.num_rows, 0)
 
-    def open(self, name: str, split: Split, shared: Shared | None) -> Source:
+    def open(self, name: str, split: Split) -> Source:
         """A source, whose epochs are dealt to as many slots of a row each as the first has rows."""
         one_row = self.config.with_rows_per_step(1)
-        num_rows = 0  # found out in the first epoch
         epochs = Epochs(
-            lambda number: pack_epoch(split, one_row, self.seed, number, num_rows if number else 0, even=False),
-            shared and shared._replace(folder=shared.folder / name),
+            lambda number: pack_epoch(
+                split, one_row, self.seed, number, self.sizes[name].slots if number else 0, even=False
+            ),
+            self.shared and self.shared._replace(folder=self.shared.folder / name),
         )
-        num_rows = len(epochs[0].slot_start_S1) - 1
-        return Source(split, epochs, num_rows)
+        return Source(split, epochs, self.size_of(name, epochs).slots)
 
     def rows(self, step: int) -> list[Row]:
         """The rows of step `step` (0-based), over all ranks, source by source."""

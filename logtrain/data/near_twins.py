@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from logtrain.data.masked import Masked, mixed
+from logtrain.text.masked import Masked, mixed
 
 SIGNATURE = 64
 BAND = np.dtype("<u4")  # 4 values
@@ -35,11 +35,13 @@ def signatures(masked: Masked) -> np.ndarray:
     third_W[np.maximum(ends_D - 2, 0)] = 0
     set_W = mixed(mixed(mixed(first_W) ^ second_W) ^ third_W)
     set_W = set_W.astype(np.uint32)
+    hash_W, shifted_W = np.empty_like(set_W), np.empty_like(set_W)
     signature_SD = np.empty((SIGNATURE, len(ends_D)), np.uint32)
     starts_D = np.append(0, ends_D[:-1])
     for factor, smallest_D in zip(FACTORS_S, signature_SD, strict=True):
-        hash_W = set_W * factor
-        hash_W ^= hash_W >> np.uint32(15)
+        np.multiply(set_W, factor, out=hash_W)
+        np.right_shift(hash_W, np.uint32(15), out=shifted_W)
+        hash_W ^= shifted_W
         np.minimum.reduceat(hash_W, starts_D, out=smallest_D)
     return np.ascontiguousarray((signature_SD * np.uint32(0x9E3779B1) >> np.uint32(24)).T.astype(np.uint8))
 

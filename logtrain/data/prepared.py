@@ -11,7 +11,7 @@ from logtrain.core.untrusted import checked, read_json, read_sealed, unsealed
 from logtrain.data.manifest import FORMAT_VERSION, Manifest, Origin, deciding, fingerprint_of
 from logtrain.text.tokenizer import Tokenizer
 
-SPLITS = ("train", "valid")
+SPLITS = ("train", "valid", "valid_seen")
 MANIFEST, REPORT = "manifest.json", "report.json"
 
 

@@ -34,7 +34,7 @@ def print_report(report: Report) -> None:
         console.print(conversations_table(chats))
     for bad in report.bad_rows[:MAX_BAD_ROWS_SHOWN]:
         console.print(Text(printable(f"  {bad.path} row {bad.row}: {bad.reason}", one_line=True)))
-    if report.held_out.documents:
+    if report.held_out.documents or report.held_out.unseen:
         for line in held_out_lines(report.held_out, report.groups):
             console.print(Text(printable(line, one_line=True)))
     for name, packed in report.packed.items():
@@ -43,10 +43,14 @@ def print_report(report: Report) -> None:
 
 def held_out_lines(held_out: HeldOut, groups: list[str]) -> list[str]:
     """How the validation split came to be, and how far it is of its own."""
-    lines = [
-        f"held out: {held_out.documents:,} documents, {held_out.near_twins:,} of them with a near-twin in training "
-        f"(Jaccard index of 0.8 or more, estimated)"
-    ]
+    twins = "with a near-twin in training (Jaccard index of 0.8 or more, estimated)"
+    by_text = f"{held_out.documents:,} documents, {held_out.near_twins:,} of them {twins}"
+    lines = [f"held out: {by_text}"]
+    if groups:
+        lines = [
+            f"valid: {held_out.unseen:,} documents of held-out groups, {held_out.unseen_near_twins:,} of them {twins}",
+            f"valid_seen: of the other groups {by_text}",
+        ]
     if held_out.returned:
         lines.append(f"trained on for their near-twins are: {held_out.returned:,} documents chosen to be held out")
     if held_out.is_least:

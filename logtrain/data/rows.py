@@ -1,5 +1,6 @@
 """What the rows of all formats have in common: how a file's are read, and how text is taken from their columns."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -33,10 +34,27 @@ def parsed_rows(file: InputFile, text_chars: int, parse: Callable[[int, object],
 
 
 def columns(row: object, ignore: Iterable[str] = ()) -> dict[str, object]:
-    """The columns of a JSON row but for those to ignore. Raises BadRow for a row that is no object."""
+    """The columns of a row but for those to ignore and those without a value, which tables have where JSON has nothing.
+    Raises BadRow for a row that is no object.
+    """
     if not isinstance(row, dict):
         raise BadRow(f"{json_type(row)}, not an object")
-    return {name: value for name, value in row.items() if name not in ignore}
+    return {name: value for name, value in row.items() if value is not None and name not in ignore}
+
+
+def holds_text(value: object) -> bool:
+    """Whether a column that no rule reads would be lost: a list, an object, or a string that is no number, as all
+    columns of a CSV file are strings.
+    """
+    if not isinstance(value, str):
+        return isinstance(value, list | dict) and bool(value)
+    text = value.strip()
+    if text.lower() in ("", "true", "false", "null", "nan"):
+        return False
+    try:
+        return len(text) > 40 or not math.isfinite(float(text))
+    except ValueError:
+        return True
 
 
 def string(row: dict[str, object], name: str, required: bool = True) -> str:

@@ -1,13 +1,13 @@
 """What tells whether two texts are twins: equal but for their values (masked.py), or nearly so (near_twins.py)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from logtrain.data.masked import mask
 from logtrain.data.near_twins import signatures
+from logtrain.text.masked import mask
 
 PART_BITS = 16  # of a hash: which part of a conversation a document is, and no matter on which side of the split it is
 
@@ -24,9 +24,10 @@ class Twins(NamedTuple):
     def of(cls, texts: Sequence[str], key: bytes) -> "Twins":
         """Of each of `texts`, whatever the others are."""
         masked = mask(texts)
-        return cls(np.array([hash_of(text, key) for text in masked.texts], np.uint64), signatures(masked))
+        return cls(hashes_of(masked.texts, key), signatures(masked))
 
 
-def hash_of(text: bytes, key: bytes) -> int:
-    """64 bits."""
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8, key=key).digest(), "little")
+def hashes_of(texts: Iterable[bytes], key: bytes) -> np.ndarray:
+    """A keyed hash of each text: uint64."""
+    digests = b"".join([hashlib.blake2b(text, digest_size=8, key=key).digest() for text in texts])
+    return np.frombuffer(digests, "<u8")

@@ -30,7 +30,11 @@ PATIENCE = 300.0  # seconds for which a request that fails is repeated; vLLM tak
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds between attempts; each pause is twice the one before
 TIMEOUT = urllib3.Timeout(connect=10, read=600)
 FIRST_TIMEOUT = urllib3.Timeout(10)
-NEUTRAL = {"min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}  # fields that SamplingConfig does not have
+PENALTIES = ("presence_penalty", "frequency_penalty")  # of OpenAI's API
+ADDED = ("top_k", "min_p", "repetition_penalty")  # fields that OpenAI's own server refuses
+
+
+NEUTRAL = SamplingConfig()
 
 
 class RemoteRequest(NamedTuple):
@@ -180,15 +184,12 @@ def request_body(model: str, request: RemoteRequest, prompts: Prompts) -> dict[s
         body["prompt"] = list(request.ids)
         body["stop_token_ids"] = sorted(request.stop_ids)
         body["top_k"] = sampling.top_k or -1  # all tokens; SGLang refuses 0, and vLLM 0.8 did
-        body |= {"repetition_penalty": sampling.repetition_penalty, **NEUTRAL}
+        body |= {name: getattr(sampling, name) for name in (*PENALTIES, "repetition_penalty", "min_p")}
         return body
     body["messages"] = [turn._asdict() for turn in request.turns]
-    # OpenAI's own server refuses a field that it does not know: it is sent only where it says something.
-    if sampling.top_k:
-        body["top_k"] = sampling.top_k
-    if sampling.repetition_penalty != 1:
-        body["repetition_penalty"] = sampling.repetition_penalty
-    return body
+    # Only where they say something: OpenAI's own server refuses a field that it does not know.
+    said = (name for name in (*PENALTIES, *ADDED) if getattr(sampling, name) != getattr(NEUTRAL, name))
+    return body | {name: getattr(sampling, name) for name in said}
 
 
 def parse_reply(data: bytes, prompts: Prompts) -> RemoteAnswer:

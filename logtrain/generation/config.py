@@ -27,6 +27,12 @@ class SamplingConfig(Config):
     repetition_penalty: float = 1.0
     """Penalty of tokens that prompt or answer has already: positive logits are divided by it, negative ones multiplied.
     1: none."""
+    presence_penalty: float = 0.0
+    """What is taken from the logit of every token that the answer has already."""
+    frequency_penalty: float = 0.0
+    """What is taken from the logit of a token for each time that the answer has it already."""
+    min_p: float = 0.0
+    """Tokens less likely than this part of the likeliest one's probability are not drawn."""
     seed: int = 1309
     """Seed of the draws; the same requests with the same seed get the same answers."""
 
@@ -39,5 +45,10 @@ class SamplingConfig(Config):
             raise ValueError(f"temperature = {self.temperature} is too small to divide by; 0 takes the likeliest token")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p = {self.top_p} is outside (0, 1]")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p = {self.min_p} is outside [0, 1]")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not abs(getattr(self, name)) <= 100:
+                raise ValueError(f"{name} = {getattr(self, name)} is outside [-100, 100]")
         if not 0 < self.repetition_penalty < float("inf"):
             raise ValueError(f"repetition_penalty = {self.repetition_penalty} must be a finite number above 0")

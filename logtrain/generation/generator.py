@@ -4,22 +4,28 @@
     generator = Generator(model, tokenizer, stop_ids, memory=2**30)
     for number, answer in generator.run(Request(prompt=ids) for ids in prompts): ...
 
-    scheduler.py   which requests run, and which slots of the cache they have
-    kv_cache.py    the cache, and the model's step with it
-    sampling.py    the next token from logits
+    scheduler.py     which requests run, and which slots of the cache they have
+    kv_cache.py      the cache, and the model's step with it
+    adapters.py      the adapters of a model that requests may name
+    logits.py        what a request changes in its logits
+    sampling.py      the next token from logits
+    json_object.py   answers that are a JSON object
 
 Shapes in names: S sequences, V vocabulary.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from logtrain.generation.kv_cache import CachedModel, slot_bytes
-from logtrain.generation.request import Answer, Event, Request
-from logtrain.generation.sampling import distribution, draw, penalised, uniform
-from logtrain.generation.scheduler import RequestState, Scheduler
+from logtrain.generation.json_object import JsonAnswer, JsonGrammar
+from logtrain.generation.kv_cache import CachedModel, Scored, slot_bytes
+from logtrain.generation.logits import LogitChanges, token_logprobs
+from logtrain.generation.request import Answer, Event, Request, TokenLogprob
+from logtrain.generation.sampling import distribution, draw, uniform
+from logtrain.generation.scheduler import RequestState, Scheduled, Scheduler
 from logtrain.model.llama import Llama
 from logtrain.text.stream import TextStream
 from logtrain.text.tokenizer import Tokenizer
@@ -50,6 +56,7 @@ class Generator:
         self.scheduler = Scheduler(self.cached.num_slots, max_sequences, step_tokens, keep_prefixes)
         self.shape, self.device = model.config, self.cached.device
         self.tokenizer, self.stop_ids = tokenizer, frozenset(stop_ids)
+        self.num_adapters = self.cached.adapters.count if self.cached.adapters else 0
         self.num_submitted = 0
 
     # ---- requests
@@ -68,8 +75,14 @@ class Generator:
                 f"cache has room for {slots:,} tokens in all; give it more memory, or ask for shorter answers"
             )
         bad = next((id for id in request.prompt if not 0 <= id < self.shape.vocab_size), None)
+        if bad is None:
+            bad = next((id for id in request.logit_bias if not 0 <= id < self.shape.vocab_size), None)
         if bad is not None:
             raise ValueError(f"token id {bad}: the model has {self.shape.vocab_size:,}; take its own tokenizer")
+        if not 0 <= request.adapter <= self.num_adapters:
+            raise ValueError(f"adapter {request.adapter}: the model has {self.num_adapters}")
+        if request.json_object and self.json_grammar and self.max_length(request) - length < 2:
+            raise ValueError("a JSON object takes at least 2 tokens; ask for a longer answer")
 
     def max_length(self, request: Request) -> int:
         """The most tokens that the prompt and its answer can have together."""
@@ -117,7 +130,7 @@ class Generator:
             if prefix:
                 if prefix.state.first_slot != state.first_slot:
                     self.cached.copy(prefix.state.first_slot, state.first_slot, prefix.length)
-                state.num_cached = prefix.length
+                state.num_cached = state.num_reused = prefix.length
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
@@ -129,26 +142,44 @@ class Generator:
         scheduled = self.scheduler.schedule()
         if not scheduled:
             return []
-        logits_SV = self.cached.next_logits([chunk for _, chunk in scheduled])
+        logits_SV = self.logits(scheduled)
         for state, chunk in scheduled:
             state.num_cached += len(chunk.tokens)
         ready = [i for i, (state, _) in enumerate(scheduled) if state.num_cached == len(state.ids)]
         if not ready:
             return []
         batch = [scheduled[i].state for i in ready]
-        ids = self.sample(logits_SV if len(ready) == len(scheduled) else logits_SV[ready], batch)
-        return [self.append(state, id) for state, id in zip(batch, ids, strict=True)]
+        tokens = self.sample(logits_SV if len(ready) == len(scheduled) else logits_SV[ready], batch)
+        return [self.append(state, *token) for state, token in zip(batch, tokens, strict=True)]
 
-    def sample(self, logits_SV: Tensor, batch: Sequence[RequestState]) -> list[int]:
-        """The id of the next token of each request. Raises ValueError for logits that are not finite."""
+    def logits(self, scheduled: Sequence[Scheduled]) -> Tensor:
+        """The logits after each chunk, [S, V]. Log-probabilities of prompts that are asked for are kept on the way."""
+        scored = []
+        for i, (state, chunk) in enumerate(scheduled):
+            targets = state.request.prompt[chunk.num_cached + 1 :][: len(chunk.tokens)]
+            if state.request.prompt_logprobs and targets:
+                scored.append(Scored(i, targets, state.request.logprobs or 0))
+        chunks = [chunk for _, chunk in scheduled]
+        if not scored:
+            return self.cached.next_logits(chunks)
+        logits_SV, logprobs = self.cached.scored_logits(chunks, scored)
+        for (i, *_), found in zip(scored, logprobs, strict=True):
+            scheduled[i].state.prompt_logprobs += found
+        return logits_SV
+
+    def sample(self, logits_SV: Tensor, batch: Sequence[RequestState]) -> list[tuple[int, TokenLogprob | None]]:
+        """The next token of each request, with its log-probability where it is asked for. Raises ValueError for logits
+        that are not finite.
+        """
         configs = [state.request.sampling for state in batch]
+        told = [i for i, state in enumerate(batch) if state.request.logprobs is not None]
         logits_SV = logits_SV.float()
-        for logits_V, state, config in zip(logits_SV, batch, configs, strict=True):
-            if config.repetition_penalty != 1:
-                if state.seen_V is None:
-                    state.seen_V = torch.zeros(len(logits_V), dtype=torch.bool, device=self.device)
-                    state.seen_V[state.ids] = True
-                logits_V.copy_(penalised(logits_V, state.seen_V, config.repetition_penalty))
+        raw_SV = logits_SV[told] if told else logits_SV[:0]  # a copy: changes are made in place
+        for logits_V, state in zip(logits_SV, batch, strict=True):
+            if state.changes is None:
+                state.changes = self.changes(state)
+            if not state.changes.are_none:
+                state.changes.apply(logits_V, state.num_slots - len(state.ids))
         best_S, ids_S = logits_SV.max(-1)  # max takes a NaN for the greatest
         if drawn := [i for i, config in enumerate(configs) if config.temperature]:
             numbers = [uniform(configs[i].seed, batch[i].request.number, len(batch[i].stream.ids)) for i in drawn]
@@ -156,25 +187,43 @@ class Generator:
         ids = torch.where(best_S.isfinite(), ids_S, -1).tolist()  # the one wait for the GPU
         if min(ids) < 0:
             raise ValueError("the model's logits are not finite; its weights are damaged")
-        for id, state in zip(ids, batch, strict=True):
-            if state.seen_V is not None:
-                state.seen_V[id] = True
-        return ids
+        logprobs: list[TokenLogprob | None] = [None] * len(ids)
+        if told:
+            most = max(batch[i].request.logprobs or 0 for i in told)
+            for i, found in zip(told, token_logprobs(raw_SV, [ids[i] for i in told], most), strict=True):
+                logprobs[i] = found._replace(top=found.top[: batch[i].request.logprobs])
+        return list(zip(ids, logprobs, strict=True))
 
-    def append(self, state: RequestState, id: int) -> Event:
+    def changes(self, state: RequestState) -> LogitChanges:
+        """What a request that has read its prompt changes in its logits."""
+        changes = LogitChanges(state.request, state.ids, self.shape.vocab_size, self.device)
+        if state.request.json_object:
+            changes.json = JsonAnswer(self.json_grammar)
+        return changes
+
+    @cached_property
+    def json_grammar(self) -> JsonGrammar:
+        """JSON in the model's tokens. Raises ValueError where they cannot spell it."""
+        return JsonGrammar(self.tokenizer, self.shape.vocab_size, self.device)
+
+    def append(self, state: RequestState, id: int, logprob: TokenLogprob | None) -> Event:
         """Extend an answer by one token; a request that is complete leaves the batch."""
-        text, reason = "", None
-        if id in self.stop_ids and not state.request.ignore_stop_ids:
-            reason = "stop"
+        text, reason, request, changes = "", None, state.request, state.changes
+        assert changes is not None, "it has just been sampled for"
+        told, state.prompt_logprobs = state.prompt_logprobs or None, []
+        if (id in self.stop_ids or id in request.stop_ids) and not request.ignore_stop_ids:
+            reason, logprob = "stop", None
         else:
             state.ids.append(id)
+            changes.add(id)
             text = state.stream.add(id)
-            if state.stream.stopped:
+            if state.stream.stopped or (changes.json and changes.json.is_complete):
                 reason = "stop"
             elif len(state.ids) == state.num_slots:
                 reason = "length"
         if not reason:
-            return Event(state.request_id, text, None)
+            return Event(state.request_id, text, None, logprob, told)
         text += state.stream.end()
         self.scheduler.finish(state)
-        return Event(state.request_id, text, Answer(state.stream.ids, state.stream.text, reason))
+        answer = Answer(state.stream.ids, state.stream.text, reason, state.num_reused)
+        return Event(state.request_id, text, answer, logprob, told)

@@ -20,6 +20,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from logtrain.core.batch import Batch
+from logtrain.generation.adapters import adapters_of
+from logtrain.generation.logits import token_logprobs
+from logtrain.generation.request import TokenLogprob
 from logtrain.model.llama import CacheSlots, LayerCache, Llama, LlamaConfig
 
 LEAST_LENGTH = 1024  # tokens of the longest sequence for which the first graph is captured
@@ -34,18 +37,37 @@ class Chunk(NamedTuple):
     """Number of tokens before them, whose keys and values are in the cache."""
     first_slot: int
     """Slot of the sequence's first token."""
+    adapter: int = 0
+    """The adapter that computes them, counted from 1; 0: the model itself."""
+
+
+class Scored(NamedTuple):
+    """A chunk after each of whose tokens the log-probability of a given token is wanted."""
+
+    index: int
+    """Its place among the chunks."""
+    targets: Sequence[int]
+    """The ids of these tokens; if there are fewer than in the chunk, those after its first tokens."""
+    num_top: int
+    """How many of the likeliest tokens are told too."""
+
+
+TokenLogprobs = list[TokenLogprob]
+SCORED_AT_ONCE = 256  # tokens whose logits are there at the same time: 128 MiB in fp32 for 128,256 of them
 
 
 PADDING = Chunk([0], 0, 0)  # a sequence that fills a captured step up
 
 
 class StepInputs(NamedTuple):
-    """The arguments of `Llama.next_logits`."""
+    """What a step reads."""
 
     batch: Batch
     """The new tokens of all sequences, without labels."""
     cache: list[LayerCache]
     """Keys and values of each layer, with the slots of the sequences."""
+    adapters_T: Tensor | None
+    """int64: the adapter of each token; None where no sequence has one."""
 
 
 class CapturedStep(NamedTuple):
@@ -73,7 +95,9 @@ def slot_bytes(shape: LlamaConfig, dtype: torch.dtype) -> int:
 
 
 class CachedModel:
-    """A model with its cache. num_slots: the slots that sequences may use, numbered from 1; slot 0 is for padding."""
+    """A model with its cache. num_slots: the slots that sequences may use, numbered from 1; slot 0 is for padding.
+    adapters: those that chunks may name, None if the model has none.
+    """
 
     def __init__(self, model: Llama, memory: int, max_slots: int, cuda_graphs: bool = True):
         """`memory`: the most bytes for the cache. `max_slots`: the most slots that could ever be used. `cuda_graphs`:
@@ -88,7 +112,9 @@ class CachedModel:
         self.cache = [tuple(layer) for layer in torch.zeros(size, device=self.device, dtype=self.dtype)]
         self.uses_graphs = cuda_graphs and self.device.type == "cuda"
         self.graph_pool = torch.cuda.graph_pool_handle() if self.uses_graphs else None
-        self.captured: dict[tuple[int, int], CapturedStep] = {}  # by number of sequences, and tokens of the longest
+        self.adapters = adapters_of(model)
+        # By number of sequences, tokens of the longest, and whether any has an adapter.
+        self.captured: dict[tuple[int, int, bool], CapturedStep] = {}
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy keys and values of `length` tokens from slot `source` on to slot `target` on; the two may overlap."""
@@ -102,18 +128,39 @@ class CachedModel:
         if not self.uses_graphs or any(len(chunk.tokens) > 1 for chunk in chunks):
             return self.compute(self.inputs(chunks))
         longest = max(chunk.num_cached + 1 for chunk in chunks)
-        key = power_of_two(len(chunks)), max(LEAST_LENGTH, power_of_two(longest))
+        is_adapted = any(chunk.adapter for chunk in chunks)
+        key = power_of_two(len(chunks)), max(LEAST_LENGTH, power_of_two(longest)), is_adapted
         if key not in self.captured:
             self.captured[key] = self.capture(*key)
-        return self.captured[key].replay(self.inputs(padded(chunks)))[: len(chunks)]
+        return self.captured[key].replay(self.inputs(padded(chunks), is_adapted=is_adapted))[: len(chunks)]
 
     def compute(self, inputs: StepInputs) -> Tensor:
         """The logits [S, V] of a step, without a graph."""
+        if self.adapters:
+            self.adapters.choose(inputs.adapters_T)
         return self.model.next_logits(inputs.batch, inputs.cache)
 
-    def capture(self, num_sequences: int, max_length: int) -> CapturedStep:
+    @torch.inference_mode()
+    def scored_logits(self, chunks: Sequence[Chunk], scored: Sequence[Scored]) -> tuple[Tensor, list[TokenLogprobs]]:
+        """What `next_logits` returns, and the log-probabilities of the targets of each of `scored`."""
+        inputs = self.inputs(chunks)
+        if self.adapters:
+            self.adapters.choose(inputs.adapters_T)
+        x_TD, residual_TD = self.model.decode(inputs.batch, inputs.cache)
+        bounds, found = inputs.batch.cu_seqlens.tolist(), []
+        for index, targets, num_top in scored:
+            logprobs = []
+            for at in range(0, len(targets), SCORED_AT_ONCE):
+                ids = targets[at : at + SCORED_AT_ONCE]
+                rows = slice(bounds[index] + at, bounds[index] + at + len(ids))
+                logprobs += token_logprobs(self.model.head(x_TD[rows], residual_TD[rows], None), ids, num_top)
+            found.append(logprobs)
+        last_S = inputs.batch.cu_seqlens[1:] - 1
+        return self.model.head(x_TD[last_S], residual_TD[last_S], None), found
+
+    def capture(self, num_sequences: int, max_length: int, is_adapted: bool) -> CapturedStep:
         """Capture a step with one token for each sequence, none of which has more than `max_length` tokens."""
-        inputs = self.inputs([PADDING] * num_sequences, max_length)
+        inputs = self.inputs([PADDING] * num_sequences, max_length, is_adapted)
         self.compute(inputs)  # compiles the kernels
         torch.cuda.synchronize(self.device)
         graph = torch.cuda.CUDAGraph()
@@ -121,13 +168,14 @@ class CachedModel:
             logits_SV = self.compute(inputs)
         return CapturedStep(graph, inputs, logits_SV)
 
-    def inputs(self, chunks: Sequence[Chunk], max_length: int = 0) -> StepInputs:
+    def inputs(self, chunks: Sequence[Chunk], max_length: int = 0, is_adapted: bool = False) -> StepInputs:
         """The model's inputs for a step. `max_length`: an upper bound of the tokens in a sequence; 0 takes the longest
-        one's.
+        one's. `is_adapted`: name the adapters of all tokens even if no chunk has one.
         """
-        tokens, positions, at, ends, lengths = [], [], [], [0], []
-        for new, num_cached, first_slot in chunks:
+        tokens, positions, at, ends, lengths, adapters = [], [], [], [0], [], []
+        for new, num_cached, first_slot, adapter in chunks:
             tokens += new
+            adapters += [adapter] * len(new)
             positions += range(num_cached, num_cached + len(new))
             at += range(first_slot + num_cached, first_slot + num_cached + len(new))
             ends.append(len(tokens))
@@ -140,7 +188,9 @@ class CachedModel:
         slots = CacheSlots(tensor(at, torch.int64), tensor(starts), tensor(lengths), max_length or max(lengths))
         longest = max(len(chunk.tokens) for chunk in chunks)
         batch = Batch(tensor(tokens, torch.int64), None, tensor(positions), tensor(ends), longest)
-        return StepInputs(batch, [LayerCache(keys_CKH, values_CKH, slots) for keys_CKH, values_CKH in self.cache])
+        cache = [LayerCache(keys_CKH, values_CKH, slots) for keys_CKH, values_CKH in self.cache]
+        adapters_T = tensor(adapters, torch.int64) if is_adapted or any(adapters) else None
+        return StepInputs(batch, cache, adapters_T)
 
 
 def power_of_two(number: int) -> int:

@@ -10,6 +10,7 @@ format, which is merged into the model that it names.
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,13 +26,13 @@ from logtrain.generation.generator import Generator
 from logtrain.generation.kv_cache import slot_bytes
 from logtrain.generation.memory import cache_bytes, check_memory
 from logtrain.model import hf, peft, published
+from logtrain.model.adapter import Adapter
 from logtrain.model.llama import Llama, LlamaConfig
-from logtrain.model.lora import MergedAdapters
 from logtrain.model.published import GENERATION
 from logtrain.model.weights import WeightSource, read_model
-from logtrain.text import template_source
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.config import DATE
+from logtrain.text.template_source import tokenizer_file
 from logtrain.text.tokenizer import Tokenizer
 
 SAMPLES, SAMPLE_BYTES = 64, 1 << 14  # the parts of a file of weights that `digest` reads
@@ -60,24 +61,28 @@ class ModelFolder:
 
     @cached_property
     def shape(self) -> LlamaConfig:
-        """Sizes of the model, from config.json."""
-        return hf.read_config(self.base)
+        """Sizes of the model, from config.json; an adapter may have resized its vocabulary."""
+        return self.adapter.shape if self.is_adapter else hf.read_config(self.base)
+
+    @cached_property
+    def adapter(self) -> Adapter:
+        """The adapter of a folder that has one."""
+        return Adapter(self.path, hf.read_config(self.base))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the model; an adapter has none of its own."""
-        return Tokenizer.load(self.base)
+        """The tokenizer; an adapter's own is preferred to its model's."""
+        return Tokenizer.load(self.path if tokenizer_file(self.path) else self.base)
 
     @cached_property
     def template(self) -> ChatTemplate:
         """The chat template; an adapter's own is preferred to its model's."""
-        own = self.path / template_source.FILE
-        return ChatTemplate.load(self.tokenizer, self.template_file or (own if os.path.lexists(own) else ""), self.date)
+        return ChatTemplate.load(self.tokenizer, self.template_file, self.date, self.path if self.is_adapter else None)
 
     @property
     def answer_ends(self) -> frozenset[int]:
         """The tokens that end an answer in a chat: `stop_ids`, and the end of a turn in the chat template."""
-        return self.stop_ids | {self.template.end_id}
+        return self.stop_ids | self.template.ends
 
     @cached_property
     def sampling(self) -> SamplingConfig:
@@ -125,11 +130,9 @@ class ModelFolder:
         """
         shape = self.shape
         published.check_vocabulary(self.tokenizer, shape)
-        weights = hf.Weights(self.base, shape)
         if not self.is_adapter:
-            return weights
-        config, tensors = peft.read(self.path, shape)
-        return MergedAdapters(weights, tensors, shape, config)
+            return hf.Weights(self.base, shape)
+        return self.adapter.merged(hf.Weights(self.base, hf.read_config(self.base)))
 
     def summary(self, device: torch.device) -> str:
         """The model's name, size and dtype on a device, in a few words."""
@@ -162,10 +165,18 @@ class LoadedModel:
     max_sequences: int
     """The most requests that it will answer at once."""
 
-    def generator(self, memory: float, *, step_tokens: int = 4096, keep_prefixes: bool = False) -> Generator:
-        """A generator for chats. `memory`: GiB for keys and values; 0 takes what `cache_bytes` proposes. `step_tokens`
-        and `keep_prefixes` are the Generator's. Raises ValueError if there is not so much memory, or the folder has no
-        chat template.
+    def generator(
+        self,
+        memory: float,
+        *,
+        stop_ids: Iterable[int] | None = None,
+        step_tokens: int = 4096,
+        keep_prefixes: bool = False,
+    ) -> Generator:
+        """A generator for chats. `memory`: GiB for keys and values; 0 takes what `cache_bytes` proposes. `stop_ids`:
+        the tokens that end every answer; None takes those that end one in a chat. `step_tokens` and `keep_prefixes` are
+        the Generator's. Raises ValueError if there is not so much memory, or the folder has no chat template that says
+        what ends an answer.
         """
         shape, weight = self.model.config, self.model.embedding.weight
         size = cache_bytes(memory, weight.device)
@@ -174,7 +185,7 @@ class LoadedModel:
         return Generator(
             self.model,
             self.folder.tokenizer,
-            self.folder.answer_ends,
+            self.folder.answer_ends if stop_ids is None else stop_ids,
             memory=size,
             max_sequences=self.max_sequences,
             step_tokens=step_tokens,

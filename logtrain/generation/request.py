@@ -1,6 +1,6 @@
 """A request to a generator, its answer, and the events on the way."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -23,6 +23,20 @@ class Request:
     """Strings that end the answer, of which they are no part."""
     ignore_stop_ids: bool = False
     """Whether the answer goes on after a stop id, as measurements of speed need it."""
+    stop_ids: frozenset[int] = frozenset()
+    """Tokens that end this answer beside those that end every answer of the generator."""
+    adapter: int = 0
+    """Which of the model's adapters answers, counted from 1; 0: the model itself."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """What is added to the logits of tokens, by their ids."""
+    logprobs: int | None = None
+    """How many of the likeliest tokens are told at each token of the answer, with its own log-probability. None: no
+    log-probabilities are told.
+    """
+    prompt_logprobs: bool = False
+    """Whether log-probabilities of the prompt's tokens are told too; then all of the prompt is computed anew."""
+    json_object: bool = False
+    """Whether the answer is to be a JSON object, whole and nothing else."""
 
     def __post_init__(self):
         if not self.prompt:
@@ -33,6 +47,17 @@ class Request:
             raise ValueError("an empty stop string would end every answer at once; leave it out")
 
 
+class TokenLogprob(NamedTuple):
+    """The log-probability of a token by the model's logits as they are, before penalties and temperature."""
+
+    id: int
+    """The token."""
+    logprob: float
+    """Its natural log-probability."""
+    top: list[tuple[int, float]]
+    """The likeliest tokens at its place with theirs, the likeliest first."""
+
+
 class Answer(NamedTuple):
     """A model's answer to one request."""
 
@@ -41,8 +66,11 @@ class Answer(NamedTuple):
     text: str
     """The answer, without a stop string."""
     finish_reason: Literal["stop", "length"]
-    """Why the answer ended: at a stop id or a stop string (stop), or at `max_new_tokens` or the last position (length).
+    """Why the answer ended: at a stop id, a stop string or the end of a JSON object (stop), or at `max_new_tokens` or
+    the last position (length).
     """
+    reused: int = 0
+    """Number of tokens of the prompt whose keys and values were in the cache before."""
 
 
 class Event(NamedTuple):
@@ -54,3 +82,7 @@ class Event(NamedTuple):
     """The text by which the answer grew."""
     answer: Answer | None
     """The whole answer, once it is complete."""
+    logprob: TokenLogprob | None = None
+    """The log-probability of the token by which the answer grew, if the request asks for it."""
+    prompt_logprobs: list[TokenLogprob] | None = None
+    """At the answer's first token those of the prompt's tokens from the second on, if the request asks for them."""

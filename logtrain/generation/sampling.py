@@ -1,8 +1,8 @@
 """Chooses the next token of each sequence from its logits.
 
 The logits pass these steps, in the order of transformers: the repetition penalty (Keskar et al. 2019,
-arXiv:1909.05858), the temperature, top-k (Fan et al. 2018, arXiv:1805.04833), top-p (Holtzman et al. 2019,
-arXiv:1904.09751), and the draw.
+arXiv:1909.05858) with other changes (logits.py), the temperature, top-k (Fan et al. 2018, arXiv:1805.04833), top-p
+(Holtzman et al. 2019, arXiv:1904.09751), min-p (Nguyen et al. 2024, arXiv:2407.01082), and the draw.
 
 A draw inverts the cumulative distribution at a number that depends on (seed, sequence, position) alone, not on the
 other sequences of its batch.
@@ -50,6 +50,9 @@ def distribution(logits_SV: Tensor, configs: Sequence[SamplingConfig]) -> Tensor
         beyond_SV = ordered_SV.softmax(-1).cumsum(-1) <= 1 - column("top_p")  # summed from the least likely on
         beyond_SV[:, -1] = False
         z_SV = z_SV.masked_fill(torch.zeros_like(beyond_SV).scatter(1, token_SV, beyond_SV), float("-inf"))
+    if max(config.min_p for config in configs):
+        least_S1 = z_SV.max(-1, keepdim=True).values + column("min_p").log()
+        z_SV = z_SV.masked_fill(z_SV < least_S1, float("-inf"))
     return z_SV.softmax(-1)
 
 

@@ -8,15 +8,16 @@ A step computes the last token of each sequence that is being answered, and as m
 """
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from torch import Tensor
-
 from logtrain.generation.kv_cache import Chunk
-from logtrain.generation.request import Request
+from logtrain.generation.logits import LogitChanges
+from logtrain.generation.request import Request, TokenLogprob
 from logtrain.text.stream import TextStream
+
+PIECE = 64  # tokens that are compared at once
+WORTH_WAITING = 64  # tokens of a common beginning for which a request waits until another one has read them
 
 
 @dataclass(eq=False)
@@ -37,15 +38,19 @@ class RequestState:
     """The first of its slots."""
     num_cached: int = 0
     """Number of ids whose keys and values are in the cache."""
-    seen_V: Tensor | None = None
-    """Whether the repetition penalty applies to a token, bool [V]; None until it is needed."""
+    num_reused: int = 0
+    """Number of ids whose keys and values came from another request."""
+    changes: LogitChanges | None = None
+    """What it changes in its logits; None until its prompt is read, and when it is over."""
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    """Log-probabilities of the prompt's tokens from the second on, until they are told."""
 
 
 class Prefix(NamedTuple):
-    """A beginning that a prompt shares with a kept request."""
+    """A beginning that a prompt shares with a request that is kept, or that runs."""
 
     state: RequestState
-    """The kept request."""
+    """That request."""
     length: int
     """Number of the shared tokens, at least one."""
 
@@ -67,6 +72,20 @@ class Scheduled(NamedTuple):
     """The request."""
     chunk: Chunk
     """Its tokens that the step computes."""
+
+
+def shared_length(other: RequestState, state: RequestState, unread: bool = False) -> int:
+    """The number of tokens with which `state` can begin once `other` is computed as far as it is, or with `unread` once
+    its prompt is read.
+    """
+    if other.request.adapter != state.request.adapter or other.ids[:1] != state.ids[:1]:
+        return 0
+    # The last token is computed in any case, for what follows it.
+    most = min(len(other.request.prompt) if unread else other.num_cached, len(state.ids) - 1)
+    at = 0
+    while at < most and other.ids[at : at + PIECE] == state.ids[at : at + PIECE]:  # 20 times as fast as one by one
+        at += PIECE
+    return next((i for i in range(at, most) if other.ids[i] != state.ids[i]), most) if at < most else most
 
 
 class Scheduler:
@@ -101,8 +120,10 @@ class Scheduler:
         admitted = []
         while self.waiting and len(self.running) < self.max_sequences:
             state = self.waiting[0]
-            prefix = self.longest_prefix(state.ids)
-            if prefix:
+            prefix = self.longest_prefix(state)
+            if self.is_being_read(state, prefix.length if prefix else 0):
+                break
+            if prefix and prefix.state in self.kept:
                 self.touch(prefix.state)
             first_slot = self.make_room(state.num_slots)
             if first_slot is None:
@@ -118,7 +139,8 @@ class Scheduler:
         for state in sorted(self.running, key=lambda state: len(state.ids) - state.num_cached > 1):
             if count := min(room, len(state.ids) - state.num_cached):
                 tokens = state.ids[state.num_cached : state.num_cached + count]
-                scheduled.append(Scheduled(state, Chunk(tokens, state.num_cached, state.first_slot)))
+                chunk = Chunk(tokens, state.num_cached, state.first_slot, state.request.adapter)
+                scheduled.append(Scheduled(state, chunk))
                 room -= count
         return scheduled
 
@@ -131,8 +153,11 @@ class Scheduler:
     def finish(self, state: RequestState) -> None:
         """End a running request. Its slots become free, or with `keep_prefixes` those that it has not used."""
         self.running.remove(state)
+        state.changes, state.prompt_logprobs = None, []
         if self.keep_prefixes and state.num_cached:
             state.num_slots = state.num_cached
+            # Earlier turns of the same chat are in it: their slots are worth more to others.
+            self.kept = [kept for kept in self.kept if shared_length(kept, state) < kept.num_cached]
             self.kept.append(state)
 
     # ---- the cache
@@ -154,15 +179,23 @@ class Scheduler:
             self.kept.pop(0)
         return first_slot
 
-    def longest_prefix(self, ids: Sequence[int]) -> Prefix | None:
-        """The kept request with which a prompt shares the longest beginning; None if it shares none."""
+    def longest_prefix(self, state: RequestState) -> Prefix | None:
+        """The request with which a waiting one shares the longest beginning that the cache has; None if it shares none,
+        or wants log-probabilities of its prompt.
+        """
+        if not self.keep_prefixes or state.request.prompt_logprobs:
+            return None
+        best = max((*self.kept, *self.running), key=lambda other: shared_length(other, state), default=None)
+        return Prefix(best, length) if best and (length := shared_length(best, state)) else None
 
-        def shared(kept: RequestState) -> int:
-            most = min(kept.num_cached, len(ids) - 1)  # the last token is computed in any case, for what follows it
-            return next((i for i in range(most) if kept.ids[i] != ids[i]), most)
-
-        best = max(self.kept, key=shared, default=None)
-        return Prefix(best, length) if best and (length := shared(best)) else None
+    def is_being_read(self, state: RequestState, reused: int) -> bool:
+        """Whether a running request is reading a prompt that begins as a waiting one does, beyond what that would reuse
+        now: then it had better wait, as several questions on one log do that are asked at once.
+        """
+        if not self.keep_prefixes or state.request.prompt_logprobs:
+            return False
+        unread = [other for other in self.running if other.num_cached < len(other.request.prompt)]
+        return any(shared_length(other, state, unread=True) >= reused + WORTH_WAITING for other in unread)
 
     def touch(self, kept: RequestState) -> None:
         """Make a kept request the most recently used, which is dropped last. If it is dropped after all for the prompt

@@ -21,10 +21,13 @@ from logtrain.model.hf_layout import read_config as read_config
 from logtrain.model.hf_layout import read_json as read_json
 from logtrain.model.hf_layout import read_positions as read_positions
 from logtrain.model.llama import LlamaConfig
+from logtrain.text import template_source
 
 FILE_BYTES = 5 * 10**9
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+BUFFERS = tuple(f"rotary_emb.{name}" for name in ("inv_freq", "original_inv_freq", "cos_cached", "sin_cached"))
 MAX_FILES = 10_000  # of a model: each is open and mapped while it is read
 MAX_HEADER_BYTES = 1 << 23  # of one file of safetensors: Llama-3.1-405B's largest has some 20 KB
 
@@ -42,21 +45,33 @@ class Weights:
         self.folder, self.published = Path(folder), published_tensors(config)
         self.files = {file: open_file(self.folder / file) for file in file_names(self.folder)}
         self.file_of = {name: file for file, opened in self.files.items() for name in opened.keys()}  # noqa: SIM118
+        self.stored = self.other_names(config)
         self.check_tensors()
         self.check_others(config)
-        if config.tied and "lm_head.weight" in self.file_of:
+        if config.tied and HEAD in self.file_of and self.stored.get(EMBEDDING) != HEAD:
             self.check_tied_head()
+
+    def other_names(self, config: LlamaConfig) -> dict[str, str]:
+        """Returns the names under which tensors are stored, where these are others than the published ones: a tied
+        model may have the head alone, and a model without its head has no "model." before them.
+        """
+        names = {part.name for parts in self.published.values() for part in parts} - self.file_of.keys()
+        others = {name: name.removeprefix("model.") for name in names}
+        if config.tied and HEAD in self.file_of:
+            others[EMBEDDING] = HEAD
+        return {name: other for name, other in others.items() if name in names and other in self.file_of}
 
     def check_tensors(self) -> None:
         """Raises ValueError unless every published tensor is there, with its shape, in a dtype that we read."""
         for name, shape in (tensor for tensors in self.published.values() for tensor in tensors):
-            if name not in self.file_of:
+            if name not in self.file_of and name not in self.stored:
                 near = nearest(name, self.file_of)
                 listing = next(iter(self.files)) if len(self.files) == 1 else "the files of its index"
                 raise ValueError(
                     f"{self.folder}: {listing} has no tensor {name}{f' (nearest: {near[0]})' if near else ''}"
                 )
-            path, found = self.folder / self.file_of[name], self.slice_of(name)
+            path = self.folder / self.file_of[self.stored.get(name, name)]
+            found = self.slice_of(name)
             if tuple(found.get_shape()) != shape:
                 raise ValueError(f"{path}: {name} has shape {found.get_shape()}, config.json asks for {list(shape)}")
             if found.get_dtype() not in DTYPES:
@@ -64,10 +79,10 @@ class Weights:
 
     def check_others(self, config: LlamaConfig) -> None:
         """Raises ValueError for any other tensor, but for what transformers has stored beside the weights."""
-        known = {tensor.name for tensors in self.published.values() for tensor in tensors}
+        known = {tensor.name for tensors in self.published.values() for tensor in tensors} | set(self.stored.values())
         if config.tied:
-            known.add("lm_head.weight")
-        extra = [name for name in self.file_of if name not in known and not name.endswith("rotary_emb.inv_freq")]
+            known.add(HEAD)
+        extra = [name for name in self.file_of if name not in known and not name.endswith(BUFFERS)]
         if extra:
             path, name = self.folder / self.file_of[extra[0]], extra[0][:200]
             raise ValueError(f"{path}: unexpected tensor {name} ({len(extra)} in all); not this Llama")
@@ -76,15 +91,16 @@ class Weights:
         """Raises ValueError if the head that a tied model stores is not the embedding: transformers would use it. Such
         a head differs in every row, so the first 16 tell.
         """
-        head, embedding = (self.slice_of(name)[:16] for name in ("lm_head.weight", "model.embed_tokens.weight"))
+        head, embedding = (self.slice_of(name)[:16] for name in (HEAD, EMBEDDING))
         if not torch.equal(head, embedding):
             raise ValueError(
-                f"{self.folder / self.file_of['lm_head.weight']}: lm_head.weight is not the embedding, though "
+                f"{self.folder / self.file_of[HEAD]}: lm_head.weight is not the embedding, though "
                 f"config.json says tie_word_embeddings; set that to false"
             )
 
     def slice_of(self, name: str):
         """Returns a lazy slice of a published tensor; safetensors reads its rows when it is indexed."""
+        name = self.stored.get(name, name)
         return self.files[self.file_of[name]].get_slice(name)
 
     def rows(self, name: str, start: int, stop: int) -> Iterator[Tensor]:
@@ -183,14 +199,17 @@ def save(
     """Write a folder that transformers and vLLM load with no flags.
 
     `tensors`: our names and full tensors in the order of `published_tensors`, taken one at a time. `source`: the folder
-    whose config.json (and generation_config.json) the model came from; only the dtype in it changes. The folder must
-    not hold a model yet, and is not whole before the end: `core/atomic.py` gives it its name. Raises ValueError where
-    there is no room.
+    whose config.json (and generation_config.json) the model came from; only the dtype in it changes, and what an
+    adapter has changed of the shape. The folder must not hold a model yet, and is not whole before the end:
+    `core/atomic.py` gives it its name. Raises ValueError where there is no room.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder, config, tensors, dtype)
     raw = read_json(source / "config.json")
     raw["dtype" if "dtype" in raw else "torch_dtype"] = str(dtype).removeprefix("torch.")
+    raw["vocab_size"] = config.vocab_size
+    if bool(raw.get("tie_word_embeddings")) != config.tied:
+        raw["tie_word_embeddings"] = config.tied
     write_json(folder / "config.json", raw)
     generation = source / "generation_config.json"
     if os.path.lexists(generation):
@@ -200,6 +219,18 @@ def save(
         write_json(folder / generation.name, ids)
     for file in tokenizer_files:
         copy(file, folder)
+    leave_one_template(folder)
+
+
+def leave_one_template(folder: Path) -> None:
+    """Take the chat template out of tokenizer_config.json where chat_template.jinja is beside it, which goes first: a
+    program that reads the former alone would write other prompts.
+    """
+    config = folder / template_source.CONFIG
+    if os.path.lexists(folder / template_source.FILE) and os.path.lexists(config):
+        facts = read_json(config)
+        if facts.pop("chat_template", None) is not None:
+            write_json(config, facts)
 
 
 def copy(file: Path, folder: Path) -> None:
@@ -227,7 +258,10 @@ def write(tensors: dict[str, Tensor], path: Path) -> None:
     """Write one file of safetensors. Raises ValueError where there is no room."""
     assert not path.exists(), f"{path}: the tensors did not come in the order of their files"
     try:
+        with open(path, "xb") as stream:
+            mode = os.fstat(stream.fileno()).st_mode  # as umask says; the library's files are for their owner alone
         save_file(tensors, path, metadata={"format": "pt"})
+        os.chmod(path, mode)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not written ({error}); make room and export again") from error
 

@@ -22,6 +22,7 @@ COMPUTED = {  # keys that may have one value only, and what that means
     "partial_rotary_factor": (1.0, "rotary embedding over whole heads"),
     "sliding_window": (None, "full causal attention"),
 }
+SAME = {"hidden_act": "swish"}  # other names of these values
 SIZES = {  # that a config.json must name, and the largest that are believed: Llama-3.1-405B has at most an eighth
     "vocab_size": 1 << 21,
     "hidden_size": 1 << 17,
@@ -102,7 +103,7 @@ def read_positions(folder: Path) -> int | None:
 def check_features(path: Path, raw: dict[str, Any]) -> None:
     """Raises ValueError for a feature that the config switches on and llama.py does not compute."""
     for key, (computed, _) in COMPUTED.items():
-        if raw.get(key, computed) not in (computed, None):
+        if raw.get(key, computed) not in (computed, None, SAME.get(key)):
             refuse(path, key, raw[key], COMPUTED[key][1])
 
 

@@ -11,7 +11,6 @@ block and any number of ranks drop the same elements.
 Shapes in names: D in features, O out features, r ranks of an adapter, R of all of a matrix's.
 """
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -149,24 +148,6 @@ class GivenAdapters:
     def rows(self, name: str, start: int, stop: int) -> Iterable[Tensor]:
         """Yields rows [start, stop) of our parameter `name`, in pieces."""
         return (self.tensors[name][start:stop],) if name in self.tensors else self.base.rows(name, start, stop)
-
-
-class MergedAdapters:
-    """Weights of a plain model: those of `base` with the As and Bs of `tensors` (by our names) merged in, in fp32."""
-
-    def __init__(self, base: WeightSource, tensors: Mapping[str, Tensor], shape: LlamaConfig, config: LoraConfig):
-        self.base, self.tensors, self.scale = base, tensors, config.scale
-        self.matrices = adapted_matrices(shape, config)
-
-    def rows(self, name: str, start: int, stop: int) -> Iterable[Tensor]:
-        """Yields rows [start, stop) of our parameter `name`, in pieces."""
-        matrix = self.matrices.get(path_in_block(name))
-        if matrix is None:
-            return self.base.rows(name, start, stop)
-        stem = name.removesuffix(".weight")
-        whole = torch.cat([piece.float() for piece in self.base.rows(name, 0, sys.maxsize)])
-        merge(whole, self.tensors[f"{stem}.lora_A"], self.tensors[f"{stem}.lora_B"], matrix, self.scale)
-        return (whole[start:stop],)
 
 
 def merged(

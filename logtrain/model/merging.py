@@ -3,6 +3,7 @@ its name.
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +13,12 @@ from torch import Tensor
 from logtrain.core.atomic import new_folder
 from logtrain.core.batch import Batch
 from logtrain.core.checksums import check_folder, write_checksums
-from logtrain.model import hf, peft, published
+from logtrain.model import hf, published
+from logtrain.model.adapter import Adapter
 from logtrain.model.llama import Llama
-from logtrain.model.lora import GivenAdapters, add_adapters, merged
-from logtrain.model.weights import empty_model, materialize, read_model
+from logtrain.model.weights import read_model
 from logtrain.text import template_source
+from logtrain.text.template_source import tokenizer_file
 
 CPU = torch.device("cpu")
 TOKENS = 256  # for the comparison
@@ -43,21 +45,23 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
     dtype = getattr(torch, dtype_name)
     for folder in (source, adapter):
         check_folder(folder)
-    shape = hf.read_config(source)
-    published.check_source(source, shape)
+    base_shape = hf.read_config(source)
+    published.check_source(source, base_shape)
     published.read_generation(adapter / published.GENERATION)
-    files = published.read_tokenizer(source, shape).files
-    lora, tensors = peft.read(adapter, shape)
-    adapted = empty_model(shape)
-    add_adapters(adapted, lora, torch.float32)
-    materialize(adapted, CPU, GivenAdapters(hf.Weights(source, shape), tensors))
-    named = ((name, parameter.detach()) for name, parameter in adapted.named_parameters())
+    learned = Adapter(adapter, base_shape)
+    shape, weights = learned.shape, learned.merged(hf.Weights(source, base_shape))
+    files = published.read_tokenizer(adapter if tokenizer_file(adapter) else source, shape).files
+    template = template_source.template_of(adapter)
+    tensors = ((name, torch.cat(list(weights.rows(name, 0, sys.maxsize)))) for name in hf.published_tensors(shape))
     with new_folder(output) as aside:
-        hf.save(aside, shape, merged(named, shape, lora), dtype, source=source, tokenizer_files=files)
-        for name in (template_source.FILE, "generation_config.json"):  # with an adapter that has learned others
+        hf.save(aside, shape, tensors, dtype, source=source, tokenizer_files=files)
+        for name in (template_source.CONFIG, published.GENERATION):  # with an adapter that has learned others
             if os.path.lexists(adapter / name):
                 hf.copy(adapter / name, aside)
-        before = logits(adapted)
+        if template:
+            (aside / template_source.FILE).write_text(template.text, encoding="utf-8")
+        hf.leave_one_template(aside)
+        before = logits(read_model(shape, weights, CPU, torch.float32))
         after = logits(read_model(shape, hf.Weights(aside, shape), CPU, torch.float32))
         difference = ((after - before).abs().max() / before.abs().max()).item()
         write_checksums(aside)
@@ -67,7 +71,7 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
                 f"than {TOLERANCE[dtype]:.0e}; not written"
             )
         with published.called(aside, output):
-            odd = published.check_model(aside, trained_template=os.path.lexists(adapter / template_source.FILE))
+            odd = published.check_model(aside, trained_template=template is not None)
     return MergeResult(difference, [line.replace(str(aside), str(output)) for line in odd])
 
 

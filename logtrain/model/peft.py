@@ -1,23 +1,26 @@
-"""Adapters in PEFT's file format: adapter_config.json beside adapter_model.safetensors."""
+"""Adapters in PEFT's file format: adapter_config.json beside adapter_model.safetensors. Read here are those that
+`LoraLinear` computes beside a model; adapter.py merges others, too.
+"""
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from logtrain.core.untrusted import shown
 from logtrain.model.config import LoraConfig, LoraTarget
-from logtrain.model.hf import check_safetensors
+from logtrain.model.hf import check_safetensors, write
 from logtrain.model.hf_layout import is_number, read_json
 from logtrain.model.llama import LlamaConfig
 from logtrain.model.lora import adapted_matrices
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 SAVED = "give a folder that PEFT has saved"
 
 
@@ -49,7 +52,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], shape: LlamaConfig, config
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    save_file(found, folder / WEIGHTS, metadata={"format": "pt"})
+    write(found, folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(facts, indent=2) + "\n")
 
 
@@ -79,12 +82,7 @@ def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor
     Raises ValueError for files that are missing or damaged, for an adapter of another model, and, by name, for what
     `LoraLinear` does not compute.
     """
-    facts = read_json(folder / CONFIG, SAVED)
-    check_safetensors(folder / WEIGHTS, SAVED)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{folder / WEIGHTS}: damaged or cut short ({error})") from None
+    facts, tensors = read_facts(folder), read_tensors(folder)
     config = read_config(folder / CONFIG, facts, folder / WEIGHTS, tensors)
     found: dict[str, Tensor] = {}
     for block in range(shape.num_layers):
@@ -101,6 +99,39 @@ def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor
             f"{folder / WEIGHTS}: unexpected tensor {next(iter(tensors))[:99]}; an adapter of another model?"
         )
     return config, found
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Reads the adapter_config.json of a folder. Raises ValueError where it is missing or damaged."""
+    return read_json(folder / CONFIG, SAVED)
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Reads the tensors of an adapter's folder, by PEFT's names. Raises ValueError where they are missing or damaged;
+    what older versions of PEFT pickled is not opened.
+    """
+    path = folder / WEIGHTS
+    if os.path.lexists(folder / PICKLED) and not os.path.lexists(path):
+        raise ValueError(
+            f"{folder / PICKLED}: a pickled adapter, as older versions of PEFT wrote it, which is not opened; convert "
+            f"it in its folder with: python -c 'import torch, safetensors.torch as s; s.save_file({{k: v.contiguous() "
+            f'for k, v in torch.load("{PICKLED}", weights_only=True).items()}}, "{WEIGHTS}")\''
+        )
+    check_safetensors(path, SAVED)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: damaged or cut short ({error})") from None
+
+
+def check_numbers(path: Path, facts: dict[str, Any]) -> None:
+    """Raises ValueError for a rank, an alpha or a dropout in the file `path` that is none."""
+    rank, alpha, dropout = facts.get("r"), facts.get("lora_alpha"), facts.get("lora_dropout", 0.0)
+    if not (type(rank) is int and 0 < rank <= MAX_RANK and is_number(alpha) and is_number(dropout)):
+        raise ValueError(
+            f"{path}: r = {shown(rank)}, lora_alpha = {shown(alpha)}, lora_dropout = {shown(dropout)}; "
+            f"expected a positive integer, {MAX_RANK:,} at most, and numbers"
+        )
 
 
 def take(tensors: dict[str, Tensor], name: str, shape: list[int], path: Path) -> Tensor:
@@ -124,12 +155,8 @@ def read_config(path: Path, facts: dict[str, Any], weights: Path, names: Iterabl
     used += ["init_lora_weights"] if facts.get("init_lora_weights") not in INITIAL else []
     if used:
         raise ValueError(f"{path}: {used[0]} = {shown(facts[used[0]])} is not supported")
-    rank, alpha, dropout = facts.get("r"), facts.get("lora_alpha"), facts.get("lora_dropout", 0.0)
-    if not (type(rank) is int and 0 < rank <= MAX_RANK and is_number(alpha) and is_number(dropout)):
-        raise ValueError(
-            f"{path}: r = {shown(rank)}, lora_alpha = {shown(alpha)}, lora_dropout = {shown(dropout)}; "
-            f"expected a positive integer, {MAX_RANK:,} at most, and numbers"
-        )
+    check_numbers(path, facts)
+    rank, alpha, dropout = facts["r"], facts["lora_alpha"], facts.get("lora_dropout", 0.0)
     there = {name.split(".")[-3:][0] for name in names}  # ....q_proj.lora_A.weight
     if unknown := sorted(there - set(get_args(LoraTarget))):
         supported = ", ".join(get_args(LoraTarget))

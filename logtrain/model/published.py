@@ -4,7 +4,7 @@ and in vLLM, and all of its files must say where an answer ends.
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,30 @@ def read_tokenizer(folder: Path, shape: LlamaConfig) -> Tokenizer:
     return tokenizer
 
 
-def check_vocabulary(tokenizer: Tokenizer, shape: LlamaConfig) -> None:
-    """Raises ValueError for a tokenizer that has more ids than the model."""
-    if tokenizer.vocab_size > shape.vocab_size:
-        raise ValueError(
-            f"{tokenizer.folder}: its tokenizer has {tokenizer.vocab_size:,} ids, its model only "
-            f"{shape.vocab_size:,}; they do not belong together"
-        )
+def check_vocabulary(tokenizer: Tokenizer, shape: LlamaConfig, template: str = "", ends: Sequence[int] = ()) -> None:
+    """Raises ValueError for a tokenizer with ids that the model does not have. A mark beyond them, as a padding token
+    that was added later, does no harm where nobody writes it: no text becomes it. `template`: a chat template beside
+    that of the tokenizer's folder. `ends`: ids that are written at the ends of documents.
+    """
+    if tokenizer.vocab_size <= shape.vocab_size:
+        return
+    ends = [id for id in (tokenizer.bos_id, *ends) if id is not None]
+    special = tokenizer.special_tokens()
+    beyond = {text: id for text, id in special.items() if id >= shape.vocab_size}
+    template += template_source.template_text(tokenizer.folder)
+    named = template_source.named_tokens(tokenizer.folder)
+    called = {named[name] for name in ("bos_token", "eos_token") if name in named}
+    called |= {text for name, text in named.items() if name in template}
+    called |= {text for text, id in beyond.items() if id in ends or text not in tokenizer.marks or text in template}
+    written = [text for text in beyond if text in called]
+    if len(beyond) == tokenizer.vocab_size - shape.vocab_size and not written:
+        return
+    which = f", as {written[0]} ({beyond[written[0]]:,}), which stands in texts" if written else ""
+    raise ValueError(
+        f"{tokenizer.folder}: its tokenizer has {tokenizer.vocab_size:,} ids, its model only {shape.vocab_size:,} rows"
+        f"{which}; they do not belong together: take the model's own tokenizer, or give the model more rows with "
+        f"transformers' resize_token_embeddings"
+    )
 
 
 @contextlib.contextmanager
@@ -129,12 +146,15 @@ def odd_ends(folder: Path, base: Path, tokenizer: Tokenizer, trained_template: b
         odd.append(f"{folder}: the tokenizer's eos_token is {name} ({id}), but answers end with {words(ends)}")
     try:
         template = ChatTemplate.load(tokenizer, folder / template_source.FILE if trained_template else "")
+        template.check_asks()
     except ValueError as error:
         if trained_template:
             raise
         return odd if "has no chat template" in str(error) else [*odd, f"its chat template is of no use: {error}"]
-    if template.end_id not in ends:
-        wrong = f"{folder}: the chat template ends answers with {template.end_id}, {GENERATION} with {words(ends)}"
+    if (end_id := template.end_id) is None:
+        odd.append(f"{folder}: the chat template writes no token that ends an answer")
+    elif end_id not in ends:
+        wrong = f"{folder}: the chat template ends answers with {end_id}, {GENERATION} with {words(ends)}"
         if trained_template:
             raise ValueError(f"{wrong}; add the first to its eos_token_id")
         odd.append(wrong)

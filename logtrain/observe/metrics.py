@@ -4,7 +4,10 @@ screen.
 Every value arrives as a plain Python number, so nothing here waits for the device.
 """
 
+import threading
+import time
 import zlib
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import orjson
 
 from logtrain.core.atomic import naming
+from logtrain.observe.health import Event
 from logtrain.observe.records import Record, as_line, cut_after
 from logtrain.observe.screen import Lines, Table, on_terminal
 
@@ -24,13 +28,25 @@ class Metrics:
     of them; a run that finds others says so and goes on.
     """
 
-    def __init__(self, run_dir: Path, *, enabled: bool, total_steps: int, resume_step: int = 0, crc32: int = 0):
-        self.enabled, self.total_steps, self.crc32 = enabled, total_steps, 0
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        enabled: bool,
+        total_steps: int,
+        resume_step: int = 0,
+        crc32: int = 0,
+        validates: bool = False,
+    ):
+        """`validates`: whether the validation at `resume_step` is made again."""
+        self.outlet: Callable[[Record], None] = lambda _: None  # called with every record
+        self.enabled, self.total_steps, self.crc32, self.lock = enabled, total_steps, 0, threading.Lock()
         if not enabled:
             return
-        cut = cut_after(run_dir / "metrics.jsonl", resume_step)
+        cut = cut_after(run_dir / "metrics.jsonl", resume_step, validates)
         self.crc32 = cut.crc32
         self.records = open(run_dir / "metrics.jsonl", "ab")  # noqa: SIM115 (closed in close)
+        self.events = open(run_dir / "events.jsonl", "ab")  # noqa: SIM115
         self.log = open(run_dir / "log.txt", "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         self.screen = Table(total_steps, resume_step) if on_terminal() else Lines()
         if cut.later:
@@ -47,17 +63,29 @@ class Metrics:
         if self.enabled:
             self._write(record)
             self.screen.train(record)
+            self.outlet(record)
 
     def valid(self, record: Record) -> None:
         """Record the loss on a validation set."""
         if self.enabled:
             self._write(record)
             self.screen.valid(record)
+            self.outlet(record)
+
+    def event(self, event: Event) -> None:
+        """Record what a person should know in events.jsonl, with the time, and show it."""
+        if self.enabled:
+            line = orjson.dumps({"time": time.time(), **event._asdict()}, option=orjson.OPT_APPEND_NEWLINE)
+            with self.lock, naming(Path(self.events.name)):
+                self.events.write(line)
+                self.events.flush()
+            self.info(f"{event.kind}: {event.text}")
 
     def info(self, text: str) -> None:
         """Write text that is no record to log.txt and to the screen."""
         if self.enabled:
-            self._write_log(text)
+            with self.lock:  # a signal is acknowledged by another thread
+                self._write_log(text)
             self.screen.print(text)
 
     def close(self) -> None:
@@ -65,6 +93,7 @@ class Metrics:
         if self.enabled and not self.log.closed:
             self.screen.close()
             self.records.close()
+            self.events.close()
             self.log.close()
 
     def __enter__(self) -> "Metrics":
@@ -81,7 +110,8 @@ class Metrics:
             self.records.write(line)
             self.records.flush()
         self.crc32 = zlib.crc32(line, self.crc32)
-        self._write_log(as_line(record))
+        with self.lock:
+            self._write_log(as_line(record))
 
     def _write_log(self, text: str) -> None:
         now = datetime.now().astimezone().isoformat(timespec="seconds")

@@ -27,9 +27,10 @@ class Cut(NamedTuple):
     """Checksum of what stays."""
 
 
-def cut_after(path: Path, step: int) -> Cut:
+def cut_after(path: Path, step: int, validates: bool = False) -> Cut:
     """Remove the records after `step` (at step 0 all of them, because a run begins with a record of step 0) and the
-    lines that are no records. A file that does not exist has none.
+    lines that are no records. A file that does not exist has none. `validates`: remove the validations at `step` as
+    well, because they are made again.
 
     The file is replaced as a whole, so a kill meanwhile leaves the old one or the new one. Raises OSError.
     """
@@ -37,7 +38,12 @@ def cut_after(path: Path, step: int) -> Cut:
         return Cut(0, 0, -1, 0)
     lines = path.read_bytes().splitlines(keepends=True)
     steps = [step_of(line) for line in lines]
-    kept = [line for line, of in zip(lines, steps, strict=True) if of is not None and 0 <= of <= step and step > 0]
+    again = {i for i, of in enumerate(steps) if validates and of == step and "set" in orjson.loads(lines[i])}
+    kept = [
+        line
+        for i, (line, of) in enumerate(zip(lines, steps, strict=True))
+        if of is not None and 0 <= of <= step and step > 0 and i not in again
+    ]
     whole = len(steps) - next((i for i, of in enumerate(reversed(steps)) if of is not None), len(steps))
     damaged = steps[:whole].count(None)
     content = b"".join(kept)
@@ -57,8 +63,8 @@ def step_of(line: bytes) -> int | None:
 
 
 def as_line(record: Mapping[str, float | int | str | None]) -> str:
-    """A record as `key=value key=value`."""
-    return " ".join(f"{key}={plain(value)}" for key, value in record.items())
+    """A record as `key=value key=value`, without its time."""
+    return " ".join(f"{key}={plain(value)}" for key, value in record.items() if key != "time")
 
 
 def plain(value: float | int | str | None) -> str:

@@ -36,8 +36,7 @@ class PlanConfig(RunConfig):
         super().__post_init__()
         if self.gpus < 1 or (self.gpus > 8 and self.gpus % 8):
             raise ValueError(f"gpus = {self.gpus}: expected 1 to 8, or whole nodes of 8")
-        for key in ("price", "document_sigma"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key} = {getattr(self, key)} must not be negative")
+        if self.document_sigma < 0:
+            raise ValueError(f"document_sigma = {self.document_sigma} must not be negative")
         if self.documents < 1 or self.document_tokens < 2:
             raise ValueError("documents must be at least 1 and document_tokens at least 2")

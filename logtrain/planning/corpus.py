@@ -9,6 +9,8 @@ from logtrain.data.pack import pack, pieces
 from logtrain.data.shards import Split
 from logtrain.planning.config import PlanConfig
 
+DRAWS = 500  # steps that are drawn to see how micro-batches differ: 1% of the mean
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -22,6 +24,20 @@ class Corpus:
     """Rows that they fill."""
     lengths_P: np.ndarray
     """Tokens of each piece of a document that is packed, int64 [P]."""
+    most_pieces: int
+    """Pieces of the row that has most."""
+    longest_R: np.ndarray
+    """Tokens of each row's longest piece, int64 [R]."""
+    squares_R: np.ndarray
+    """Sum of the squares of each row's lengths, to which its attention is proportional, float64 [R]."""
+
+    def micro_batches(self, rows: int, ranks: int) -> tuple[float, float]:
+        """(tokens of the longest piece of a micro-batch, on average; by how much the largest attention of `ranks`
+        micro-batches is above the mean, on average, as a share of it), for micro-batches of `rows` rows, drawn.
+        """
+        drawn = np.random.default_rng(0).integers(len(self.longest_R), size=(DRAWS, ranks, rows))
+        attention = self.squares_R[drawn].sum(-1)
+        return float(self.longest_R[drawn].max(-1).mean()), float(attention.max(-1).mean() / attention.mean() - 1)
 
 
 def read_corpus(config: PlanConfig) -> Corpus:
@@ -37,9 +53,18 @@ def read_corpus(config: PlanConfig) -> Corpus:
         lengths = np.maximum(2, drawn).astype(np.int64)
         source = f"lognormal, mean {mean:g} tokens, sigma {sigma:g} (no prepared data at {data})"
     lengths_P = pieces(lengths, config.loader.seq_len).length_P.astype(np.int64)
-    num_rows = len(pack(lengths_P, config.loader.seq_len, config.seed, 0).row_start_R1) - 1
+    packed = pack(lengths_P, config.loader.seq_len, config.seed, 0)
     share = config.mix.get(name, 1.0)  # an epoch is a pass over the first source, which stands for all
-    return Corpus(source, round(lengths.sum() / share), round(num_rows / share), lengths_P)
+    first_R, lengths_P = packed.row_start_R1[:-1], lengths_P[packed.piece_P]
+    return Corpus(
+        source=source,
+        num_tokens=round(lengths.sum() / share),
+        num_rows=round(packed.num_rows / share),
+        lengths_P=lengths_P,
+        most_pieces=int(np.diff(packed.row_start_R1).max()),
+        longest_R=np.maximum.reduceat(lengths_P, first_R),
+        squares_R=np.add.reduceat(lengths_P.astype(float) ** 2, first_R),
+    )
 
 
 def with_rows_per_step(config: PlanConfig, corpus: Corpus) -> PlanConfig:

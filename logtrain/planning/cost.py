@@ -1,11 +1,13 @@
 """Predicts how long each operation of a trace takes on a GPU that does nothing else.
 
-The costs are those of microbenchmarks of each kind of operation: matrix products by tiles and waves, attention by the
-lengths of the documents, everything else by the bytes it moves, collectives by bytes and ranks.
+The costs are those of microbenchmarks of each kind of operation: matrix products by power and by tiles and waves,
+attention by head size and the lengths of the documents, everything else by the bytes it moves, collectives by their
+size and where their ranks are.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 
 import numpy as np
 
@@ -13,11 +15,14 @@ from logtrain.planning.gpu import Gpu
 from logtrain.planning.operation import COLLECTIVES, Op
 
 NODE = 8  # GPUs that share NVLink
+BLOCK = 128  # tokens of a document that one block of FlashAttention-2 takes, in the forward as in the backward
 
 
 @dataclass
 class Workload:
-    """Facts of a job that a trace does not have: its documents, its attention kernel, and what runs its collectives."""
+    """Facts of a job that a trace does not have: its documents and how they lie in micro-batches, its attention kernel,
+    its ranks, and what runs its collectives.
+    """
 
     lengths: np.ndarray
     """Tokens of every stretch within which attention is causal (a document, or a whole row), int [D]."""
@@ -25,6 +30,14 @@ class Workload:
     """Name of the attention kernel, a key of `Gpu.attention`."""
     by_copy_engines: tuple[str, ...] = ()
     """Kinds of collectives that copy engines run, which do not slow kernels down."""
+    ranks: int = 1
+    """GPUs that wait for one another."""
+    entries: int = 0
+    """Documents of a micro-batch as the loader counts them in cu_seqlens, with padding; 0: no padding."""
+    longest: float = 0.0
+    """Tokens of the longest document of a micro-batch, on average; 0: all are equally long."""
+    imbalance: float = 0.0
+    """By how much the rank with the most attention has more than the mean, on average, as a share of the mean."""
 
     @cached_property
     def histogram(self) -> tuple[np.ndarray, np.ndarray]:
@@ -45,13 +58,23 @@ class Workload:
         tokens, heads, _, size = op.shape
         return (10 if "backward" in op.name else 4) * tokens * self.pairs_per_token * heads * size
 
-    def seconds_per_flop(self, gpu: Gpu, backward: bool) -> float:
+    def seconds_per_flop(self, gpu: Gpu, head_size: int, backward: bool) -> float:
         """Seconds a token per FLOP of a pair: the sum of length^2 / 2 / rate(length) over the documents, over their
         tokens.
         """
         lengths, counts = self.histogram
-        rates = gpu.attention_rate(self.kernel, lengths, backward)
+        rates = gpu.attention_rate(self.kernel, head_size, lengths, backward)
         return float((counts * lengths**2 / 2 / rates).sum() / (counts * lengths).sum())
+
+    def empty_blocks(self, tokens: int) -> float:
+        """Blocks of a head in FlashAttention-2's grid that find nothing to do in a micro-batch of `tokens`: the grid
+        has as many for every entry of cu_seqlens as the longest document fills. FlashAttention-3 skips them.
+        """
+        if self.kernel != "fa2" or not self.entries:
+            return 0.0
+        lengths, counts = self.histogram
+        filled = tokens * float((counts * np.ceil(lengths / BLOCK)).sum() / (counts * lengths).sum())
+        return max(0.0, self.entries * np.ceil(self.longest / BLOCK) - filled)
 
 
 def seconds(op: Op, gpu: Gpu, workload: Workload) -> float:
@@ -69,7 +92,7 @@ def seconds(op: Op, gpu: Gpu, workload: Workload) -> float:
 def product_seconds(op: Op, gpu: Gpu) -> float:
     """Seconds of a matrix product without its launch: those of its FLOPs or of its bytes, whichever is longer."""
     m, n, k, batch = op.shape
-    return max(gpu.padded_flops(m, n, k, batch) / gpu.wave_rate, (op.read + op.written) / gpu.bandwidth)
+    return max(gpu.product_rate_seconds(m, n, k, batch), (op.read + op.written) / gpu.bandwidth)
 
 
 def attention_seconds(op: Op, gpu: Gpu, workload: Workload) -> float:
@@ -78,16 +101,37 @@ def attention_seconds(op: Op, gpu: Gpu, workload: Workload) -> float:
     """
     backward = "backward" in op.name
     tokens, heads, _, size = op.shape
-    compute = (10 if backward else 4) * tokens * heads * size * workload.seconds_per_flop(gpu, backward)
+    compute = (10 if backward else 4) * tokens * heads * size * workload.seconds_per_flop(gpu, size, backward)
+    compute += heads * workload.empty_blocks(tokens) * gpu.empty_block
     dq_bytes = 4 * tokens * heads * size if backward else 0  # fp32; the rest of the workspace is dk and dv
     return max(compute, (op.read + op.written) / gpu.bandwidth) + 2 * max(0, op.workspace - dq_bytes) / gpu.bandwidth
 
 
 def collective_seconds(op: Op, gpu: Gpu) -> float:
-    """Seconds of a collective: its latency, and its bytes over the bus bandwidth as nccl-tests define it."""
-    ranks = len(op.shape)
+    """Seconds of a collective: its bytes over the bus bandwidth as nccl-tests define it, and a hop for every node.
+
+    The bandwidth of a size within a node holds over nodes, too, but for two limits: that of a node's adapters together,
+    and that of the adapters of those GPUs of a node that take part: replicas average over one GPU of each node.
+    """
+    ranks, size = len(op.shape), max(op.read, op.written)
     if ranks == 1:
         return gpu.launch
-    across = op.shape[-1] // NODE != op.shape[0] // NODE
-    bandwidth, latency = (gpu.network, gpu.network_latency) if across else (gpu.links, gpu.links_latency)
-    return latency + max(op.read, op.written) * (ranks - 1) / ranks * (1 + (op.kind == "all_reduce")) / bandwidth
+    nodes = len({rank // NODE for rank in op.shape})
+    bandwidth = gpu.link_bandwidth(size)
+    if nodes > 1:
+        limit = min(gpu.network, gpu.adapter * ranks / nodes)
+        bandwidth *= min(1.0, limit / gpu.links[-1].bandwidth)
+    moved = size * (ranks - 1) / ranks * (1 + (op.kind == "all_reduce"))
+    return moved / bandwidth + (gpu.hop * nodes if nodes > 1 else 0.0)
+
+
+def beside_collectives(op: Op, gpu: Gpu) -> float:
+    """The factor by which a kernel takes longer while NCCL runs beside it."""
+    return {"product": gpu.beside_product, "attention": gpu.beside_attention}.get(op.kind, gpu.beside_memory)
+
+
+def slowest_of(ranks: int, gpu: Gpu) -> float:
+    """By how much the slowest of so many GPUs is slower in products than the mean, on average, as a share of the mean:
+    the expected largest of `ranks` draws of a normal distribution (Blom 1958).
+    """
+    return gpu.variation * NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)) if ranks > 1 else 0.0

@@ -1,21 +1,33 @@
-"""The constants of a GPU, each with its source, read from a TOML file like those in logtrain/planning/gpus.
+"""The constants of a GPU, and the rates of products, attention and collectives on it, each with its range.
 
 Nothing here imports torch, so that an unknown GPU is reported at once.
 """
 
-import tomllib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from logtrain.model.datasheet import peak_flops_of
-
-GPUS = Path(__file__).parent / "gpus"
-EXAMPLE = GPUS / "h100-sxm.toml"
 PIPELINE = 4  # tiles along K that a kernel loads before its first product
+CUBE = 8192  # side of the product that `product` and `burst` are measured with
+# Constants that one cause moves, so that all are low or all are high at once: the chip's clocks and power, its memory,
+# the processors that NCCL takes.
+TOGETHER = (
+    ("product", "burst"),
+    ("bandwidth", "compiled_bandwidth"),
+    ("beside_product", "beside_attention", "beside_memory"),
+)
+
+
+class Range(NamedTuple):
+    """How far a constant may be from its value: what is published lies within in about four cases of five."""
+
+    low: float
+    """The low end, as a share of the value."""
+    high: float
+    """The high end, as a share of the value."""
 
 
 class AttentionRate(NamedTuple):
@@ -27,6 +39,15 @@ class AttentionRate(NamedTuple):
     """FLOP/s of the forward."""
     backward: float
     """FLOP/s of the backward."""
+
+
+class LinkRate(NamedTuple):
+    """The rate of collectives of one size within a node."""
+
+    size: int
+    """Bytes of the larger side, input or output."""
+    bandwidth: float
+    """Bytes a second: bus bandwidth as nccl-tests define it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +65,9 @@ class Gpu:
     processors: int
     """Streaming multiprocessors."""
     product: float
-    """FLOP/s that a bf16 matrix product of 8192 x 8192 x 8192 sustains."""
+    """FLOP/s of large bf16 matrix products one after the other, when the power limit has lowered the clocks."""
+    burst: float
+    """FLOP/s of a bf16 matrix product of 8192 x 8192 x 8192 at full clocks, before the power limit is reached."""
     tile: tuple[int, int, int]
     """M, N and K of the tile that one processor computes of a matrix product."""
     bandwidth: float
@@ -55,28 +78,50 @@ class Gpu:
     """Seconds that a kernel of one element takes."""
     host: float
     """Seconds that the host takes to launch a kernel."""
-    attention: dict[str, tuple[AttentionRate, ...]]
-    """Rates of each kernel that there is, fa2 or fa3, the shortest documents first; at least two."""
-    links: float
-    """Bytes a second within a node: bus bandwidth as nccl-tests define it."""
-    links_latency: float
-    """Seconds that a collective within a node takes beside its bytes."""
+    attention: dict[str, dict[int, tuple[AttentionRate, ...]]]
+    """Rates of each kernel that there is, fa2 or fa3, by head size, the shortest documents first; at least two."""
+    empty_block: float
+    """Seconds that a block of attention adds to the grid that finds nothing to do and ends."""
+    links: tuple[LinkRate, ...]
+    """Rates within a node, the smallest collectives first."""
     network: float
-    """Bytes a second over nodes: bus bandwidth as nccl-tests define it."""
-    network_latency: float
-    """Seconds that a collective over nodes takes beside its bytes."""
-    beside_collectives: float
-    """Factor by which a kernel takes longer while NCCL runs beside it."""
+    """Bytes a second over whole nodes: bus bandwidth as nccl-tests define it."""
+    adapter: float
+    """Bytes a second of one GPU's network adapter, in the same sense."""
+    hop: float
+    """Seconds that each node adds to a collective over nodes."""
+    beside_product: float
+    """Factor by which a matrix product takes longer while NCCL runs beside it."""
+    beside_attention: float
+    """The same factor of attention."""
+    beside_memory: float
+    """The same factor of kernels that only move bytes."""
+    variation: float
+    """Standard deviation of the speed of products among GPUs of this kind, as a share of the mean."""
+    ranges: dict[str, Range]
+    """How far each constant that is not exact may be from its value, by its name."""
 
     @property
     def available(self) -> float:
         """Bytes that tensors can take."""
         return self.memory - self.reserved
 
+    @property
+    def surely_available(self) -> float:
+        """Bytes that tensors can take where context and libraries take the most that is known."""
+        return self.memory - self.reserved * self.ranges.get("reserved", Range(1, 1)).high
+
     @cached_property
     def wave_rate(self) -> float:
-        """FLOP/s of matrix products while no processor is idle."""
-        return self.product * self.padded_flops(8192, 8192, 8192) / (2 * 8192**3)
+        """FLOP/s of matrix products at full clocks while no processor is idle."""
+        return self.burst * self.padded_flops(CUBE, CUBE, CUBE) / (2 * CUBE**3)
+
+    def product_rate_seconds(self, m: int, n: int, k: int, batch: int = 1) -> float:
+        """Seconds of the FLOPs of a product, by whichever of two limits is the longer. Power: every FLOP takes energy,
+        wherever it is done, so that full waves gain nothing. Clocks: processors that are idle in the last wave cost
+        time, but no energy.
+        """
+        return max(2 * m * n * k * batch / self.product, self.padded_flops(m, n, k, batch) / self.wave_rate)
 
     def padded_flops(self, m: int, n: int, k: int, batch: int = 1) -> float:
         """FLOPs of a product together with those that idle processors could have done meanwhile: tiles are whole, the
@@ -91,128 +136,47 @@ class Gpu:
         depth = k / splits * waves + PIPELINE * self.tile[2]
         return 2 * tile_m * tile_n * depth * self.processors
 
-    def attention_rate(self, kernel: str, lengths: np.ndarray, backward: bool) -> np.ndarray:
-        """FLOP/s at each document length. The time of a FLOP is taken to be linear in 1 / length, between the measured
-        lengths and below the shortest.
+    def attention_rate(self, kernel: str, head_size: int, lengths: np.ndarray, backward: bool) -> np.ndarray:
+        """FLOP/s at each document length, for the nearest head size that was measured. The time of a FLOP is taken to
+        be linear in 1 / length, between the measured lengths and below the shortest.
         """
-        table = np.array(self.attention[kernel])
+        sizes = self.attention[kernel]
+        table = np.array(sizes[min(sizes, key=lambda size: abs(np.log(size / head_size)))])
         x, y = 1 / table[::-1, 0], 1 / table[::-1, 2 if backward else 1]
         slope = (y[-1] - y[-2]) / (x[-1] - x[-2])
         inverse = np.asarray(1 / lengths, dtype=float)
         return 1 / np.where(inverse > x[-1], y[-1] + slope * (inverse - x[-1]), np.interp(inverse, x, y))
 
+    def link_bandwidth(self, size: float) -> float:
+        """Bytes a second of a collective of `size` bytes within a node, between the measured sizes linear in the
+        logarithm of the size. One below the smallest takes as long as that: it is all latency.
+        """
+        table = np.array(self.links, dtype=float)
+        known = np.interp(np.log(max(size, table[0, 0])), np.log(table[:, 0]), table[:, 1])
+        return float(known) * min(1.0, size / table[0, 0])
+
+    def extremes(self) -> Iterator[tuple["Gpu", "Gpu"]]:
+        """For each cause of doubt: (this GPU with the constants that it moves at their low ends, at the high ends)."""
+        in_groups = {name for names in TOGETHER for name in names}
+        alone = [(name,) for name in self.ranges if name not in in_groups and name != "reserved"]
+        for names in (*TOGETHER, *alone):
+            if known := [name for name in names if name in self.ranges]:
+                low = {name: scaled(getattr(self, name), self.ranges[name].low) for name in known}
+                high = {name: scaled(getattr(self, name), self.ranges[name].high) for name in known}
+                yield replace(self, **low), replace(self, **high)
+
+
+def scaled(value: Any, factor: float) -> Any:
+    """A constant times `factor`; of a table of rates, each rate."""
+    if isinstance(value, dict):
+        return {key: scaled(entry, factor) for key, entry in value.items()}
+    if isinstance(value, AttentionRate):
+        return AttentionRate(value.length, value.forward * factor, value.backward * factor)
+    if isinstance(value, LinkRate):
+        return LinkRate(value.size, value.bandwidth * factor)
+    return tuple(scaled(entry, factor) for entry in value) if isinstance(value, tuple) else value * factor
+
 
 def narrowed(side: int, size: int) -> int:
     """The side of a tile for a matrix that may be smaller: a power of two, at least 64."""
     return min(side, max(64, 1 << (size - 1).bit_length()))
-
-
-def read_gpu(name: str) -> Gpu:
-    """The GPU of a file in `GPUS`, by its name there, or of any file by its path (*.toml).
-
-    A file may leave out the peak of a GPU that model/datasheet.py knows. Raises ValueError, one line, where there is no
-    such file, or something in it is missing or of the wrong kind.
-    """
-    path = Path(name) if name.endswith(".toml") else GPUS / f"{name}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in GPUS.glob("*.toml")))
-        raise ValueError(f"gpu {name}: not known; give one of {known}, or a TOML file like those in {GPUS}")
-    file = GpuFile(path)
-    return Gpu(
-        name=file.name,
-        memory=file.number("memory"),
-        reserved=file.number("reserved", zero=True),
-        peak=file.peak(),
-        processors=file.integer("processors"),
-        product=file.number("product"),
-        tile=file.tile(),
-        bandwidth=file.number("bandwidth"),
-        compiled_bandwidth=file.number("compiled_bandwidth"),
-        launch=file.number("launch", zero=True),
-        host=file.number("host", zero=True),
-        attention=file.attention(),
-        links=file.number("links"),
-        links_latency=file.number("links_latency", zero=True),
-        network=file.number("network"),
-        network_latency=file.number("network_latency", zero=True),
-        beside_collectives=file.number("beside_collectives"),
-    )
-
-
-class GpuFile:
-    """A TOML file of a GPU. Every method raises ValueError, one line, for what is missing or of the wrong kind."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            self.facts = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: not TOML: {error}") from None
-        if not isinstance(self.facts.get("name"), str):
-            raise ValueError(f"{path}: name: expected a string; see {EXAMPLE}")
-        self.name: str = self.facts["name"]
-
-    def value(self, key: str) -> Any:
-        """The value of [key], of any type, which must have its source beside it."""
-        entry = self.facts.get(key)
-        if not isinstance(entry, dict) or not {"value", "source"} <= entry.keys():
-            raise ValueError(f"{self.path}: [{key}] needs a value and its source; see {EXAMPLE}")
-        return entry["value"]
-
-    def number(self, key: str, zero: bool = False) -> float:
-        """The number of [key], which must be above 0, or with `zero` at least 0."""
-        value = self.value(key)
-        if not is_number(value) or not (value > 0 or (zero and value == 0)):
-            raise ValueError(f"{self.path}: [{key}] {value}: expected a number {'>=' if zero else '>'} 0")
-        return value
-
-    def integer(self, key: str) -> int:
-        """The integer of [key], which must be above 0."""
-        value = self.number(key)
-        if not isinstance(value, int):
-            raise ValueError(f"{self.path}: [{key}] {value}: expected an integer")
-        return value
-
-    def tile(self) -> tuple[int, int, int]:
-        """The sides M, N and K of [tile]."""
-        value = self.value("tile")
-        if not isinstance(value, list) or len(value) != 3 or not all(type(n) is int and n > 0 for n in value):
-            raise ValueError(f"{self.path}: [tile] {value}: expected three integers: M, N, K")
-        return value[0], value[1], value[2]
-
-    def peak(self) -> float:
-        """The FLOP/s of [peak], else those of the datasheet of the GPU's name."""
-        if "peak" in self.facts:
-            return self.number("peak")
-        known = peak_flops_of(self.name)
-        if known is None:
-            raise ValueError(f"{self.path}: the peak of {self.name} is not known; [peak] needs a value and its source")
-        return known
-
-    def attention(self) -> dict[str, tuple[AttentionRate, ...]]:
-        """The rates of each attention kernel, by its name."""
-        tables = self.facts.get("attention")
-        if not isinstance(tables, dict) or not tables:
-            raise ValueError(f"{self.path}: [attention] needs a value and its source; see {EXAMPLE}")
-        return {kernel: self.rates(kernel, table) for kernel, table in tables.items()}
-
-    def rates(self, kernel: str, table: Any) -> tuple[AttentionRate, ...]:
-        """The rates of one attention kernel, the shortest documents first."""
-        if not isinstance(table, dict) or "source" not in table:
-            raise ValueError(f"{self.path}: [attention] needs a value and its source; see {EXAMPLE}")
-        lengths = table.keys() - {"source"}
-        for length in lengths:
-            pair = table[length]
-            rates = isinstance(pair, list) and len(pair) == 2 and all(is_number(rate) and rate > 0 for rate in pair)
-            if not length.isdecimal() or not int(length) or not rates:
-                raise ValueError(
-                    f"{self.path}: [attention.{kernel}] {length} = {pair}: expected length = [forward, backward]"
-                )
-        if len(lengths) < 2:
-            raise ValueError(f"{self.path}: [attention.{kernel}] needs at least two lengths; see {EXAMPLE}")
-        return tuple(sorted(AttentionRate(int(length), *table[length]) for length in lengths))
-
-
-def is_number(value: Any) -> bool:
-    """Whether a TOML value is a number, which True and False are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,66 +1,75 @@
 """A plan, and a search among plans, as text for a terminal."""
 
 from collections.abc import Sequence
+from math import floor, log10
 
 from logtrain.planning.prediction import Plan
 from logtrain.planning.search import Variant
 
 
 def plan_table(plan: Plan) -> str:
-    """The figures of a plan, a line for each."""
-    result = plan.result
-    return "\n".join(
-        [
-            heading(plan),
-            "",
-            *memory_lines(plan),
-            *speed_lines(plan),
-            f"launches         {result['launches']:,} a step; host syncs {result['host_syncs']}",
-            f"model            {result['model']}",
-            f"documents        {result['documents']}",
-            f"training         {result['steps']} steps, {result['train_minutes']:.1f} minutes, "
-            f"{result['gpu_hours']:.2f} GPU-hours, ${result['cost_usd']:.2f}",
-        ]
-    )
+    """The figures of a plan, a line for each; no speed and no price of a job that does not fit."""
+    result, figures = plan.result, plan.figures
+    lines = [heading(plan), "", *memory_lines(plan)]
+    if result["fits"]:
+        lines += speed_lines(plan)
+    lines += [*count_lines(plan), f"model            {result['model']}", f"documents        {result['documents']}"]
+    if result["fits"]:
+        lines.append(
+            f"training         {result['steps']} steps, {figures['train_minutes']} minutes, "
+            f"{figures['gpu_hours']} GPU-hours, ${figures['cost_usd']}"
+        )
+    return "\n".join(lines)
 
 
 def heading(plan: Plan) -> str:
-    """The job, in one line."""
+    """The job, in one line, and how to read the figures."""
     config, loader = plan.config, plan.config.loader
     return (
         f"{config.gpus} x {plan.gpu.name}, {plan.shape.num_parameters / 1e9:.2f} B parameters, "
         f"{plan.trace.accumulation} micro-batches of {loader.rows_per_batch} x {loader.seq_len:,} tokens, recompute "
-        f"{config.recompute}; every figure in time or dollars is a prediction"
+        f"{config.recompute}\nnothing here was measured: every figure in time or dollars is a prediction, with the "
+        f"interval in brackets in which four of five should lie"
     )
 
 
 def memory_lines(plan: Plan) -> list[str]:
-    """The peak of a GPU's memory, and its parts, the largest first."""
-    result = plan.result
-    fits = "fits" if result["fits"] else "DOES NOT FIT"
+    """The memory of a GPU, whether it is there, and the parts of the peak, the largest first."""
+    result, least = plan.result, plan.gpu.surely_available / 2**30
+    verdict = f"at most {plan.memory.high:.1f} of at least {least:.1f}"
     return [
-        f"memory a GPU     {result['peak_memory_gib']:.1f} GiB of tensors, {result['reserved_memory_gib']:.1f} with "
-        f"the gaps between them, of {result['available_memory_gib']:.1f}: {fits}",
+        f"memory a GPU     {plan.memory} GiB of {result['available_memory_gib']:.1f}: "
+        f"{'fits' if result['fits'] else 'DOES NOT SURELY FIT'}, {verdict}",
+        f"tensors          {result['peak_memory_gib']:.1f} GiB at the peak",
         *(f"  {name:20} {size:6.2f}" for name, size in sorted(result["memory_gib"].items(), key=lambda x: -x[1])),
     ]
 
 
 def speed_lines(plan: Plan) -> list[str]:
-    """The time of a step and its parts, its FLOPs and its collectives."""
-    result = plan.result
+    """The time of a step and its parts."""
+    result, figures = plan.result, plan.figures
     step = result["step_seconds"]
+    places = max(0, 3 - floor(log10(step)))
     return [
-        f"tokens/s/GPU     {result['tokens_per_second_per_gpu']:,.0f}",
-        f"MFU              {result['mfu_causal']:.1%} of pairs the mask lets through, "
-        f"{result['mfu_full']:.1%} of whole rows",
-        f"step             {step:.2f} s",
-        *(f"  {name:27} {part:7.3f} s {part / step:6.1%}" for name, part in result["step_seconds_by"].items()),
+        f"tokens/s/GPU     {figures['tokens_per_second_per_gpu']}",
+        f"MFU              {figures['mfu_causal'].times(100)}% of pairs the mask lets through, "
+        f"{figures['mfu_full'].times(100)}% of whole rows",
+        f"step             {figures['step_seconds']} s",
+        *(f"  {name:27} {part:8.{places}f} s {part / step:6.1%}" for name, part in result["step_seconds_by"].items()),
+    ]
+
+
+def count_lines(plan: Plan) -> list[str]:
+    """What was counted: FLOPs, collectives and launches."""
+    result = plan.result
+    return [
         f"GFLOP a token    {result['flops_per_token_model'] / 1e9:.1f} of the model, "
         f"{result['flops_per_token_executed'] / 1e9:.1f} executed",
         *(
             f"  {kind:14} {collective['count']:6,} a step, {collective['bytes'] / 1e9:,.1f} GB"
             for kind, collective in result["collectives"].items()
         ),
+        f"launches         {result['launches']:,} a step; host syncs {result['host_syncs']}",
     ]
 
 

@@ -1,9 +1,10 @@
 """Makes the plan of a job: the recipe's step is traced on pretended GPUs and costed by a GPU's description.
 
-Memory, FLOPs, launches and collectives are exact: the real step runs on pretended GPUs (trace.py). Seconds are a
-prediction from microbenchmarks (cost.py, timeline.py), and so is everything that follows from them. The documents'
-lengths come from the folder `data` (corpus.py), and the model's shape from the folder `model` (shape.py). If a folder
-does not exist, the config's distribution or a published shape takes its place.
+FLOPs, launches, collectives and the memory of tensors are exact: the real step runs on pretended GPUs (trace.py).
+Seconds are a prediction from microbenchmarks (cost.py, timeline.py), and so is everything that follows from them; the
+interval of each comes from the ranges of these microbenchmarks (interval.py). The documents' lengths come from the
+folder `data` (corpus.py), and the model's shape from the folder `model` (shape.py). If a folder does not exist, the
+config's distribution or a published shape takes its place.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +19,10 @@ from logtrain.model.lora import num_adapter_parameters
 from logtrain.planning.config import PlanConfig
 from logtrain.planning.corpus import Corpus, read_corpus, with_rows_per_step
 from logtrain.planning.cost import Workload
-from logtrain.planning.gpu import Gpu, read_gpu
+from logtrain.planning.gpu import Gpu
+from logtrain.planning.gpu_file import read_gpu
+from logtrain.planning.interval import Interval, step_interval
+from logtrain.planning.memory import UNSEEN, UNSEEN_COMPILED
 from logtrain.planning.operation import COLLECTIVES
 from logtrain.planning.result import Collective, PlanResult
 from logtrain.planning.shape import read_shape, shape_source
@@ -51,41 +55,79 @@ class Plan:
     @cached_property
     def result(self) -> PlanResult:
         """The figures of the plan, computed once."""
-        trace, gpus = self.trace, self.config.gpus
+        trace, gpus, memory = self.trace, self.config.gpus, self.memory
         seconds, seconds_by = breakdown(trace.ops, trace.repeats, self.timeline)
-        tokens = self.slots * self.corpus.num_tokens / (self.corpus.num_rows * self.config.loader.seq_len)
-        causal = self.model_flops(self.workload.pairs_per_token)
-        full = self.model_flops(self.config.loader.seq_len)  # as if every token saw its whole row, also what follows it
-        steps = self.config.trainer.total_steps(-(-self.corpus.num_rows // self.config.loader.rows_per_step))
-        hours = gpus * steps * seconds / 3600
+        causal, figures = self.flops[0], self.figures
         return {
-            "fits": trace.peak.reserved <= self.gpu.available,
+            "fits": memory.high <= self.gpu.surely_available / GIB,
             "peak_memory_gib": trace.peak.total / GIB,
-            "reserved_memory_gib": trace.peak.reserved / GIB,
+            "reserved_memory_gib": memory.middle,
             "available_memory_gib": self.gpu.available / GIB,
             "memory_gib": {name: size / GIB for name, size in sorted(trace.peak.by_category.items())},
-            "tokens_per_second_per_gpu": tokens / seconds,
+            "tokens_per_second_per_gpu": figures["tokens_per_second_per_gpu"].middle,
             "step_seconds": seconds,
             "step_seconds_by": seconds_by,
-            "mfu_full": full / seconds / self.gpu.peak,
-            "mfu_causal": causal / seconds / self.gpu.peak,
+            "mfu_full": figures["mfu_full"].middle,
+            "mfu_causal": figures["mfu_causal"].middle,
             "flops_per_token_model": causal / self.slots,
             "flops_per_token_executed": self.executed_flops / self.slots,
             "collectives": collectives(trace),
             "launches": int(trace.total(lambda op: op.launches)),
             "elementwise_bytes": int(trace.total(lambda op: op.read + op.written if op.kind == "pointwise" else 0)),
             "host_syncs": len(trace.syncs),
-            "tokens_per_step": int(tokens * gpus),
-            "steps": steps,
-            "train_minutes": steps * seconds / 60,
-            "gpu_hours": hours,
-            "cost_usd": hours * self.config.price,
+            "tokens_per_step": int(self.tokens * gpus),
+            "steps": self.steps,
+            "train_minutes": figures["train_minutes"].middle,
+            "gpu_hours": figures["gpu_hours"].middle,
+            "cost_usd": figures["cost_usd"].middle,
             "gpu": self.gpu.name,
             "gpus": gpus,
             "model": shape_source(self.config.model),
             "documents": self.corpus.source,
+            "intervals": {name: (figure.low, figure.high) for name, figure in figures.items()},
             "prediction": True,
         }
+
+    @cached_property
+    def memory(self) -> Interval:
+        """GiB that the allocator takes on a GPU: at least the tensors, at most also what the trace may not see."""
+        reserved = self.trace.peak.reserved / GIB
+        unseen = UNSEEN_COMPILED if self.config.compile else UNSEEN
+        return Interval(self.trace.peak.total / GIB, reserved, reserved * (1 + unseen))
+
+    @cached_property
+    def figures(self) -> dict[str, Interval]:
+        """Every predicted figure with its interval, by its name in `result`."""
+        seconds = step_interval(self.trace.ops, self.trace.repeats, self.gpu, self.workload)
+        causal, full = self.flops
+        hours = seconds.times(self.config.gpus * self.steps / 3600)
+        return {
+            "reserved_memory_gib": self.memory,
+            "tokens_per_second_per_gpu": seconds.per(self.tokens),
+            "step_seconds": seconds,
+            "mfu_full": seconds.per(full / self.gpu.peak),
+            "mfu_causal": seconds.per(causal / self.gpu.peak),
+            "train_minutes": seconds.times(self.steps / 60),
+            "gpu_hours": hours,
+            "cost_usd": hours.times(self.config.price),
+        }
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self.config.trainer.total_steps(-(-self.corpus.num_rows // self.config.loader.rows_per_step))
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of documents that a GPU takes in a step."""
+        return self.slots * self.corpus.num_tokens / (self.corpus.num_rows * self.config.loader.seq_len)
+
+    @property
+    def flops(self) -> tuple[float, float]:
+        """FLOPs of a step on one GPU by the pairs that the mask lets through, and as if every token saw its whole row,
+        also what follows it.
+        """
+        return self.model_flops(self.workload.pairs_per_token), self.model_flops(self.config.loader.seq_len)
 
     @property
     def slots(self) -> int:
@@ -142,9 +184,20 @@ def workload_of(config: PlanConfig, gpu: Gpu, corpus: Corpus) -> Workload:
     kernel = "fa3" if config.attention_backend == "fa3" else "fa2"
     if kernel not in gpu.attention:
         raise ValueError(f"attention_backend = {config.attention_backend}: {gpu.name} has {', '.join(gpu.attention)}")
-    lengths = corpus.lengths_P if config.loader.attention == "document" else np.array([config.loader.seq_len])
+    loader, ranks = config.loader, config.gpus
     by_copy_engines = ("all_gather",) if config.parallel.symmetric_memory else ()  # sums still need processors
-    return Workload(lengths, kernel, by_copy_engines)
+    if loader.attention == "row":
+        return Workload(np.array([loader.seq_len]), kernel, by_copy_engines, ranks)
+    longest, imbalance = corpus.micro_batches(loader.rows_per_batch, ranks)
+    return Workload(
+        lengths=corpus.lengths_P,
+        kernel=kernel,
+        by_copy_engines=by_copy_engines,
+        ranks=ranks,
+        entries=loader.rows_per_batch * (corpus.most_pieces + 1),  # as the loader pads cu_seqlens
+        longest=longest,
+        imbalance=imbalance,
+    )
 
 
 def collectives(trace: Trace) -> dict[str, Collective]:

@@ -16,7 +16,7 @@ class PlanResult(TypedDict):
     """Memory, FLOPs, bytes, launches and collectives are exact; seconds, and what follows from them, are predicted."""
 
     fits: bool
-    """Whether the reserved memory is available."""
+    """Whether the high end of the reserved memory is available where context and libraries take the most."""
     peak_memory_gib: float
     """The most memory of tensors that is alive at once on a GPU."""
     reserved_memory_gib: float
@@ -65,5 +65,20 @@ class PlanResult(TypedDict):
     """Where the model's shape is from."""
     documents: str
     """Where the lengths of documents are from."""
+    intervals: dict[str, tuple[float, float]]
+    """The ends of the intervals of figures, by their names; about four of five should lie within."""
     prediction: bool
     """Always true, because nothing was measured."""
+
+
+ONLY_IF_IT_FITS = (
+    *("tokens_per_second_per_gpu", "step_seconds", "step_seconds_by", "mfu_full", "mfu_causal"),
+    *("train_minutes", "gpu_hours", "cost_usd"),
+)  # a job that does not fit has no speed
+
+
+def as_json(result: PlanResult) -> dict[str, object]:
+    """The figures that are printed: those in time and dollars only of a job that fits."""
+    hidden = () if result["fits"] else ONLY_IF_IT_FITS
+    intervals = {name: ends for name, ends in result["intervals"].items() if name not in hidden}
+    return {**{name: value for name, value in result.items() if name not in hidden}, "intervals": intervals}

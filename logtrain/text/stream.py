@@ -6,9 +6,8 @@ stop string waits until that is decided.
 
 from collections.abc import Sequence
 
+from logtrain.text.token_bytes import REPLACEMENT
 from logtrain.text.tokenizer import Tokenizer
-
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what bytes that are no character decode to
 
 
 class TextStream:

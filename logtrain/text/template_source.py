@@ -1,4 +1,4 @@
-"""Where a model's folder keeps its chat template, and the special tokens that a template may call by name."""
+"""Where a folder keeps its tokenizer, its chat template, and the special tokens that a template may call by name."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,21 @@ from typing import Any, NamedTuple
 
 from logtrain.core.untrusted import read_bytes, read_json, shown
 
-FILE = "chat_template.jinja"  # beside a tokenizer
+FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"  # beside a tokenizer
+TOKENIZER_FILES = (  # of a Hugging Face folder: the first two decide the ids, the others say more of them
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
 MAX_TEMPLATE_BYTES = 1 << 20  # the longest that is known has some 30 KB
 MAX_CONFIG_BYTES = 1 << 24  # the largest that is honest, of many added tokens, has some 3 MB
+LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
+OF_LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # that those classes have unless told
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -21,17 +33,27 @@ class TemplateSource(NamedTuple):
     """The template itself, in jinja."""
 
 
-def find_template(folder: Path, file: str | Path = "") -> TemplateSource:
-    """Finds the template in `file`; without one, that of a tokenizer's folder: chat_template.jinja goes before the
-    entry of tokenizer_config.json. Raises ValueError if there is none, or several of which none is the default.
+def find_template(*folders: Path, file: str | Path = "") -> TemplateSource:
+    """Finds the template in `file`; without one, that of a tokenizer's folder, of several the last that has one. Raises
+    ValueError if there is none, or several of which none is the default.
     """
-    if file or os.path.lexists(folder / FILE):
-        path = Path(file or folder / FILE)
-        try:
-            return TemplateSource(str(path), read_bytes(path, MAX_TEMPLATE_BYTES).decode())
-        except UnicodeDecodeError:
-            raise ValueError(f"{path}: not UTF-8") from None
-    config_file = folder / "tokenizer_config.json"
+    of_folders = (template_of(folder) for folder in reversed(folders))
+    found = read_template(Path(file)) if file else next(filter(None, of_folders), None)
+    if found is None:
+        raise ValueError(
+            f"{folders[0]}: the tokenizer has no chat template (no {FILE}, none in {CONFIG}); "
+            f"give the model's own, or one to train it with, with --template FILE"
+        )
+    return found
+
+
+def template_of(folder: Path) -> TemplateSource | None:
+    """Returns the template of a folder, None if it has none: chat_template.jinja goes before the entry of
+    tokenizer_config.json. Raises ValueError for several of which none is the default.
+    """
+    if os.path.lexists(folder / FILE):
+        return read_template(folder / FILE)
+    config_file = folder / CONFIG
     found = read_config(config_file).get("chat_template")
     if isinstance(found, list):  # several by name
         by_name = {
@@ -47,21 +69,44 @@ def find_template(folder: Path, file: str | Path = "") -> TemplateSource:
         found = by_name["default"]
     if isinstance(found, str) and len(found) > MAX_TEMPLATE_BYTES:
         raise ValueError(f"{config_file}: a chat template of {len(found):,} characters; {MAX_TEMPLATE_BYTES:,} at most")
-    if not isinstance(found, str) or not found:
-        raise ValueError(
-            f"{folder}: the tokenizer has no chat template (no {FILE}, none in tokenizer_config.json); "
-            f"give the model's own, or one to train it with, with --template FILE"
-        )
-    return TemplateSource(str(config_file), found)
+    return TemplateSource(str(config_file), found) if isinstance(found, str) and found else None
 
 
-def named_tokens(folder: Path) -> dict[str, str]:
-    """Returns the special tokens by what the tokenizer's files call them: {"bos_token": "<|begin_of_text|>", ...}.
-    Raises ValueError for a file that is not JSON, and for a name whose value is no token.
+def read_template(file: Path) -> TemplateSource:
+    """Reads the template in a file. Raises ValueError for a file that is missing, too large or not UTF-8."""
+    try:
+        return TemplateSource(str(file), read_bytes(file, MAX_TEMPLATE_BYTES).decode())
+    except UnicodeDecodeError:
+        raise ValueError(f"{file}: not UTF-8") from None
+
+
+def template_text(folder: Path) -> str:
+    """Returns the template of a folder, "" where it has none that is of use: to look into, not to render."""
+    try:
+        found = template_of(folder)
+    except ValueError:  # whoever renders it will say so
+        return ""
+    return found.text if found else ""
+
+
+def named_tokens(*folders: Path, defaults: bool = True) -> dict[str, str]:
+    """Returns the special tokens by what the files of tokenizers call them: {"bos_token": "<|begin_of_text|>", ...}; a
+    later folder goes before an earlier one. `defaults`: also those that Llama's class of tokenizers has. Raises
+    ValueError for a file that is not JSON, and for a name whose value is no token.
     """
-    files = (folder / "special_tokens_map.json", folder / "tokenizer_config.json")
-    found = {name: (file, facts[name]) for file in files for facts in (read_config(file),) for name in facts}
-    return {name: text for name in NAMED_TOKENS if name in found and (text := token_text(*found[name], name))}
+    found: dict[str, str | None] = {}
+    for folder in folders:
+        for file in (folder / "special_tokens_map.json", folder / CONFIG):
+            facts = read_config(file)
+            if defaults and facts.get("tokenizer_class") in LLAMA_CLASSES:
+                found = OF_LLAMA | found
+            found |= {name: token_text(file, facts[name], name) for name in NAMED_TOKENS if name in facts}
+    return {name: text for name in NAMED_TOKENS if (text := found.get(name))}
+
+
+def tokenizer_file(folder: Path) -> Path | None:
+    """Returns the file of a folder that decides the ids, None if it has none."""
+    return next((file for name in TOKENIZER_FILES[:2] if os.path.lexists(file := folder / name)), None)
 
 
 def token_text(file: Path, value: object, name: str) -> str | None:

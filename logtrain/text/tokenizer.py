@@ -2,47 +2,29 @@
 
 Two kinds of files are read: `tokenizer.json` (the tokenizers library: Llama 3, SmolLM2, ...) and a sentencepiece
 `tokenizer.model` (Llama 2). Text is only ever text: a `<|eot_id|>` that stands in a log line becomes the pieces of its
-characters, never id 128009, because special tokens are put in by id, not by spelling. There is one exception: a chat
-template spells its special tokens, so what it wrote is encoded with `spelled=True` (chat_template.py).
+characters, never id 128009, because marks are put in by id, not by spelling (plain_text.py; marks.py says what is a
+mark). There is one exception: a chat template spells its marks, so what it wrote is encoded with `spelled=True`
+(chat_template.py).
 """
 
 import functools
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import sentencepiece
 import tokenizers
 
 from logtrain.core.untrusted import nearest, read_bytes
-from logtrain.text.template_source import read_config, token_text
+from logtrain.text.marks import TURN_MARKS, add_missing, begin_of_text, find_marks
+from logtrain.text.panics import panics_named, raise_if_ours
+from logtrain.text.plain_text import Encoding, PlainText
+from logtrain.text.template_source import TOKENIZER_FILES, named_tokens, read_config, template_text, tokenizer_file
+from logtrain.text.token_bytes import REPLACEMENT, bytes_of_part
 from logtrain.text.tokenizer_trial import try_out
 
-TOKENIZER_FILES = (  # of a Hugging Face folder: the first two decide the ids, the others say more of them
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
-PANIC = "PanicException"  # of Rust
 DOCUMENT_ENDS = ("<|end_of_text|>", "<|endoftext|>", "</s>")
-# These mark the turns of a chat. A model that learns to begin or end every document with one unlearns the chat format.
-TURN_MARKS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|im_start|>", "<|start_header_id|>", "<|end_header_id|>")
-
-
-class Encoding(NamedTuple):
-    """A text as token ids, and where each stands in it."""
-
-    ids: list[int]
-    spans: list[tuple[int, int]]
-    """The characters [start, end) that each id stands for; the ids of one character share its span."""
 
 
 class Tokenizer:
@@ -50,14 +32,16 @@ class Tokenizer:
     was saved with.
 
     vocab_size: highest id + 1, added tokens included. bos_id: the id that opens a document, or None. unknown_id: the id
-    that stands for all text without a token, or None. sha256: digest of the file that decides the ids. files: what an
-    export copies beside the weights. folder: where these files are.
+    that stands for all text without a token, or None. sha256: digest of what decides the ids. files: what an export
+    copies beside the weights. folder: where these files are. marks: ids, by their texts, of the tokens that no text
+    becomes.
     """
 
     vocab_size: int
     bos_id: int | None
     unknown_id: int | None
     sha256: str
+    marks: dict[str, int]
     files: tuple[Path, ...]
 
     @staticmethod
@@ -68,8 +52,7 @@ class Tokenizer:
         path = Path(path)
         if not path.exists():
             raise ValueError(f"{path}: no such tokenizer folder")
-        names = ("tokenizer.json", "tokenizer.model")
-        file = next((f for f in (path / n for n in names) if os.path.lexists(f)), None) if path.is_dir() else path
+        file = tokenizer_file(path) if path.is_dir() else path
         if file is None:
             raise ValueError(
                 f"{path}: no tokenizer.json or tokenizer.model in it; give the folder of a Hugging Face model"
@@ -91,23 +74,40 @@ class Tokenizer:
         raise NotImplementedError
 
     def encode_with_spans(self, text: str, spelled: bool) -> Encoding:
-        """Returns the ids and spans of a text; `spelled`: a special token's text becomes its id. Raises ValueError for
-        a sentencepiece model, which has no spans.
+        """Returns the ids and spans of a text; `spelled`: a mark's text becomes its id. Raises ValueError for a
+        sentencepiece model, which has no spans.
         """
         raise NotImplementedError
 
+    def encode_between(self, text: str, before: int | None, after: int | None) -> Encoding:
+        """Returns the ids and spans of a text, in which no mark is recognised, as it is between two marks; None: there
+        is none. Raises ValueError for a sentencepiece model.
+        """
+        raise NotImplementedError
+
+    def knowing(self, template: str) -> "Tokenizer":
+        """Returns this tokenizer with the marks of another chat template than its folder's."""
+        return self
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Returns the text of ids; `skip_special` leaves special tokens out."""
+        raise NotImplementedError
+
+    def token_bytes(self, id: int) -> bytes:
+        """Returns the bytes of UTF-8 that a token stands for, which may be a part of a character's."""
+        text = self.decode([id], skip_special=False)
+        return text.encode() if REPLACEMENT not in text else bytes_of_part(self._token(id)) or text.encode()
+
+    def _token(self, id: int) -> str:
+        """Returns a token as the file spells it."""
         raise NotImplementedError
 
     def normalized(self, text: str) -> str:
         """The text as `encode` reads it; some tokenizers write all in lower case, or put a space before it."""
         raise NotImplementedError
 
-    def special_tokens(self, added: bool = True) -> dict[str, int]:
-        """Returns the ids of the special tokens by their text; with `added` also those of added words, which `encode`
-        knows.
-        """
+    def special_tokens(self) -> dict[str, int]:
+        """Returns the ids of the special tokens by their text, and those of added words, which `encode` knows."""
         raise NotImplementedError
 
     def token_id(self, text: str) -> int:
@@ -139,40 +139,32 @@ class Tokenizer:
         return special[found]
 
 
-class panics_named:
-    """A panic of the library in the block, which is no Exception, becomes a ValueError that names the file."""
-
-    def __init__(self, file: Path):
-        self.file = file
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is not None and type(error).__name__ == PANIC:
-            raise ValueError(f"{self.file}: its tokenizer fails ({error})") from None
-
-
-def raise_if_ours(error: BaseException) -> None:
-    """Raises an error again that does not come from the library, Ctrl-C say."""
-    if not isinstance(error, Exception) and type(error).__name__ != PANIC:
-        raise error
-
-
 class JsonTokenizer(Tokenizer):
     """A tokenizer.json, read by the tokenizers library."""
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, template: str = ""):
+        """`template`: a chat template that knows marks beside those of the folder's own."""
         super().__init__(file)
-        self._tokenizer = self._open()
-        try_out(file, self._tokenizer)
-        self._tokenizer.encode_special_tokens = True
-        self.bos_id = self._find_bos(file.parent / "tokenizer_config.json")
-        unknown = getattr(self._tokenizer.model, "unk_token", None)
-        self.unknown_id = None if unknown is None else self._tokenizer.token_to_id(unknown)
-        self._tokenizer.post_processor = None  # it would leave the spaces before and after a word out of its span
+        tokenizer, missing = self._open()
+        if missing:
+            self.sha256 = hashlib.sha256("\n".join((self.sha256, *missing)).encode()).hexdigest()
+        try_out(file, tokenizer)
+        self._added = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
+        named = named_tokens(self.folder, defaults=False).get("bos_token", "")
+        if named and tokenizer.token_to_id(named) is None:
+            self.token_id(named)  # says which are near
+        with panics_named(file):
+            self.bos_id = begin_of_text(tokenizer, self.folder)
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        self.unknown_id = None if unknown is None else tokenizer.token_to_id(unknown)
+        tokenizer.post_processor = None  # it would leave the spaces before and after a word out of its span
+        self._templates = template_text(self.folder) + template
+        self.marks = find_marks(tokenizer.get_added_tokens_decoder(), self.folder, self._templates)
+        with panics_named(file):
+            self._plain = PlainText(tokenizer, self.marks)
 
-    def _open(self) -> tokenizers.Tokenizer:
+    def _open(self) -> tuple[tokenizers.Tokenizer, list[str]]:
+        """Opens the file; also returns which tokens it lacks, that others beside it list."""
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(self._file))
         except BaseException as error:  # the library raises bare Exception, and panics that are none
@@ -183,58 +175,56 @@ class JsonTokenizer(Tokenizer):
         tokenizer.no_padding()
         if getattr(tokenizer.model, "dropout", None):
             tokenizer.model.dropout = None
-        return tokenizer
+        return tokenizer, add_missing(tokenizer, self.folder)
 
     @functools.cached_property
     def _spelled(self) -> tokenizers.Tokenizer:
-        """A second tokenizer, for texts that spell special tokens: threads share the first, whose switch stays off."""
-        tokenizer = self._open()
-        tokenizer.encode_special_tokens = False
+        """A second tokenizer, for texts that spell their marks."""
+        tokenizer = self._open()[0]
         tokenizer.post_processor = None
         return tokenizer
 
     @functools.cached_property  # 0.1 s for Llama 3, which prepare's workers need not spend
     def vocab_size(self) -> int:
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        return self._plain.largest_id() + 1
 
-    def _find_bos(self, config_file: Path) -> int | None:
-        """The bos_token of tokenizer_config.json; without that file, what the tokenizer itself puts before a text.
-
-        None if the config says so (`add_bos_token` false), and for a turn mark: SmolLM2 names `<|im_start|>`, although
-        no document of its pretraining began with it.
-        """
-        if not os.path.lexists(config_file):
-            return next(iter(self._tokenizer.encode("").ids), None)
-        config = read_config(config_file)
-        bos = token_text(config_file, config.get("bos_token"), "bos_token")
-        if bos is None or bos in TURN_MARKS or config.get("add_bos_token") is False:
-            return None
-        return self.token_id(bos)
+    def knowing(self, template: str) -> Tokenizer:
+        more = find_marks(self._spelled.get_added_tokens_decoder(), self.folder, self._templates + template)
+        return self if more == self.marks else JsonTokenizer(self._file, template)
 
     def encode(self, text: str) -> list[int]:
         with panics_named(self._file):
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
+            return self._plain.encode(text).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         with panics_named(self._file):
-            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+            return self._plain.encode_batch(texts)
 
     def encode_with_spans(self, text: str, spelled: bool) -> Encoding:
         with panics_named(self._file):
-            encoding = (self._spelled if spelled else self._tokenizer).encode(text, add_special_tokens=False)
+            if not spelled:
+                return self._plain.encode(text)
+            encoding = self._spelled.encode(text, add_special_tokens=False)
         return Encoding(encoding.ids, encoding.offsets)
+
+    def encode_between(self, text: str, before: int | None, after: int | None) -> Encoding:
+        with panics_named(self._file):
+            return self._plain.encode_between(text, before, after)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         with panics_named(self._file):
-            return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
+            tokenizer = self._spelled if self._plain.is_changed else self._plain.tokenizer
+            return tokenizer.decode(ids, skip_special_tokens=skip_special)
+
+    def _token(self, id: int) -> str:
+        return self._spelled.id_to_token(id) or ""
 
     def normalized(self, text: str) -> str:
-        normalizer = self._tokenizer.normalizer
+        normalizer = self._plain.tokenizer.normalizer
         return normalizer.normalize_str(text) if normalizer else text
 
-    def special_tokens(self, added: bool = True) -> dict[str, int]:
-        tokens = self._tokenizer.get_added_tokens_decoder().items()
-        return {token.content: id for id, token in tokens if added or token.special}
+    def special_tokens(self) -> dict[str, int]:
+        return dict(self._added)
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -258,9 +248,12 @@ class SentencePieceTokenizer(Tokenizer):
         except RuntimeError as error:
             raise ValueError(f"{file}: not a sentencepiece model ({error})") from None
         self.vocab_size = self._model.vocab_size()
-        self.bos_id = self._model.bos_id() if self._model.bos_id() >= 0 else None
+        config = read_config(file.parent / "tokenizer_config.json")
+        denied = config.get("add_bos_token") is False or config.get("bos_token", "named") in (None, "")
+        self.bos_id = self._model.bos_id() if self._model.bos_id() >= 0 and not denied else None
         self.unknown_id = self._model.unk_id()
         self._control = {i for i in range(self.vocab_size) if self._model.is_control(i)}
+        self.marks = self.special_tokens()
 
     def encode(self, text: str) -> list[int]:
         return self._model.encode(text)
@@ -274,6 +267,9 @@ class SentencePieceTokenizer(Tokenizer):
             f"save the tokenizer as tokenizer.json (transformers does with save_pretrained)"
         )
 
+    def encode_between(self, text: str, before: int | None, after: int | None) -> Encoding:
+        return self.encode_with_spans(text, spelled=False)
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         if skip_special:
             return self._model.decode([i for i in ids if i not in self._control])
@@ -285,8 +281,11 @@ class SentencePieceTokenizer(Tokenizer):
                 run.append(i)
         return text + self._model.decode(run)
 
+    def _token(self, id: int) -> str:
+        return self._model.id_to_piece(id)
+
     def normalized(self, text: str) -> str:
         return self._model.normalize(text)
 
-    def special_tokens(self, added: bool = True) -> dict[str, int]:
+    def special_tokens(self) -> dict[str, int]:
         return {self._model.id_to_piece(i): i for i in sorted(self._control)}

@@ -16,6 +16,7 @@ import copy
 import dataclasses
 import os
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ class Checkpoints:
         self.group = host_group()  # the writing thread's own: its messages must not meet the training's
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self.writing: Future | None = None
+        self.seconds = 0.0  # that the last complete save took; 0 before one
         self.buffers: dict[str, Tensor] = {}
 
     def clean(self) -> None:
@@ -113,7 +115,7 @@ class Checkpoints:
         No rank returns before the rename: one that went on could end its process, and torchrun would then end rank 0
         just before the rename.
         """
-        name = f"step-{state.step:06d}"
+        name, began = f"step-{state.step:06d}", time.monotonic()
         aside, file = self.folder / f".{name}.partial", f"rank-{self.rank:05d}.safetensors"
         files: dict[str, FileFacts] = {}
         problem = None
@@ -134,6 +136,7 @@ class Checkpoints:
         problem = next((found for found in self.gathered(problem) if found), None)
         if problem:
             raise problem
+        self.seconds = time.monotonic() - began
 
     def gathered(self, value: T) -> list[T]:
         """The values of all ranks, in the order of the ranks, on every rank; the GPU takes no part."""
@@ -177,8 +180,7 @@ class Checkpoints:
 
     def complete(self) -> list[Path]:
         """The folders of the complete checkpoints, the oldest first."""
-        named = (path for path in self.folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
-        return sorted(named, key=step_of)
+        return complete_in(self.folder)
 
     def at(self, step: int) -> Path:
         """The complete checkpoint of a step, the same on every rank; 0 stands for the newest. Raises ValueError where
@@ -249,6 +251,12 @@ def is_written_here(tensor: Tensor) -> bool:
     coordinate, names = mesh.get_coordinate(), mesh.mesh_dim_names
     assert coordinate is not None and names is not None
     return "replica" not in names or coordinate[names.index("replica")] == 0
+
+
+def complete_in(folder: Path) -> list[Path]:
+    """The complete checkpoints in the folder of a run's checkpoints, the oldest first."""
+    named = (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+    return sorted(named, key=step_of)
 
 
 def step_of(path: Path) -> int:

@@ -6,11 +6,12 @@ import math
 import os
 import re
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.data.config import LoaderConfig
 from logtrain.model.config import AttentionBackend, LoraConfig, Recompute
+from logtrain.observe.config import HealthConfig
 
 ONLY = ""  # the name of a source that is the only one
 
@@ -25,6 +26,8 @@ class OptimConfig(Config, prefix="optim."):
     """Shape of the learning rate's course after the warm-up."""
     warmup_ratio: float = 0.1
     """Share of all steps over which the learning rate rises linearly to its peak."""
+    warmup_steps: int = 0
+    """Steps over which it rises, instead of a share. 0: warmup_ratio counts."""
     min_lr_ratio: float = 0.0
     """Learning rate of the last step as a share of the peak (cosine and linear)."""
     beta1: float = 0.9
@@ -41,6 +44,8 @@ class OptimConfig(Config, prefix="optim."):
         for name, low, high in (("warmup_ratio", 0, 1), ("min_lr_ratio", 0, 1), ("beta1", 0, 1), ("beta2", 0, 1)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"optim.{name} = {getattr(self, name)} is outside [{low}, {high}]")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optim.warmup_steps = {self.warmup_steps} must not be negative")
         for name in ("lr", "weight_decay", "eps"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"optim.{name} = {getattr(self, name)} must be a finite number >= 0")
@@ -48,11 +53,11 @@ class OptimConfig(Config, prefix="optim."):
     def lr_at(self, step: int, total_steps: int) -> float:
         """Learning rate of the update `step` (0-based) out of `total_steps`.
 
-        The warm-up takes ceil(ratio * total) steps and its first already moves: (step + 1) / warm-up. The first step
-        after it has the peak, unless it is the last, which has `min_lr_ratio` of it (Loshchilov & Hutter 2017,
-        arXiv:1608.03983, one cycle).
+        The warm-up takes warmup_steps, or ceil(ratio * total) steps, and its first already moves: (step + 1) / warm-up.
+        The first step after it has the peak, unless it is the last, which has `min_lr_ratio` of it (Loshchilov & Hutter
+        2017, arXiv:1608.03983, one cycle).
         """
-        warmup = math.ceil(self.warmup_ratio * total_steps)
+        warmup = self.warmup_steps or math.ceil(self.warmup_ratio * total_steps)
         if step < warmup:
             return self.lr * (step + 1) / warmup
         last = total_steps - 1
@@ -137,6 +142,7 @@ class TrainerConfig(Config, prefix="trainer."):
 class RunConfig(Config):
     """All settings of a training run."""
 
+    trains_on: ClassVar[Literal["documents", "chats", "either"]] = "either"
     name: str
     """The run's name: everything it writes is under <runs>/<name>/."""
     model: str
@@ -169,15 +175,26 @@ class RunConfig(Config):
     """
     attention_backend: AttentionBackend = "torch"
     """Attention on GPUs: torch's own FlashAttention-2, the package flash_attn_3 (fa3, for Hopper), or flash-attn."""
+    track: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], NONE_BY_DEFAULT] = ()
+    """Trackers that get every record, with the same names: needs the extra `track`."""
+    prometheus: int = 0
+    """Port of 127.0.0.1 at which Prometheus finds the last figures, under /metrics. 0: none."""
+    price: float = 0.0
+    """Price of a GPU for an hour, in dollars, by which a run tells what it costs. 0: not known."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
 
     def __post_init__(self):
         super().__post_init__()
         self.check_sources()
+        if not 0 <= self.prometheus <= 65535:
+            raise ValueError(f"prometheus = {self.prometheus}: expected a port, up to 65535")
+        if self.price < 0:
+            raise ValueError(f"price = {self.price} must not be negative")
 
     def with_absolute_paths(self) -> Self:
         """The config with absolute paths of model and data, which means the same in any working directory."""
@@ -227,6 +244,6 @@ class RunConfig(Config):
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.
 MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
-    *("compile", "parallel", "loader.rows_per_batch"),
+    *("compile", "parallel", "loader.rows_per_batch", "price", "health", "track", "prometheus"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
 )

@@ -19,6 +19,12 @@ class Interval:
         self.summed_loss_K: Tensor | float = 0.0  # on the device, in nats: over this rank's targets, by source
         self.data_seconds = self.excluded_seconds = 0.0
         self.began = time.perf_counter()
+        self.ended: float | None = None
+
+    def end(self) -> "Interval":
+        """Count no more time; -> the interval."""
+        self.ended = time.perf_counter()
+        return self
 
     def add(self, step: Step, summed_loss_K: Tensor) -> None:
         """Count a step. `summed_loss_K`: as of StepResult."""
@@ -34,7 +40,7 @@ class Interval:
     @property
     def seconds(self) -> float:
         """Seconds of training alone, without validations and without the beginnings of saves."""
-        return time.perf_counter() - self.began - self.excluded_seconds
+        return (self.ended or time.perf_counter()) - self.began - self.excluded_seconds
 
     @contextmanager
     def excluding(self) -> Iterator[None]:

@@ -144,6 +144,7 @@ def write_chat_style(folder: Path, chat: ChatStyle | None, *, configs: Path) -> 
     if chat is None:
         return
     (folder / template_source.FILE).write_text(chat.template, encoding="utf-8")
+    hf.leave_one_template(folder)
     generation = configs / "generation_config.json"
     ends = hf.end_ids(generation, configs / "config.json")
     if chat.end_id not in ends:

@@ -12,12 +12,17 @@ from pathlib import Path
 import torch
 
 from logtrain.core.entry import INTERRUPTED
-from logtrain.core.run_folder import enter_run_folder
+from logtrain.core.run_folder import enter_run_folder, flatten
+from logtrain.core.stop import StopSignal
 from logtrain.data.loader import Loader
 from logtrain.data.mixture import MixtureLoader
 from logtrain.model.llama import Llama
 from logtrain.model.weights import WeightSource
+from logtrain.observe.goodput import Goodput
+from logtrain.observe.live_report import LiveReport
 from logtrain.observe.metrics import Metrics
+from logtrain.observe.outlets import Outlets
+from logtrain.observe.prometheus import Prometheus
 from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.checks import check_space
 from logtrain.training.config import MAY_CHANGE, RunConfig
@@ -29,27 +34,43 @@ from logtrain.training.step import TrainStep
 from logtrain.training.trainer import Trainer
 
 
-def train(config: RunConfig) -> int:
+def train(config: RunConfig, stop: StopSignal) -> int:
     """Train, or resume training, and export; -> the exit status of the program. Every rank calls this.
 
-    Raises ValueError of one line for every mistake that the user can correct.
+    Raises ValueError of one line for every mistake that the user can correct, and Stopped where a stop is asked for and
+    there is nothing to save.
     """
+    goodput = Goodput()
     run = set_up(config)
+    prometheus = Prometheus(config.prometheus if run.world.is_main else 0, config.name)
     weights = run.initial_weights()  # opened and checked here, read when the model is built
     resume = config.resume == "auto"
     with enter_run_folder(run.folder, run.config, resume, MAY_CHANGE) if run.world.is_main else nullcontext():
         run.world.barrier()
         try:
-            with closing(run.world.watchdog):
-                finished = train_in_folder(run, weights)
-        except torch.OutOfMemoryError as error:
+            report = LiveReport(run.folder, enabled=run.world.is_main)
+            with closing(prometheus), closing(run.world.watchdog):
+                finished = train_in_folder(run, weights, stop, goodput, report, prometheus)
+            goodput.end("finished" if finished else "stopped on request")
+            report.close()
+        except BaseException as error:
+            goodput.end(f"{type(error).__name__}: {error}")
+            if not isinstance(error, torch.OutOfMemoryError):
+                raise
             remedy = "lower loader.rows_per_batch, or set recompute to selective or full"
             raise ValueError(f"{torch.cuda.get_device_name()}: out of memory; {remedy}") from error
     run.world.close()
     return 0 if finished else INTERRUPTED
 
 
-def train_in_folder(run: RunSetup, weights: WeightSource) -> bool:
+def train_in_folder(
+    run: RunSetup,
+    weights: WeightSource,
+    stop: StopSignal,
+    goodput: Goodput,
+    report: LiveReport,
+    prometheus: Prometheus,
+) -> bool:
     """Build the parts of a run, train and publish; -> False if the run was stopped on request, and is saved."""
     config, world, data = run.config, run.world, run.data
     keep, keep_best = config.trainer.keep, config.trainer.keep_best
@@ -60,19 +81,35 @@ def train_in_folder(run: RunSetup, weights: WeightSource) -> bool:
         check_space(run.folder, config, run.shape, run.export_dtype, steps, present)
     newest = checkpoints.newest()
     is_in_checkpoint = newest is not None and not config.lora.rank  # frozen weights are in none
+    goodput.enter("load")
     model = run.build_model(None if is_in_checkpoint else weights)
     world.barrier()  # disks differ; NCCL's clock must not start before all have loaded
     optimizer = make_optimizer(model, config.optim)
-    state = TrainState(data=data.fingerprint, rows_per_step=data.train.config.rows_per_step)
+    rows_per_step, sizes = data.train.config.rows_per_step, data.train.sizes
+    state = TrainState(data=data.fingerprint, rows_per_step=rows_per_step, sizes=sizes)
     if newest:
         state = checkpoints.load(newest, model, optimizer).continued_as(
             state, newest, " ".join(config.sources.values())
         )
+    best_step, is_other_best = state.best_step, state.judge_by(data.first_valid_set)
     total_steps = config.trainer.total_steps(data.train.steps_per_epoch)
     train_step = TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, total_steps, world)
-    resumed = {"resume_step": state.step, "crc32": state.records_crc32}
-    with Metrics(run.folder, enabled=world.is_main, total_steps=total_steps, **resumed) as metrics:
+    resumed = {"resume_step": state.step, "crc32": state.records_crc32, "validates": state.validation_due}
+    if world.is_main:
+        device = torch.cuda.get_device_name() if world.device.type == "cuda" else "rank"
+        facts = {"devices": world.size, "device": device, "total_steps": total_steps, "price": config.price}
+        goodput.open(run.folder, state.step, **facts)
+    with (
+        Metrics(run.folder, enabled=world.is_main, total_steps=total_steps, **resumed) as metrics,
+        closing(outlets_of(run, metrics, goodput, prometheus)) as outlets,
+    ):
+        stop.say = metrics.info
         announce(run, metrics, newest)
+        if is_other_best:
+            metrics.info(
+                f"the first validation set is another one than when step {best_step} was the best: the best "
+                "step is found anew"
+            )
         trainer = Trainer(
             config.trainer,
             train_step=train_step,
@@ -82,18 +119,51 @@ def train_in_folder(run: RunSetup, weights: WeightSource) -> bool:
             checkpoints=checkpoints,
             metrics=metrics,
             state=state,
+            stop=stop,
+            goodput=goodput,
+            report=report,
+            health=config.health,
         )
         if not trainer.fit():
-            metrics.info(f"stopped after step {state.step} of {total_steps}, saved; --resume auto goes on")
+            what = "saved; --resume auto goes on" if state.step else "nothing to save; --resume auto starts it"
+            tell_account(metrics, goodput)
+            metrics.info(f"stopped after step {state.step} of {total_steps}, {what}")
             return False
+        stop.end_if_asked()
         for line in sources_told(data.train, state):
             metrics.info(line)
         optimizer.state.clear()
         if keep_best and state.best_step != state.step:
             checkpoints.load(checkpoints.at(state.best_step), model)
             metrics.info(f"step {state.best_step} is the best: loss {state.best_loss:.4f}, and is exported")
+        goodput.enter("export")
         publish(run, model, metrics)
+        outlets.exported(run.folder / "export")
+        tell_account(metrics, goodput)
     return True
+
+
+def outlets_of(run: RunSetup, metrics: Metrics, goodput: Goodput, prometheus: Prometheus) -> Outlets:
+    """Where the figures of a run go beside its own files."""
+    world = run.world
+    devices = range(torch.cuda.device_count() if world.device.type == "cuda" else 0)
+    return Outlets(
+        run.folder,
+        flatten(run.config),
+        rank=world.rank,
+        is_first_of_machine=world.local_rank == 0,
+        uuids=[f"GPU-{torch.cuda.get_device_properties(at).uuid}" for at in devices],
+        metrics=metrics,
+        goodput=goodput,
+        prometheus=prometheus,
+    )
+
+
+def tell_account(metrics: Metrics, goodput: Goodput) -> None:
+    """Where the time of the run went until now, and what it has cost."""
+    goodput.write()
+    for line in goodput.account().told():
+        metrics.info(line)
 
 
 def sources_told(train: Loader, state: TrainState) -> list[str]:

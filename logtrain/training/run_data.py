@@ -3,18 +3,20 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from logtrain.core.node_folder import is_on_network, node_folder
 from logtrain.core.world import World
-from logtrain.data.epoch import Shared
-from logtrain.data.loader import Loader
+from logtrain.data.epoch import EpochSize, Shared
+from logtrain.data.loader import Loader, OfRank
 from logtrain.data.mixture import MixtureLoader
 from logtrain.data.pack import pack, pieces
-from logtrain.data.prepared import check_tokenizer
+from logtrain.data.prepared import SPLITS, check_tokenizer
 from logtrain.data.shards import Split
 from logtrain.model.llama import LlamaConfig
+from logtrain.model.published import check_vocabulary
 from logtrain.text.tokenizer import Tokenizer
+from logtrain.training.checkpoint import complete_in, read_facts
 from logtrain.training.config import RunConfig
 
 
@@ -50,6 +52,11 @@ class RunData:
         return next(iter(self.valid.values()), self.train)
 
     @property
+    def first_valid_set(self) -> str:
+        """Fingerprint of the data of the first validation set; "" where there is none."""
+        return next((loader.split.manifest["fingerprint"] for loader in self.valid.values()), "")
+
+    @property
     def documents_per_step(self) -> float:
         """Mean number of documents in a step."""
         return self.train.split.num_documents / self.train.steps_per_epoch
@@ -60,6 +67,7 @@ def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunDat
     together, and for a setting that needs a split which the data does not have.
     """
     sources = {name: open_split(folder, "train", world) for name, folder in config.sources.items()}
+    check_kind(sources, config.trains_on)
     tokenizers = [
         matching_tokenizer(split, str(split.folder), config.model, shape, config.loader.seq_len)
         for split in sources.values()
@@ -71,16 +79,52 @@ def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunDat
                 f"trainer.{key} goes by the validation loss, but {config.data} has no validation split; prepare it "
                 f"with one, name one with --valid, or switch trainer.{key} off"
             )
-    loaders = Loaders(config, world, node_folder(world))
+    fingerprint = " ".join(
+        f"{name}{'=' * bool(name)}{split.manifest['fingerprint']}" for name, split in sources.items()
+    )
+    sizes = world.from_main(known_sizes(config, fingerprint) if world.is_main else None)
+    loaders = Loaders(config, world, node_folder(world), sizes)
     return RunData(
         train=loaders.train(sources),
         valid={name: loaders.valid(split, number) for number, (name, split) in enumerate(valid.items())},
         tokenizer=tokenizers[0],
-        fingerprint=" ".join(
-            f"{name}{'=' * bool(name)}{split.manifest['fingerprint']}" for name, split in sources.items()
-        ),
+        fingerprint=fingerprint,
         chat=chat_style(sources),
     )
+
+
+def check_kind(sources: dict[str, Split], trains_on: str) -> None:
+    """Raises ValueError where none of the sources has what is trained on, "documents" or "chats": the loss would fall
+    all the same, for chats read as documents and documents as answers.
+    """
+    folder, *more = (str(split.folder) for split in sources.values())
+    which = f"{folder} and {len(more)} more" if more else folder
+    are_chats = ["chat" in split.manifest for split in sources.values()]
+    if trains_on == "chats" and not any(are_chats):
+        raise ValueError(
+            f"{which}: prepared as documents, which `logtrain cpt` trains on; for `logtrain sft` prepare "
+            f"conversations, with --format sharegpt, messages or alpaca"
+        )
+    if trains_on == "documents" and all(are_chats):
+        raise ValueError(
+            f"{which}: prepared as chats, which `logtrain sft` trains on (--lora.rank 0 for all parameters); for "
+            f"`logtrain cpt` prepare text, with --format auto"
+        )
+
+
+def known_sizes(config: RunConfig, data: str) -> dict[str, EpochSize]:
+    """How much the first epoch of each source is, by its name, as far as the checkpoint to resume from tells it of the
+    same data, a fingerprint.
+    """
+    checkpoints = complete_in(Path(config.runs) / config.name / "checkpoints") if config.resume == "auto" else []
+    if not checkpoints:
+        return {}
+    try:
+        state = read_facts(checkpoints[-1]).state
+    except ValueError:  # told where it is loaded
+        return {}
+    are_sizes = all(min(size.rows, size.slots, size.tokens) > 0 for size in state.sizes.values())
+    return state.sizes if are_sizes and state.data == data else {}
 
 
 def chat_style(sources: dict[str, Split]) -> ChatStyle | None:
@@ -105,14 +149,15 @@ class Loaders:
     world: World
     folder: Path | None
     """that this node's ranks share"""
+    sizes: dict[str, EpochSize]
+    """of the first epoch of each source of the training data, as far as they are known"""
 
     def train(self, sources: dict[str, Split]) -> Loader:
         """Steps as configured: of `rows_per_step`, or of as many rows as hold `documents_per_step` on average."""
         loader = self.config.loader
         if len(sources) > 1:
-            return MixtureLoader(
-                sources, self.config.mix, loader, **self.of_rank(next(iter(sources.values())), "train")
-            )
+            of_rank = self.of_rank(next(iter(sources.values())), "train")
+            return MixtureLoader(sources, self.config.mix, loader, **of_rank)
         split = next(iter(sources.values()))
         rows_per_step = loader.rows_per_step
         if loader.documents_per_step:
@@ -134,7 +179,7 @@ class Loaders:
         self.world.note(f"packing {split.folder}")
         return Loader(split, self.config.loader.with_rows_per_step(rows_per_step), **self.of_rank(split, name))
 
-    def of_rank(self, split: Split, name: str) -> dict[str, Any]:
+    def of_rank(self, split: Split, name: str) -> OfRank:
         """What all loaders of this rank are given. `name`: of the loader's part of the folder that the ranks share."""
         world = self.world
         return {
@@ -144,17 +189,13 @@ class Loaders:
             "world_size": world.size,
             "pin_memory": world.device.type == "cuda",
             "shared": self.folder and Shared(self.folder / name, packs=world.local_rank == 0),
+            "sizes": self.sizes if name == "train" else {},
         }
 
 
 def matching_tokenizer(split: Split, data: str, model: str, llama: LlamaConfig, seq_len: int) -> Tokenizer:
     """The tokenizer of the prepared data. Raises ValueError where data, tokenizer and model do not belong together."""
     facts, prepared = split.manifest["tokenizer"], split.manifest["settings"]["seq_len"]
-    if facts["vocab_size"] > llama.vocab_size:
-        raise ValueError(
-            f"{data}: its tokenizer has {facts['vocab_size']} ids, the model {model} only {llama.vocab_size}; "
-            f"prepare the data with the model's own tokenizer"
-        )
     if seq_len > llama.max_positions:
         raise ValueError(f"loader.seq_len = {seq_len}: the model {model} knows {llama.max_positions} positions")
     if seq_len != prepared:
@@ -168,6 +209,8 @@ def matching_tokenizer(split: Split, data: str, model: str, llama: LlamaConfig, 
         raise ValueError(
             f"{data}: was prepared with another tokenizer than that of {own}; prepare it with --tokenizer {own}"
         )
+    template = split.manifest["chat"]["template"] if "chat" in split.manifest else ""
+    check_vocabulary(tokenizer, llama, template, [facts["document_end_id"]])
     check_tokenizer(data, split.manifest, tokenizer)
     return tokenizer
 
@@ -182,13 +225,15 @@ def open_split(folder: str, split: str, world: World) -> Split:
 
 
 def valid_splits(sources: dict[str, Split], named: tuple[str, ...], world: World) -> dict[str, Split]:
-    """The data's own validation split as "valid", those of several sources by the names of these, then those that the
-    config names. Raises ValueError for a name that is used twice, and for data of another tokenizer.
+    """The data's own validation splits by their names, those of several sources with the source's name in the place of
+    "valid", then those that the config names. Raises ValueError for a name that is used twice, and for data of another
+    tokenizer.
     """
     splits: dict[str, Split] = {}
     for name, train in sources.items():
-        if "valid" in train.manifest["splits"]:
-            splits[name or "valid"] = open_split(str(train.folder), "valid", world)
+        for split in SPLITS[1:]:
+            if split in train.manifest["splits"]:
+                splits[split.replace("valid", name) if name else split] = open_split(str(train.folder), split, world)
     first = next(iter(sources.values()))
     for text in named:
         name, equals, folder = text.partition("=")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from logtrain.data.epoch import EpochSize
 from logtrain.data.loader import Step
 
 
@@ -37,12 +38,18 @@ class TrainState:
     """Step with the lowest loss on the first validation set; 0 where none was validated."""
     best_loss: float | None = None
     """Loss on the first validation set at `best_step`, in nats per target."""
+    best_set: str = ""
+    """Fingerprint of the data of the first validation set, by which the best step was found."""
     validations_since_best: int = 0
     """Validations in a row without a lower loss."""
     records_crc32: int = 0
     """Checksum of the records that rank 0 has made; 0 on the other ranks, which make none."""
+    validation_due: bool = False
+    """Whether a validation at `step` was given up, because a stop was asked for; it is made first on resuming."""
     start_losses: dict[str, float] = field(default_factory=dict)
     """Loss on each validation set before the first step, by the fingerprint of its data."""
+    sizes: dict[str, EpochSize] = field(default_factory=dict)
+    """Of the first epoch of each source, so that a resumed run need not pack it again."""
     sources: dict[str, Counts] = field(default_factory=dict)
     """What was trained on of each source, by its name, where there are several."""
 
@@ -55,6 +62,16 @@ class TrainState:
             counts = self.sources.setdefault(name, Counts())
             counts.tokens += tokens
             counts.targets += targets
+
+    def judge_by(self, valid_set: str) -> bool:
+        """Let the best step be the best on this first validation set, a fingerprint of its data; -> whether it was the
+        best on another one so far, and is to be found anew.
+        """
+        is_other = self.best_step > 0 and valid_set != self.best_set
+        if is_other:
+            self.best_step, self.best_loss, self.validations_since_best = 0, None, 0
+        self.best_set = valid_set
+        return is_other
 
     def continued_as(self, fresh: "TrainState", checkpoint: Path, data: str) -> "TrainState":
         """This state of a checkpoint, for a run that would start as `fresh` now.

@@ -7,6 +7,7 @@ A step whose gradients are not finite changes nothing: neither weights, nor mome
 tensor on the device tells the optimizer, so the host need not wait for it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -31,6 +32,10 @@ class StepResult(NamedTuple):
     """L2 norm of all gradients, over all ranks, before they were clipped; an fp32 scalar."""
     skipped: Tensor
     """1 where the gradients were not finite, so that nothing was updated, else 0; an fp32 scalar."""
+
+
+class GivenUp(Exception):
+    """A step or a validation was dropped, because a stop was asked for."""
 
 
 class StepWorld(Protocol):
@@ -65,12 +70,17 @@ class TrainStep:
         self.model, self.optimizer, self.optim = model, optimizer, optim
         self.max_grad_norm, self.total_steps, self.world = max_grad_norm, total_steps, world
 
-    def __call__(self, step: Step, number: int) -> StepResult:
+    def __call__(self, step: Step, number: int, stopping: Callable[[], bool] = lambda: False) -> StepResult:
         """Train on the rows of `step`, which is update `number` (0-based) of the run. Nothing here waits for the
         device.
+
+        `stopping`: asked before every micro-batch; raises GivenUp when it returns True, and nothing is updated.
         """
         summed_loss_K = torch.zeros(max(1, len(step.targets_K)), device=self.world.device)
         for i, batch in enumerate(step.batches):
+            if stopping():
+                self.optimizer.zero_grad()
+                raise GivenUp
             last_micro_batch(self.model, last=i == len(step.batches) - 1)
             summed = self.model(batch.to(self.world.device))
             (summed * (self.world.size / max(1, step.targets))).backward()
@@ -103,12 +113,24 @@ class Validation(NamedTuple):
 
 
 @torch.no_grad()
-def validate(model: Llama, loader: Loader, num_steps: int, world: World, end_id: int | None = None) -> Validation:
-    """The first `num_steps` steps of a loader, over all ranks. Nothing is trained. `end_id`: the id to count among the
-    targets; None: none. Every rank calls this.
+def validate(
+    model: Llama,
+    loader: Loader,
+    num_steps: int,
+    world: World,
+    end_id: int | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Validation:
+    """The first `num_steps` steps of a loader, over all ranks. Nothing is trained. Every rank calls this.
+
+    `end_id`: the id to count among the targets; None: none. `stopping`: asked before every step; raises
+    GivenUp when it returns True.
     """
     sums, targets = torch.zeros(3, device=world.device), 0
     for number in range(num_steps):
+        if stopping():
+            free_gathered(model)
+            raise GivenUp
         world.note(f"validation, step {number + 1} of {num_steps}")
         step = loader.at(number)
         for batch in step.batches:

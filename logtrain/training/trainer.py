@@ -10,19 +10,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import NoReturn
 
-from torch import Tensor
-
-from logtrain.core.world import StopSignal, World
+from logtrain.core.stop import StopSignal
+from logtrain.core.units import size
+from logtrain.core.world import StopAgreement, World
 from logtrain.data.loader import Loader, Step
 from logtrain.model.flops import model_flops, peak_flops
+from logtrain.observe.config import HealthConfig
+from logtrain.observe.goodput import Goodput, clock
+from logtrain.observe.live_report import LiveReport
 from logtrain.observe.metrics import Metrics
 from logtrain.observe.records import Record
 from logtrain.observe.system import peak_memory_gib
+from logtrain.training.block_time import BlockTime
 from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.config import TrainerConfig
 from logtrain.training.interval import Interval, SkippedSteps
+from logtrain.training.record import Watch, of_sources, of_validation
 from logtrain.training.state import TrainState
-from logtrain.training.step import StepResult, TrainStep, validate
+from logtrain.training.step import GivenUp, StepResult, TrainStep, Validation, validate
 
 
 class Trainer:
@@ -39,10 +44,16 @@ class Trainer:
         checkpoints: Checkpoints,
         metrics: Metrics,
         state: TrainState,
+        stop: StopSignal,
+        goodput: Goodput,
+        report: LiveReport,
+        health: HealthConfig,
     ):
         """`valid`: validation sets by name, of which the first decides which step is the best. `state`: the counts of
         the run, which the trainer keeps up to date.
         """
+        self.stop, self.goodput, self.report = stop, goodput, report
+        self.must_stop = StopAgreement(world, lambda: stop.asked or checkpoints.failed())
         self.config, self.train_step, self.model = config, train_step, train_step.model
         self.train, self.valid, self.world = train, valid, world
         self.checkpoints, self.metrics, self.state = checkpoints, metrics, state
@@ -52,39 +63,96 @@ class Trainer:
         parameters = list(self.model.parameters())
         trained = [p for p in parameters if p.requires_grad]
         self.adapter_parameters = sum(p.numel() for p in trained) if len(trained) < len(parameters) else 0
-        self.is_warm = False
+        self.bytes_to_save = 12 * sum(p.numel() for p in trained)
+        self.last: tuple[Step, StepResult] | None = None  # the last complete step
+        self.logged = self.saved = state.step
         self.interval = Interval()
+        self.cold: Interval | None = None  # the first step's: it allocates and compiles, so rates leave it out
         self.skipped = SkippedSteps(self.world.device)
+        self.block_time = BlockTime(self.model, self.world.device)
+        self.watch = Watch(health, world, self.block_time)
 
     def fit(self) -> bool:
         """Train to the last step; -> False if a stop was asked for, and everything is saved. Raises ValueError for
         training that has diverged, and for a checkpoint that could not be written.
         """
-        # These are closed in reverse order, so a signal (torchrun sends one after the terminal's) ends the process only
-        # when the last checkpoint is written.
-        stop, steps = StopSignal(self.world), iter(self.train)
-        with closing(stop), closing(self.checkpoints), closing(steps), collection_at_records():
-            if self.state.step == 0:
-                self.validate()
+        # These are closed in reverse order, so that the promise holds until the last checkpoint is written.
+        steps = iter(self.train)
+        with (
+            self.stop.promising(self.promise),
+            self.goodput.stage("step"),
+            closing(self.block_time),
+            closing(self.must_stop),
+            closing(self.checkpoints),
+            closing(steps),
+            collection_at_records(),
+        ):
+            if (self.state.step == 0 or self.state.validation_due) and not self.validate():
+                return False
             self.interval = Interval()
             while self.state.step < self.total_steps and not self.out_of_patience():
-                number, waited = self.state.step + 1, time.perf_counter()
-                self.world.note(f"the rows of step {number}")
-                step = next(steps)
-                self.world.note(f"step {number}")
-                self.interval.data_seconds += time.perf_counter() - waited
-                result = self.train_step(step, self.state.step)
-                failed = self.checkpoints.failed()  # ends the run now: all trained until the next save would be lost
-                stopping = stop.exchange(failed) or self.state.step + 1 == self.config.stop_after
-                self.after_step(step, result, stopping)
-                if stopping and self.state.step < self.total_steps:
+                step, began = self.next_step(steps), time.perf_counter()
+                try:
+                    result = self.train_step(step, self.state.step, self.must_stop)
+                except GivenUp:
+                    self.drop_step(began)
+                    return False
+                if not self.after_step(step, result):
                     return False
             return True
 
-    def after_step(self, step: Step, result: StepResult, stopping: bool) -> None:
-        """Count the step, then log, validate and save where they are due."""
+    def next_step(self, steps: Iterator[Step]) -> Step:
+        """The rows of the next step."""
+        number, waited = self.state.step + 1, time.perf_counter()
+        self.world.note(f"the rows of step {number}")
+        with self.goodput.stage("data wait"):
+            step = next(steps)
+        self.world.note(f"step {number}")
+        self.interval.data_seconds += time.perf_counter() - waited
+        return step
+
+    def promise(self) -> str:
+        """What happens now that a stop was asked for, in words; in another thread."""
+        number, seconds = self.state.step, self.checkpoints.seconds
+        if number == self.saved:
+            kept = f"step {number} is saved already" if number else "nothing is trained yet"
+        else:
+            took = f"saved in about {clock(seconds)}" if seconds else f"{size(self.bytes_to_save)} to save"
+            kept = f"step {number} is the last: {took}"
+        return f"stopping after this micro-batch; {kept}"
+
+    def drop_step(self, began: float) -> None:
+        """End the training within a step, which is dropped: save the one before. `began`: when the step did."""
+        if not self.stop.asked and not self.checkpoints.failed():
+            self.metrics.info("another rank was asked to stop: stopping after this micro-batch")
+        dropped = time.perf_counter() - began
+        self.goodput.lose(dropped)
+        self.interval.excluded_seconds += dropped
+        if self.state.step > self.saved:
+            if self.state.step > self.logged and self.last:
+                if not self.interval.steps and self.cold:
+                    self.interval = self.cold
+                self.log(*self.last)
+            if self.is_worth_saving(True):
+                self.save()
+
+    def save(self) -> None:
+        """Begin to save the last complete step."""
+        self.goodput.mark(self.state.step)
+        with self.interval.excluding(), self.goodput.stage("checkpoint"):
+            self.state.records_crc32 = self.metrics.crc32
+            self.checkpoints.save(self.model, self.train_step.optimizer, self.state)
+        self.saved = self.state.step
+
+    def after_step(self, step: Step, result: StepResult) -> bool:
+        """Count the step, then log, validate and save where they are due; -> False if training ends here, before its
+        last step, and is saved.
+        """
+        stopping = self.state.step + 1 == self.config.stop_after
+        self.last = step, result
         self.state.add(step, self.train.names)
         self.interval.add(step, result.summed_loss_K)
+        self.watch.add(self.state.step, step, result)
         self.skipped.add(result.skipped)
         number, epoch_length = self.state.step, self.train.steps_per_epoch
         done = number == self.total_steps
@@ -93,17 +161,16 @@ class Trainer:
         if saving or validating or number % self.config.log_every == 0:
             # Before a save, so that nothing that has diverged is saved, and the rates count until the device is idle.
             self.log(step, result)
-        elif not self.is_warm:  # the rates leave out what a first step alone does: it allocates and compiles
+        elif self.cold is None:
             self.world.wait_for_device()
-            self.interval = Interval()
-        self.is_warm = True
+            self.cold, self.interval = self.interval.end(), Interval()
         if validating:
-            self.validate()
+            is_complete = self.validate()
             saving |= self.out_of_patience() or (self.config.keep_best and self.state.best_step == number)
-        if saving and self.is_worth_saving(done or stopping):
-            with self.interval.excluding():
-                self.state.records_crc32 = self.metrics.crc32
-                self.checkpoints.save(self.model, self.train_step.optimizer, self.state)
+            stopping |= not is_complete
+        if (saving or stopping) and self.is_worth_saving(done or stopping):
+            self.save()
+        return not stopping or (done and not self.state.validation_due)
 
     def is_worth_saving(self, is_last: bool) -> bool:
         """Whether the weights may be saved: not if the last gradients were not finite, for the weights may be damaged.
@@ -121,54 +188,52 @@ class Trainer:
         """Record the last step, with rates over all steps since the last record. Only here the host waits for the
         device. Raises ValueError after `max_skipped` skipped steps in a row.
         """
-        loss = self.world.sum(result.summed_loss).item() / max(1, step.targets)
+        loss = self.world.sum(result.summed_loss.clone()).item() / max(1, step.targets)
         grad_norm = result.grad_norm.item()
         self.state.skipped += self.skipped.read()
         number, interval = self.state.step, self.interval
         seconds = interval.seconds
         flops = model_flops(self.model.config, interval.tokens, interval.attention_pairs, self.adapter_parameters)
-        self.metrics.train(
-            {
-                "step": number,
-                "epoch": number / self.train.steps_per_epoch,
-                "loss": loss,
-                "grad_norm": grad_norm,
-                "lr": self.train_step.lr_at(number - 1),
-                "tokens": self.state.tokens,
-                "targets": self.state.targets,
-                "skipped_steps": self.state.skipped,
-                "tokens_per_second": interval.tokens / seconds,
-                "tokens_per_second_per_gpu": interval.tokens / seconds / self.world.size,
-                "mfu": flops / seconds / self.world.size / self.peak_flops if self.peak_flops else None,
-                "peak_memory_gib": peak_memory_gib(self.world.device),
-                "step_seconds": seconds / interval.steps,
-                "data_seconds": interval.data_seconds / interval.steps,
-                "eta_seconds": (self.total_steps - number) * seconds / interval.steps,
-                **self.of_sources(),
-            }
-        )
+        record: Record = {
+            "time": time.time(),
+            "step": number,
+            "epoch": number / self.train.steps_per_epoch,
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "lr": self.train_step.lr_at(number - 1),
+            "tokens": self.state.tokens,
+            "targets": self.state.targets,
+            "skipped_steps": self.state.skipped,
+            "tokens_per_second": interval.tokens / seconds,
+            "tokens_per_second_per_gpu": interval.tokens / seconds / self.world.size,
+            "mfu": flops / seconds / self.world.size / self.peak_flops if self.peak_flops else None,
+            "peak_memory_gib": peak_memory_gib(self.world.device),
+            "step_seconds": seconds / interval.steps,
+            "data_seconds": interval.data_seconds / interval.steps,
+            "eta_seconds": (self.total_steps - number) * seconds / interval.steps,
+            **self.cost(),
+            **of_sources(self.train.names, interval, self.state, self.world),
+        }
+        self.metrics.train(record)
+        for event in self.watch.events(record, str(self.checkpoints.folder), self.bytes_to_save):
+            self.metrics.event(event)
         if self.skipped.longest >= self.config.max_skipped:
             self.refuse(f"loss {loss}, gradient norm {grad_norm}, {self.skipped.longest} steps in a row")
         if self.skipped.found:
             told = f"{self.skipped.found} of the last {interval.steps} steps had gradients that are not finite"
             self.metrics.info(f"step {number}: {told}; they updated nothing")
         gc.collect(1)
-        self.interval = Interval()
+        self.logged, self.cold, self.interval = number, self.cold or self.interval, Interval()
 
-    def of_sources(self) -> Record:
-        """A record's entries for each source, where the run has several: its loss over all steps since the last record,
-        for a step may have no row of it; and what was trained on so far.
-        """
-        if not self.train.names:
+    def cost(self) -> Record:
+        """A record's entries for the time and money of the whole run until now."""
+        if not self.world.is_main:
             return {}
-        assert isinstance(self.interval.summed_loss_K, Tensor), "a record is made after a step"
-        found: Record = {}
-        losses_K = self.world.sum(self.interval.summed_loss_K).tolist()
-        for name, loss, targets in zip(self.train.names, losses_K, self.interval.targets_K, strict=True):
-            counts = self.state.sources[name]
-            found[f"loss.{name}"] = loss / targets if targets else None
-            found[f"tokens.{name}"], found[f"targets.{name}"] = counts.tokens, counts.targets
-        return found
+        self.goodput.attempt.tokens = self.state.tokens
+        account = self.goodput.account()
+        self.goodput.write()
+        dollars = {"dollars": account.dollars} if account.price else {}
+        return {"goodput": account.goodput, "device_hours": account.device_hours, **dollars}
 
     def refuse(self, what: str) -> NoReturn:
         """Raises the ValueError of a run that has diverged."""
@@ -177,38 +242,38 @@ class Trainer:
             f"lower optim.lr or lengthen optim.warmup_ratio"
         )
 
-    def validate(self) -> None:
-        """Record the loss over the whole of each validation set; that of the first decides which step is the best.
-        Raises ValueError for a loss that is not finite, except before the first step.
+    def validate(self) -> bool:
+        """Record the loss over the whole of each validation set; that of the first decides which step is the best. ->
+        False, and nothing recorded, if a stop was asked for meanwhile. Raises ValueError for a loss that is not finite,
+        except before the first step.
         """
-        number, losses = self.state.step, []
-        with self.interval.excluding():
-            for name, loader in self.valid.items():
-                facts = loader.split.manifest
-                end_id = facts["tokenizer"]["document_end_id"] if "chat" in facts else None
-                found = validate(self.model, loader, loader.steps_per_epoch, self.world, end_id)
-                losses.append(found.loss)
-                if number == 0 and math.isfinite(found.loss):
-                    self.state.start_losses[facts["fingerprint"]] = found.loss
-                start = self.state.start_losses.get(facts["fingerprint"])  # None for a set that a resumed run has added
-                record: Record = {
-                    "step": number,
-                    "epoch": number / self.train.steps_per_epoch,
-                    "set": name,
-                    "valid_loss": found.loss,
-                    "delta": None if start is None else found.loss - start,
-                    "valid_targets": found.targets,
-                }
-                if found.ends:
-                    record["ends_predicted"] = found.ends_predicted / found.ends
-                self.metrics.valid(record)
-                if number and not math.isfinite(found.loss):
-                    self.refuse(f"loss {found.loss} on {name}")
-        best = self.state.best_loss
+        number = self.state.step
+        with self.interval.excluding(), self.goodput.stage("validation"):
+            try:
+                found = {name: self.validate_on(loader) for name, loader in self.valid.items()}
+            except GivenUp:
+                self.state.validation_due = True
+                return False
+            self.state.validation_due = False
+            for name, of_set in found.items():
+                epoch = number / self.train.steps_per_epoch
+                self.metrics.valid(of_validation(name, of_set, self.valid[name], self.state, epoch))
+        self.report.refresh()
+        for name, of_set in found.items():
+            if number and not math.isfinite(of_set.loss):
+                self.refuse(f"loss {of_set.loss} on {name}")
+        losses, best = [of_set.loss for of_set in found.values()], self.state.best_loss
         if losses and number and (best is None or losses[0] < best):
             self.state.best_loss, self.state.best_step, self.state.validations_since_best = losses[0], number, 0
         elif losses and number:
             self.state.validations_since_best += 1
+        return True
+
+    def validate_on(self, loader: Loader) -> Validation:
+        """What one validation set gives. Raises GivenUp."""
+        facts = loader.split.manifest
+        end_id = facts["tokenizer"]["document_end_id"] if "chat" in facts else None
+        return validate(self.model, loader, loader.steps_per_epoch, self.world, end_id, self.must_stop)
 
 
 @contextmanager

@@ -22,6 +22,9 @@ from logtrain.core.untrusted import checked, open_regular, read_json, read_seale
         (b'{"a":' + b"[" * 100_000, "arrays and objects within each other too deep to be a map"),
         (b'{"a":' + b"[" * 200 + b"]" * 200 + b"}", "arrays and objects within each other too deep to be a map"),
         (b'{"a":' + b"1" * 100_000 + b"}", "not JSON (an integer of 100,000 digits)"),
+        (rb'{"a":"\ud800"}', "not JSON ('utf-8' codec can't encode"),
+        (rb'{"\uDFFF":{}}', "not JSON ('utf-8' codec can't encode"),
+        (rb'{"a":[{"b":"\ude00\ud83d"}]}', "not JSON ('utf-8' codec can't encode"),
         (b'{"a":"' + b"x" * 1_000_000 + b'"}', "1,000,008 bytes, more than the 300,000 that such a file may have"),
     ],
 )
@@ -31,6 +34,11 @@ def test_what_is_no_object_of_a_bounded_size(tmp_path, content, message):
     with pytest.raises(ValueError, match=re.escape(f"{file}: {message}")) as error:
         read_json(file, what="a map", max_bytes=300_000)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_pairs_of_surrogates_are_text(tmp_path):
+    (tmp_path / "a.json").write_bytes(rb'{"a":"\ud83d\ude00 \\ud800"}')
+    assert read_json(tmp_path / "a.json") == {"a": "\U0001f600 \\ud800"}
 
 
 def test_files_that_are_none(tmp_path):

@@ -27,7 +27,7 @@ def template(tmp_path_factory) -> ChatTemplate:
 
 def parts(template: ChatTemplate, ids: list[int], is_target: np.ndarray) -> list[tuple[str, bool]]:
     """The texts between special tokens, each with the special token after it, and whether it is trained on."""
-    special, found, start = set(template.tokenizer.special_tokens(added=False).values()), [], 0
+    special, found, start = set(template.tokenizer.marks.values()), [], 0
     for i, id in enumerate(ids):
         if id in special:
             found.append((template.tokenizer.decode(ids[start : i + 1], skip_special=False), bool(is_target[i])))

@@ -1,8 +1,10 @@
 """Reading: whatever the blocks, the packing and the layout, the rows are the file's, and no damage goes unseen."""
 
+import bz2
 import gzip
 import itertools
 import json
+import lzma
 import re
 import time
 import tracemalloc
@@ -13,8 +15,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from logtrain.data import lines
+from logtrain.data import compression
 from logtrain.data.files import BadRow, InputFile
+from logtrain.data.lines import encoding_of
 from tests.support.bombs import write_gzip, write_zstd
 
 generated = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -25,7 +28,8 @@ values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3), max_leaves=6
 )
 block_sizes = st.sampled_from([1, 2, 3, 7, 64, 1 << 20])
-packings = st.sampled_from(["", ".gz", ".zst"])
+PACK = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+packings = st.sampled_from([*PACK])
 
 
 def write(path: Path, data: bytes, packing: str = "", members: int = 1) -> Path:
@@ -33,15 +37,14 @@ def write(path: Path, data: bytes, packing: str = "", members: int = 1) -> Path:
     path = path.with_name(path.name + packing)
     size = -(-len(data) // members) or 1
     parts = [data[i : i + size] for i in range(0, len(data), size)] or [b""]
-    pack = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[packing]
-    path.write_bytes(b"".join(pack(part) for part in parts))
+    path.write_bytes(b"".join(PACK[packing](part) for part in parts))
     return path
 
 
 def read(path: Path, block: int = 1 << 20, text_chars: int = 100) -> list[tuple[int, object]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "BLOCK_BYTES", block)
-        patch.setattr(lines, "PACKED_BLOCK_BYTES", block)
+        patch.setattr(compression, "BLOCK_BYTES", block)
+        patch.setattr(compression, "PACKED_BLOCK_BYTES", block)
         file = InputFile(path)
         rows = list(file.rows(text_chars))
     assert file.bytes_read == file.num_bytes == path.stat().st_size
@@ -101,7 +104,7 @@ def test_an_array_cut_short_anywhere_is_an_error(tmp_path, block):
         path = write(tmp_path / "a.json", ARRAY[:length])
         rows = []
         with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match=re.escape(str(path))) as error:
-            patch.setattr(lines, "BLOCK_BYTES", block)
+            patch.setattr(compression, "BLOCK_BYTES", block)
             for row in InputFile(path).rows(100):
                 rows.append(row)
         assert rows == list(enumerate(whole))[: len(rows)], "what comes before the cut is whole"
@@ -109,7 +112,7 @@ def test_an_array_cut_short_anywhere_is_an_error(tmp_path, block):
         assert len(str(error.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("packing", [".gz", ".zst"])
+@pytest.mark.parametrize("packing", [*PACK][1:])
 def test_a_packed_file_cut_short_anywhere_is_an_error(tmp_path, packing):
     data = b"".join(b"line %d of a log\n" % i for i in range(200))
     packed = write(tmp_path / "a.log", data, packing, members=2).read_bytes()
@@ -117,7 +120,7 @@ def test_a_packed_file_cut_short_anywhere_is_an_error(tmp_path, packing):
     path = tmp_path / f"c.log{packing}"
     for length in set(range(len(packed))) - ends:
         path.write_bytes(packed[:length])
-        with pytest.raises(ValueError, match=r"c\.log\.(gz|zst): row \d+: the compressed file is cut short"):
+        with pytest.raises(ValueError, match=r"c\.log\.\w+: row \d+: the compressed file is cut short"):
             list(InputFile(path).rows(100))
 
 
@@ -125,25 +128,79 @@ def test_a_packed_file_cut_short_anywhere_is_an_error(tmp_path, packing):
     ("content", "row", "message"),
     [
         ("[1 2]", 1, "not JSON: '2' where , or ] belongs"),
-        ("[1,]", 1, "cut short, or not JSON (Expecting value, character 0 of the row)"),
-        ('[1,{"a" 1}]', 1, "cut short, or not JSON (Expecting ':' delimiter, character 5 of the row)"),
+        ('[1,{"a" 1}', 2, "the array is cut short"),
         ("[1] 2", 1, "not JSON: '2' after the end of the array"),
-        ("[" * 100_000, 0, "not JSON (arrays and objects within each other too deep)"),
-        (f"[1,{'7' * 600}]", 1, "not JSON (an integer of 297 digits)"),
-        (f'["{"x" * 3000}", 1]', 0, "no end in 1,000 bytes: not JSON, or a longer element (Unterminated string"),
-        (f'["{"x" * 999}", 1]', 0, "longer than 1,000 bytes; if it is meant, give a greater --max_row_mb"),
-        (f'["{"é" * 500}", 1]', 0, "longer than 1,000 bytes; if it is meant, give a greater --max_row_mb"),
-        (f"[1,{' ' * 3000}2]", 1, "no end in 1,000 bytes: blanks"),
-        (" " * 3000 + "[1]", 0, "begins with more than 1,000 blanks"),
+        (
+            "[" * 100_000,
+            0,
+            "no end in 1,000 bytes: not JSON, or a longer element (arrays and objects within each other",
+        ),
+        (f'["{"x" * 9000}", 1]', 0, "no end in 1,000 bytes: not JSON, or a longer element (Unterminated string"),
+        (f"[1,{' ' * 9000}2]", 1, "no end in 1,000 bytes: blanks"),
+        (" " * 9000 + "[1]", 0, "no end in 1,000 bytes: blanks"),
         ('[1, "' + "x" * 500, 1, "cut short, or not JSON (Unterminated string"),
     ],
 )
 def test_an_array_that_cannot_be_read_on(tmp_path, monkeypatch, content, row, message):
-    monkeypatch.setattr(lines, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(compression, "BLOCK_BYTES", 300)
     path = write(tmp_path / "a.json", content.encode())
     with pytest.raises(ValueError, match=re.escape(f"{path}: row {row}: ")) as error:
         list(limited(path).rows(100))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("block", [1, 300, 1 << 20])
+@pytest.mark.parametrize(
+    ("element", "reason"),
+    [
+        ('{"a" 1}', "not JSON (Expecting ':' delimiter, character 5 of the row)"),
+        ('{"a": "]", "b": [tru]}', "not JSON (Expecting value, character 17 of the row)"),
+        ("nul", "not JSON (Expecting value, character 0 of the row)"),
+        ("", "not JSON (Expecting value, character 0 of the row)"),
+        ("7" * 600, "an integer of 600 digits"),
+        ("[" * 400 + "]" * 400, None),  # is JSON, and no row
+        (f'"{"x" * 999}"', "longer than 1,000 bytes; if it is meant, give a greater --max_row_mb"),
+        (f'"{"é" * 500}"', "longer than 1,000 bytes; if it is meant, give a greater --max_row_mb"),
+        ('{"text": "one", "text": "two"}', '"text" stands twice in an object: one of the two would be lost'),
+        ('{"a": [{"b": 1, "c": 2, "b": 1}]}', '"b" stands twice in an object: one of the two would be lost'),
+    ],
+)
+def test_a_bad_element_spoils_no_other(tmp_path, monkeypatch, block, element, reason):
+    monkeypatch.setattr(compression, "BLOCK_BYTES", block)
+    rows = list(limited(write(tmp_path / "a.json", f"[1, {element} ,3]".encode())).rows(100))
+    assert [row for row, _ in rows] == [0, 1, 2]
+    assert (rows[0][1], rows[2][1]) == (1, 3)
+    assert (str(rows[1][1]) == reason) is isinstance(rows[1][1], BadRow) is (reason is not None)
+
+
+GOOD = [{"text": 'a"}{é', "n": [1, {"x": "]"}]}, {"text": "b\n", "n": None}, {"text": "c", "n": {"y": {}}}]
+
+
+@pytest.mark.parametrize("block", [1, 5, 1 << 20])
+@pytest.mark.parametrize("indent", [None, 0, 1, "\t"])
+@pytest.mark.parametrize("between", ["", "\n", ",\n", "\r\n\r\n"])
+def test_objects_over_several_lines_or_behind_each_other(tmp_path, monkeypatch, block, indent, between):
+    if indent is None and "," in between:
+        return  # lines that end with a comma
+    monkeypatch.setattr(compression, "BLOCK_BYTES", block)
+    path = write(tmp_path / "a.json", between.join(json.dumps(row, indent=indent) for row in GOOD).encode())
+    assert [value for _, value in InputFile(path).rows(1)] == GOOD
+
+
+@pytest.mark.parametrize("wrong", ['"x"y"', "tru", "", '"x\n', '{"y": 1, "y": 2}', "9" * 5000])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_bad_object_spoils_no_other(tmp_path, wrong, indent):
+    texts = [json.dumps(row, indent=indent) for row in GOOD]
+    texts[1] = texts[1].replace("null", wrong)
+    rows = [value for _, value in InputFile(write(tmp_path / "a.json", "\n".join(texts).encode())).rows(1)]
+    assert (rows[0], rows[-1]) == (GOOD[0], GOOD[2])
+    assert rows[1:-1]
+    assert all(isinstance(row, BadRow) for row in rows[1:-1])
+
+
+def test_lists_a_line_are_rows(tmp_path):
+    path = write(tmp_path / "a.jsonl", b'[{"role": "user"}, 1]\n[2]\n')
+    assert list(InputFile(path).rows(1)) == [(0, [{"role": "user"}, 1]), (1, [2])]
 
 
 def limited(path: Path, max_row_bytes: int = 1000) -> InputFile:
@@ -155,7 +212,7 @@ def limited(path: Path, max_row_bytes: int = 1000) -> InputFile:
 @pytest.mark.parametrize("block", [1, 300, 1 << 20])
 @pytest.mark.parametrize("letter", ["2", "é", "\U0001f600"])
 def test_a_line_that_is_too_long_spoils_no_other(tmp_path, monkeypatch, block, letter):
-    monkeypatch.setattr(lines, "BLOCK_BYTES", block)
+    monkeypatch.setattr(compression, "BLOCK_BYTES", block)
     most = 1000 // len(letter.encode())
     texts = ["1", letter * most, letter * (most + 1), "4", letter * 4 * most, letter * most, letter * (most + 1)]
     path = write(tmp_path / "a.log", "\n".join(texts).encode())
@@ -176,7 +233,7 @@ def test_a_line_that_is_too_long_spoils_no_other(tmp_path, monkeypatch, block, l
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.log"])
 def test_a_line_without_end(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(lines, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(compression, "BLOCK_BYTES", 300)
     path = write(tmp_path / name, b"1\n" + b"2" * 20_000)
     with pytest.raises(ValueError, match=r"row \d: no line end in 16,000 bytes"):
         list(limited(path).rows(1))
@@ -222,7 +279,7 @@ def test_memory_does_not_grow_with_an_array(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 8 * lines.BLOCK_BYTES
+    assert peak < 8 * compression.BLOCK_BYTES
 
 
 # -- text --------------------------------------------------------------------------------------------
@@ -242,7 +299,7 @@ def test_memory_does_not_grow_with_an_array(tmp_path):
 )
 @generated
 def test_text_joined_is_the_file(tmp_path, data, text_chars, block, packing, members):
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if encoding_of(data)[0] != "utf-8":
         return
     rows = read(write(tmp_path / "a.log", data, packing, members), block, text_chars)
     assert [row for row, _ in rows] == list(range(len(rows)))
@@ -257,11 +314,43 @@ def test_text_joined_is_the_file(tmp_path, data, text_chars, block, packing, mem
         )
 
 
-def test_utf16(tmp_path):
-    for encoding in ("utf-16-le", "utf-16-be"):
-        path = write(tmp_path / "a.log", "\ufefflog".encode(encoding))
-        with pytest.raises(ValueError, match=r"a\.log: row 0: UTF-16, not UTF-8; convert the file with iconv"):
-            list(InputFile(path).rows(100))
+LINES = "disk error on host\r\nnetwork é 磁盘错误 😀\r\n"
+
+
+@pytest.mark.parametrize("block", [1, 3, 1 << 20])
+@pytest.mark.parametrize("packing", ["", ".gz"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_encodings_with_a_mark(tmp_path, block, packing, encoding):
+    path = write(tmp_path / "a.log", f"\ufeff{LINES}".encode(encoding), packing)
+    assert "".join(value for _, value in read(path, block)) == LINES
+
+
+@pytest.mark.parametrize("block", [1, 3, 1 << 20])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", ["disk error\r\n", LINES, "磁盘错误 12:00\n" * 3, "x" * 9000 + "\n"])
+def test_utf16_without_a_mark(tmp_path, block, encoding, text):
+    rows = read(write(tmp_path / "a.log", text.encode(encoding)), block, 100_000)
+    assert "".join(value for _, value in rows) == text
+    cut = read(write(tmp_path / "b.log", text.encode(encoding)[:-1]), block, 100_000)
+    assert "".join(value for _, value in cut) == text[:-1] + "\udcff"
+
+
+def test_zero_bytes_are_no_utf16(tmp_path):
+    for data in (b"a\0\0\0\0b\n" * 9, b"a log\n" + bytes(1000) + b"goes on\n", b"\0" * 50):
+        assert "".join(value for _, value in read(write(tmp_path / "a.log", data))) == data.decode()
+
+
+def test_half_a_pair_spoils_only_its_row(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"t": "a"}\n{"t": "\ud800"}\n{"t": "b"}\n'.encode("utf-16", "surrogatepass"))
+    assert [value["t"] for _, value in read(path)] == ["a", "\ud800", "b"]
+
+
+@pytest.mark.parametrize("packing", [*PACK][1:])
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+def test_zeros_after_a_member_are_no_other(tmp_path, packing, block):
+    path = write(tmp_path / "a.log", b"one\ntwo\n", packing, members=2)
+    path.write_bytes(path.read_bytes() + bytes(4096))
+    assert read(path, block) == [(0, "one\ntwo\n")]
 
 
 # -- which files -------------------------------------------------------------------------------------
@@ -276,6 +365,19 @@ def test_utf16(tmp_path):
         ("Android_2k.log", "Android_2k", True),
         ("syslog.log.12.zst", "syslog", True),
         ("notes.txt", "notes", True),
+        ("app.log-20240101", "app", True),
+        ("app.log-20240101.gz", "app", True),
+        ("app.log.2024-01-01.gz", "app", True),
+        ("app.log.2024-01-01T10:00:00Z", "app", True),
+        ("app.log.1.old", "app", True),
+        ("app-2024-01-01.log.xz", "app-2024-01-01", True),
+        ("syslog", "syslog", True),
+        ("syslog.7.gz", "syslog", True),
+        ("messages-20240101", "messages", True),
+        ("a.csv", "a", False),
+        ("a.b.tsv.bz2", "a.b", False),
+        ("a.parquet", "a", False),
+        ("a.arrow.zst", "a", False),
     ],
 )
 def test_names(tmp_path, name, stem, is_text):
@@ -283,7 +385,9 @@ def test_names(tmp_path, name, stem, is_text):
     assert (file.stem, file.kind.is_text) == (stem, is_text)
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.log.csv", "a.json.bz2", "a.json.1", "a", "json", ".json"])
+@pytest.mark.parametrize(
+    "name", ["a.xlsx", "a.log.gzip", "a.json.1", "a.log.final", "a", "json", ".json", "syslog.conf"]
+)
 def test_other_names(tmp_path, name):
     with pytest.raises(ValueError, match=r": not named \.json, "):
         InputFile(write(tmp_path / name, b""))

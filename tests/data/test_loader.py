@@ -204,6 +204,16 @@ def test_a_steps_rows_do_not_depend_on_what_came_before(split):
     assert same(far.at(2), fresh.at(2))
 
 
+def test_who_is_told_how_much_an_epoch_is_packs_only_the_epochs_it_takes(split):
+    fresh = loader(split)
+    told = Loader(split, fresh.config, seed=7, pad_id=PAD, sizes=fresh.sizes)
+    assert (told.num_rows, told.steps_per_epoch) == (fresh.num_rows, fresh.steps_per_epoch)
+    step = 2 * fresh.steps_per_epoch + 1
+    assert same(told.at(step), fresh.at(step))
+    assert list(told.epochs.futures) == [2]
+    assert 0 in fresh.epochs.futures
+
+
 @pytest.mark.parametrize("stopped_after", [0, 3, 5, 6, 8])  # an epoch is 6 steps
 def test_resume_from_the_step_is_exact(split, stopped_after):
     whole = loader(split)

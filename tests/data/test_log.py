@@ -68,7 +68,6 @@ def test_lines_of_a_log(tmp_path, monkeypatch):
         ("empty.log", b"", "", "empty.log: no line in it"),
         ("blank.log", b"\n \n", "", "blank.log: nothing but blanks in it"),
         ("core", b"ELF\0\0\n", "", "core: zero bytes, so no text"),
-        ("wide.log", "error".encode("utf-16"), "", "wide.log: UTF-16, not UTF-8; convert the file with iconv"),
         ("cut.log.gz", gzip.compress(b"error " * 99, mtime=0)[:-9], "", "cut.log.gz: the compressed file is cut short"),
         ("no.log.gz", b"error", "", "no.log.gz: cannot be unpacked (Error -3 while decompressing data"),
         ("no.log.zst", b"error", "", "no.log.zst: "),
@@ -120,3 +119,9 @@ def test_what_is_no_file(tmp_path):
     ):
         with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
             read_log(str(path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_utf16_is_read(tmp_path, encoding):
+    (tmp_path / "wide.log").write_bytes("disk error\r\nnetwork error\r\n".encode(encoding))
+    assert read_log(str(tmp_path / "wide.log")).lines == ["disk error", "network error"]

@@ -22,9 +22,10 @@ def splits(tmp_path_factory) -> dict[str, Split]:
     return found
 
 
-def mixture(splits: dict[str, Split], *, rank: int = 0, world_size: int = 1, seed: int = 7, **shares) -> MixtureLoader:
+def mixture(splits: dict[str, Split], *, rank: int = 0, world_size: int = 1, sizes=(), **shares) -> MixtureLoader:
     config = LoaderConfig(seq_len=SEQ_LEN, rows_per_step=8)
-    return MixtureLoader(splits, shares or SHARES, config, seed=seed, pad_id=PAD, rank=rank, world_size=world_size)
+    of_rank = {"seed": 7, "pad_id": PAD, "rank": rank, "world_size": world_size, "sizes": dict(sizes)}
+    return MixtureLoader(splits, shares or SHARES, config, **of_rank)
 
 
 def test_over_200_steps_every_source_has_its_share_of_the_tokens_within_a_hundredth(splits):
@@ -97,6 +98,16 @@ def test_steps_do_not_depend_on_ranks_and_resume_anywhere(splits, world_size):
     resumed = mixture(splits)
     resumed.step = 57
     assert torch.equal(next(iter(resumed)).batches[0].tokens_T, alone.at(57).batches[0].tokens_T)
+
+
+def test_who_is_told_how_much_the_epochs_are_packs_only_those_it_takes(splits):
+    fresh = mixture(splits)
+    told = mixture(splits, sizes=fresh.sizes)
+    assert told.steps_per_epoch == fresh.steps_per_epoch
+    step = 3 * fresh.steps_per_epoch
+    assert torch.equal(told.at(step).batches[0].tokens_T, fresh.at(step).batches[0].tokens_T)
+    begun = [0 in source.epochs.futures for source in told.sources]
+    assert begun == [passes < 1 for passes in told.passes(step)] != [True] * 3
 
 
 def test_a_micro_batch_is_of_the_source_that_it_says(splits):

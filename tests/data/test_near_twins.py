@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from logtrain.data import near_twins
-from logtrain.data.masked import mask
 from logtrain.data.near_twins import SIGNATURE, Signatures, near_any, signatures
+from logtrain.text.masked import mask
 from tests.support.jaccard import jaccard, sets_of
 
 LETTERS = "bcdfghijklmnopqrstuvwxyz"

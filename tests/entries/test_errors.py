@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from logtrain import cpt
 from logtrain.core import entry
+from tests.support.finetuning import as_chats
 from tests.support.program import last_step
 from tests.support.synthetic import change_manifest, write_data, write_model, write_tokenizer
 
@@ -133,7 +134,13 @@ MISTAKES: dict[str, tuple[Callable[[Case], object], list[str], str]] = {  # what
     "tokenizer too large": (
         lambda c: edit_json(c.model / "config.json", vocab_size=120),
         [],
-        "{c.data}: its tokenizer has 130 ids, the model {c.model} only 120",
+        "{c.model}: its tokenizer has 130 ids, its model only 120 rows; they do not belong together: take the model's",
+    ),
+    "chats": (
+        lambda c: as_chats(c.data),
+        [],
+        "{c.data}: prepared as chats, which `logtrain sft` trains on (--lora.rank 0 for all parameters); for `logtrain "
+        "cpt` prepare text, with --format auto",
     ),
     "tokenizer changed": (
         lambda c: write_tokenizer(c.model, 129),

@@ -4,15 +4,17 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from logtrain import plan
 from logtrain.core.config import load
-from logtrain.planning import operation, prediction
+from logtrain.planning import operation, picture, prediction
 from logtrain.planning.config import PlanConfig
-from logtrain.planning.gpu import GPUS
+from logtrain.planning.gpu_file import GPUS
+from logtrain.planning.memory import UNSEEN
 from logtrain.planning.plan_table import search_table
 from logtrain.planning.prediction import Plan, make_plan
 from logtrain.planning.search import search
@@ -60,6 +62,9 @@ def test_json_has_every_key_and_adds_up(flags, capsys):
     assert sum(result["step_seconds_by"].values()) == pytest.approx(result["step_seconds"])
     assert result["cost_usd"] == pytest.approx(2.31 * 4 * result["steps"] * result["step_seconds"] / 3600)
     assert result["mfu_causal"] < result["mfu_full"]
+    for name in ("tokens_per_second_per_gpu", "step_seconds", "gpu_hours", "cost_usd", "reserved_memory_gib"):
+        low, high = result["intervals"][name]
+        assert low < result[name] < high
 
 
 def test_recomputation_costs_flops_and_saves_memory(flags):
@@ -86,8 +91,13 @@ def test_the_picture(flags, tmp_path):
     plan.main([*flags, "--picture", str(tmp_path / "plan.svg")])
     text = (tmp_path / "plan.svg").read_text()
     assert text.startswith("<svg")
-    assert "_reduce_scatter_base_" in text
-    assert "polyline" in text
+    assert "_allgather_base_" in text
+    for mark in ("polyline", "stroke-dasharray", "GiB there</text>", ">0 ms</text>", ">0 s</text>"):
+        assert mark in text, mark
+    shown = set(re.findall(r'<text x="\d+" y="[\d.]+">([a-z -]+)</text>', text))  # lanes and the legend
+    drawn = set(re.findall(r'<rect x[^>]+ fill="(#\w+)" stroke', text))
+    assert {picture.COLOURS[name] for name in shown if name in picture.COLOURS} == drawn
+    assert "all-reduce" not in shown
 
 
 @pytest.mark.parametrize(
@@ -107,22 +117,33 @@ def test_an_impossible_job_is_one_line(flags, extra, words):
     assert all(word in str(error.value) for word in words)
 
 
+def small_gpu(folder: Path, room: int) -> Path:
+    """The description of a GPU with `room` bytes for tensors."""
+    text = (GPUS / "h100-sxm.toml").read_text().replace("84_947_000_000", str(room + 1))
+    for number in ("2_147_483_648", "1_300_000_000", "3_000_000_000"):  # of [reserved]
+        text = text.replace(number, "1")
+    path = folder / "small.toml"
+    path.write_text(text)
+    return path
+
+
 def test_a_job_that_does_not_fit_says_what_would(flags, tmp_path, capsys):
-    text = (GPUS / "h100-sxm.toml").read_text()
     results = {name: make_plan(load(PlanConfig, [*flags, "--recompute", name])).trace.peak for name in ("none", "full")}
-    room = 2_147_483_648 + (results["none"].reserved + results["full"].reserved) // 2
-    small = tmp_path / "small.toml"
-    small.write_text(text.replace("84_947_000_000", str(room)))
-    with pytest.raises(ValueError, match=r"recompute = .* makes it fit"):
-        plan.main([*flags, "--gpu", str(small)])
+    small = small_gpu(tmp_path, round((1 + UNSEEN) * (results["none"].reserved + results["full"].reserved) / 2))
+    for extra in ([], ["--json"]):
+        with pytest.raises(ValueError, match=r"recompute = .* makes it fit"):
+            plan.main([*flags, "--gpu", str(small), *extra])
+    table, _, last = capsys.readouterr().out.strip().rpartition("\n")
+    assert "DOES NOT SURELY FIT" in table
+    for text in (table, last):  # no speed and no price of what cannot run
+        assert not re.search(r"tokens.s|tokens_per_second|step_seconds|\$|cost_usd|GPU-hours|MFU|mfu", text), text
+    assert json.loads(last)["fits"] is False
 
 
 @pytest.mark.slow
 def test_the_search_puts_the_fastest_first_and_says_why_the_others_lose(flags, tmp_path):
     smallest = make_plan(load(PlanConfig, [*flags, "--recompute", "full"])).trace.peak.reserved
-    gpu = tmp_path / "small.toml"  # with room for full recomputation, a row a micro-batch, and little more
-    text = (GPUS / "h100-sxm.toml").read_text().replace("2_147_483_648", "0")
-    gpu.write_text(text.replace("84_947_000_000", str(round(1.2 * smallest))))
+    gpu = small_gpu(tmp_path, round(1.2 * smallest))  # full recomputation, a row a micro-batch, and little more
     variants = search(load(PlanConfig, [*flags, "--gpu", str(gpu), "--loader.rows_per_step", "8"]))
     tried = [variant.to_json() for variant in variants]
     assert len(tried) == 3 * 2 * 4  # recomputation; one or two rows; reduce dtype and resharding
@@ -163,10 +184,10 @@ RANKS = {16: [], 0: ["--lora.rank", "0", "--recompute", "full"]}
 
 @pytest.mark.slow
 def test_the_lora_recipe_keeps_its_promise(fine_tuning):
-    """17,000 tokens/s a GPU and more, dropout and all, in the memory of an 80 GB GPU with a margin."""
+    """16,000 tokens/s a GPU and more, dropout and all, in the memory of an 80 GB GPU with a margin."""
     result, config = fine_tuning[16].result, fine_tuning[16].config
     assert (config.lora.rank, config.lora.dropout, len(config.lora.targets), config.gpus) == (16, 0.05, 7, 4)
-    assert result["tokens_per_second_per_gpu"] >= 17_000
+    assert result["tokens_per_second_per_gpu"] >= 16_000
     assert result["reserved_memory_gib"] < 0.9 * result["available_memory_gib"]
     assert result["flops_per_token_executed"] < 1.01 * result["flops_per_token_model"]  # no product is recomputed
 

@@ -108,7 +108,7 @@ def test_without_bos(bytes_tokenizer, tmp_path, inline):
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     (folder / "tokenizer.json").write_bytes((bytes_tokenizer / "tokenizer.json").read_bytes())
-    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text('{"add_bos_token": false}')
     path = dump(tmp_path / "a.json", [{"text": "ab"}])
     prepare.main(arguments(folder, tmp_path / "out", path, valid_fraction=0, document_end="<|begin_of_text|>"))
     ((tokens, record),) = read_documents(tmp_path / "out")["train"]

@@ -58,7 +58,7 @@ def test_prepared_otherwise_is_named_and_not_touched(bytes_tokenizer, tmp_path, 
     elif changed == "tokenizer":
         (tokenizer / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text() + " ")
     elif changed == "bos":
-        (tokenizer / "tokenizer_config.json").write_text("{}")
+        (tokenizer / "tokenizer_config.json").write_text('{"add_bos_token": false}')
     flags = changed if isinstance(changed, dict) else {}
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         prepare.main(arguments(tokenizer, tmp_path / "out", *inputs, **flags))

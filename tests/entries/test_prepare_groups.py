@@ -32,14 +32,18 @@ def test_a_column_that_no_rule_reads(bytes_tokenizer, tmp_path, inline, capsys):
     assert len(groups["valid"]) == 2
     assert len(groups["train"]) == 8
     assert not groups["valid"] & groups["train"]
+    assert len(groups["valid_seen"]) > 2
+    assert groups["valid_seen"] <= groups["train"]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["held_out_groups"] == sorted(groups["valid"])
     assert manifest["settings"]["split_by"] == "source"
     held_out = json.loads((tmp_path / "out" / "report.json").read_text())["held_out"]
-    expected = {"documents": 40, "returned": 0, "near_twins": 40, "is_least": False}  # all are equal but for numbers
+    expected = {"documents": 32, "returned": 0, "near_twins": 32, "is_least": True}  # all are equal but for numbers
+    expected |= {"unseen": 40, "unseen_near_twins": 40}
     assert held_out == expected | {"groups": sorted(groups["valid"])}
     printed = capsys.readouterr().out
-    assert "held out: 40 documents, 40 of them with a near-twin in training" in printed
+    assert "valid: 40 documents of held-out groups, 40 of them with a near-twin in training" in printed
+    assert "valid_seen: of the other groups 32 documents, 32 of them with a near-twin in training" in printed
     assert all(f"held-out group: {group}" in printed for group in groups["valid"])
     prepare.main(arguments(bytes_tokenizer, tmp_path / "two", path, split_by="source", workers=2))
     assert contents(tmp_path / "two") == contents(tmp_path / "out")
@@ -61,6 +65,7 @@ def test_domains_and_systems(bytes_tokenizer, chat_tokenizer, tmp_path, inline):
     prepare.main(arguments(chat_tokenizer, tmp_path / "chat", path, **flags))
     groups = groups_of(chats, tmp_path / "chat", "system")
     assert len(groups["valid"]) == len(groups["train"]) == 1
+    assert groups["valid_seen"] == groups["train"]
 
 
 @pytest.mark.parametrize(

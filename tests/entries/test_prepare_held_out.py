@@ -9,7 +9,7 @@ import pytest
 
 from logtrain import prepare
 from logtrain.data import chunks, held_out
-from logtrain.data.masked import mask
+from logtrain.text.masked import mask
 from tests.support.jaccard import share_with_near_twins
 from tests.support.preparing import arguments, contents, dump, read_documents
 

@@ -13,6 +13,7 @@ from tokenizers import models, pre_tokenizers
 from logtrain.core.batch import IGNORE
 from logtrain.evaluation.perplexity import measure
 from logtrain.text.tokenizer import Tokenizer
+from tests.support.chats import writing
 
 BOS, END = "<|begin_of_text|>", "<|end_of_text|>"
 ALONE = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"), sum=lambda values: values)
@@ -24,6 +25,8 @@ def write_tokenizer(folder: Path, bos: str | None) -> Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[("a", "b")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.add_special_tokens([BOS, END])
+    if bos:
+        tokenizer.post_processor = writing(tokenizer, bos)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": bos}))
     return Tokenizer.load(folder)

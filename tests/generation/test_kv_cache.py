@@ -25,8 +25,8 @@ def test_a_captured_step_gives_the_same_answers(loaded, prompts, monkeypatch):
             replays.append(len(self.logits_SV))
             self.logits_SV.copy_(self.cached.compute(self.inputs))
 
-    def capture(self, num_sequences, max_length):
-        graph = Replayed(self, self.inputs([Chunk([0], 0, 0)] * num_sequences, max_length))
+    def capture(self, num_sequences, max_length, is_adapted):
+        graph = Replayed(self, self.inputs([Chunk([0], 0, 0)] * num_sequences, max_length, is_adapted))
         return CapturedStep(graph, graph.inputs, graph.logits_SV)
 
     replays: list[int] = []
@@ -53,7 +53,7 @@ def test_on_a_gpu_a_captured_step_gives_the_logits_of_a_plain_one(folder, prompt
         ]
         expected, found = plain.next_logits(chunks).float(), captured.next_logits(chunks).float()
         assert (found - expected).abs().max() < 0.03 * expected.abs().max()
-    assert list(captured.captured) == [(8, 1024)]
+    assert list(captured.captured) == [(8, 1024, False)]
 
 
 def test_memory_is_given_back_with_the_last_reference(loaded):

@@ -14,8 +14,14 @@ from logtrain.generation.config import SamplingConfig
 from logtrain.generation.load import ModelFolder
 from logtrain.model import peft as adapter
 from logtrain.model.config import LoraConfig
+from logtrain.model.merging import merge_folders
+from logtrain.text.chat_template import Turn
+from tests.support.chats import TRIMMING
+from tests.support.chats import write_tokenizer as write_chat_tokenizer
+from tests.support.evaluation import write_chat_model
 from tests.support.generation import CPU, NEW, ids_of, new_generator, transformers_answer
 from tests.support.llama import load_transformers
+from tests.support.lora import adapted, trained
 from tests.support.synthetic import edit_json, write_tokenizer
 
 
@@ -98,3 +104,29 @@ def test_answers_are_drawn_as_the_folder_says_or_as_llama_3_1s_does(tmp_path):
         file.write_text(json.dumps(facts))
         with pytest.raises(ValueError, match=re.escape(f"{file}: {message}")):
             assert ModelFolder(tmp_path).sampling
+
+
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_an_adapters_own_template_asks_and_is_merged(tmp_path, has_tokenizer):
+    """Of public reports: TRL, LLaMA-Factory and axolotl leave it in the tokenizer_config.json beside the adapter."""
+    from transformers import AutoTokenizer
+
+    own = "{{ bos_token }}{% for m in messages %}{{ '### ' + m['role'] + m['content'] + eos_token }}{% endfor %}"
+    model = write_chat_model(tmp_path / "model", 0.3)
+    (model / "chat_template.jinja").write_text(TRIMMING)
+    lora = LoraConfig(rank=2, alpha=4.0)
+    trained_model = adapted(model, lora)
+    adapter.save(tmp_path / "adapter", trained(trained_model), trained_model.config, lora, str(model))
+    write_chat_tokenizer(tmp_path / "adapter", own)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "adapter")
+    if not has_tokenizer:
+        (tmp_path / "adapter" / "tokenizer.json").unlink()
+    turns = [Turn("user", "why error?")]
+    expected = theirs.apply_chat_template([turn._asdict() for turn in turns], return_dict=False)
+    assert expected != ModelFolder(model).template.prompt(turns)
+    assert ModelFolder(tmp_path / "adapter").template.prompt(turns) == expected
+    merge_folders(model, tmp_path / "adapter", tmp_path / "merged", "float32")
+    assert ModelFolder(tmp_path / "merged").template.prompt(turns) == expected
+    assert "chat_template" not in json.loads((tmp_path / "merged" / "tokenizer_config.json").read_text())
+    merged = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert merged.apply_chat_template([turn._asdict() for turn in turns], return_dict=False) == expected

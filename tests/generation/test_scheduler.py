@@ -102,3 +102,22 @@ def test_what_was_read_of_a_cancelled_request_is_not_read_again(loaded, prompts,
     assert chat.scheduler.running[0].num_cached == min(8 * steps, len(prompt) - 1)
     answer = next(event.answer for _ in range(100) for event in chat.step() if event.answer)
     assert answer.ids == expected
+
+
+def test_questions_on_one_log_that_are_asked_at_once_read_it_once(loaded, prompts):
+    log = [*prompts[5], *prompts[3]]
+    asked = [[*log, *question] for question in (prompts[1], prompts[4], prompts[0])]
+    expected = ids_of(new_generator(loaded), asked)
+    generator = new_generator(loaded, keep_prefixes=True, max_sequences=4)
+    answers = dict(generator.run(Request(prompt=prompt, max_new_tokens=NEW) for prompt in asked))
+    assert [answers[i].ids for i in range(3)] == expected
+    assert [answers[i].reused for i in range(3)] == [0, len(log), len(log)]
+
+
+def test_a_chat_keeps_its_slots_once(loaded, prompts):
+    """Its earlier turns are in the later ones."""
+    generator, chat = new_generator(loaded, keep_prefixes=True), list(prompts[0])
+    for _ in range(4):
+        ((_, answer),) = generator.run([Request(prompt=chat, max_new_tokens=9)])
+        chat = [*chat, *answer.ids, *prompts[1]]
+        assert len(generator.scheduler.kept) == 1

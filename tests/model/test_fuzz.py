@@ -70,6 +70,7 @@ def changed(file: Path, changes: dict) -> bytes:
 
 @fuzz
 @given(changes=object_of("bos_token", "eos_token", "chat_template", "add_bos_token", "pad_token", "unk_token"))
+@example(changes={"chat_template": "\ud800"})
 def test_tokenizer_config(folders, changes):
     file = folders[0] / "tokenizer_config.json"
     ends(file, changed(file, changes), lambda: ModelFolder(folders[0]).template)

@@ -60,7 +60,7 @@ def plan(model: Path, _: Path) -> None:
 
 
 def prepare(model: Path, _: Path) -> None:
-    ChatTemplate.load(Tokenizer.load(model))
+    ChatTemplate.load(Tokenizer.load(model)).check_trainable()
 
 
 READERS: list[Callable[[Path, Path], None]] = [chat, merge, train, serve, plan, prepare]

@@ -120,7 +120,7 @@ def test_a_resumed_run_continues_one_series(tmp_path, capsys, torn, resume_step,
     removed = 5 + (torn.count(b"\n") + 1 if torn else 0) - len(kept)
     said = f"metrics.jsonl: removed {removed} records made after the checkpoint; their steps run again\n"
     assert capsys.readouterr().out.startswith(said if removed else "step=")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "metrics.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.jsonl", "log.txt", "metrics.jsonl"]
 
 
 def test_what_is_lost_of_the_records_is_told(tmp_path, capsys):

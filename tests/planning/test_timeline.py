@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from logtrain.planning.cost import Workload, seconds
-from logtrain.planning.gpu import read_gpu
+from logtrain.planning.gpu_file import read_gpu
 from logtrain.planning.timeline import breakdown, simulate
 from tests.support.planning import op
 
@@ -17,11 +17,11 @@ def test_streams_overlap_and_share():
     product = {"shape": (1 << 17, 1 << 14, 1 << 14, 1)}
     ranks = tuple(range(8))
     a_product = seconds(op("product", **product), gpu, workload)
-    size = round((a_product - gpu.links_latency) * gpu.links * 8 / 7)
+    size = round(a_product * gpu.links[-1].bandwidth * 8 / 7)  # so large that no other rate counts
     gather = op("all_gather", "all-gather", shape=ranks, written=size)
     ops = [gather, op("product", **product), op("product", waits=(0,), **product)]
     timeline = simulate(ops, gpu, workload)
-    slow = gpu.beside_collectives
+    slow = gpu.beside_product
     assert timeline.end[0] == pytest.approx(a_product, rel=1e-6)
     assert timeline.end[1] == pytest.approx(a_product * (1 + 1 - 1 / slow), rel=1e-6)  # slower until the gather ends
     assert timeline.end[2] == pytest.approx(timeline.end[1] + a_product, rel=1e-6)

@@ -45,6 +45,8 @@ def write_tokenizer(folder: Path, template: str | None = TRIMMING, bos: bool = T
     tokenizer.train_from_iterator([" ".join(random_.choices(WORDS, k=12)) for _ in range(300)], trainer)
     tokenizer.add_special_tokens(SPECIAL)
     tokenizer.add_tokens(["<thought>"])
+    if bos:
+        tokenizer.post_processor = processors.Sequence([tokenizer.post_processor, writing(tokenizer, "<|begin|>")])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config |= {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS}
@@ -52,6 +54,11 @@ def write_tokenizer(folder: Path, template: str | None = TRIMMING, bos: bool = T
     config |= {} if template is None else {"chat_template": template}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
+
+
+def writing(tokenizer: tokenizers.Tokenizer, bos: str) -> processors.TemplateProcessing:
+    """What writes a token before every text."""
+    return processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))])
 
 
 def make_chats(num_rows: int) -> list[dict]:

@@ -13,13 +13,16 @@ from torch import Tensor, nn
 
 from logtrain.data.config import LoaderConfig
 from logtrain.data.loader import Loader
+from logtrain.data.prepared import sha256_of
 from logtrain.data.shards import Split
 from logtrain.model import hf
 from logtrain.model.config import LoraConfig
 from logtrain.model.lora import InitialAdapters
+from logtrain.text.config import DATE
 from logtrain_kernels import dropout_steps
 from logtrain_kernels.dropout import kept_reference, kept_scale
 from tests.support.lora import in_peft, with_adapters
+from tests.support.synthetic import change_manifest
 from tests.support.training import records
 
 SEQ_LEN, ROWS_PER_STEP, STEPS, LR, DROPOUT = 48, 8, 10, 3e-2, 0.2
@@ -42,6 +45,15 @@ class Masked(nn.Module):
         if not self.training:
             return x
         return x * kept_reference(self.now.seeds, self.salt, DROP, self.width) * kept_scale(DROP)
+
+
+def as_chats(data: Path) -> Path:
+    """A prepared folder whose documents pass for chats, by a template for the tokenizer of synthetic models."""
+    source = "{{ bos_token }}{% for message in messages %}{{ message['content'] + eos_token }}{% endfor %}"
+    chat = {"template_path": "", "template": source, "template_sha256": sha256_of(source), "named_tokens": {}}
+    settings = json.loads((data / "manifest.json").read_text())["settings"] | {"date": DATE}
+    change_manifest(data, chat=chat, settings=settings)
+    return data
 
 
 OURS = {"q_proj": "attention.qkv", "k_proj": "attention.qkv", "v_proj": "attention.qkv", "o_proj": "attention.out"}

@@ -16,6 +16,7 @@ from logtrain.data.encode import TextEncoder, encode
 from logtrain.data.pool import Pool
 from logtrain.data.shards import Split
 from logtrain.text.tokenizer import Tokenizer
+from tests.support.chats import writing
 
 BOS, END = 256, 257
 
@@ -57,6 +58,7 @@ def write_bytes_tokenizer(folder: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>"])
+    tokenizer.post_processor = writing(tokenizer, "<|begin_of_text|>")
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text('{"bos_token": "<|begin_of_text|>"}')
     return folder

@@ -21,8 +21,9 @@ from logtrain.core.entry import run
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        *("logtrain.cpt", "logtrain.export", "logtrain.chat"),
-        *("logtrain.conversation.repl", "logtrain.generation.load"),  # what an entry imports after its flags
+        *("logtrain.cpt", "logtrain.export", "logtrain.chat", "logtrain.serve"),
+        # What an entry imports after its flags.
+        *("logtrain.conversation.repl", "logtrain.generation.load", "logtrain.serving.listening"),
     ]
 )
 
@@ -61,6 +62,11 @@ class Program:
                 raise AssertionError(f"still running after {seconds} s:\n{self.output.read_text()}")
         return [process.exitcode for process in self.processes]
 
+    def until_or_end(self, happened: Callable[[], object]) -> None:
+        """Wait for a moment in the life of the program, or for its end."""
+        while not happened() and any(process.exitcode is None for process in self.processes):
+            time.sleep(0.001)
+
     def until(self, happened: Callable[[], object]) -> None:
         """Wait for a moment in the life of the program."""
         while not happened():
@@ -73,8 +79,9 @@ def free_world(size: int) -> list[dict[str, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    ranks = ({"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port} for rank in range(size))
-    return [{"MASTER_ADDR": "127.0.0.1", **{key: str(value) for key, value in env.items()}} for env in ranks]
+    ranks = ({"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size} for rank in range(size))
+    of_all = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [of_all | {key: str(value) for key, value in env.items()} for env in ranks]
 
 
 def become(entry: str, flags: Sequence[str], env: dict[str, str], output: Path) -> None:

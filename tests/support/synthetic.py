@@ -15,6 +15,7 @@ from logtrain.model import hf
 from logtrain.model.llama import Llama
 from logtrain.model.weights import materialize
 from logtrain.text.tokenizer import Tokenizer
+from tests.support.chats import writing
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -76,6 +77,7 @@ def write_tokenizer(folder: Path, vocab_size: int) -> Path:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="w2"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens(special)
+    tokenizer.post_processor = writing(tokenizer, special[0])
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": special[0], "eos_token": special[1]}))
     return folder

@@ -259,7 +259,7 @@ def test_a_template_that_uses_much_is_rendered_as_transformers_does(loaded):
 def test_templates_that_are_refused(tmp_path, source, message):
     tokenizer = Tokenizer.load(write_tokenizer(tmp_path / "a", source))
     with pytest.raises(ValueError, match=message) as error:
-        ChatTemplate.load(tokenizer)
+        ChatTemplate.load(tokenizer).check_trainable()
     assert str(error.value).startswith(str(tmp_path / "a"))
     assert "\n" not in str(error.value)
 

@@ -155,6 +155,7 @@ def test_no_gadget_gets_at_python(tokenizer, gadget: str):
     """Each is refused, or is nothing: what it is said to be is never Python's."""
     try:
         template = ChatTemplate(tokenizer, TRIMMING + "{# #}{{ 'KEEP' }}".replace("'KEEP'", f"({gadget}) | string"))
+        template.check_trainable()
     except ValueError as error:
         assert "\n" not in str(error)
         return
@@ -166,7 +167,7 @@ def test_no_gadget_gets_at_python(tokenizer, gadget: str):
 def test_no_template_works_for_more_than_a_moment(tokenizer, bomb: str):
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(ValueError) as error:
-        ChatTemplate(tokenizer, BOMBS[bomb] + TRIMMING, where="template.jinja")
+        ChatTemplate(tokenizer, BOMBS[bomb] + TRIMMING, where="template.jinja").check_trainable()
     took = time.monotonic() - began
     assert took < SECONDS
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < BYTES

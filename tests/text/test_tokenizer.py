@@ -2,7 +2,6 @@
 
 import io
 import json
-import random
 from pathlib import Path
 
 import pytest
@@ -10,39 +9,16 @@ import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from logtrain.data.documents import documents
 from logtrain.data.files import InputFile
 from logtrain.text.tokenizer import Tokenizer
-
-SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>"]
-WORDS = ["error", "disk", "sshd[24499]:", "Failed", "password", "for", "root", "blk_-160", "10.0.0.1", "\n", "  "]
-CORPUS = [" ".join(random.Random(i).choices(WORDS, k=12)) for i in range(300)]
-LONG = " ".join(CORPUS[:20])
+from tests.support.bpe import CORPUS, LONG, SPECIAL, WORDS, with_config, write_bpe
 
 
 @pytest.fixture(scope="module")
 def bpe(tmp_path_factory) -> Path:
-    """A byte-level BPE laid out like Llama 3's, saved with all that would silently change a document."""
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    tokenizer.add_special_tokens(SPECIAL)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{SPECIAL[0]} $A", special_tokens=[(SPECIAL[0], tokenizer.token_to_id(SPECIAL[0]))]
-    )
-    tokenizer.enable_truncation(8)
-    tokenizer.enable_padding(length=16)
-    folder = tmp_path_factory.mktemp("bpe")
-    saved = json.loads(tokenizer.to_str())
-    saved["model"]["dropout"] = 0.5
-    (folder / "tokenizer.json").write_text(json.dumps(saved))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": SPECIAL[0], "eos_token": SPECIAL[2]}))
-    return folder
+    return write_bpe(tmp_path_factory.mktemp("bpe"))
 
 
 def train_sentencepiece(folder: Path, **options) -> Path:
@@ -118,36 +94,6 @@ def test_decode_shows_special_tokens_on_request(tokenizer):
 
 
 # -- special tokens ----------------------------------------------------------------------------------
-
-
-def with_config(bpe: Path, folder: Path, config: dict | None, **tokenizer_changes) -> Tokenizer:
-    saved = json.loads((bpe / "tokenizer.json").read_text()) | tokenizer_changes
-    (folder / "tokenizer.json").write_text(json.dumps(saved))
-    if config is not None:
-        (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return Tokenizer.load(folder)
-
-
-@pytest.mark.parametrize(
-    ("config", "bos"),
-    [
-        ({"bos_token": SPECIAL[0]}, SPECIAL[0]),
-        ({"bos_token": {"content": SPECIAL[1], "lstrip": False}}, SPECIAL[1]),
-        ({"bos_token": None}, None),
-        ({}, None),
-        ({"bos_token": SPECIAL[0], "add_bos_token": False}, None),
-        ({"bos_token": SPECIAL[0], "add_bos_token": True}, SPECIAL[0]),
-        ({"bos_token": "<|start_header_id|>"}, None),  # opens a turn, not a document
-        (None, SPECIAL[0]),  # no config: what the tokenizer's own template puts first
-    ],
-)
-def test_bos(bpe, tmp_path, config, bos):
-    tokenizer = with_config(bpe, tmp_path, config)
-    assert tokenizer.bos_id == (None if bos is None else tokenizer.token_id(bos))
-
-
-def test_no_config_and_no_template_is_no_bos(bpe, tmp_path):
-    assert with_config(bpe, tmp_path, None, post_processor=None).bos_id is None
 
 
 def test_vocab_size_counts_ids_not_tokens(bpe, tmp_path):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from logtrain.cpt import CptConfig
 from logtrain.training.publish import ExportResult, publish_model
 from logtrain.training.run_data import ChatStyle
 from logtrain.training.setup import RunSetup, set_up
-from tests.support.synthetic import write_data, write_model
+from tests.support.synthetic import edit_json, write_data, write_model
 
 
 class DamagingSetup(RunSetup):
@@ -99,3 +101,18 @@ def test_a_model_trained_on_chats_carries_their_template_and_their_end(case, bef
 
 def as_list(ids: int | list[int]) -> list[int]:
     return ids if isinstance(ids, list) else [ids]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_an_export_holds_one_template_and_is_as_open_as_other_files(case, umask, mode):
+    """Of public reports: a server that reads tokenizer_config.json alone took the older template, and an account of its
+    own could not read the weights."""
+    edit_json(case.source / "tokenizer_config.json", chat_template="older")
+    before = os.umask(umask)
+    try:
+        case.publish(chat=ChatStyle("{% for message in messages %}{{ message['content'] }} w9{% endfor %}", 9))
+    finally:
+        os.umask(before)
+    assert "chat_template" not in json.loads((case.there / "tokenizer_config.json").read_text())
+    assert (case.there / "chat_template.jinja").read_text().endswith(" w9{% endfor %}")
+    assert {stat.S_IMODE(file.stat().st_mode) for file in case.there.iterdir()} == {mode}

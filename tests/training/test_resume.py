@@ -18,8 +18,10 @@ import torch
 
 from logtrain.core.config import load
 from logtrain.cpt import CptConfig
+from logtrain.data import loader
+from logtrain.data.epoch import pack_epoch
 from logtrain.training import checkpoint
-from logtrain.training.checkpoint import Checkpoints, tensors_of
+from logtrain.training.checkpoint import Checkpoints, read_facts, tensors_of
 from logtrain.training.optim import make_optimizer
 from logtrain.training.setup import set_up
 from logtrain.training.state import TrainState
@@ -306,6 +308,46 @@ def test_what_does_not_change_the_losses_may_change(case, whole, stopped):
     losses = ([record["loss"] for record in series(run) if "loss" in record] for run in (stopped.run, whole[1]))
     np.testing.assert_allclose(*losses, rtol=1e-5)
     assert checkpoints(stopped.run) == [f"step-{STEPS:06d}"]
+
+
+def test_a_resumed_run_packs_no_epoch_that_is_over(case, tmp_path, monkeypatch):
+    flags, packed = [*case.flags, "--runs", str(tmp_path)], []
+
+    def spy(split, config, seed, epoch, *more):
+        if split.name == "train":
+            packed.append(epoch)
+        return pack_epoch(split, config, seed, epoch, *more)
+
+    monkeypatch.setattr(loader, "pack_epoch", spy)
+    assert train([*flags, "--trainer.stop_after", "15"]) == 75
+    assert packed == [0, 1]
+    assert train([*flags, "--resume", "auto", "--trainer.stop_after", "16"]) == 75
+    assert packed == [0, 1, 1]
+
+
+def test_the_best_step_is_found_anew_on_another_validation_set(case, tmp_path, capfd):
+    lengths = {"train": [9] * 3, "valid": [20] * 9}
+    other = write_data(tmp_path / "other", case.model, seq_len=32, lengths=lengths, seed=2)
+    no_valid = write_data(tmp_path / "train", case.model, seq_len=32, lengths={"train": [30] * 50})
+    flags = [*case.flags, "--data", str(no_valid), "--runs", str(tmp_path), "--trainer.keep_best"]
+    flags += ["--trainer.max_steps", "9", "--trainer.valid_every", "1"]
+    first, again = ["--valid", f"a={case.data}"], ["--valid", f"b={other}", f"a={case.data}"]
+    assert train([*flags, *first, "--trainer.stop_after", "3"]) == 75
+    (before,) = (read_facts(path).state for path in [tmp_path / "run" / "checkpoints" / "step-000003"])
+    assert (before.best_step, before.best_set) == (3, fingerprint(case.data))
+    capfd.readouterr()
+    assert train([*flags, *first, "--resume", "auto", "--trainer.stop_after", "4"]) == 75
+    assert "best step is found anew" not in "".join(capfd.readouterr())
+    assert train([*flags, *again, "--resume", "auto", "--trainer.stop_after", "5"]) == 75
+    told = "".join(capfd.readouterr())
+    assert "another one than when step 4 was the best: the best step is found anew" in told
+    after = read_facts(tmp_path / "run" / "checkpoints" / "step-000005").state
+    losses = [record["valid_loss"] for record in series(tmp_path / "run") if record.get("set") == "b"]
+    assert (after.best_step, after.best_loss, after.best_set) == (5, losses[-1], fingerprint(other))
+
+
+def fingerprint(data: Path) -> str:
+    return json.loads((data / "manifest.json").read_text())["fingerprint"]
 
 
 def test_a_finished_run_that_is_resumed_only_exports_again(stopped):

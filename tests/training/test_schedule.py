@@ -35,3 +35,10 @@ def test_a_run_of_one_step_trains():
 def test_constant_is_constant_after_the_warm_up():
     config = OptimConfig(lr=1.0, schedule="constant", warmup_ratio=0.1, min_lr_ratio=0.5)
     assert {config.lr_at(step, 100) for step in range(10, 100)} == {1.0}
+
+
+def test_a_warm_up_of_steps_counts_before_that_of_a_share():
+    config = OptimConfig(lr=1.0, schedule="constant", warmup_ratio=0.5, warmup_steps=4)
+    assert [config.lr_at(step, 100) for step in (0, 3, 4)] == [0.25, 1.0, 1.0]
+    with pytest.raises(ValueError, match="warmup_steps = -1"):
+        OptimConfig(warmup_steps=-1)

@@ -1,5 +1,7 @@
 """What a validation counts, held against the model's own logits."""
 
+import json
+
 import torch
 import torch.nn.functional as F
 
@@ -10,6 +12,7 @@ from logtrain.data.loader import Loader
 from logtrain.data.shards import Split
 from logtrain.training.step import validate
 from tests.support.synthetic import read_model, write_data, write_model
+from tests.support.training import train
 
 SEQ_LEN, END = 32, 1
 
@@ -40,3 +43,14 @@ def test_loss_and_ends_are_those_of_the_logits(tmp_path):
     assert validate(model, loader, loader.steps_per_epoch, world) == (found.loss, targets, 0, 0)
     assert validate(model, loader, loader.steps_per_epoch, world, 319).ends_predicted == 0  # an id that ends nothing
     world.close()
+
+
+def test_groups_that_are_seen_and_unseen_are_told_apart(tmp_path):
+    model = write_model(tmp_path / "model", hidden_size=32, intermediate_size=48, vocab_size=130)
+    lengths = {"train": [20] * 30, "valid": [25] * 8, "valid_seen": [30] * 4}
+    data = write_data(tmp_path / "data", model, seq_len=SEQ_LEN, lengths=lengths)
+    flags = ["--name", "run", "--model", str(model), "--data", str(data), "--runs", str(tmp_path)]
+    assert train([*flags, "--loader.seq_len", str(SEQ_LEN), "--loader.rows_per_step", "8"]) == 0
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    targets = [(record["set"], record["valid_targets"]) for record in records if "set" in record]
+    assert targets == [("valid", 8 * 24), ("valid_seen", 4 * 29)] * 2

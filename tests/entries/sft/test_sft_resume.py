@@ -10,13 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from logtrain.data.prepared import sha256_of
 from logtrain.generation.load import ModelFolder
-from logtrain.text.config import DATE
 from tests.support.finetuning import DROPOUT, SFT, STEPS, checkpoints, series, valid_losses, written
 from tests.support.program import Program, last_step
 from tests.support.ranks import Ranks
-from tests.support.synthetic import change_manifest
 from tests.support.training import records, train
 
 
@@ -86,14 +83,10 @@ def test_export_and_adapter_are_the_trained_model(case, whole):
 
 def test_an_adapter_answers_as_its_export_does(case, tmp_path):
     """By the template of the training data, to the end that they have taught; merged by hand, too."""
-    data = shutil.copytree(case.data, tmp_path / "data")
-    written = "{{ bos_token }}{% for message in messages %}{{ message['content'] + eos_token }}{% endfor %}"
-    chat = {"template_path": "", "template": written, "template_sha256": sha256_of(written), "named_tokens": {}}
-    settings = json.loads((data / "manifest.json").read_text())["settings"] | {"date": DATE}
-    change_manifest(data, chat=chat, settings=settings)
-    flags = [*case.flags, "--trainer.max_steps", "1", "--data", str(data), "--runs", str(tmp_path)]
+    written = json.loads((case.data / "manifest.json").read_text())["chat"]["template"]
+    flags = [*case.flags, "--trainer.max_steps", "1", "--runs", str(tmp_path)]
     assert train(flags, SFT) == 0
-    run, end = tmp_path / "run", json.loads((data / "manifest.json").read_text())["tokenizer"]["document_end_id"]
+    run, end = tmp_path / "run", json.loads((case.data / "manifest.json").read_text())["tokenizer"]["document_end_id"]
     flags = ["--model", str(case.model), "--adapter", str(run / "adapter"), "--output", str(tmp_path / "merged")]
     assert train(flags, "logtrain.merge") == 0
     for folder in (run / "adapter", run / "export", tmp_path / "merged"):

@@ -13,6 +13,7 @@ from logtrain.core import entry
 from tests.support.finetuning import (
     DROPOUT,
     SEQ_LEN,
+    as_chats,
     checkpoints,
 )
 from tests.support.synthetic import write_data
@@ -38,11 +39,16 @@ def command(monkeypatch, capsys) -> Callable[[list[str]], tuple[int, str]]:
 
 @pytest.fixture(scope="module")
 def without_valid(case) -> Path:
-    return write_data(case.folder / "without", case.model, seq_len=SEQ_LEN, lengths={"train": [40] * 9})
+    return as_chats(write_data(case.folder / "without", case.model, seq_len=SEQ_LEN, lengths={"train": [40] * 9}))
 
 
 RULE = "expected rank >= 0, alpha > 0, 0 <= dropout < 1"
 MISTAKES = {  # flags, what is said
+    "documents": (
+        ["--data", "{documents}"],
+        "{documents}: prepared as documents, which `logtrain cpt` trains on; for `logtrain sft` prepare conversations, "
+        "with --format sharegpt, messages or alpaca",
+    ),
     "negative rank": (["--lora.rank", "-1"], f"lora: rank -1, alpha 8.0, dropout {DROPOUT}: {RULE}"),
     "no alpha": (["--lora.alpha", "0"], f"lora: rank 3, alpha 0.0, dropout {DROPOUT}: {RULE}"),
     "alpha not a number": (["--lora.alpha", "nan"], RULE),
@@ -71,11 +77,12 @@ MISTAKES = {  # flags, what is said
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_nothing(case, without_valid, command, tmp_path, mistake: str):
     flags, message = MISTAKES[mistake]
-    flags = [flag.format(without=without_valid) for flag in flags]
+    places = {"without": without_valid, "documents": case.documents}
+    flags = [flag.format(**places) for flag in flags]
     status, said = command([*case.flags, "--runs", str(tmp_path), *flags])
     assert (status, said.count("\n")) == (2, 1)
     assert said.startswith("error: ")
-    assert message.format(without=without_valid) in said
+    assert message.format(**places) in said
     assert not list(tmp_path.iterdir())
 
 

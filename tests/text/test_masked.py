@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logtrain.data.masked import END, mask
+from logtrain.text.masked import END, mask
 
 TIMES = st.datetimes(datetime.datetime(1990, 1, 1), datetime.datetime(2099, 1, 1))
 HEX = st.binary(min_size=2, max_size=16).map(bytes.hex)
@@ -102,7 +102,7 @@ def test_words_are_told_apart_up_to_64_bytes():
 
 
 def test_the_beginning_of_a_long_text_stands_for_it(monkeypatch):
-    monkeypatch.setattr("logtrain.data.masked.MOST_BYTES", 20)
+    monkeypatch.setattr("logtrain.text.masked.MOST_BYTES", 20)
     assert masked("é" * 9 + " a b c") == ["é" * 9 + " a"]
     assert masked(str(uuid.UUID(int=0)) + "a") == ["#"]
     assert len(END) == 3

@@ -1,0 +1,122 @@
+"""Rows of Parquet and Arrow files, some at a time, as the values that a JSON file would have."""
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from types import ModuleType
+from typing import Any, BinaryIO, Protocol
+
+from logtrain.data.lines import too_long
+
+BATCH_BYTES, BATCH_ROWS = 1 << 23, 1024  # of rows made values at a time
+MAX_GROUP = 1 << 32  # bytes of a row group or a batch: one is in memory, as far as it is being read
+MAX_THRIFT = 1 << 27  # bytes, and entries, of a Parquet file's own description
+
+
+class Table(Protocol):
+    """What a reader needs of an InputFile."""
+
+    max_row_bytes: int
+    num_bytes: int
+    bytes_read: int
+
+    def seekable(self) -> AbstractContextManager[str | BinaryIO]: ...
+
+
+def parquet_rows(file: Table) -> Iterator[tuple[int, object]]:
+    """(row, {column: value} or a BadRow), row group by row group. Raises ValueError for a file that is damaged."""
+    arrow, parquet = needed("pyarrow"), needed("pyarrow.parquet")
+    with file.seekable() as source, plain_errors(arrow, "Parquet"):
+        opened = parquet.ParquetFile(
+            source, thrift_string_size_limit=MAX_THRIFT, thrift_container_size_limit=MAX_THRIFT, pre_buffer=False
+        )
+        row, begun = 0, file.bytes_read
+        for number in range(opened.num_row_groups):
+            group = opened.metadata.row_group(number)
+            if group.total_byte_size > MAX_GROUP:
+                raise ValueError(f"row group {number} has {group.total_byte_size:,} bytes, more than {MAX_GROUP:,}")
+            size = batch_rows(group.num_rows, group.total_byte_size)
+            for batch in opened.iter_batches(size, row_groups=[number], use_threads=False):
+                for value in batch.to_pylist():
+                    yield row, checked(value, file.max_row_bytes)
+                    row += 1
+                file.bytes_read = max(begun, file.num_bytes * row // max(1, opened.metadata.num_rows))
+    file.bytes_read = file.num_bytes
+
+
+def arrow_rows(file: Table) -> Iterator[tuple[int, object]]:
+    """The same of Arrow's own format, a file or a stream."""
+    arrow, ipc = needed("pyarrow"), needed("pyarrow.ipc")
+    with file.seekable() as source, plain_errors(arrow, "Arrow"):
+        row, begun = 0, file.bytes_read
+        stream = arrow.OSFile(source) if isinstance(source, str) else arrow.PythonFile(source, mode="r")
+        for batch in record_batches(stream, ipc):
+            for first in range(0, batch.num_rows, size := batch_rows(batch.num_rows, batch.nbytes)):
+                for value in batch.slice(first, size).to_pylist():
+                    yield row, checked(value, file.max_row_bytes)
+                    row += 1
+            file.bytes_read = max(begun, min(stream.tell(), file.num_bytes))
+    file.bytes_read = file.num_bytes
+
+
+def record_batches(stream: Any, ipc: ModuleType) -> Iterator[Any]:
+    """The batches of a file, or of a stream."""
+    mark = stream.read(6)
+    stream.seek(0)
+    if mark[:4] == b"FEA1":
+        raise ValueError("of Feather's first version; write it anew")
+    if mark != b"ARROW1":
+        yield from ipc.open_stream(stream)
+        return
+    opened = ipc.open_file(stream)
+    for number in range(opened.num_record_batches):
+        yield opened.get_batch(number)
+
+
+def needed(module: str) -> ModuleType:
+    """A module of pyarrow. Raises ValueError where that is not installed."""
+    try:
+        return __import__(module, fromlist=["_"])
+    except ImportError:
+        raise ValueError("Parquet and Arrow files need pyarrow: pip install pyarrow, or logtrain[parquet]") from None
+
+
+@contextlib.contextmanager
+def plain_errors(arrow: ModuleType, what: str) -> Iterator[None]:
+    """What pyarrow raises becomes a ValueError of one line."""
+    try:
+        yield
+    except (arrow.ArrowException, OSError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise ValueError(f"not {what}, or damaged ({told})") from None
+
+
+def batch_rows(num_rows: int, num_bytes: int) -> int:
+    """How many rows are made values at a time."""
+    return max(1, min(BATCH_ROWS, num_rows * BATCH_BYTES // max(1, num_bytes)))
+
+
+def checked(value: dict[str, Any], max_bytes: int) -> object:
+    """A row as JSON has it; a BadRow for one that is too long."""
+    size = 0
+
+    def plain(value: Any) -> Any:
+        nonlocal size
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, bytes):
+            size += len(value)
+            return value.decode("utf-8", "surrogateescape")
+        elif isinstance(value, list):
+            size += len(value)
+            if value and all(isinstance(item, tuple) for item in value):  # a map
+                return {str(plain(key)): plain(item) for key, item in value}
+            return [plain(item) for item in value]
+        elif isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        elif not isinstance(value, bool | int | float | None):
+            return str(value)  # a date, a decimal number
+        return value
+
+    row = plain(value)
+    return too_long(max_bytes) if size > max_bytes else row

@@ -1,0 +1,237 @@
+"""The charts of runs: one or several laid over one another, as small pictures that stay legible on a phone."""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from logtrain.observe.run_files import Line, RunFiles, is_number
+
+COLORS = ("#2f6fb0", "#d9822b", "#3f9c6b", "#8e5ea2", "#b9423f", "#8a96a3")  # told apart by the colour-blind, too
+STYLES = ("-", "--", ":", "-.")
+INK, GRID = "#1d2733", "#e3e7ec"
+SIZE = (4.4, 2.7)  # inches: 317 points, 422 pixels, wide, so that on a phone of 390 pixels the text is hardly smaller
+MOST_POINTS = 800  # of a line; more are drawn as the lowest and the highest of each stretch
+MOST_LINES = 24  # of a chart
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "logtrain",
+    "text.parse_math": False,  # a run may be called "$x$"
+    "axes.edgecolor": "#8a96a3",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+# A figure of the training records and its title.
+OF_STEPS = {
+    "lr": "learning rate",
+    "grad_norm": "gradient norm before clipping",
+    "tokens_per_second": "tokens a second",
+    "step_seconds": "seconds a step",
+    "peak_memory_gib": "peak memory, GiB",
+}
+
+
+@dataclass
+class Curve:
+    """One line of a chart."""
+
+    label: str
+    x: list[float]
+    y: list[float]
+    color: str
+    style: str = "-"
+
+
+@dataclass
+class Chart:
+    """A chart before it is drawn."""
+
+    name: str
+    """A word for files and links."""
+    title: str
+    """What is drawn, with its unit."""
+    curves: list[Curve] = field(default_factory=list)
+    x_label: str = "step"
+    is_log: bool = False
+    from_zero: bool = False
+
+    def add(self, label: str, points: Iterable[tuple[Any, Any]], color: int, style: int = 0) -> None:
+        """Add a line of those points that are numbers, unless there are none."""
+        kept = [(x, y) for x, y in points if is_number(x) and is_number(y)]
+        if kept and len(self.curves) < MOST_LINES:
+            x, y = thinned(kept)
+            self.curves.append(Curve(label, x, y, COLORS[color % len(COLORS)], STYLES[style % len(STYLES)]))
+
+
+def thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """At most MOST_POINTS of the points, with the lowest and the highest of each stretch, so that no spike is lost."""
+    if len(points) > MOST_POINTS:
+        stretch = -(-2 * len(points) // MOST_POINTS)
+        kept = []
+        for first in range(0, len(points), stretch):
+            part = range(first, min(first + stretch, len(points)))
+            ends = {min(part, key=lambda i: points[i][1]), max(part, key=lambda i: points[i][1])}
+            kept += [points[i] for i in sorted(ends)]
+        points = kept
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def charts_of(runs: Sequence[RunFiles]) -> list[Chart]:
+    """The charts of which at least one run has data."""
+    made = [losses(runs), *sources(runs)]
+    for key, title in OF_STEPS.items():
+        chart = Chart(key, title, is_log=key == "grad_norm", from_zero=key not in ("lr", "grad_norm"))
+        for at, run in enumerate(runs):
+            chart.add(named(run, runs, ""), ((r.get("step"), r.get(key)) for r in run.steps), at)
+        made.append(chart)
+    made += system(runs)
+    return [chart for chart in made if chart.curves]
+
+
+def named(run: RunFiles, runs: Sequence[RunFiles], what: str) -> str:
+    """The label of a line: what it is and, of several runs, of which."""
+    short = what if len(what) <= 40 else f"{what[:39]}…"
+    return short if len(runs) == 1 else f"{run.name[:40]} {short}".strip()
+
+
+def losses(runs: Sequence[RunFiles]) -> Chart:
+    """Training and held-out losses."""
+    chart = Chart("loss", "loss, nats a target")
+    for at, run in enumerate(runs):
+        color = at if len(runs) > 1 else 0
+        chart.add(named(run, runs, "training"), ((r.get("step"), r.get("loss")) for r in run.steps), color)
+        for number, (name, records) in enumerate(run.validations.items(), 1):
+            points = ((r.get("step"), r.get("valid_loss")) for r in records)
+            label = named(run, runs, f"held out: {name}" if name != "valid" else "held out")
+            chart.add(label, points, color if len(runs) > 1 else number, number if len(runs) > 1 else 0)
+    return chart
+
+
+def sources(runs: Sequence[RunFiles]) -> list[Chart]:
+    """The training loss of each source of a mixture."""
+    chart = Chart("sources", "training loss by source, nats a target")
+    for at, run in enumerate(runs):
+        keys = dict.fromkeys(key for record in run.steps[:50] for key in record if key.startswith("loss."))
+        for number, key in enumerate(keys):
+            points = ((r.get("step"), r.get(key)) for r in run.steps)
+            color, style = (at, number) if len(runs) > 1 else (number, 0)
+            chart.add(named(run, runs, key.removeprefix("loss.")), points, color, style)
+    return [chart]
+
+
+# Name, title, key of a sample's `gpus` entries, and by what it is divided.
+OF_GPUS = (
+    ("power", "power of each GPU, W", "power_w", 1),
+    ("utilisation", "utilisation of each GPU, %", "utilisation", 1),
+    ("gpu_memory", "memory of each GPU, GiB", "memory_bytes", 2**30),
+    ("temperature", "temperature of each GPU, °C", "temperature_c", 1),
+    ("clock", "clock of each GPU's processors, MHz", "clock_mhz", 1),
+    ("nvlink", "NVLink of each GPU, GB/s", "nvlink_bytes_per_second", 1e9),
+    ("pcie", "PCIe of each GPU, GB/s", "pcie_bytes_per_second", 1e9),
+)
+OF_HOST = (
+    ("cpu", "processors in use, %", "cpu", 1),
+    ("ram", "memory of the machine in use, GiB", "ram_bytes", 2**30),
+    ("disk", "disk, MB/s", "disk_bytes_per_second", 1e6),
+    ("network", "network, MB/s", "network_bytes_per_second", 1e6),
+)
+
+
+def system(runs: Sequence[RunFiles]) -> list[Chart]:
+    """What the machines did: of each GPU, and of each machine, over the minutes since the run began."""
+    made = []
+    for name, title, key, unit in (*OF_GPUS, *OF_HOST):
+        chart = Chart(name, title, x_label="minutes since the start", from_zero=True)
+        for at, run in enumerate(runs):
+            began = run.attempts[0].began if run.attempts else None
+            for number, (node, samples) in enumerate(run.system.items()):
+                start = began if began is not None else samples[0].get("time", 0)
+                for index, label, points in of_node(samples, key, node if len(run.system) > 1 else ""):
+                    scaled = [((t - start) / 60, value / unit) for t, value in points]
+                    color = at if len(runs) > 1 else number + index
+                    chart.add(named(run, runs, label), scaled, color, index // len(COLORS))
+        made.append(chart)
+    return made
+
+
+def of_node(samples: Sequence[Line], key: str, node: str) -> list[tuple[int, str, list[tuple[float, float]]]]:
+    """(number, label, points) of one figure, of a machine or of each of its GPUs."""
+    if key in {entry[2] for entry in OF_HOST}:
+        return [(0, node, [(s["time"], s[key]) for s in samples if is_number(s.get("time")) and is_number(s.get(key))])]
+    found: dict[int, list[tuple[float, float]]] = {}
+    for sample in samples:
+        gpus = sample.get("gpus")
+        for index, gpu in enumerate(gpus if isinstance(gpus, list) else []):
+            if isinstance(gpu, dict) and is_number(gpu.get(key)) and is_number(sample.get("time")):
+                found.setdefault(index, []).append((sample["time"], gpu[key]))
+    return [(index, f"{node} GPU {index}".strip(), points) for index, points in sorted(found.items())]
+
+
+# ---- drawing
+
+
+def draw(chart: Chart, title: str = "", size: tuple[float, float] = SIZE) -> Figure:
+    """A chart as a figure. `title`: what stands above it where it travels alone."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        for curve in chart.curves:
+            marked = {"marker": "o", "markersize": 4} if len(curve.x) < 3 else {}
+            axes.plot(curve.x, curve.y, color=curve.color, linestyle=curve.style, linewidth=1.4, **marked)
+        axes.set_title(title, fontsize=10, loc="left", wrap=True)
+        axes.set_xlabel(chart.x_label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        values = [value for curve in chart.curves for value in curve.y]
+        if chart.is_log and min(values) > 0 and max(values) > 3 * min(values):
+            axes.set_yscale("log")
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        if chart.from_zero:
+            axes.set_ylim(0, 1.08 * max(values) or 1)
+        whole = chart.x_label == "step"
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        labels = [curve.label for curve in chart.curves]
+        if any(labels):
+            columns = 1 if max(map(len, labels)) > 24 else 2 if max(map(len, labels)) > 9 else 4
+            figure.legend(axes.lines, labels, loc="outside lower left", frameon=False, fontsize=8.5, ncols=columns)
+    return figure
+
+
+def short(value: float) -> str:
+    """A number at an axis: 12k, 1.5M, 0.003."""
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= unit:
+            return f"{value / (1e3 if name == 'k' else unit):.4g}{name}"
+    return f"{value:.4g}"
+
+
+def svg_bytes(figure: Figure) -> bytes:
+    """A figure as SVG; equal figures are equal bytes."""
+    picture = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    return picture.getvalue()
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """A figure as a PNG of 150 dots an inch."""
+    picture = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(picture, format="png", dpi=150)
+    return picture.getvalue()

@@ -1,0 +1,135 @@
+"""What a run's folder tells of it, from its files alone: whole, torn, damaged or not there yet.
+
+The files may come from others, and a run may be writing them now: what cannot be read is left out, and named in
+`problems`.
+"""
+
+import math
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard, TypeVar
+
+import orjson
+
+from logtrain.core.run_folder import CONFIG
+from logtrain.core.untrusted import read_bytes, read_json
+from logtrain.observe.goodput import Attempt, read_attempts
+
+MOST_BYTES = 256 << 20  # of a file of records: that of a million steps
+MOST_LINES = 2_000_000
+T = TypeVar("T")
+Line = dict[str, Any]
+
+
+@dataclass
+class RunFiles:
+    """A run as its files tell it."""
+
+    folder: Path
+    """The folder of the run."""
+    name: str
+    """Its name: that of the folder."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Its settings by dotted key."""
+    steps: list[Line] = field(default_factory=list)
+    """Its records of training, in order."""
+    validations: dict[str, list[Line]] = field(default_factory=dict)
+    """Its records of each validation set."""
+    events: list[Line] = field(default_factory=list)
+    """Its events, in order of time."""
+    system: dict[str, list[Line]] = field(default_factory=dict)
+    """Samples of each machine, by its name."""
+    attempts: list[Attempt] = field(default_factory=list)
+    """Its starts."""
+    export: Line = field(default_factory=dict)
+    """The proof of its export."""
+    plan: Line = field(default_factory=dict)
+    """The plan that was put beside it, as `logtrain plan --json` prints it."""
+    problems: list[str] = field(default_factory=list)
+    """What could not be read."""
+
+    @property
+    def last(self) -> Line:
+        """The last record of training; {} before the first."""
+        return self.steps[-1] if self.steps else {}
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, 0 where that is not known."""
+        return self.attempts[-1].total_steps if self.attempts else 0
+
+    def attempt(self, what: Callable[[], T], otherwise: T) -> T:
+        """What a reading gives, or `otherwise`, with the problem noted, where the file is damaged."""
+        try:
+            return what()
+        except (ValueError, OSError) as error:
+            self.problems.append(" ".join(str(error).split())[:300])
+            return otherwise
+
+
+def read_run(folder: Path) -> RunFiles:
+    """What is in the folder of a run. Raises ValueError where that is no run."""
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder}: not a run (no {CONFIG})")
+    run = RunFiles(folder, folder.absolute().name)
+    run.config = run.attempt(lambda: flat(tomllib.loads(read_bytes(folder / CONFIG).decode(errors="replace"))), {})
+    for record in run.attempt(lambda: read_lines(folder / "metrics.jsonl"), []):
+        if type(record.get("step")) is not int:
+            continue
+        if "set" in record:
+            run.validations.setdefault(str(record.get("set"))[:100], []).append(record)
+        elif "loss" in record:
+            run.steps.append(record)
+    for file in sorted(folder.glob("events*.jsonl")):
+        run.events += run.attempt(lambda file=file: read_lines(file), [])
+    run.events.sort(key=lambda event: event["time"] if is_number(event.get("time")) else 0)
+    for file in sorted(folder.glob("system*.jsonl")):
+        for sample in run.attempt(lambda file=file: read_lines(file), []):
+            run.system.setdefault(str(sample.get("node", ""))[:100], []).append(sample)
+    run.attempts = run.attempt(lambda: read_attempts(folder), [])
+    for name in ("export", "plan"):
+        if (folder / f"{name}.json").is_file():
+            setattr(run, name, run.attempt(lambda name=name: read_json(folder / f"{name}.json"), {}))
+    return run
+
+
+def read_lines(file: Path) -> list[Line]:
+    """The objects of a file of JSON lines; lines that are none are left out. Raises ValueError and OSError."""
+    if not file.exists():
+        return []
+    found = []
+    for line in read_bytes(file, MOST_BYTES).splitlines()[:MOST_LINES]:
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError:  # torn by a kill, or being written now
+            continue
+        if isinstance(record, dict):
+            found.append(record)
+    return found
+
+
+def as_table(value: object) -> Line:
+    """A JSON value if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value can be drawn."""
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of tables as {dotted key: value}."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def differing(runs: list[RunFiles]) -> dict[str, list[Any]]:
+    """The settings in which runs differ, each with the values of all runs."""
+    keys = dict.fromkeys(key for run in runs for key in run.config)
+    found = {key: [run.config.get(key) for run in runs] for key in keys if key != "name"}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}

@@ -1,0 +1,54 @@
+"""What the cost model knows of a job beside its operations: empty blocks of attention, ranks that differ."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from logtrain.core.config import load
+from logtrain.planning.config import PlanConfig
+from logtrain.planning.corpus import read_corpus
+from logtrain.planning.cost import Workload, attention_seconds, slowest_of
+from logtrain.planning.gpu_file import read_gpu
+from logtrain.planning.timeline import breakdown, simulate
+from tests.support.planning import op
+
+GPU = read_gpu("h100-sxm")
+ATTENTION = op("attention", shape=(8192, 32, 8, 128))
+
+
+def test_empty_blocks_of_padded_cu_seqlens_cost_time():
+    """8 documents of 1,024 fill 64 blocks; a grid of 40 entries with one of 2,048 tokens has 640."""
+    exact = Workload(np.array([1024]))
+    padded = replace(exact, entries=40, longest=2048)
+    assert padded.empty_blocks(8192) == 40 * 16 - 64
+    more = attention_seconds(ATTENTION, GPU, padded) - attention_seconds(ATTENTION, GPU, exact)
+    assert more == pytest.approx(32 * 576 * GPU.empty_block)
+    assert replace(padded, kernel="fa3").empty_blocks(8192) == 0
+
+
+def test_the_slowest_of_more_gpus_is_slower():
+    drawn = np.random.default_rng(0).normal(size=(20_000, 8)).max(1).mean()
+    assert slowest_of(8, GPU) == pytest.approx(GPU.variation * drawn, rel=0.02)
+    assert 0 == slowest_of(1, GPU) < slowest_of(8, GPU) < slowest_of(64, GPU)
+
+
+def test_the_slowest_rank_is_a_part_of_the_step():
+    workload = Workload(np.array([1024]), ranks=8, imbalance=0.4)
+    ops = [op("product", shape=(8192, 8192, 8192, 1)), ATTENTION]
+    total, parts = breakdown(ops, [1], simulate(ops, GPU, workload))
+    expected = parts["gemm"] * slowest_of(8, GPU) + parts["attention"] * 0.4
+    assert parts["slowest rank"] == pytest.approx(expected)
+    assert total == pytest.approx(sum(parts.values()))
+
+
+def test_micro_batches_differ_as_their_documents_do(tmp_path):
+    flags = ["--model", "Llama-3.1-8B", "--data", "/none", "--documents", "20000", "--loader.seq_len", "8192"]
+    equal, unequal = (read_corpus(load(PlanConfig, [*flags, "--document_sigma", sigma])) for sigma in ("0", "0.8"))
+    longest, imbalance = equal.micro_batches(rows=2, ranks=8)
+    assert (longest, imbalance) == (444, pytest.approx(0, abs=0.01))
+    longest, imbalance = unequal.micro_batches(rows=2, ranks=8)
+    assert 1500 < longest < 3000
+    assert 0.3 < imbalance < 1.5
+    assert unequal.micro_batches(rows=8, ranks=8)[1] < imbalance
+    assert unequal.most_pieces > equal.most_pieces

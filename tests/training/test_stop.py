@@ -1,0 +1,92 @@
+"""A stop at any moment of a run: acknowledged within a second, over within two micro-batches, nothing lost but the step
+under way.
+"""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from logtrain.observe.goodput import account, read_attempts
+from tests.support.program import Program, last_step
+from tests.support.ranks import Ranks
+from tests.support.synthetic import write_data, write_model
+from tests.support.training import train
+
+STEPS, MICRO_BATCHES = 6, 12
+pytestmark = pytest.mark.slow
+EXACT = ("step", "loss", "grad_norm", "lr", "tokens", "set", "valid_loss")
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory) -> SimpleNamespace:
+    """A run of 6 steps, each of 12 slow micro-batches, saved and validated every second, and the whole of it."""
+    folder = tmp_path_factory.mktemp("stop")
+    model = write_model(folder / "model", num_hidden_layers=6, hidden_size=128, intermediate_size=384)
+    lengths = {"train": [256] * STEPS * MICRO_BATCHES, "valid": [256] * 12}
+    data = write_data(folder / "data", model, seq_len=256, lengths=lengths)
+    flags = ["--name", "run", "--model", str(model), "--data", str(data), "--optim.lr", "1e-3"]
+    flags += ["--loader.seq_len", "256", "--loader.rows_per_step", str(MICRO_BATCHES)]
+    flags += ["--trainer.log_every", "4", "--trainer.save_every", "2", "--trainer.valid_every", "2"]
+    return SimpleNamespace(folder=folder, flags=flags)
+
+
+@pytest.fixture(scope="module")
+def whole(case, ranks: Ranks) -> dict[int, Path]:
+    for size in (1, 2):
+        assert ranks.run(size, train, [*case.flags, "--runs", str(case.folder / f"whole-{size}")]) == [0] * size
+    return {size: case.folder / f"whole-{size}" / "run" for size in (1, 2)}
+
+
+def series(run: Path) -> list[dict]:
+    """What a run gave at the steps that every run records."""
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    kept = [record for record in records if record["step"] % 2 == 0]
+    return [{key: record[key] for key in EXACT if key in record} for record in kept]
+
+
+def stopped_at(case, runs: Path, ranks: int, after: float) -> tuple[float, float, str]:
+    """(seconds to the acknowledgement, seconds to the end, what was printed) of a run, signalled `after` seconds in."""
+    program = Program([*case.flags, "--runs", str(runs), "--resume", "auto"], runs / "output", ranks=ranks)
+    program.until(lambda: (runs / "run" / "config.toml").exists())
+    time.sleep(after)
+    sent = time.monotonic()
+    program.send(signal.SIGTERM)
+    program.until_or_end(lambda: "SIGTERM: " in program.output.read_text())
+    told = time.monotonic() - sent
+    assert program.wait(300) == [75] * ranks, program.output.read_text()
+    return told, time.monotonic() - sent, program.output.read_text()
+
+
+def check(case, whole, runs: Path, size: int, after: float, most: float) -> None:
+    runs.mkdir()
+    told, ended, printed = stopped_at(case, runs, size, after)
+    run = runs / "run"
+    assert told <= 1, printed
+    assert ended <= most, printed
+    stopped = last_step(run)
+    saved = sorted(path.name for path in (run / "checkpoints").iterdir()) if (run / "checkpoints").exists() else []
+    assert not stopped or saved[-1] == f"step-{stopped:06d}", (printed, saved)
+    program = Program([*case.flags, "--runs", str(runs), "--resume", "auto"], runs / "output", ranks=size)
+    assert program.wait(300) == [0] * size, program.output.read_text()
+    assert series(run) == series(whole[size])
+    assert (run / "export/model.safetensors").read_bytes() == (whole[size] / "export/model.safetensors").read_bytes()
+    kept = account(read_attempts(run))
+    attempts = read_attempts(run)
+    assert kept.wall == pytest.approx(attempts[-1].last - attempts[0].began, rel=0.01)
+
+
+def test_a_stop_within_a_step_drops_it(case, whole, tmp_path):
+    check(case, whole, tmp_path / "runs", 1, 1.0, 20)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_stop_at_ten_random_moments(case, whole, tmp_path, size):
+    """A tenth of a second of each micro-batch, 12 of them a step: a step takes longer than is allowed here."""
+    chosen = random.Random(size)
+    for number in range(10):
+        check(case, whole, tmp_path / str(number), size, chosen.uniform(0, 8), 20)
