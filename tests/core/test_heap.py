@@ -9,7 +9,7 @@ import torch
 from logtrain.core.heap import keep_freed_memory
 if "keep" in sys.argv:
     keep_freed_memory()
-for _ in range(4):
+for _ in range(16):
     torch.ones(1 << 24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(8):
