@@ -166,6 +166,7 @@ SMALL = {  # commands of few fields: the files that hold their tests
     "page": ["entries/test_page.py"],
     "export": ["training/test_checkpoint.py"],
     "report": ["entries/test_report.py"],
+    "trace": ["entries/test_trace.py"],
     "status": ["entries/test_report.py"],
     "import": ["entries/test_import.py"],
 }

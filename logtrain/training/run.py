@@ -23,6 +23,7 @@ from logtrain.observe.live_report import LiveReport
 from logtrain.observe.metrics import Metrics
 from logtrain.observe.outlets import Outlets
 from logtrain.observe.prometheus import Prometheus
+from logtrain.observe.trackers import check_trackers
 from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.checks import check_space
 from logtrain.training.config import MAY_CHANGE, RunConfig
@@ -41,6 +42,7 @@ def train(config: RunConfig, stop: StopSignal) -> int:
     there is nothing to save.
     """
     goodput = Goodput()
+    check_trackers(config.track)
     run = set_up(config)
     prometheus = Prometheus(config.prometheus if run.world.is_main else 0, config.name)
     weights = run.initial_weights()  # opened and checked here, read when the model is built

@@ -15,7 +15,6 @@ from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.lora import InitialAdapters
 from logtrain.model.published import check_source
 from logtrain.model.weights import RandomWeights, WeightSource
-from logtrain.observe.trackers import check_trackers
 from logtrain.training.checks import check_device, check_torch
 from logtrain.training.config import RunConfig
 from logtrain.training.run_data import RunData, open_run_data
@@ -87,7 +86,6 @@ def set_up(config: RunConfig) -> RunSetup:
     """
     config = config.with_absolute_paths()  # so that config.toml repeats the run from any folder
     check_torch(config)
-    check_trackers(config.track)
     parallel, folder = config.parallel, Path(config.runs) / config.name
     world = World(parallel.symmetric_memory, timeout=parallel.timeout, stacks=folder)
     try:
