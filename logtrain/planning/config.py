@@ -1,8 +1,9 @@
 """The settings of a plan. Nothing here imports torch, so that `--help` answers at once."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from logtrain.core.location import WITHOUT_WEIGHTS
 from logtrain.training.config import RunConfig
 
 
@@ -11,24 +12,13 @@ class PlanConfig(RunConfig):
     """Predict memory, speed and cost of a training job on GPUs, without one."""
 
     offers: ClassVar[tuple[str, ...]] = (
-        *(
-            "name",
-            "model",
-            "data",
-            "mix",
-            "mix.",
-            "seed",
-            "dtype",
-            "recompute",
-            "compile",
-            "attention_backend",
-            "lora.",
-        ),
-        *("loader.", "trainer.epochs", "trainer.max_steps", "trainer.max_grad_norm", "parallel.shard_ranks"),
+        *("name", "model", "data", "mix", "mix.", "seed", "dtype", "recompute", "compile", "attention_backend"),
+        *("lora.", "loader.", "trainer.epochs", "trainer.max_steps", "trainer.max_grad_norm", "parallel.shard_ranks"),
         *("parallel.reduce_dtype", "parallel.reshard_after_forward", "parallel.prefetch", "parallel.symmetric_memory"),
-        *("gpus", "gpu", "price", "search", "json", "picture"),
-        *("documents", "document_tokens", "document_sigma"),
+        *("gpus", "gpu", "price", "search", "json", "picture", "documents", "document_tokens", "document_sigma"),
     )  # of a run's settings those that change a plan; a recipe may have any
+    model: Annotated[str, WITHOUT_WEIGHTS]
+    """Hugging Face folder of a Llama model, of which only config.json is read, or the name of a published one."""
     name: str = "plan"
     """The name that a picture has as its title."""
     data: str | tuple[str, ...] = ""
