@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from logtrain.core.location import WITHOUT_WEIGHTS
+from logtrain.core.location import FOLDER, WITHOUT_WEIGHTS
 from logtrain.training.config import RunConfig
 
 
@@ -21,7 +21,7 @@ class PlanConfig(RunConfig):
     """Hugging Face folder of a Llama model, of which only config.json is read, or the name of a published one."""
     name: str = "plan"
     """The name that a picture has as its title."""
-    data: str | tuple[str, ...] = ""
+    data: Annotated[str | tuple[str, ...], FOLDER] = ""
     """Folder written by logtrain.prepare; or several to mix, each NAME=FOLDER, with mix.NAME for the share of each.
     Where there is none, documents are drawn.
     """

@@ -45,7 +45,7 @@ def read_corpus(config: PlanConfig) -> Corpus:
     prepared data, the lengths are drawn from the config's lognormal distribution, the same each time.
     """
     name, data = next(iter(config.sources.items()))
-    if (Path(data) / "manifest.json").is_file():
+    if data and (Path(data) / "manifest.json").is_file():
         lengths, source = Split.open(data, "train", verify=False).lengths, data
     else:
         sigma, mean = config.document_sigma, config.document_tokens
