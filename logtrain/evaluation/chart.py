@@ -1,7 +1,7 @@
 """The chart of an evaluation: bars of the published metrics by model, above the differences between models."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -48,21 +48,26 @@ def svg_bytes(figure: Figure) -> bytes:
     return picture.getvalue()
 
 
+def shown_metrics(scored: Collection[ModelScores | ModelDifference]) -> list[str]:
+    """The published metrics that all of these have: of some references no answer has a BLEU or a ROUGE."""
+    return [metric for metric in PUBLISHED if all(metric in each["metrics"] for each in scored)]
+
+
 def draw_scores(axes: Axes, models: Mapping[str, ModelScores]) -> None:
     """Draw a group of bars for each metric, with a bar for each model."""
-    width = 0.8 / len(models)
+    width, metrics = 0.8 / len(models), shown_metrics(models.values())
     for i, (name, model) in enumerate(models.items()):
-        scores = [model["metrics"][metric] for metric in PUBLISHED]
+        scores = [model["metrics"][metric] for metric in metrics]
         means = [score["mean"] for score in scores]
         reach = [
             [0.0 if end is None else abs(mean - end) for mean, end in zip(means, ends, strict=True)]
             for ends in ([score["low"] for score in scores], [score["high"] for score in scores])
         ]
-        at = [x + (i - (len(models) - 1) / 2) * width for x in range(len(PUBLISHED))]
+        at = [x + (i - (len(models) - 1) / 2) * width for x in range(len(metrics))]
         bars = axes.bar(at, means, width * 0.92, yerr=reach, color=COLORS[i % len(COLORS)], label=name,
                         error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2})  # fmt: skip
         axes.bar_label(bars, [f"{mean:.3f}" for mean in means], padding=2, fontsize=8 if len(models) < 4 else 6)
-    axes.set_xticks(range(len(PUBLISHED)), [METRICS[metric] for metric in PUBLISHED])
+    axes.set_xticks(range(len(metrics)), [METRICS[metric] for metric in metrics])
     axes.set_ylabel("mean score, 95% interval")
     axes.margins(y=0.1)
     axes.set_ylim(bottom=0)
@@ -71,12 +76,12 @@ def draw_scores(axes: Axes, models: Mapping[str, ModelScores]) -> None:
 
 def draw_differences(axes: Axes, differences: Sequence[ModelDifference]) -> None:
     """Draw a line for each metric, in a group for each pair of models."""
-    labels, heights = [], []
+    labels, heights, metrics = [], [], shown_metrics(differences)
     for i, difference in enumerate(differences):
-        top = i * (len(PUBLISHED) + 1.5)
+        top = i * (len(metrics) + 1.5)
         axes.text(0.01, top - 0.9, difference_title(difference), weight="bold", va="center",
                   bbox={"color": "white", "pad": 0.5}, transform=axes.get_yaxis_transform())  # fmt: skip
-        for j, metric in enumerate(PUBLISHED):
+        for j, metric in enumerate(metrics):
             score = difference["metrics"][metric]
             if score["low"] is not None and score["high"] is not None:
                 axes.plot([score["low"], score["high"]], [top + j] * 2, color=INK, linewidth=1.5)
