@@ -22,9 +22,10 @@ RUN_TIME = [
     "zstandard>=0.22",  # .zst inputs
     "jinja2>=3.1.6",  # chat templates, in a sandbox that until 3.1.6 had holes; the page of an evaluation
     "matplotlib>=3.9",  # its chart, the first release built for numpy 2
-    "urllib3>=2.0",  # evaluate's requests to a server: connections that are kept, and tries with pauses
+    "urllib3>=2.3",  # requests to a server: connections that are kept, tries with pauses; shutdown() of a reply
     "rapidfuzz>=3.9",  # fuzzy scores and the longest common subsequence of tokens, in C++
     "sacrebleu>=2.4",  # BLEU and chrF; downloads only the test sets of WMT, on request
+    "nvidia-ml-py>=12.535",  # power, clocks and errors of NVIDIA's GPUs; pure Python, does nothing without a driver
     "psutil>=5.9",  # when this process began, what the machine is doing beside it, and its sensors
     "prompt_toolkit>=3.0.36",  # the line editor of logtrain.chat: history, pasted blocks
 ]
@@ -34,8 +35,13 @@ EXTRAS = {
         "starlette>=0.40",  # paths, requests, CORS: what remains of a web framework without what is not needed
         "uvicorn>=0.30",  # HTTP; its stop waits for answers that are under way
     ],
+    "browser": [  # tests of the page, with a Chromium on the PATH
+        "playwright>=1.45",  # drives it; the wheel brings the program that it needs
+        "axe-playwright-python>=0.1.4",  # carries axe-core
+    ],
     "flash": ["flash-attn>=2.7"],  # attention_backend = "flash_attn"; registered with torch since 2.7
     "yaml": ["pyyaml>=6.0"],  # recipes of other trainers; whole in C since 6.0
+    "track": ["tensorboard>=2.16", "wandb>=0.17", "mlflow>=2.14", "trackio>=0.2"],  # --track
     "parquet": ["pyarrow>=26.0"],  # .parquet, .arrow and .feather
     "bench": ["transformers>=5.0", "accelerate>=1.1", "liger-kernel>=0.8"],  # what we compare ourselves with
     # transformers, peft and rouge-score are the oracles; our kernels must not move more bytes than Liger's. rouge-score
@@ -75,6 +81,8 @@ setup(
         "logtrain.observe": ["report.html.jinja"],  # the page of a run
         "logtrain.evaluation": ["compare.html.jinja"],  # the page of an evaluation
         "logtrain.conversation": ["tasks.toml"],  # what a chat's tasks ask
+        "logtrain.text": ["entities.json"],  # what counts as an entity of an answer
+        "logtrain.serving": ["page/*"],  # the page in the browser
     },
     entry_points={"console_scripts": ["logtrain = logtrain.__main__:main"]},
     package_dir={"logtrain_kernels": "kernels/logtrain_kernels"},

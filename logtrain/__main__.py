@@ -15,10 +15,12 @@ COMMANDS = {
     "sft": "fine-tune a Llama on prepared chats, by LoRA or all parameters",
     "report": "write what there is to see of one or several runs as a page",
     "status": "tell which runs there are, how far they are and how they fare",
+    "trace": "tell which documents were in a step and what each weighed; replay without one",
     "merge": "merge a LoRA adapter (PEFT's format) into its model",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "evaluate": "let models answer a test set, score the answers and compare",
     "serve": "answer requests of OpenAI's API with a model of this machine",
+    "page": "serve a page for the browser in front of any server of OpenAI's API",
     "chat": "talk to a model in the terminal, about a log or anything else",
 }
 USAGE = "usage: logtrain COMMAND [ARGUMENTS]\n\n" + "".join(f"  {name:<10}{does}\n" for name, does in COMMANDS.items())

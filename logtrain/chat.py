@@ -91,7 +91,8 @@ def main(argv: list[str]) -> int:
     screen = Screen(is_interactive)
     conversation = build(config, screen)
     if log:
-        (screen.warn if log.note else screen.note)(attach_log(log, conversation))
+        said = attach_log(log, conversation)
+        (screen.warn if log.note or conversation.last_folded else screen.note)(said)
     if is_interactive:
         run_repl(conversation, screen)
         return 0

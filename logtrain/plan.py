@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     plan = make_plan(config)
     print(json.dumps(as_json(plan.result)) if config.json else plan_table(plan))
     if config.picture:
-        draw(Path(config.picture), plan.trace, plan.timeline, config.name)
+        draw(Path(config.picture), plan.trace, plan.timeline, config.name, plan.gpu.available)
     if not plan.result["fits"]:
         need, have = plan.memory.high, plan.gpu.surely_available / 2**30
         raise ValueError(f"may need {need:.1f} GiB a GPU, {plan.gpu.name} has {have:.1f} for sure; {remedy(plan)}")

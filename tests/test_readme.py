@@ -13,12 +13,14 @@ from logtrain.__main__ import COMMANDS
 from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
+from logtrain.page import PageConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
 from logtrain.report import ReportConfig
 from logtrain.serve import ServeConfig
 from logtrain.sft import SftConfig
 from logtrain.status import StatusConfig
+from logtrain.trace import TraceConfig
 from tests.support import LAUNCH, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,8 +53,9 @@ CONFIGS = {
     "plan": PlanConfig,
     "chat": ChatConfig,
     "serve": ServeConfig,
+    "page": PageConfig,
 }
-OF_RUNS = {"report": ReportConfig, "status": StatusConfig}  # the first words are folders of runs
+OF_RUNS = {"report": ReportConfig, "status": StatusConfig, "trace": TraceConfig}  # the first words are folders of runs
 
 
 def parsed(command: str) -> tuple[str, list[str]] | None:
@@ -141,9 +144,9 @@ def test_the_error_that_is_shown(tmp_path, monkeypatch):
 
 
 def test_the_dependencies_are_those_of_setup_py():
-    listed = re.search(r"The core needs ([\w, ]+);", README.replace("\n", " "))[1]
+    listed = re.search(r"The core needs ([\w, -]+);", README.replace("\n", " "))[1]
     required = re.search(r"RUN_TIME = \[(.*?)\]", (ROOT / "setup.py").read_text(), re.S)[1]
-    assert set(listed.split(", ")) == set(re.findall(r'"(\w+)>=', required))
+    assert set(listed.split(", ")) == set(re.findall(r'"([\w-]+)>=', required))
 
 
 def test_the_readme_can_be_read_in_a_sitting():

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from typing import NamedTuple
 
-from logtrain.conversation.session import Conversation
+from logtrain.conversation.session import Conversation, FoldedLog
 from logtrain.conversation.tasks import TASKS
 from logtrain.data.log import Log, read_log
 
@@ -23,6 +23,7 @@ class Usage(NamedTuple):
 COMMANDS = {
     "log": Usage("FILE [LINES]", "attach a log to the next question"),
     **{name: Usage("", f"ask for {task.help}") for name, task in TASKS.items()},
+    "unfold": Usage("Tn|LINES", "lines that folding left out, for you and the model"),
     "system": Usage("[TEXT]", "tell the model something before all else; without TEXT, nothing"),
     "reset": Usage("", "forget the conversation and its log"),
     "save": Usage("FILE", "write the conversation for logtrain.prepare --format messages"),
@@ -30,6 +31,8 @@ COMMANDS = {
     "exit": Usage("", "leave, as Ctrl-D does"),
 }
 WITH_FILE = tuple(name for name, usage in COMMANDS.items() if usage.arguments.startswith("FILE"))
+MOST_SHOWN = 200  # lines of /unfold that are shown
+MOST_GROUPS = 8  # of a folded log that are shown
 SPELLINGS = {"summarize": "summarise"}
 HELP = "\n".join(f"{f'/{name} {usage.arguments}':<19}{usage.help}" for name, usage in COMMANDS.items())
 HELP += """
@@ -110,6 +113,11 @@ def perform(command: Command, conversation: Conversation, say: Callable[[str], N
     match command.name:
         case "log":
             say(attach_log(read_log(*split_words(command.arguments, 2)), conversation))
+        case "unfold":
+            [which] = split_words(command.arguments, 1)
+            lines, told = conversation.unfold(which)
+            more = [f"... and {len(lines) - MOST_SHOWN:,} more"] if len(lines) > MOST_SHOWN else []
+            say("\n".join([*lines[:MOST_SHOWN], *more, f"{len(lines):,} lines; {told}"]))
         case "system":
             before, conversation.system = conversation.system, command.arguments
             is_told = "told to the model from the next answer on"
@@ -130,10 +138,16 @@ def perform(command: Command, conversation: Conversation, say: Callable[[str], N
 
 
 def attach_log(log: Log, conversation: Conversation) -> str:
-    """Attach a log to the next question; -> the message for the user. Raises ValueError if the log does not fit."""
-    before, tokens = conversation.log, conversation.attach(log)
+    """Attach a log to the next question; -> the message for the user. Raises ValueError if not even a folded log
+    fits.
+    """
+    before, size = conversation.log, conversation.attach(log)
     changed, instead = f" ({log.note})" if log.note else "", f", and not {before.path}" if before else ""
-    return f"{log.path}: {len(log.lines):,} lines, {tokens:,} tokens{changed}; with the next question{instead}"
+    said = f"{log.path}: {size}{changed}; with the next question{instead}"
+    if isinstance(conversation.log, FoldedLog):
+        groups = [group.text for group in conversation.log.folded.groups[:MOST_GROUPS]]
+        said = "\n".join([said, *groups, "/unfold T1 or /unfold 100-200 brings back what is left out"])
+    return said
 
 
 def split_words(text: str, most: int) -> list[str]:

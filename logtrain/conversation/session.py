@@ -5,24 +5,46 @@
     for response in conversation.ask(conversation.task_question("cause")): print(response.delta, end="")
 
 A question with a log is the question, a line end, and the log's lines, as prepare writes an instruction and its input.
+A log that does not fit is folded (folding.py), and `unfold` brings back what was left out.
 """
 
-import itertools
 import json
 import time
 from collections import abc
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from logtrain.conversation.folding import LEAST_CHARS_OF_FIT, Folded, fold
 from logtrain.conversation.tasks import LONGEST_PROMPT, TASKS
-from logtrain.data.log import Log
+from logtrain.data.log import Log, line_range
 from logtrain.generation.config import SamplingConfig
 from logtrain.generation.generator import Generator
 from logtrain.generation.request import Event, Request
 from logtrain.text.chat_template import ChatTemplate, Turn
 
 SAVED_AS = (".json", ".jsonl", ".ndjson")  # endings of files that prepare reads rows from
+MARGIN = 8  # tokens: a log's text next to others may take some more than alone
+FOLDED_SHARE = 0.6  # of the room: the rest is for answers, further questions and what is unfolded
+
+
+class FoldedLog(NamedTuple):
+    """A log that is folded to fit."""
+
+    log: Log
+    folded: Folded
+    show: list[tuple[int, int]]
+    """numbers of the first and the last of lines that were asked for"""
+
+    @property
+    def path(self) -> str:
+        """The file, as it was given."""
+        return self.log.path
+
+    @property
+    def text(self) -> str:
+        """What goes with the question."""
+        return self.folded.text
 
 
 @dataclass
@@ -70,7 +92,7 @@ class Response:
         return ", ".join(parts)
 
 
-def user_turn(question: str, log: Log | None) -> Turn:
+def user_turn(question: str, log: Log | FoldedLog | None) -> Turn:
     """The turn of a question, with the log that is attached to it."""
     return Turn("user", f"{question}\n{log.text}" if log else question)
 
@@ -109,7 +131,8 @@ class Conversation:
     def reset(self) -> None:
         """Forget the turns and the log. The numbers of requests go on, so a repeated question draws anew."""
         self.turns: list[Turn] = []
-        self.log: Log | None = None
+        self.log: Log | FoldedLog | None = None
+        self.last_folded: FoldedLog | None = None  # the one that `unfold` is about
         self.has_log = False  # whether one of the turns has a log
         self.num_cut = 0  # number of answers that did not end by themselves
 
@@ -120,28 +143,73 @@ class Conversation:
 
     # ---- the log
 
-    def attach(self, log: Log) -> int:
-        """Attach a log to the next question; -> its length in tokens. Raises ValueError if it leaves no room for the
-        longest task and an answer.
+    def attach(self, log: Log) -> str:
+        """Attach a log to the next question, folded if it does not fit with the longest task and an answer; -> its size
+        in words. Raises ValueError if not even a folded log fits.
         """
-        prompt = self.prompt(LONGEST_PROMPT, log)
-        tokens = len(prompt) - len(self.prompt(LONGEST_PROMPT, None))
-        if (excess := self.excess(prompt)) > 0:
-            count = self.num_fitting_lines(log, tokens - excess)
-            last = log.first + len(log.lines) - 1
-            fits = f"lines {last - count + 1}-{last} fit" if count else f"not one of them fits; {self.remedy}"
-            what = f"{log.path}: {len(log.lines):,} lines, {tokens:,} tokens"
-            raise ValueError(f"{what}, {excess:,} {self.too_many}; {fits}")
-        self.log = log
-        return tokens
+        alone = len(self.prompt(LONGEST_PROMPT, None))
+        room = self.context_size - self.max_new_tokens - alone
+        if len(log.text) <= room * LEAST_CHARS_OF_FIT and self.excess(prompt := self.prompt(LONGEST_PROMPT, log)) <= 0:
+            self.log = log
+            return f"{len(log.lines):,} lines, {len(prompt) - alone:,} tokens"
+        self.log = self.last_folded = self.fold(log, [])
+        return str(self.last_folded.folded)
 
-    def num_fitting_lines(self, log: Log, tokens: int) -> int:
-        """How many of a log's last lines would fit. `tokens`: about how many tokens there is room for."""
-        lengths = (len(self.tokenizer.encode(f"{line}\n")) for line in reversed(log.lines))
-        count = sum(1 for _ in itertools.takewhile(lambda total: total <= tokens, itertools.accumulate(lengths)))
-        while count and self.excess(self.prompt(LONGEST_PROMPT, log._replace(lines=log.lines[-count:]))) > 0:
-            count -= 1 + count // 50
-        return max(count, 0)
+    def fold(self, log: Log, show: list[tuple[int, int]]) -> FoldedLog:
+        """A log folded to the room that the longest task and an answer leave. Raises ValueError if there is too little
+        for it, with the lines of `show` whole.
+        """
+        room = self.context_size - self.max_new_tokens - len(self.prompt(LONGEST_PROMPT, None)) - MARGIN
+        for share in (FOLDED_SHARE, 1.0):
+            try:
+                folded = fold(log.lines, int(share * room), self.count_tokens, first=log.first, show=show)
+                break
+            except ValueError as error:
+                if share == 1:
+                    raise ValueError(f"{log.path}: {error}; {self.remedy}") from None
+        return FoldedLog(log, folded, show)
+
+    def count_tokens(self, text: str) -> int:
+        """The number of tokens of a text."""
+        return len(self.tokenizer.encode(text))
+
+    def unfold(self, which: str) -> tuple[list[str], str]:
+        """The lines of a folded log that are asked for, T3 or 100-200, each with its number, exactly; and in words
+        whether the model has them with the next question. Raises ValueError if no log is folded, or it has no such
+        lines.
+        """
+        if self.last_folded is None:
+            raise ValueError(f"/unfold {which}: no log is folded")
+        log, folded, show = self.last_folded
+        if which[:1] in "Tt" and which[1:].isdecimal():
+            numbers = folded.numbers_of(which)
+        else:
+            last = log.first + len(log.lines) - 1
+            wanted = line_range(which)
+            start = last - wanted.count + 1 if wanted.count else wanted.first
+            numbers = list(range(max(start, log.first), min(wanted.last or last, last) + 1))
+        if not numbers:
+            raise ValueError(f"/unfold {which}: {log.path} has lines {log.first}-{log.first + len(log.lines) - 1}")
+        lines = [f"L{number} {log.lines[number - log.first]}" for number in numbers]
+        try:
+            if self.log is self.last_folded:
+                more = [*show, *((number, number) for number in numbers)]
+                self.log = self.last_folded = self.fold(log, more)
+            else:
+                self.attach_more(log, lines)
+        except ValueError:
+            return lines, "too many for the model: ask for fewer"
+        return lines, "with the next question"
+
+    def attach_more(self, log: Log, lines: list[str]) -> None:
+        """Attach lines of a log that the model has been asked about to the next question, after those that are.
+        Raises ValueError if they do not fit.
+        """
+        before = self.log.lines if isinstance(self.log, Log) else []
+        more = log._replace(lines=[*before, *lines], note="")
+        if self.excess(self.prompt(LONGEST_PROMPT, more)) > 0:
+            raise ValueError(f"{log.path}: {len(lines):,} lines {self.too_many}")
+        self.log = more
 
     def task_question(self, name: str) -> str:
         """The question of the task `name`. Raises ValueError if there is no log to ask it about."""
@@ -151,7 +219,7 @@ class Conversation:
 
     # ---- answers
 
-    def prompt(self, question: str, log: Log | None) -> list[int]:
+    def prompt(self, question: str, log: Log | FoldedLog | None) -> list[int]:
         """The token ids of the conversation with one more question."""
         return self.template.prompt([*self.all_turns, user_turn(question, log)])
 

@@ -60,6 +60,10 @@ class Inputs:
             self.left_out.append(str(path))
 
     def _append(self, file: InputFile) -> None:
+        if str(file.path).encode(errors="ignore").decode() != str(file.path):
+            raise ValueError(
+                f"{file.path}: a name that is not UTF-8, which the manifest could not hold; rename the file"
+            )
         self.files.append(file)
         if len(self.files) > MAX_FILES:
             raise ValueError(f"input: more than {MAX_FILES:,} files; put many into one")

@@ -60,7 +60,7 @@ def difference_rows(columns: Sequence[Mapping[str, MetricDifference]]) -> list[T
     def cell(score: MetricDifference) -> Cell:
         interval = interval_text(score["low"], score["high"], sign="+")
         if score["p"] is not None:
-            interval += f", p {score['p']:.4f}"
+            interval += f", {p_text(score['p'])}"
         return Cell(f"{score['difference']:+.4f}", interval, score["significant"])
 
     return rows_of(columns, cell)
@@ -89,6 +89,11 @@ def corpus_rows(models: Sequence[ModelScores]) -> list[TableRow]:
 def interval_text(low: float | None, high: float | None, sign: str = "") -> str:
     """The ends of an interval, "" where there is none. `sign`: "+" to write a plus before a positive number."""
     return "" if low is None or high is None else f"{low:{sign}.4f} to {high:{sign}.4f}"
+
+
+def p_text(p: float) -> str:
+    """A p-value as it is published."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
 
 
 def difference_title(difference: ModelDifference) -> str:

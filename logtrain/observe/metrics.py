@@ -7,6 +7,7 @@ Every value arrives as a plain Python number, so nothing here waits for the devi
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class Metrics:
         validates: bool = False,
     ):
         """`validates`: whether the validation at `resume_step` is made again."""
+        self.outlet: Callable[[Record], None] = lambda _: None  # called with every record
         self.enabled, self.total_steps, self.crc32, self.lock = enabled, total_steps, 0, threading.Lock()
         if not enabled:
             return
@@ -61,18 +63,20 @@ class Metrics:
         if self.enabled:
             self._write(record)
             self.screen.train(record)
+            self.outlet(record)
 
     def valid(self, record: Record) -> None:
         """Record the loss on a validation set."""
         if self.enabled:
             self._write(record)
             self.screen.valid(record)
+            self.outlet(record)
 
     def event(self, event: Event) -> None:
         """Record what a person should know in events.jsonl, with the time, and show it."""
         if self.enabled:
             line = orjson.dumps({"time": time.time(), **event._asdict()}, option=orjson.OPT_APPEND_NEWLINE)
-            with naming(Path(self.events.name)):
+            with self.lock, naming(Path(self.events.name)):
                 self.events.write(line)
                 self.events.flush()
             self.info(f"{event.kind}: {event.text}")

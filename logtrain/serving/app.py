@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from logtrain.serving.answering import LEFT, Answering, JsonReply
 from logtrain.serving.asking import Asking, encoded, turns_of
 from logtrain.serving.body import Bodies
+from logtrain.serving.browser import page_routes
 from logtrain.serving.config import ServeConfig
 from logtrain.serving.errors import ApiError
 from logtrain.serving.metrics import TYPE, ServerMetrics
@@ -62,7 +63,7 @@ class Server:
         if self.config.cors:
             cors = {"allow_origins": self.config.cors, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
             middleware.insert(0, Middleware(CORSMiddleware, **cors))
-        routes = [Route(path, handler, methods=[method]) for path, method, handler in paths]
+        routes = [*page_routes()] + [Route(path, handler, methods=[method]) for path, method, handler in paths]
         handlers = {ApiError: api_error, HTTPException: http_error, 500: our_mistake}
         return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
 

@@ -66,16 +66,23 @@ class _Node:
 
 class LogTemplates:
     """Groups texts as they come. Which template a text gets depends on those before it, never on later ones; equal
-    texts in equal order give equal numbers. templates: all so far.
+    texts in equal order give equal numbers. templates: all so far. variants: each text that is different with its
+    values masked, with the number of its template, in the order of their first ones.
     """
 
     def __init__(self):
         self.templates: list[Template] = []
-        self._of_masked: dict[bytes, int] = {}  # -> index of the template
+        self.variants: dict[bytes, int] = {}
+        self._numbers: dict[bytes, int] = {}  # of the variants, from 0
         self._roots: dict[tuple[int, int], _Node] = {}
 
     def add(self, texts: Sequence[str]) -> np.ndarray:
         """Group more texts, each a line or a document; -> int32, the number of each one's template."""
+        found = self.add_variants(texts)
+        return np.array(list(self.variants.values()), np.int32)[found]
+
+    def add_variants(self, texts: Sequence[str]) -> np.ndarray:
+        """The same; -> int32, the number of each one's variant."""
         found = np.empty(len(texts), np.int32)
         start = 0
         while start < len(texts):
@@ -84,13 +91,15 @@ class LogTemplates:
                 size += len(texts[stop])
                 stop += 1
             for index, masked in enumerate(mask(texts[start:stop]).texts, start):
-                number = self._of_masked.get(masked)
+                number = self._numbers.get(masked)
                 if number is None:
-                    number = self._of_masked[masked] = self._place(masked)
+                    number = self._numbers[masked] = len(self._numbers)
+                    self.variants[masked] = self._place(masked)
                 found[index] = number
             start = stop
+        of_variant = list(self.variants.values())
         for number, count in zip(*np.unique(found, return_counts=True), strict=True):
-            self.templates[number].count += int(count)
+            self.templates[of_variant[number]].count += int(count)
         return found
 
     def _place(self, masked: bytes) -> int:

@@ -175,6 +175,10 @@ class RunConfig(Config):
     """
     attention_backend: AttentionBackend = "torch"
     """Attention on GPUs: torch's own FlashAttention-2, the package flash_attn_3 (fa3, for Hopper), or flash-attn."""
+    track: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], NONE_BY_DEFAULT] = ()
+    """Trackers that get every record, with the same names: needs the extra `track`."""
+    prometheus: int = 0
+    """Port of 127.0.0.1 at which Prometheus finds the last figures, under /metrics. 0: none."""
     price: float = 0.0
     """Price of a GPU for an hour, in dollars, by which a run tells what it costs. 0: not known."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -187,6 +191,8 @@ class RunConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         self.check_sources()
+        if not 0 <= self.prometheus <= 65535:
+            raise ValueError(f"prometheus = {self.prometheus}: expected a port, up to 65535")
         if self.price < 0:
             raise ValueError(f"price = {self.price} must not be negative")
 
@@ -238,6 +244,6 @@ class RunConfig(Config):
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.
 MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
-    *("compile", "parallel", "loader.rows_per_batch", "price", "health"),
+    *("compile", "parallel", "loader.rows_per_batch", "price", "health", "track", "prometheus"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
 )

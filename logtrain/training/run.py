@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from logtrain.core.entry import INTERRUPTED
-from logtrain.core.run_folder import enter_run_folder
+from logtrain.core.run_folder import enter_run_folder, flatten
 from logtrain.core.stop import StopSignal
 from logtrain.data.loader import Loader
 from logtrain.data.mixture import MixtureLoader
@@ -21,6 +21,9 @@ from logtrain.model.weights import WeightSource
 from logtrain.observe.goodput import Goodput
 from logtrain.observe.live_report import LiveReport
 from logtrain.observe.metrics import Metrics
+from logtrain.observe.outlets import Outlets
+from logtrain.observe.prometheus import Prometheus
+from logtrain.observe.trackers import check_trackers
 from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.checks import check_space
 from logtrain.training.config import MAY_CHANGE, RunConfig
@@ -39,15 +42,17 @@ def train(config: RunConfig, stop: StopSignal) -> int:
     there is nothing to save.
     """
     goodput = Goodput()
+    check_trackers(config.track)
     run = set_up(config)
+    prometheus = Prometheus(config.prometheus if run.world.is_main else 0, config.name)
     weights = run.initial_weights()  # opened and checked here, read when the model is built
     resume = config.resume == "auto"
     with enter_run_folder(run.folder, run.config, resume, MAY_CHANGE) if run.world.is_main else nullcontext():
         run.world.barrier()
         try:
             report = LiveReport(run.folder, enabled=run.world.is_main)
-            with closing(run.world.watchdog):
-                finished = train_in_folder(run, weights, stop, goodput, report)
+            with closing(prometheus), closing(run.world.watchdog):
+                finished = train_in_folder(run, weights, stop, goodput, report, prometheus)
             goodput.end("finished" if finished else "stopped on request")
             report.close()
         except BaseException as error:
@@ -61,7 +66,12 @@ def train(config: RunConfig, stop: StopSignal) -> int:
 
 
 def train_in_folder(
-    run: RunSetup, weights: WeightSource, stop: StopSignal, goodput: Goodput, report: LiveReport
+    run: RunSetup,
+    weights: WeightSource,
+    stop: StopSignal,
+    goodput: Goodput,
+    report: LiveReport,
+    prometheus: Prometheus,
 ) -> bool:
     """Build the parts of a run, train and publish; -> False if the run was stopped on request, and is saved."""
     config, world, data = run.config, run.world, run.data
@@ -91,7 +101,10 @@ def train_in_folder(
         device = torch.cuda.get_device_name() if world.device.type == "cuda" else "rank"
         facts = {"devices": world.size, "device": device, "total_steps": total_steps, "price": config.price}
         goodput.open(run.folder, state.step, **facts)
-    with Metrics(run.folder, enabled=world.is_main, total_steps=total_steps, **resumed) as metrics:
+    with (
+        Metrics(run.folder, enabled=world.is_main, total_steps=total_steps, **resumed) as metrics,
+        closing(outlets_of(run, metrics, goodput, prometheus)) as outlets,
+    ):
         stop.say = metrics.info
         announce(run, metrics, newest)
         if is_other_best:
@@ -127,8 +140,25 @@ def train_in_folder(
             metrics.info(f"step {state.best_step} is the best: loss {state.best_loss:.4f}, and is exported")
         goodput.enter("export")
         publish(run, model, metrics)
+        outlets.exported(run.folder / "export")
         tell_account(metrics, goodput)
     return True
+
+
+def outlets_of(run: RunSetup, metrics: Metrics, goodput: Goodput, prometheus: Prometheus) -> Outlets:
+    """Where the figures of a run go beside its own files."""
+    world = run.world
+    devices = range(torch.cuda.device_count() if world.device.type == "cuda" else 0)
+    return Outlets(
+        run.folder,
+        flatten(run.config),
+        rank=world.rank,
+        is_first_of_machine=world.local_rank == 0,
+        uuids=[f"GPU-{torch.cuda.get_device_properties(at).uuid}" for at in devices],
+        metrics=metrics,
+        goodput=goodput,
+        prometheus=prometheus,
+    )
 
 
 def tell_account(metrics: Metrics, goodput: Goodput) -> None:

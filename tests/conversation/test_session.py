@@ -8,7 +8,7 @@ import pytest
 
 from logtrain import prepare
 from logtrain.conversation.commands import handle
-from logtrain.conversation.tasks import TASKS
+from logtrain.conversation.tasks import LONGEST_PROMPT, TASKS
 from logtrain.data.conversations import conversations
 from logtrain.data.files import InputFile
 from logtrain.data.log import read_log
@@ -149,36 +149,46 @@ def test_a_log_goes_with_the_next_question_and_stays_for_the_tasks(model, tmp_pa
         handle("/cause", conversation, said.append)
 
 
-def test_a_log_that_does_not_fit_is_told_with_the_lines_that_do(model, tmp_path):
-    path = str(write_log(tmp_path / "app.log", 1000))
-    longest = max((task.prompt for task in TASKS.values()), key=len)
-    for settings, whose in (
-        ({}, "the model's context of 4,096"),
-        ({"memory": 1500 * 256 / 2**30}, "the cache (--memory) of 1,500"),
-    ):
-        conversation = new_conversation(model, **settings)
-        for which, last in (("", 1000), ("-900", 1000), ("50-949", 949)):
-            log = read_log(path, which)
-            with pytest.raises(ValueError) as error:
-                conversation.attach(log)
-            told = re.fullmatch(
-                rf"{re.escape(path)}: ([\d,]+) lines, ([\d,]+) tokens, ([\d,]+) too many for {re.escape(whose)}, with "
-                rf"an answer of up to {NEW}; lines (\d+)-(\d+) fit",
-                str(error.value),
-            )
-            lines, tokens, over, first, end = (int(number.replace(",", "")) for number in told.groups())
-            assert (lines, end) == (len(log.lines), last)
-            assert tokens == len(conversation.tokenizer.encode(f"\n{log.text}"))
-            assert over == len(conversation.prompt(longest, log)) + NEW - conversation.context_size
-            assert conversation.log is None
-            conversation.attach(read_log(path, f"{first}-{end}"))
-            conversation.reset()
-            more = first - 1 - (end - first) // 20
-            with pytest.raises(ValueError, match="too many"):
-                conversation.attach(read_log(path, f"{more}-{end}"))
-    (tmp_path / "long.log").write_text("error " * 5000)
-    with pytest.raises(ValueError, match="not one of them fits; shorten it, or start with a smaller --max_new_tokens"):
-        conversation.attach(read_log(str(tmp_path / "long.log")))
+def test_a_log_that_does_not_fit_is_folded_and_unfolded(model, tmp_path):
+    """The rare error is with the question; so are lines that were brought back, before it and after."""
+    path = write_log(tmp_path / "app.log", 3000)
+    lines = path.read_text().splitlines()
+    lines[1234] = "kernel: disk /dev/sdb failed"
+    path.write_text("\n".join(lines))
+    for settings in ({}, {"memory": 2000 * 256 / 2**30}):
+        conversation, said = new_conversation(model, **settings), []
+        handle(f"/log {path}", conversation, said.append)
+        assert re.search(r": 3,000 lines, folded: 2 templates, \d+ lines whole; .* tokens instead of", said[0])
+        assert "T1 2,999 lines L1-L3000: sshd[<*>]: error <*>" in said.pop()
+        with pytest.raises(ValueError, match=r"/unfold 4000-: .* has lines 1-3000"):
+            handle("/unfold 4000-", conversation, said.append)
+        with pytest.raises(ValueError, match="T3: no template of this log; it has T1 to T2"):
+            handle("/unfold T3", conversation, said.append)
+        handle("/unfold 2000-2002", conversation, said.append)
+        assert said.pop().splitlines() == [f"L{n} {lines[n - 1]}" for n in (2000, 2001, 2002)] + [
+            "3 lines; with the next question"
+        ]
+        handle("/unfold t1", conversation, said.append)
+        assert said.pop().endswith("\n... and 2,799 more\n2,999 lines; too many for the model: ask for fewer")
+        ask(conversation, "why?")
+        asked = conversation.turns[0].content.splitlines()
+        assert {"L1235 kernel: disk /dev/sdb failed", "L2000 sshd[24499]: error 2000", "[L1]"} & set(asked)
+        handle("/unfold T2", conversation, said.append)
+        handle("/unfold 7-8", conversation, said.append)
+        ask(conversation, "and then?")
+        later = "and then?\nL1235 kernel: disk /dev/sdb failed\nL7 sshd[24499]: error 7\nL8 sshd[24499]: error 8"
+        assert conversation.turns[2].content == later
+        handle("/reset", conversation, said.append)
+        with pytest.raises(ValueError, match="/unfold 7-: no log is folded"):
+            handle("/unfold 7-", conversation, said.append)
+
+
+def test_a_log_that_not_even_folded_fits_is_told(model, tmp_path):
+    alone = len(new_conversation(model).prompt(LONGEST_PROMPT, None))
+    conversation = new_conversation(model, max_new_tokens=CONTEXT - alone - 60)
+    with pytest.raises(ValueError, match=r"app.log: a folded log takes more than the \d+ tokens .* smaller --max_new"):
+        conversation.attach(read_log(str(write_log(tmp_path / "app.log", 3000))))
+    assert conversation.log is None
 
 
 # ---- a real model

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import struct
 import sys
 import zipfile
@@ -229,3 +230,12 @@ def test_damaged_archives(tmp_path, monkeypatch):
     path.write_bytes(end)
     with pytest.raises(ValueError, match="a list of members of 2,147,483,648 bytes"):
         Inputs([str(path)], 64)
+
+
+def test_a_name_that_no_manifest_could_hold(tmp_path):
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.csv")).write_text("text\na\n")
+    except OSError:
+        pytest.skip("this file system has no names but UTF-8")
+    with pytest.raises(ValueError, match=r"a\udcff.csv: a name that is not UTF-8"):
+        Inputs([str(tmp_path)], 64)

@@ -11,7 +11,7 @@ import pytest
 
 from logtrain import plan
 from logtrain.core.config import load
-from logtrain.planning import operation, prediction
+from logtrain.planning import operation, picture, prediction
 from logtrain.planning.config import PlanConfig
 from logtrain.planning.gpu_file import GPUS
 from logtrain.planning.memory import UNSEEN
@@ -92,7 +92,12 @@ def test_the_picture(flags, tmp_path):
     text = (tmp_path / "plan.svg").read_text()
     assert text.startswith("<svg")
     assert "_allgather_base_" in text
-    assert "polyline" in text
+    for mark in ("polyline", "stroke-dasharray", "GiB there</text>", ">0 ms</text>", ">0 s</text>"):
+        assert mark in text, mark
+    shown = set(re.findall(r'<text x="\d+" y="[\d.]+">([a-z -]+)</text>', text))  # lanes and the legend
+    drawn = set(re.findall(r'<rect x[^>]+ fill="(#\w+)" stroke', text))
+    assert {picture.COLOURS[name] for name in shown if name in picture.COLOURS} == drawn
+    assert "all-reduce" not in shown
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from logtrain.evaluation.comparison import compare
 from logtrain.evaluation.page import write_page
 from logtrain.evaluation.results import Perplexity, Result
 from logtrain.evaluation.samples import SAMPLE_METRICS
-from logtrain.evaluation.score_table import BOLD, MULTIPLE
+from logtrain.evaluation.score_table import BOLD, MULTIPLE, p_text
 from logtrain.evaluation.screen import print_scores
 from tests.support.samples import make_sample
 
@@ -76,7 +76,7 @@ def test_tasks_of_any_name_have_their_tables(tmp_path):
         assert f"<td>{0.5 + (i + 5) / 100:.4f} " in part
         assert f"+{(i + 5) / 100:.4f} " in part
         p = result["differences"][0]["tasks"][task]["rougeL"]["p"]
-        assert f", p {p:.4f}</small>" in part
+        assert f", {escape(p_text(p))}</small>" in part
     assert not any(markup in page for markup in ("<b>&", "<i>", "<hr>", "<u>")) and "x&lt;y.json" in page
     assert "<td>items</td><td>2.000" in page and "<td>a.b</td><td>2.000" in page
 
@@ -90,7 +90,7 @@ def test_each_model_is_held_against_the_first_and_gains_are_gains(tmp_path):
         "Answers in which b lost most on a (R-L)": [(1, "-0.200")],
         "Answers in which c gained most on a (R-L)": [(i, f"+{(i + 1) / 100:.3f}") for i in range(13, 3, -1)],
     }
-    section = page.split("<section>")[1]
+    section = page.split("<section>")[1].split("</section>")[0]
     assert "a&lt;hr&gt;3" in section and "b&lt;hr&gt;3" in section and "c&lt;hr&gt;" not in section
     at = [section.index(f"<h3>{role}</h3><pre>{escape(content)}</pre>") for role, content in TALK]
     assert at == sorted(at)
@@ -115,9 +115,9 @@ def test_what_the_figures_mean_is_said_on_the_page_and_in_the_terminal(tmp_path,
         assert told in terminal and told in page
     assert "0 others" not in terminal + page
     assert "mean of 30 conversations" in terminal
-    stopped, difference = "1.0000{}0.8865 to 1.0000", "<b>+0.1000</b> <small>+0.1000 to +0.1000, p 0.0001</small>"
+    stopped, difference = "1.0000{}0.8865 to 1.0000", "<b>+0.1000</b> <small>+0.1000 to +0.1000, p &lt; 0.001</small>"
     assert stopped.format(" <small>") in page and stopped.format(" (") in terminal  # 30 of 30
-    assert difference in page and "+0.1000 (+0.1000 to +0.1000, p 0.0001)" in terminal
+    assert difference in page and "+0.1000 (+0.1000 to +0.1000, p < 0.001)" in terminal
     page, result = write_odd_page(tmp_path, {"a": [0.0] * 5, "b": [0.1] * 5})
     assert "<b>" not in page
     assert "conversations" not in page and "Left out" not in page
