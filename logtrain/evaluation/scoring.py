@@ -81,7 +81,9 @@ def score(prediction: str, reference: str) -> Scores:
     `bleu` is sacrebleu.sentence_bleu(prediction, [reference], smooth_method="none", use_effective_order=False) over
     100, which is also the result of Hugging Face's evaluate for one pair (it fails where a text has no token).
     """
-    of_rouge = dict.fromkeys(ROUGE, None) if is_beyond_rouge(reference) else rouge(prediction, reference)
+    of_rouge: Scores = {**rouge(prediction, reference)}
+    if is_beyond_rouge(reference):
+        of_rouge = dict.fromkeys(ROUGE)
     if sum(1 for _ in islice(TOKEN.finditer(reference.lower()), 2)) < 2:
         of_rouge["rouge2"] = None
     # corpus_score of one pair equals sentence_score, which would advise each time to leave out orders without a match.
