@@ -4,11 +4,12 @@ torchrun where one device is too small.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.core.kinds import Config
+from logtrain.core.location import FOLDER, OUTPUT, told
 from logtrain.core.run_folder import read_run_config
 from logtrain.training.config import ParallelConfig, RunConfig
 
@@ -17,15 +18,15 @@ from logtrain.training.config import ParallelConfig, RunConfig
 class ExportConfig(Config):
     """Write any checkpoint of a run as a model that transformers and vLLM load."""
 
-    run: str
+    run: Annotated[str, FOLDER]
     """Folder of the run, with its config.toml and checkpoints/."""
-    output: str
+    output: Annotated[str, OUTPUT]
     """Folder to write, which must not exist."""
     step: int = 0
     """Step of the checkpoint. 0: the newest complete one."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the weights. auto: as the run's config says."""
-    scores: str = ""
+    scores: Annotated[str, FILE] = ""
     """NAME=FILE: the model's name in the scores.json of an evaluation, whose results go into the model card."""
 
 
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> int:
     checkpoints.load(path, model)
     result = publish_model(output, model, of_run, scores)
     if of_run.world.is_main:
-        print(f"{path} -> {output} {result}")
+        print(told(f"{path} -> {output} {result}"))
     of_run.world.close()
     return 0
 

@@ -138,6 +138,8 @@ NAMED: dict[str, str] = {
     "prepare.max_row_mb": "entries/test_prepare_hostile.py::test_a_row_that_is_too_long",
     "prepare.max_lost_chars": "entries/test_prepare_hostile.py::test_characters_that_a_tokenizer_loses",
     "prepare.max_bad_rows": "entries/test_prepare.py::*",
+    "prepare.bad_rows": "entries/test_prepare.py::test_too_many_bad_rows_stop_the_run",
+    "prepare.columns": "entries/test_prepare_columns.py::*",
     "prepare.shard_tokens": "entries/test_prepare.py::*",
     "prepare.workers": "entries/test_prepare.py::*",
     "evaluate.stop": "entries/test_evaluate.py::*",

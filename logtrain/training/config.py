@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal, Self
 
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
+from logtrain.core.location import FOLDER, MODEL, RUNS
 from logtrain.data.config import LoaderConfig
 from logtrain.model.config import AttentionBackend, LoraConfig, Recompute
 from logtrain.observe.config import HealthConfig
@@ -145,15 +146,15 @@ class RunConfig(Config):
     trains_on: ClassVar[Literal["documents", "chats", "either"]] = "either"
     name: str
     """The run's name: everything it writes is under <runs>/<name>/."""
-    model: str
+    model: Annotated[str, MODEL]
     """Hugging Face folder of a Llama model; with init = "random" only its config.json is read."""
-    data: str | tuple[str, ...]
+    data: Annotated[str | tuple[str, ...], FOLDER]
     """Folder written by logtrain.prepare; or several to mix, each NAME=FOLDER, with mix.NAME for the share of each."""
     mix: Annotated[dict[str, float], NONE_BY_DEFAULT] = field(default_factory=dict)
     """Share of a source in the tokens of every step, by its name in data; the shares have the sum 1."""
-    valid: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
+    valid: Annotated[tuple[str, ...], NONE_BY_DEFAULT, FOLDER] = ()
     """Validation sets beside the data's own, each as NAME=FOLDER of prepared data, of which the valid split is read."""
-    runs: str = "runs"
+    runs: Annotated[str, RUNS] = "runs"
     """Folder of all runs."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Start from the model's weights, or from random ones."""
