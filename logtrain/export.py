@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.core.kinds import Config
-from logtrain.core.location import FOLDER, OUTPUT, told
+from logtrain.core.location import FILE, FOLDER, OUTPUT, told
 from logtrain.core.run_folder import read_run_config
 from logtrain.training.config import ParallelConfig, RunConfig
 
