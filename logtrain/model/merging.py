@@ -68,6 +68,8 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
                 hf.copy(adapter / name, aside)
         if template:
             (aside / template_source.FILE).write_text(template.text, encoding="utf-8")
+            if not os.path.lexists(adapter / published.GENERATION):  # as others leave it out
+                published.add_end(aside)
         hf.leave_one_template(aside)
         write_card(aside, output.name, "merge", read_base(source))
         before = logits(read_model(shape, weights, CPU, torch.float32))
