@@ -180,6 +180,8 @@ class RunConfig(Config):
     """Trackers that get every record, with the same names: needs the extra `track`."""
     prometheus: int = 0
     """Port of 127.0.0.1 at which Prometheus finds the last figures, under /metrics. 0: none."""
+    show: int = 0
+    """Print so many documents of the first step as they are trained, with what is predicted between « and »."""
     price: float = 0.0
     """Price of a GPU for an hour, in dollars, by which a run tells what it costs. 0: not known."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -192,6 +194,8 @@ class RunConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         self.check_sources()
+        if self.show < 0:
+            raise ValueError(f"show = {self.show} must not be negative")
         if not 0 <= self.prometheus <= 65535:
             raise ValueError(f"prometheus = {self.prometheus}: expected a port, up to 65535")
         if self.price < 0:
@@ -245,6 +249,6 @@ class RunConfig(Config):
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.
 MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
-    *("compile", "parallel", "loader.rows_per_batch", "price", "health", "track", "prometheus"),
+    *("compile", "parallel", "loader.rows_per_batch", "price", "health", "track", "prometheus", "show"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
 )
