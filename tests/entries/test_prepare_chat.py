@@ -179,7 +179,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(chat_tokenizer, tmp_path, 
     ("changed", "message"),
     [
         ({"train_on": "last"}, "train_on (all there, last now)"),
-        ({"too_long": "drop"}, "too_long (truncate_content there, drop now)"),
+        ({"too_long": "drop"}, "too_long (auto there, drop now)"),
         ({"format": "messages"}, "format (sharegpt there, messages now)"),
         ({"format": "alpaca"}, "format (sharegpt there, alpaca now)"),
         ({"template": "other.jinja"}, "other template;"),
