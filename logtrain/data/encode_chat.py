@@ -105,8 +105,9 @@ class ChatEncoder:
             return TOO_LONG, []
         if self.too_long == "split_turns" and (samples := self._split(turns, template)):
             return SPLIT, samples
-        if self.too_long == "truncate_answer" and (sample := self._cut(turns, template)):
-            return CUT, [sample]
+        if self.too_long == "truncate_answer" and (shorter := self._cut(turns, template)):
+            sample = Sample(shorter.ids[: self.seq_len], shorter.is_target[: self.seq_len])
+            return (TRUNCATED if len(shorter.ids) <= self.seq_len else CUT), [sample]
         if self.too_long in ("auto", "truncate_content") and (sample := self._truncate(turns, whole, template)):
             return TRUNCATED, [sample]
         return DROPPED, []
@@ -129,8 +130,8 @@ class ChatEncoder:
         return samples
 
     def _cut(self, turns: Sequence[Turn], template: ChatTemplate) -> Sample | None:
-        """The first `seq_len` tokens of the conversation with its questions shortened: to half a row at most, and where
-        that leaves no target, to a quarter, and so on.
+        """The conversation with its questions shortened: to half a row at most, and where that leaves no target in the
+        first `seq_len` tokens, to a quarter, and so on; None where nothing does.
         """
         tokenizer = template.tokenizer
         num_marker = len(tokenizer.encode(MARKER))
@@ -144,9 +145,8 @@ class ChatEncoder:
                 for spans in [tokenizer.encode_with_spans(turn.content, spelled=False)[1]]
             ]
             whole = Sample(*template.encode(shorter, self.train_on))
-            sample = Sample(whole.ids[: self.seq_len], whole.is_target[: self.seq_len])
-            if sample.num_targets:
-                return sample
+            if whole.is_target[1 : self.seq_len].any():
+                return whole
             most //= 2
         return None
 
