@@ -110,6 +110,7 @@ NAMED: dict[str, str] = {
     "trainer.max_skipped": "entries/test_errors.py::test_diverged_training_stops_and_is_not_saved",
     "trainer.keep_best": f"{BEST}::test_the_best_checkpoint_stays_and_is_exported_also_after_a_resume",
     "trainer.patience": f"{BEST}::test_patience_ends_a_run_that_gets_no_better",
+    "show": "training/test_facts.py::*",
     "track": "observe/test_trackers.py::*",
     "prometheus": "observe/test_trackers.py::*",
     "health.spike": "training/test_watch.py::*",

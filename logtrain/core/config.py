@@ -14,31 +14,28 @@ files of settings are not its business, and of a TOML file it could not name the
 
 import dataclasses
 import itertools
-import os
 import re
 import tomllib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin
-from unittest.mock import patch
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
-import docstring_parser  # of tyro
 import tomli_w
-import tyro
-from docstring_parser import Docstring
 
-from logtrain.core.entry import program_name
+from logtrain.core.help import is_offered, print_help
 from logtrain.core.kinds import ONE_OR_MANY, as_json, expected, is_open, kinds_of, typed
+from logtrain.core.located import each, located, places_of
+from logtrain.core.location import origin_of
 
 T = TypeVar("T")
 REQUIRED = dataclasses.MISSING
 
 
-def load(cls: type[T], argv: Sequence[str], words: Sequence[str] = ()) -> T:
+def load(cls: type[T], argv: Sequence[str], writes: bool = True) -> T:
     """Builds a `cls` from its defaults, then the TOML files in `argv`, then the flags; the last word on a key counts.
-    `words`: keys whose values may stand first in `argv`, in this order, without their flags.
+    Paths that are URIs become paths of this machine. `writes`: whether what the config says is written will be.
 
     Flags are `--key value`, `--key=value`, `--switch` / `--no_switch` and `--list a b c`; in a key, `-` is `_`. A TOML
     file is any `*.toml` that is not the value of a flag. `--help` prints help and exits. Raises ValueError: one line.
@@ -46,10 +43,9 @@ def load(cls: type[T], argv: Sequence[str], words: Sequence[str] = ()) -> T:
     if "--help" in argv or "-h" in argv:
         print_help(cls)
     fields = fields_of(cls)
-    for count, key in enumerate(words):
-        if argv[2 * count : 2 * count + 1] and not argv[2 * count].startswith("-"):
-            argv = [*argv[: 2 * count], f"--{key}", *argv[2 * count :]]
     paths, flags = read_argv(argv, fields)
+    if foreign := [key for key in flags if not is_offered(cls, key)]:
+        raise ValueError(f"--{foreign[0]}: changes nothing here; --help lists what does")
     values = {key: field.default for key, field in fields.items() if not is_open(field.kind)}
     for path in paths:
         values |= read_toml(path, fields)
@@ -57,35 +53,15 @@ def load(cls: type[T], argv: Sequence[str], words: Sequence[str] = ()) -> T:
     if missing := [key for key, value in values.items() if value is REQUIRED]:
         given = " ".join(f"--{key} ..." for key in missing)
         raise ValueError(f"{', '.join(missing)}: required; give {given}, or set it in a TOML file")
-    return build(cls, values)
+    return located(build(cls, values), writes)
 
 
 def dump(config: Any) -> str:
     """TOML text of every field of `config`; `load(type(config), [a file with this text])` gives an equal config."""
-    return tomli_w.dumps(dataclasses.asdict(config))
-
-
-def print_help(cls: type) -> NoReturn:
-    """Print every flag of `cls` with its default and its help, on rank 0 alone; then the program ends."""
-    speaks = os.environ.get("RANK", "0") == "0"
-    program = f"{program_name()} [FILE.toml ...]"
-    with patch.object(docstring_parser, "parse_from_object", with_unbroken_lines(docstring_parser.parse_from_object)):
-        tyro.cli(cls, args=["--help"], prog=program, use_underscores=True, console_outputs=speaks)
-    raise AssertionError("tyro exits after --help")
-
-
-def with_unbroken_lines(parse: Callable[[object], Docstring]) -> Callable[[object], Docstring]:
-    """`parse`, with the paragraphs of every field's help on one line: tyro takes a line that begins with another
-    character than a letter for a new paragraph.
-    """
-
-    def parsed(config: object) -> Docstring:
-        found = parse(config)
-        for field in found.params:
-            field.description = re.sub(r"(?<!\n)\n(?!\n) *", " ", field.description or "")
-        return found
-
-    return parsed
+    values = dataclasses.asdict(config)
+    for key in places_of(type(config)):
+        values[key] = each(values[key], origin_of)
+    return tomli_w.dumps(values)
 
 
 # ---- the fields of a config, as one flat table

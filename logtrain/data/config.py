@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self, TypeGuard, get_args
 import tyro
 
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
+from logtrain.core.location import FILE, OUTPUT, TOKENIZER
 from logtrain.data.files import ENDINGS
 from logtrain.data.lines import MAX_ROW_MB
 from logtrain.text.config import DATE, TrainOn, check_date
@@ -42,10 +43,12 @@ def is_chat_format(format: str) -> TypeGuard[ChatFormat]:
 class PrepareConfig(Config):
     """Turn raw text files into token shards for training."""
 
-    input: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Files: {ENDINGS}.")]  # files.py knows the kinds there are
-    tokenizer: str
+    input: Annotated[
+        tuple[str, ...], tyro.conf.arg(help=f"Files: {ENDINGS}."), FILE
+    ]  # files.py knows the kinds there are
+    tokenizer: Annotated[str, TOKENIZER]
     """Folder of the model's tokenizer (tokenizer.json or a sentencepiece tokenizer.model)."""
-    output: str = ""
+    output: Annotated[str, OUTPUT] = ""
     """Folder to write. It appears once everything is done; a folder that holds anything else is never touched."""
     format: Literal[TextFormat, ChatFormat] = "auto"
     """JSON rows: nlplog {instruction, log, output}, corpus {text}. auto goes by the columns, row for row, and takes
@@ -72,7 +75,7 @@ class PrepareConfig(Config):
     answer; split_turns goes on in another conversation; drop leaves it out; error stops;
     truncate_answer cuts questions to half a row and then what is behind the row's end, so that no end is learned there.
     auto is truncate_content, and stops where more than a tenth of the answers' tokens would be lost."""
-    template: str = ""
+    template: Annotated[str, FILE] = ""
     """Chat rows: a jinja file to render them with instead of the tokenizer's own chat template."""
     date: str = DATE
     """The date that is given to a chat template that asks for today's."""

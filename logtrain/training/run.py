@@ -27,6 +27,7 @@ from logtrain.observe.trackers import check_trackers
 from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.checks import check_space
 from logtrain.training.config import MAY_CHANGE, RunConfig
+from logtrain.training.facts import shown, what_it_is
 from logtrain.training.optim import make_optimizer
 from logtrain.training.publish import publish_adapter, publish_model
 from logtrain.training.setup import RunSetup, set_up
@@ -106,6 +107,9 @@ def train_in_folder(
         closing(outlets_of(run, metrics, goodput, prometheus)) as outlets,
     ):
         stop.say = metrics.info
+        if world.is_main:
+            for line in [*what_it_is(run, model, total_steps), *shown(run, config.show)]:
+                metrics.info(line)
         announce(run, metrics, newest)
         if is_other_best:
             metrics.info(
