@@ -18,6 +18,7 @@ RUN_TIME = [
     "docstring_parser>=0.16",  # by which tyro reads the help of a setting
     "tomli_w>=1.0",  # writes the resolved config.toml (the standard library only reads TOML)
     "rich>=13.7",  # live progress bar and tables
+    "fsspec>=2024.12",  # paths that are URIs; torch brings it
     "orjson>=3.10",  # metrics and manifests: fast, and never the NaN that JSON does not have
     "zstandard>=0.22",  # .zst inputs
     "jinja2>=3.1.6",  # chat templates, in a sandbox that until 3.1.6 had holes; the page of an evaluation
@@ -40,6 +41,11 @@ EXTRAS = {
         "axe-playwright-python>=0.1.4",  # carries axe-core
     ],
     "flash": ["flash-attn>=2.7"],  # attention_backend = "flash_attn"; registered with torch since 2.7
+    "remote": [  # paths on S3, Google's store and the Hugging Face hub
+        "s3fs>=2024.12",
+        "gcsfs>=2024.12",
+        "huggingface_hub>=0.30",
+    ],
     "yaml": ["pyyaml>=6.0"],  # recipes of other trainers; whole in C since 6.0
     "track": ["tensorboard>=2.16", "wandb>=0.17", "mlflow>=2.14", "trackio>=0.2"],  # --track
     "parquet": ["pyarrow>=26.0"],  # .parquet, .arrow and .feather
@@ -57,6 +63,10 @@ EXTRAS = {
         "peft>=0.18",
         "liger-kernel>=0.8",
         "pyyaml>=6.0",
+        "s3fs>=2024.12",
+        "moto[s3]>=5.1",  # a server of S3 on loopback, which takes If-None-Match as S3 does; it needs the next two
+        "flask>=2.2",
+        "flask-cors>=4.0",
         "rouge-score>=0.1.2",  # its last, of 2022
         "starlette>=0.40",  # the server
         "uvicorn>=0.30",

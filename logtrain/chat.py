@@ -13,11 +13,12 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from logtrain.core.config import load
 from logtrain.core.entry import BY_CTRL_C, run
 from logtrain.core.kinds import Config
+from logtrain.core.location import FILE, MODEL
 from logtrain.generation.config import DRAWN_BY, SamplingConfig
 from logtrain.text.config import DATE, check_date
 
@@ -32,11 +33,11 @@ STEP_TOKENS = {"cpu": 256, "cuda": 2048}  # Ctrl-C waits for a step: 0.6 s for 1
 class ChatConfig(Config):
     """Talk to a model in the terminal, or let a script ask it one question through a pipe."""
 
-    model: str
+    model: Annotated[str, MODEL]
     """Hugging Face folder of the model, or of an adapter in PEFT's format."""
     system: str = ""
     """System prompt: the text that the model is told before the conversation."""
-    log: str = ""
+    log: Annotated[str, FILE] = ""
     """Log file that is attached to the first question, as /log FILE attaches one to the next question."""
     lines: str = ""
     """The lines of the log to attach: 100-200; 100- for all from line 100; -50 for the last 50."""
@@ -54,7 +55,7 @@ class ChatConfig(Config):
     """Seed of the draws; the same questions in the same order get the same answers."""
     memory: float = 0.0
     """GiB for the cache of keys and values at most; 0: on a GPU four fifths of what is free, on a CPU 2."""
-    template: str = ""
+    template: Annotated[str, FILE] = ""
     """A jinja file to use instead of the tokenizer's own chat template."""
     date: str = DATE
     """The date that is given to a chat template that asks for today's."""

@@ -4,11 +4,12 @@ torchrun where one device is too small.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.core.kinds import Config
+from logtrain.core.location import FOLDER, OUTPUT, told
 from logtrain.core.run_folder import read_run_config
 from logtrain.training.config import ParallelConfig, RunConfig
 
@@ -17,9 +18,9 @@ from logtrain.training.config import ParallelConfig, RunConfig
 class ExportConfig(Config):
     """Write any checkpoint of a run as a model that transformers and vLLM load."""
 
-    run: str
+    run: Annotated[str, FOLDER]
     """Folder of the run, with its config.toml and checkpoints/."""
-    output: str
+    output: Annotated[str, OUTPUT]
     """Folder to write, which must not exist."""
     step: int = 0
     """Step of the checkpoint. 0: the newest complete one."""
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
     checkpoints.load(path, model)
     result = publish_model(output, model, of_run)
     if of_run.world.is_main:
-        print(f"{path} -> {output} {result}")
+        print(told(f"{path} -> {output} {result}"))
     of_run.world.close()
     return 0
 

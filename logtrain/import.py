@@ -14,9 +14,10 @@ from typing import Annotated, Any
 
 import tomli_w
 
-from logtrain.core.config import load
+from logtrain.core.config import load, words_first
 from logtrain.core.entry import run
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
+from logtrain.core.location import FILE
 from logtrain.core.printable import printable
 from logtrain.training.foreign_file import KEYS, read_given
 from logtrain.training.foreign_recipe import Recipe, Stage, translate
@@ -26,7 +27,7 @@ from logtrain.training.foreign_recipe import Recipe, Stage, translate
 class ImportConfig(Config):
     """Print a recipe (TOML) for logtrain cpt or sft from the settings of another trainer."""
 
-    file: str
+    file: Annotated[str, FILE]
     """The settings: .json, .yaml or .yml. `logtrain import FILE` is the same as --file FILE."""
     stage: Stage = "auto"
     """What the run trains: cpt, on text, or sft, on chats. auto: as the file says."""
@@ -43,7 +44,7 @@ class ImportConfig(Config):
 
 def main(argv: list[str]) -> int:
     """Print the recipe of the file that the flags name; -> the exit status."""
-    config = load(ImportConfig, argv, words=("file",))
+    config = load(ImportConfig, words_first(argv, "--file"))
     given = read_given(Path(config.file), config.ignore)
     recipe = translate(given, config.stage, config.gpus or 1)
     if not config.gpus:

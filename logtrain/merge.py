@@ -7,22 +7,23 @@ a model of 8B parameters takes 33 GB.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.core.kinds import Config
+from logtrain.core.location import MODEL, OUTPUT
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig(Config):
     """Merge a LoRA adapter in PEFT's format into its model."""
 
-    model: str
+    model: Annotated[str, MODEL]
     """Hugging Face folder of the model."""
-    adapter: str
+    adapter: Annotated[str, MODEL]
     """Folder of the adapter, with adapter_config.json and adapter_model.safetensors."""
-    output: str
+    output: Annotated[str, OUTPUT]
     """Folder to write, which must not exist."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the merged weights."""

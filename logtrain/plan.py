@@ -9,6 +9,7 @@ job that is impossible or does not fit.
 
 import json
 import re
+import sys
 from pathlib import Path
 
 from logtrain.core.config import load
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
     from logtrain.planning.search import remedy, search
 
     if config.search:
-        variants = search(config)
+        variants = search(config, tell=lambda line: print(line, file=sys.stderr, flush=True))
         print(json.dumps([variant.to_json() for variant in variants]) if config.json else search_table(variants))
         return 0
     plan = make_plan(config)

@@ -20,6 +20,7 @@ from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.core.printable import printable
 from logtrain.data.config import PrepareConfig
+from logtrain.data.format_found import resolved
 from logtrain.data.inputs import Inputs
 from logtrain.data.manifest import print_origin, read_origin
 from logtrain.data.pool import Pool
@@ -34,6 +35,9 @@ def main(argv: list[str]) -> None:
     config = load(PrepareConfig, argv)
     inputs = Inputs(config.input, config.max_row_mb)
     files = inputs.files
+    config, said = resolved(config, files)
+    if said:
+        print(said)
     if config.show:
         print_preview(config, files)
         return

@@ -6,17 +6,19 @@ chart as a PNG. A run writes its own at its validations, from its second minute 
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from logtrain.core.config import load, words_first
 from logtrain.core.entry import run
 from logtrain.core.kinds import Config
+from logtrain.core.location import WITHOUT_WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(Config):
     """Write a page of one or several runs: losses, rates, system, events, time and cost, settings."""
 
-    run: tuple[str, ...]
+    run: Annotated[tuple[str, ...], WITHOUT_WEIGHTS]
     """Folders of the runs; they may also stand first, without the flag."""
     output: str = ""
     """The HTML file to write. By default report.html in the folder of the only run, or in the working folder."""

@@ -7,10 +7,12 @@ logtrain status runs/nlplog-8b   one run, with its last events and where its tim
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from logtrain.core.config import load, words_first
 from logtrain.core.entry import run
 from logtrain.core.kinds import Config
+from logtrain.core.location import WITHOUT_WEIGHTS
 from logtrain.core.printable import printable
 from logtrain.core.run_folder import CONFIG
 
@@ -19,7 +21,7 @@ from logtrain.core.run_folder import CONFIG
 class StatusConfig(Config):
     """Tell which runs there are, how far they are, and how they fare."""
 
-    run: tuple[str, ...] = ("runs",)
+    run: Annotated[tuple[str, ...], WITHOUT_WEIGHTS] = ("runs",)
     """Folders of runs, or of all runs; they may also stand first, without the flag."""
     json: bool = False
     """Print a JSON object for each run, a line each, instead of the table."""

@@ -20,6 +20,7 @@ from logtrain.report import ReportConfig
 from logtrain.serve import ServeConfig
 from logtrain.sft import SftConfig
 from logtrain.status import StatusConfig
+from logtrain.trace import TraceConfig
 from tests.support import LAUNCH, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,7 +55,7 @@ CONFIGS = {
     "serve": ServeConfig,
     "page": PageConfig,
 }
-OF_RUNS = {"report": ReportConfig, "status": StatusConfig}  # the first words are folders of runs
+OF_RUNS = {"report": ReportConfig, "status": StatusConfig, "trace": TraceConfig}  # the first words are folders of runs
 
 
 def parsed(command: str) -> tuple[str, list[str]] | None:

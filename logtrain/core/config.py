@@ -31,14 +31,16 @@ from docstring_parser import Docstring
 
 from logtrain.core.entry import program_name
 from logtrain.core.kinds import ONE_OR_MANY, as_json, expected, is_open, kinds_of, typed
+from logtrain.core.located import each, located, places_of
+from logtrain.core.location import origin_of
 
 T = TypeVar("T")
 REQUIRED = dataclasses.MISSING
 
 
-def load(cls: type[T], argv: Sequence[str], words: Sequence[str] = ()) -> T:
+def load(cls: type[T], argv: Sequence[str], writes: bool = True) -> T:
     """Builds a `cls` from its defaults, then the TOML files in `argv`, then the flags; the last word on a key counts.
-    `words`: keys whose values may stand first in `argv`, in this order, without their flags.
+    Paths that are URIs become paths of this machine. `writes`: whether what the config says is written will be.
 
     Flags are `--key value`, `--key=value`, `--switch` / `--no_switch` and `--list a b c`; in a key, `-` is `_`. A TOML
     file is any `*.toml` that is not the value of a flag. `--help` prints help and exits. Raises ValueError: one line.
@@ -46,9 +48,6 @@ def load(cls: type[T], argv: Sequence[str], words: Sequence[str] = ()) -> T:
     if "--help" in argv or "-h" in argv:
         print_help(cls)
     fields = fields_of(cls)
-    for count, key in enumerate(words):
-        if argv[2 * count : 2 * count + 1] and not argv[2 * count].startswith("-"):
-            argv = [*argv[: 2 * count], f"--{key}", *argv[2 * count :]]
     paths, flags = read_argv(argv, fields)
     values = {key: field.default for key, field in fields.items() if not is_open(field.kind)}
     for path in paths:
@@ -57,12 +56,15 @@ def load(cls: type[T], argv: Sequence[str], words: Sequence[str] = ()) -> T:
     if missing := [key for key, value in values.items() if value is REQUIRED]:
         given = " ".join(f"--{key} ..." for key in missing)
         raise ValueError(f"{', '.join(missing)}: required; give {given}, or set it in a TOML file")
-    return build(cls, values)
+    return located(build(cls, values), writes)
 
 
 def dump(config: Any) -> str:
     """TOML text of every field of `config`; `load(type(config), [a file with this text])` gives an equal config."""
-    return tomli_w.dumps(dataclasses.asdict(config))
+    values = dataclasses.asdict(config)
+    for key in places_of(type(config)):
+        values[key] = each(values[key], origin_of)
+    return tomli_w.dumps(values)
 
 
 def print_help(cls: type) -> NoReturn:

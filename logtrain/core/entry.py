@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from logtrain.core.location import told
+from logtrain.core.mirror import close_all
 from logtrain.core.printable import printable
 
 # The exit statuses of a program of logtrain, beside 0 (done) and 1 (a mistake of ours, with a traceback).
@@ -38,7 +40,9 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     if "RANK" in os.environ:
         end_with_launcher()
     try:
-        sys.exit(main(sys.argv[1:]))
+        status = main(sys.argv[1:])
+        close_all()
+        sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(BY_CTRL_C)
     except Exception as error:
@@ -54,7 +58,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         if not is_users or os.environ.get("LOGTRAIN_TRACEBACK"):
             raise
         who = "" if rank == "0" else f"rank {rank}: "
-        print(f"{who}error: {printable(' '.join(words_of(error).splitlines()))}", file=sys.stderr, flush=True)
+        print(f"{who}error: {printable(' '.join(told(words_of(error)).splitlines()))}", file=sys.stderr, flush=True)
         if "RANK" in os.environ:
             os._exit(WRONG_INPUT)  # at once: an orderly end waits for collectives of ranks that are gone
         sys.exit(WRONG_INPUT)

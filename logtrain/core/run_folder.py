@@ -74,7 +74,7 @@ def read_run_config(folder: Path, cls: type[T]) -> T:
     seal, _, text = read_bytes(file).decode(errors="replace").partition("\n")
     if seal != SEAL + hashlib.sha256(text.encode()).hexdigest():
         raise ValueError(f"{file}: has changed since the run was started; restore it, or start a new run with it")
-    return load(cls, [str(file)])
+    return load(cls, [str(file)], writes=False)
 
 
 def refuse_changes(folder: Path, config: Any, may_change: Collection[str], flag: str) -> None:

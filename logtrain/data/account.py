@@ -2,6 +2,7 @@
 the workers, for only then it is known what became of a conversation.
 """
 
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from logtrain.data.lost_text import Lost
 from logtrain.data.shards import DOCUMENT
 
 MAX_BAD_ROWS_LISTED = 1000
-BAD_ROWS_NAMED = 3
+BAD_ROWS_NAMED = 10
 
 
 class RowCounts(NamedTuple):
@@ -124,13 +125,22 @@ class Account:
         cases = {CASES[case]: CaseCounts(*counts.tolist()) for case, counts in enumerate(self._cases)}
         return cases | {"total": CaseCounts(*self._cases.sum(0).tolist())}
 
-    def refuse_bad_rows(self, most: int) -> None:
-        """Raises ValueError, which names the first ones, where there are more than so many bad rows."""
-        if self.num_bad <= most:
+    def refuse_bad_rows(self, most: int, is_any_good: bool, other_format: str) -> None:
+        """Raises ValueError, which names the first ones, where there are more than so many bad rows, or none but these
+        though all may be left out. `other_format`: the one that the rows seem to have, "" for none.
+        """
+        if self.num_bad <= most and (is_any_good or most < sys.maxsize or not self.num_bad):
             return
-        first = (f"{self.paths[bad.source]} row {bad.row}: {bad.reason}" for bad in self.bad_rows[:BAD_ROWS_NAMED])
+        rows_of: dict[str, list[str]] = {}  # by reason
+        for bad in self.bad_rows[:BAD_ROWS_NAMED]:
+            rows_of.setdefault(bad.reason, []).append(f"{self.paths[bad.source]} row {bad.row}")
+        first = "; ".join(f"{', '.join(rows)}: {reason}" for reason, rows in rows_of.items())
         more = f"; and {self.num_bad - BAD_ROWS_NAMED:,} more" if self.num_bad > BAD_ROWS_NAMED else ""
+        remedy = f"Mend the input, or leave them out with --max_bad_rows {self.num_bad} or --bad_rows skip"
+        if not is_any_good:
+            remedy = "No row is good; mend the input, or give the names of its columns with --columns THEIRS=OURS"
+            if other_format:
+                remedy = f"No row is good; they look like {other_format}: give --format {other_format}"
         raise ValueError(
-            f"{self.num_bad:,} bad row{'s' if self.num_bad > 1 else ''} (counting from 0): {'; '.join(first)}{more}. "
-            f"Mend the input, or leave them out with --max_bad_rows {self.num_bad}"
+            f"{self.num_bad:,} bad row{'s' if self.num_bad > 1 else ''} (counting from 0): {first}{more}. {remedy}"
         )

@@ -13,6 +13,7 @@ from logtrain.data.config import PrepareConfig, is_chat_format, is_text_format
 from logtrain.data.conversations import Conversation, conversations
 from logtrain.data.documents import Document, documents
 from logtrain.data.files import InputFile
+from logtrain.data.format_found import reading_of
 from logtrain.data.lines import BadRow
 from logtrain.data.shards import DOCUMENT
 from logtrain.text.chat_template import Turn
@@ -45,10 +46,11 @@ class RowsRead(NamedTuple):
 
 def rows_of(config: PrepareConfig, file: InputFile) -> Iterator[Document | Conversation | BadRow]:
     """The rows of a file as what `config.format` makes of them."""
+    reading = reading_of(config)
     if is_chat_format(config.format):
-        return conversations(file, config.format, config.ignore_columns, config.split_by)
+        return conversations(file, config.format, reading)
     assert is_text_format(config.format)
-    return documents(file, config.format, config.text_chars, config.ignore_columns, config.split_by)
+    return documents(file, config.format, config.text_chars, reading)
 
 
 @dataclass
@@ -69,13 +71,14 @@ class _Chunk:
 
 
 class Chunks:
-    """Iterates over (RowsRead, items). `domains`: those that have come so far, each with its number. `held_groups`:
-    those of the column that the split goes by which are held out.
+    """Iterates over (RowsRead, items). domains: those that have come so far, each with its number; num_good: rows that
+    are not bad. `held_groups`: those of the column that the split goes by which are held out.
     """
 
     def __init__(self, config: PrepareConfig, files: list[InputFile], held_groups: Iterable[str] = ()):
         self.config, self.files, self.held_groups = config, files, frozenset(held_groups)
         self.domains: dict[str, int] = {}
+        self.num_good = 0
 
     def __iter__(self) -> Iterator[tuple[RowsRead, list[Item]]]:
         chunk, num_bad = _Chunk(), 0
@@ -85,13 +88,14 @@ class Chunks:
                     num_bad += 1
                     chunk.bad_rows.append(BadRowFound(source, row.row, str(row)))
                     chunk.num_chars += len(str(row))
-                # Too many bad rows: the run has failed, and only reads on to say how many there are. Of conversations
-                # a template may refuse more, in a worker.
-                elif self.config.is_chat or num_bad <= self.config.max_bad_rows:
+                elif self.config.is_chat or num_bad <= self.config.most_bad_rows:
+                    self.num_good += 1
                     item, num_chars = content(row)
                     chunk.items.append(item)
                     chunk.came_from.append((row.row, source, self.number_of(row.domain), row.group in self.held_groups))
                     chunk.num_chars += num_chars
+                else:  # the run has failed, and only reads on to say how many bad rows there are
+                    self.num_good += 1
                 if chunk.num_chars >= CHUNK_CHARS:
                     yield chunk.rows_read(), chunk.items
                     chunk = _Chunk()

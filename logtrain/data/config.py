@@ -2,18 +2,22 @@
 `--help` answers at once.
 """
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self, TypeGuard, get_args
 
 import tyro
 
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
+from logtrain.core.location import FILE, OUTPUT, TOKENIZER
 from logtrain.data.files import ENDINGS
 from logtrain.data.lines import MAX_ROW_MB
 from logtrain.text.config import DATE, TrainOn, check_date
 
 TextFormat = Literal["auto", "nlplog", "corpus"]
 ChatFormat = Literal["sharegpt", "messages", "alpaca"]
+READ_COLUMNS = {"text", "instruction", "input", "output", "log", "conversations", "messages", "system", "domain"}
+"""All that some rule reads."""
 TooLong = Literal["error", "drop", "split_turns", "truncate_content"]
 TEXT_ONLY = {"document_end", "text_chars"}  # settings of continual pretraining
 CHAT_ONLY = {"train_on", "too_long", "template", "date"}  # settings of fine-tuning
@@ -33,14 +37,17 @@ def is_chat_format(format: str) -> TypeGuard[ChatFormat]:
 class PrepareConfig(Config):
     """Turn raw text files into token shards for training."""
 
-    input: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Files: {ENDINGS}.")]  # files.py knows the kinds there are
-    tokenizer: str
+    input: Annotated[
+        tuple[str, ...], tyro.conf.arg(help=f"Files: {ENDINGS}."), FILE
+    ]  # files.py knows the kinds there are
+    tokenizer: Annotated[str, TOKENIZER]
     """Folder of the model's tokenizer (tokenizer.json or a sentencepiece tokenizer.model)."""
-    output: str = ""
+    output: Annotated[str, OUTPUT] = ""
     """Folder to write. It appears once everything is done; a folder that holds anything else is never touched."""
     format: Literal[TextFormat, ChatFormat] = "auto"
     """JSON rows: nlplog {instruction, log, output}, corpus {text}. auto goes by the columns, row for row, and takes
-    {instruction, input, output} too: Human: {instruction}, a new line, {input} if there is one, Assistant: {output}.
+    {instruction, input, output} too: Human: {instruction}, a new line, {input} if there is one, Assistant: {output}; it
+    is sharegpt or messages where the first row is such a chat.
     For fine-tuning, as the turns of a chat: sharegpt {conversations: [{from, value}]}, messages {messages: [{role,
     content}]}, alpaca {instruction, input, output}; sharegpt and alpaca may have {system}."""
     seq_len: int = 8192
@@ -60,7 +67,7 @@ class PrepareConfig(Config):
     too_long: TooLong = "truncate_content"
     """A conversation of more than seq_len tokens: truncate_content cuts the longest questions in their middle, never an
     answer; split_turns goes on in another conversation; drop leaves it out; error stops. The report counts each."""
-    template: str = ""
+    template: Annotated[str, FILE] = ""
     """Chat rows: a jinja file to render them with instead of the tokenizer's own chat template."""
     date: str = DATE
     """The date that is given to a chat template that asks for today's."""
@@ -71,12 +78,17 @@ class PrepareConfig(Config):
     text_chars: int = 32768
     """A .txt or .log file is cut between lines into documents of at most this many characters. Documents nearly as long
     as a row pack badly: of 8,192 tokens, system logs fill 98% with 2,048 or 32,768 characters, 79% with 16,384."""
+    columns: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
+    """Other names of columns, each THEIRS=OURS, as question=instruction answer=output. A dot leads into an object, as
+    meta.text=text, or by number into an array."""
     ignore_columns: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """Columns of JSON rows to leave out. Without this, a column with text that is not used makes its row bad."""
     max_row_mb: int = MAX_ROW_MB
     """A row, or a line of text, of more megabytes is a bad row; an array's element of more ends the run."""
     max_bad_rows: int = 0
     """More bad rows than this stop the run; up to this many are left out and listed in the report."""
+    bad_rows: Literal["stop", "skip"] = "stop"
+    """skip: leaves out and counts all bad rows, however many; there must be good ones."""
     max_lost_chars: int = 0
     """Characters that the tokenizer has no token for: more than this stop the run; the report counts them."""
     shard_tokens: int = 100_000_000
@@ -107,18 +119,51 @@ class PrepareConfig(Config):
         if self.split_by and (self.split_by in self.ignore_columns or not self.valid_fraction):
             what = "is among ignore_columns" if self.valid_fraction else "has no meaning with valid_fraction = 0"
             raise ValueError(f"split_by = {self.split_by} {what}; leave out one of the two")
-        for name in sorted(TEXT_ONLY if self.is_chat else CHAT_ONLY):
-            if getattr(self, name) != getattr(PrepareConfig, name):  # its default
-                formats = ", ".join(get_args(TextFormat if self.is_chat else ChatFormat))
-                raise ValueError(
-                    f"{name} = {getattr(self, name)} has no meaning with format = {self.format}; it is for {formats}"
-                )
+        if self.bad_rows == "skip" and self.max_bad_rows:
+            raise ValueError(
+                f"max_bad_rows = {self.max_bad_rows} has no meaning with bad_rows = skip; leave out one of the two"
+            )
+        self.check_columns()
+        if self.format != "auto":  # else when the format is found
+            self.check_meaning()
         if self.train_on == "last" and self.too_long == "split_turns":
             raise ValueError(
                 "train_on = last trains one answer of a row, too_long = split_turns makes several conversations of it; "
                 "take another of the two"
             )
         check_date(self.date)
+
+    def check_meaning(self) -> None:
+        """Raises ValueError for a setting that has no meaning for rows of this format."""
+        for name in sorted(TEXT_ONLY if self.is_chat else CHAT_ONLY):
+            if getattr(self, name) != getattr(PrepareConfig, name):  # its default
+                formats = ", ".join(get_args(TextFormat if self.is_chat else ChatFormat))
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} has no meaning with format = {self.format}; it is for {formats}"
+                )
+
+    def check_columns(self) -> None:
+        """Raises ValueError for a column that is renamed to what no rule reads, and for two that are renamed to one."""
+        known = READ_COLUMNS | ({self.split_by} if self.split_by else set())
+        for text in self.columns:
+            theirs, equals, ours = text.rpartition("=")
+            if not (theirs and equals) or ours not in known:
+                raise ValueError(
+                    f"columns: {text!r}: expected THEIRS=OURS, ours one of {', '.join(sorted(known))}; "
+                    f"leave out others with --ignore_columns"
+                )
+        if len(self.renamed) < len(self.columns) or len(set(self.renamed.values())) < len(self.columns):
+            raise ValueError(f"columns: {' '.join(self.columns)!r}: a name stands twice on one side")
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """The name of a column in the files -> the name by which the rules know it."""
+        return {theirs: ours for theirs, _, ours in (text.rpartition("=") for text in self.columns)}
+
+    @property
+    def most_bad_rows(self) -> int:
+        """More than so many bad rows stop the run."""
+        return sys.maxsize if self.bad_rows == "skip" else self.max_bad_rows
 
     @property
     def is_chat(self) -> bool:

@@ -21,7 +21,17 @@ from logtrain.data.config import ChatFormat
 from logtrain.data.files import InputFile
 from logtrain.data.json_value import RowDecoder
 from logtrain.data.lines import BadRow
-from logtrain.data.rows import columns, domain_of, group_of, holds_text, parsed_rows, refuse_unencodable, string
+from logtrain.data.rows import (
+    AS_THEY_ARE,
+    Reading,
+    columns,
+    domain_of,
+    group_of,
+    holds_text,
+    parsed_rows,
+    refuse_unencodable,
+    string,
+)
 from logtrain.text.chat_template import Turn, check_turns
 
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {
@@ -64,7 +74,7 @@ class Conversation(NamedTuple):
 
 
 def conversations(
-    file: InputFile, format: ChatFormat, ignore_columns: Collection[str] = (), split_by: str = ""
+    file: InputFile, format: ChatFormat, reading: Reading = AS_THEY_ARE
 ) -> Iterator[Conversation | BadRow]:
     """The conversations in the file's order, a BadRow in the place of each row that is none and of an empty file.
     Raises ValueError for a file that cannot be read on, or that has no rows of this format.
@@ -73,22 +83,21 @@ def conversations(
         raise ValueError(f"{file.path}: a text file has no {format} rows; use --format auto")
 
     def parse(row: int, value: object) -> Iterator[Conversation]:
-        turns, domain = row_conversation(value, format, ignore_columns, split_by)
+        value = reading.named(value)
+        turns, domain = row_conversation(value, format, reading)
         domain = domain or file.stem
-        if split_by == "system" and turns[0].role == "system":
+        if reading.split_by == "system" and turns[0].role == "system":
             value = {"system": turns[0].content}  # also where it is a turn
-        yield Conversation(row, turns, domain, group_of(value, split_by, domain))
+        yield Conversation(row, turns, domain, group_of(value, reading.split_by, domain))
 
     return parsed_rows(file, 1, parse)
 
 
-def row_conversation(
-    value: object, format: ChatFormat, ignore_columns: Collection[str] = (), split_by: str = ""
-) -> tuple[tuple[Turn, ...], str]:
+def row_conversation(value: object, format: ChatFormat, reading: Reading = AS_THEY_ARE) -> tuple[tuple[Turn, ...], str]:
     """The turns and domain ("" if it names none) of a JSON row. Raises BadRow."""
     if isinstance(value, list) and format != "alpaca":  # of turns
         value = {TURNS_IN[format].turns: value}
-    row = columns(value, ignore_columns)
+    row = columns(value, reading)
     if format == "alpaca":
         reads = {"instruction", "input", "output"}
         prompt = string(row, "instruction")
@@ -97,12 +106,12 @@ def row_conversation(
         turns = [Turn("user", prompt), Turn("assistant", string(row, "output"))]
     else:
         reads = {TURNS_IN[format].turns}
-        turns = listed_turns(row, TURNS_IN[format], ignore_columns)
+        turns = listed_turns(row, TURNS_IN[format], reading.ignore)
     if format != "messages":  # where the system's words have a place among the others
         reads.add("system")
         if system := string(row, "system", required=False):
             turns.insert(0, Turn("system", system))
-    refuse_unread([name for name in row if name not in reads | {"domain", split_by} and holds_text(row[name])])
+    refuse_unread([name for name in row if name not in reads | {"domain", reading.split_by} and holds_text(row[name])])
     try:
         check_turns(turns)
     except ValueError as error:

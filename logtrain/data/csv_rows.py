@@ -17,6 +17,10 @@ MAX_REREAD = (
 )
 
 
+class Cell(str):
+    """The text of a field, which may stand for a number."""
+
+
 class _TooLong(Exception):
     pass
 
@@ -84,13 +88,13 @@ def csv_rows(texts: Iterable[str], max_bytes: int, separator: str = "") -> Itera
         row += 1
 
 
-def record(names: list[str], fields: list[str] | BadRow) -> dict[str, str | None] | BadRow:
+def record(names: list[str], fields: list[str] | BadRow) -> dict[str, Cell | None] | BadRow:
     """A record by the names of its columns."""
     if isinstance(fields, BadRow):
         return fields
     if len(fields) != len(names):
         return BadRow(f"{len(fields):,} fields, where the first line names {len(names):,} columns")
-    return {name: field or None for name, field in zip(names, fields, strict=True)}
+    return {name: Cell(field) if field else None for name, field in zip(names, fields, strict=True)}
 
 
 def checked_names(fields: list[str]) -> list[str]:

@@ -14,14 +14,24 @@ named in `ignore_columns`. Columns of numbers, booleans and nulls hold no text a
 A row of a text file is a document as it stands. No text is changed on its way: not stripped, not normalised.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from logtrain.data.config import TextFormat
 from logtrain.data.conversations import CHAT_COLUMNS
 from logtrain.data.files import InputFile
 from logtrain.data.lines import BadRow
-from logtrain.data.rows import columns, domain_of, group_of, holds_text, parsed_rows, refuse_unencodable, string
+from logtrain.data.rows import (
+    AS_THEY_ARE,
+    Reading,
+    columns,
+    domain_of,
+    group_of,
+    holds_text,
+    parsed_rows,
+    refuse_unencodable,
+    string,
+)
 
 
 class Document(NamedTuple):
@@ -35,26 +45,29 @@ class Document(NamedTuple):
 
 
 def documents(
-    file: InputFile, format: TextFormat, text_chars: int, ignore_columns: Collection[str] = (), split_by: str = ""
+    file: InputFile, format: TextFormat, text_chars: int, reading: Reading = AS_THEY_ARE
 ) -> Iterator[Document | BadRow]:
     """The documents in the file's order, a BadRow in the place of each row that is none and of an empty file. Raises
     ValueError for a file that cannot be read on, or that has no rows of this format.
     """
     if format == "nlplog" and file.kind.is_text:
         raise ValueError(f"{file.path}: a text file has no NLPlog rows; use --format auto")
-    if split_by not in ("", "domain") and file.kind.is_text:
-        raise ValueError(f"{file.path}: a text file has no column {split_by!r}; --split_by domain goes by its name")
+    if reading.split_by not in ("", "domain") and file.kind.is_text:
+        raise ValueError(
+            f"{file.path}: a text file has no column {reading.split_by!r}; --split_by domain goes by its name"
+        )
 
     def parse(row: int, value: object) -> Iterator[Document]:
         if file.kind.is_text:
             assert isinstance(value, str)
             text, domain = text_document(value)
         else:
-            text, domain = row_document(value, format, ignore_columns, split_by)
+            value = reading.named(value)
+            text, domain = row_document(value, format, reading)
         domain = domain or file.stem
         refuse_unencodable(text)
         refuse_unencodable(domain)
-        yield Document(row, text, domain, group_of(value, split_by, domain))
+        yield Document(row, text, domain, group_of(value, reading.split_by, domain))
 
     return parsed_rows(file, text_chars, parse)
 
@@ -66,11 +79,9 @@ def text_document(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def row_document(
-    value: object, format: TextFormat, ignore_columns: Collection[str] = (), split_by: str = ""
-) -> tuple[str, str]:
+def row_document(value: object, format: TextFormat, reading: Reading = AS_THEY_ARE) -> tuple[str, str]:
     """The text and domain ("" if it names none) of a JSON row. Raises BadRow."""
-    row = columns(value, ignore_columns)
+    row = columns(value, reading)
     if format == "corpus" or (format == "auto" and "text" in row):
         reads = {"text", "domain"}
         text = string(row, "text")
@@ -84,7 +95,7 @@ def row_document(
         found = next((format for column, format in CHAT_COLUMNS.items() if column in row), None)
         hint = f"; a chat to fine-tune on is read with --format {found}" if found else ""
         raise BadRow(f"neither text nor instruction and output among its columns ({', '.join(row)}){hint}")
-    reads.add(split_by)
+    reads.add(reading.split_by)
     unread = [name for name in row if name not in reads and holds_text(row[name])]
     if unread:
         raise BadRow(f'no rule reads the text in "{unread[0]}"; to leave it out, --ignore_columns {" ".join(unread)}')

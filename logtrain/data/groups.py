@@ -34,7 +34,7 @@ def held_groups(config: PrepareConfig, files: list[InputFile]) -> list[str]:
                     raise ValueError(
                         f"split_by = {config.split_by}: more than {MAX_GROUPS:,} values; take a column of kinds"
                     )
-    if num_bad > config.max_bad_rows:
+    if num_bad > config.most_bad_rows:
         return []  # the run will end for these
     if len(rows_in) == 1:
         ((only, count),) = rows_in.items()

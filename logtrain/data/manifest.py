@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from logtrain.core.atomic import naming
+from logtrain.core.location import origin_of
 from logtrain.core.printable import printable
 from logtrain.core.units import size
 from logtrain.data.config import CHAT_ONLY, TEXT_ONLY, PrepareConfig
@@ -116,7 +117,7 @@ def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
     ingredients: Ingredients = {
         "format_version": FORMAT_VERSION,
         "tokenizer": {
-            "path": os.path.abspath(config.tokenizer),
+            "path": origin_of(os.path.abspath(config.tokenizer)),
             "sha256": tokenizer.sha256,
             "vocab_size": tokenizer.vocab_size,
             "bos_id": tokenizer.bos_id,
@@ -124,7 +125,7 @@ def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
             "document_end_id": end_id,
         },
         "settings": json.loads(json.dumps(settings)),  # as they will be read back: tuples are lists
-        "sources": [{"path": str(file.path), "bytes": file.num_bytes, "sha256": file.sha256()} for file in files],
+        "sources": [{"path": origin_of(file.path), "bytes": file.num_bytes, "sha256": file.sha256()} for file in files],
     }
     if chat:
         ingredients["chat"] = {

@@ -11,6 +11,7 @@ from logtrain.data.config import PrepareConfig
 from logtrain.data.encode import Encoder, TextEncoder
 from logtrain.data.encode_chat import ChatEncoder
 from logtrain.data.files import InputFile
+from logtrain.data.format_found import formats_of, reading_of
 from logtrain.data.groups import held_groups
 from logtrain.data.held_out import SplitWriters
 from logtrain.data.manifest import Manifest, Origin
@@ -44,7 +45,7 @@ def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folde
                 "mb_per_second": round(done / (time.monotonic() - began) / 1e6, 2),
             }
             progress.update(done, facts, bar=f"{num_tokens:,} tokens")
-    refuse_incomplete(config, account)
+    refuse_incomplete(config, account, files, chunks.num_good)
     held_out = splits.finish()
     refuse_changed(files)
     manifest: Manifest = {**origin, "domains": list(chunks.domains), "splits": splits.close()}
@@ -69,9 +70,11 @@ def encoder_of(config: PrepareConfig, origin: Origin) -> Encoder:
     return TextEncoder(origin["tokenizer"]["bos_id"], origin["tokenizer"]["document_end_id"], hash_key)
 
 
-def refuse_incomplete(config: PrepareConfig, account: Account) -> None:
-    """Raises ValueError where what was read is not what was asked for."""
-    account.refuse_bad_rows(config.max_bad_rows)
+def refuse_incomplete(config: PrepareConfig, account: Account, files: list[InputFile], num_good: int) -> None:
+    """Raises ValueError where what was read is not what was asked for. `num_good`: rows that are not bad."""
+    found = next(formats_of(files, reading_of(config)), None) if account.num_bad else None
+    other_format = found.format if found and config.format not in ("auto", found.format) else ""
+    account.refuse_bad_rows(config.most_bad_rows, num_good > 0, other_format)
     sources = account.sources().values()
     if sum(of.dropped for of in sources) == sum(of.good for of in sources) > 0:
         raise ValueError(f"no conversation fits in seq_len = {config.seq_len} tokens; give a greater --seq_len")

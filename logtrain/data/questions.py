@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from logtrain.data.conversations import row_conversation
 from logtrain.data.files import InputFile
 from logtrain.data.lines import BadRow
-from logtrain.data.rows import NoRow, parsed_rows, refuse_unencodable, string
+from logtrain.data.rows import NoRow, Reading, parsed_rows, refuse_unencodable, string
 from logtrain.text.chat_template import Turn
 
 QuestionFormat = Literal["sharegpt", "messages", "alpaca", "nlplog"]
@@ -62,7 +62,7 @@ def questions(
         if isinstance(value, dict):
             task = string(value, task_column, required=False).strip()
             refuse_unencodable(task)
-        turns, _ = row_conversation(value, chat_format, ignored)
+        turns, _ = row_conversation(value, chat_format, Reading(ignored))
         answered = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
         for i in answered if answers == "all" else answered[-1:]:
             yield Question(row, i, task or file.stem, bool(task), turns[:i], turns[i].content)

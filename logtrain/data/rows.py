@@ -1,15 +1,17 @@
 """What the rows of all formats have in common: how a file's are read, and how text is taken from their columns."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 from logtrain.core.untrusted import json_type
+from logtrain.data.csv_rows import Cell
 from logtrain.data.files import InputFile
 from logtrain.data.lines import BadRow
 
 T = TypeVar("T")
-MAX_DOMAIN_CHARS = 100
+MAX_DOMAIN_CHARS, MAX_NUMBER = 100, 40
 
 
 class NoRow(BadRow):
@@ -33,35 +35,81 @@ def parsed_rows(file: InputFile, text_chars: int, parse: Callable[[int, object],
         yield NoRow("the file holds no row", 0)
 
 
-def columns(row: object, ignore: Iterable[str] = ()) -> dict[str, object]:
+class Reading(NamedTuple):
+    """What a user says of the columns of rows."""
+
+    ignore: Collection[str] = ()
+    """columns that are left out"""
+    renamed: Mapping[str, str] = MappingProxyType({})
+    """a column in the files, its name or a path with dots -> the name by which the rules know it"""
+    split_by: str = ""
+    """the column that the split goes by"""
+
+    def named(self, row: object) -> object:
+        """A row with the names that the rules know. Raises BadRow."""
+        return renamed(row, self.renamed) if self.renamed and isinstance(row, dict) else row
+
+
+AS_THEY_ARE = Reading()
+
+
+def columns(row: object, reading: Reading) -> dict[str, object]:
     """The columns of a row but for those to ignore and those without a value, which tables have where JSON has nothing.
     Raises BadRow for a row that is no object.
     """
     if not isinstance(row, dict):
         raise BadRow(f"{json_type(row)}, not an object")
-    return {name: value for name, value in row.items() if value is not None and name not in ignore}
+    return {name: value for name, value in row.items() if value is not None and name not in reading.ignore}
+
+
+def renamed(row: dict[str, object], names: Mapping[str, str]) -> dict[str, object]:
+    """A row whose columns have other names. Raises BadRow where a column of such a name is there already."""
+    row = dict(row)
+    found = {ours: (theirs, taken(row, theirs)) for theirs, ours in names.items()}
+    for ours, (theirs, value) in found.items():
+        if row.get(ours) is not None and value is not None:
+            raise BadRow(f'"{ours}" stands beside "{theirs}", which is to have its name; see --columns')
+        if value is not None:
+            row[ours] = value
+    return row
+
+
+def taken(row: dict[str, object], path: str) -> object:
+    """The value of a column, or at a path with dots within one; null is in its place. None where there is none."""
+    if path in row:
+        return row.pop(path)
+    at: object = row
+    *outer, last = (int(name) if name.isdecimal() and len(name) < 9 else name for name in path.split("."))
+    for name in (*outer, last):
+        inside: object = at
+        if isinstance(at, dict):
+            at = at.get(str(name))
+        else:
+            at = at[name] if isinstance(at, list) and isinstance(name, int) and name < len(at) else None
+    if isinstance(inside, dict):
+        inside.pop(str(last), None)
+    elif isinstance(inside, list) and isinstance(last, int) and at is not None:
+        inside[last] = None
+    return at
 
 
 def holds_text(value: object) -> bool:
-    """Whether a column that no rule reads would be lost: a list, an object, or a string that is no number, as all
-    columns of a CSV file are strings.
+    """Whether something of a column that no rule reads would be lost: text, an array or an object that is not empty. A
+    number in a CSV file, all of whose columns are text, is none.
     """
-    if not isinstance(value, str):
-        return isinstance(value, list | dict) and bool(value)
-    text = value.strip()
-    if text.lower() in ("", "true", "false", "null", "nan"):
-        return False
+    if not isinstance(value, Cell):
+        return isinstance(value, str | list | dict) and bool(value)
     try:
-        return len(text) > 40 or not math.isfinite(float(text))
+        return len(value) > MAX_NUMBER or not math.isfinite(float(value))
     except ValueError:
-        return True
+        return value.strip().lower() not in ("", "true", "false", "null", "nan")
 
 
 def string(row: dict[str, object], name: str, required: bool = True) -> str:
     """A column's text, "" if it is blank or absent and not required. Raises BadRow."""
     value = row.get(name)
     if isinstance(value, str) and value and not value.isspace():
-        return value
+        return str(value)  # of a Cell, too
     if value is not None and not isinstance(value, str):
         raise BadRow(f'"{name}" is {json_type(value)}, not a string')
     if required:

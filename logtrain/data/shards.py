@@ -127,6 +127,13 @@ class Split:
         offset = int(record["offset"])
         return self._tokens[shard][offset + start : offset + stop]
 
+    def origin(self, document: int) -> tuple[str, int, str]:
+        """(file, row counted from 0, domain) that a document came from."""
+        shard = bisect.bisect_right(self._first_document, document) - 1
+        record = self._documents[shard][document - self._first_document[shard]]
+        file = self.manifest["sources"][int(record["source"])]["path"]
+        return file, int(record["row"]), self.manifest["domains"][int(record["domain"])]
+
     def targets_between(self, document: int, start: int, stop: int) -> int:
         """How many tokens in [start, stop) of a document are not context."""
         return int(np.count_nonzero(self.read(document, start, stop) < CONTEXT))

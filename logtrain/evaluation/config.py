@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
+from logtrain.core.location import FILE, MODEL, OUTPUT
 from logtrain.data.questions import TASK_COLUMN, AnswersOf, QuestionFormat
 from logtrain.generation.config import SamplingConfig
 from logtrain.text.config import DATE, check_date
@@ -28,14 +29,14 @@ class AnswerConfig(Config):
 class EvaluateConfig(AnswerConfig):
     """Let models answer a test set, score the answers, and compare."""
 
-    models: tuple[str, ...]
+    models: Annotated[tuple[str, ...], MODEL]
     """NAME=DIR of each model: a Llama folder, an export or a PEFT adapter; with a server, its name and tokenizer there.
     """
-    data: str
+    data: Annotated[str, FILE]
     """The test set: .json, .jsonl or .ndjson, also as .gz or .zst."""
     format: QuestionFormat
     """Form of the rows: sharegpt, messages or alpaca as in logtrain.prepare, or nlplog {instruction, log, output}."""
-    run: str
+    run: Annotated[str, OUTPUT]
     """Folder to write."""
     resume: Literal["none", "auto"] = "none"
     """none: start a new run. auto: go on with the answers that are in the folder."""
@@ -51,9 +52,9 @@ class EvaluateConfig(AnswerConfig):
     """Bad rows that may be left out; more of them stop the evaluation."""
     too_long: Literal["error", "skip"] = "error"
     """A question that, with its answer, is longer than a model's context: error stops, skip leaves it out for all."""
-    perplexity: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
+    perplexity: Annotated[tuple[str, ...], NONE_BY_DEFAULT, FILE] = ()
     """NAME=FILE of each file of texts or chats to measure perplexity on, such as a domain's or a general one."""
-    template: str = ""
+    template: Annotated[str, FILE] = ""
     """A jinja file to write the prompts with instead of each model's own chat template."""
     date: str = DATE
     """The date that is given to a chat template that asks for today's."""

@@ -7,6 +7,7 @@ came after the mark. So the parts of `account` add up to the time from the first
 
 import contextlib
 import itertools
+import math
 import platform
 import threading
 import time
@@ -108,7 +109,7 @@ class Goodput:
         began = time.time() - age
         self.stage_now, self.lock, self.earlier, self.file = "start", threading.Lock(), [], None
         self.attempt = Attempt(began, began, devices=1)
-        self.since = time.monotonic() - age
+        self.since, self.written = time.monotonic() - age, -math.inf
 
     def open(self, folder: Path, resumed_at: int, **facts: Any) -> None:
         """Go on with the account in a run's folder, which is written from now on. One that is damaged begins anew.
@@ -169,10 +170,16 @@ class Goodput:
             self.settle()
             return account([*self.earlier, self.attempt])
 
+    def write_now_and_then(self) -> None:
+        """Write goodput.json if that was a second ago: a write takes half a millisecond, and a step may take few."""
+        if time.monotonic() - self.written >= 1.0:
+            self.write()
+
     def write(self) -> None:
         """Write goodput.json, if a folder was given. A disk that is full keeps the old one."""
         if self.file is None:
             return
+        self.written = time.monotonic()
         with self.lock:
             self.settle()
             content = orjson.dumps({"attempts": [asdict(each) for each in (*self.earlier, self.attempt)]})

@@ -29,6 +29,8 @@ class Event(NamedTuple):
     """One word by which to look for it."""
     text: str
     """What it is, in words."""
+    value: float = 0.0
+    """How bad it is, in the kind's own unit: a spike's z-score, a straggler's factor."""
 
 
 class Series:
@@ -83,7 +85,7 @@ class Health:
             usual, z = series.median, series.z_score(value)
             if self.config.spike and z >= self.config.spike:
                 told = f"{name} {value:.4g} at step {step}, {usual:.4g} before: {z:.0f} deviations above"
-                yield Event(step, "spike", told)
+                yield Event(step, "spike", told, round(z, 2))
 
     def stragglers(self, step: int, seconds: Sequence[float]) -> Iterator[Event]:
         """Ranks that have computed for longer than others in several records. `seconds`: of each, for equal work."""
@@ -94,7 +96,7 @@ class Health:
             is_slow = bool(self.config.straggler) and self.slow[rank] >= TIMES
             if self.once(f"rank {rank}", is_slow):
                 told = f"rank {rank} on {self.nodes[rank]} computes for {factor:.2f} times as long as the other ranks"
-                yield Event(step, "straggler", f"{told}; every step waits for it")
+                yield Event(step, "straggler", f"{told}; every step waits for it", round(factor, 3))
 
     def waits(self, step: int, data_seconds: float, step_seconds: float) -> Iterator[Event]:
         """Whether the steps wait for their rows."""

@@ -48,7 +48,7 @@ class Metrics:
         self.records = open(run_dir / "metrics.jsonl", "ab")  # noqa: SIM115 (closed in close)
         self.events = open(run_dir / "events.jsonl", "ab")  # noqa: SIM115
         self.log = open(run_dir / "log.txt", "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-        self.screen = Table(total_steps, resume_step) if on_terminal() else Lines()
+        self.screen = Table(total_steps, resume_step) if on_terminal() else Lines(total_steps)
         if cut.later:
             self.info(f"metrics.jsonl: removed {cut.later} records made after the checkpoint; their steps run again")
         if cut.damaged:

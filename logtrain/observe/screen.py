@@ -17,12 +17,30 @@ def on_terminal() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
+OF_GPUS = ("tokens_per_second_per_gpu", "mfu")
+
+
+def hours(seconds: float) -> str:
+    """A time as 1:02:07."""
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
 class Lines:
-    """The output to a pipe or a file: a line of key=value for each record."""
+    """The output to a pipe or a file: a line of key=value for each record, for people and for grep."""
+
+    def __init__(self, total_steps: int):
+        self.total_steps = total_steps
 
     def train(self, record: Record) -> None:
-        """Print a record of a training step."""
-        self.print(as_line(record))
+        """Print a record: its step of how many, the time left as people read it, and nothing of GPUs without any."""
+        told: Record = {"step": f"{record['step']}/{self.total_steps}"}
+        for key, value in record.items():
+            if key == "eta_seconds" and isinstance(value, int | float):
+                told["left"] = hours(value)
+            if key != "step" and (key not in OF_GPUS or record.get("mfu") is not None):
+                told[key] = value
+        self.print(as_line(told))
 
     valid = train
 
@@ -57,8 +75,7 @@ class Remaining(ProgressColumn):
         """The column's text, as rich asks for it."""
         if task.fields["ends_at"] is None:
             return Text("-:--:-- left", "cyan")
-        minutes, seconds = divmod(round(max(0, task.fields["ends_at"] - time.monotonic())), 60)
-        return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left", "cyan")
+        return Text(f"{hours(task.fields['ends_at'] - time.monotonic())} left", "cyan")
 
 
 class Table:

@@ -1,7 +1,9 @@
 """The settings of a plan. Nothing here imports torch, so that `--help` answers at once."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from logtrain.core.location import WITHOUT_WEIGHTS
 from logtrain.training.config import RunConfig
 
 
@@ -9,6 +11,8 @@ from logtrain.training.config import RunConfig
 class PlanConfig(RunConfig):
     """Predict memory, speed and cost of a training job on GPUs, without one."""
 
+    model: Annotated[str, WITHOUT_WEIGHTS]
+    """Hugging Face folder of a Llama model, of which only config.json is read, or the name of a published one."""
     name: str = "plan"
     """The name that a picture has as its title."""
     gpus: int = 8

@@ -16,6 +16,11 @@ UNSEEN_COMPILED = 0.17
 SMALL = 2**20  # bytes of the largest tensor that the caching allocator takes from its pools for small ones
 
 
+def at_most(reserved: float, compiled: bool) -> float:
+    """The most that a job may take whose traced memory is `reserved`, in the same unit."""
+    return reserved * (1 + (UNSEEN_COMPILED if compiled else UNSEEN))
+
+
 class MemoryEvent(NamedTuple):
     """A storage that came, went, or changed its size."""
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import floor, log10
 
 from logtrain.planning.prediction import Plan
-from logtrain.planning.search import Variant
+from logtrain.planning.search import Variant, rounded
 
 
 def plan_table(plan: Plan) -> str:
@@ -74,15 +74,19 @@ def count_lines(plan: Plan) -> list[str]:
 
 
 def search_table(variants: Sequence[Variant]) -> str:
-    """A line for each variant, in their order."""
-    lines = [f"{'rows':>4} {'recompute':10} {'reduce':9} {'reshard':8} {'GiB':>6} {'tokens/s/GPU':>13}  why not"]
+    """A line for each variant, in their order; the speed of those that fit alone."""
+    lines = [f"{'rows':>4} {'recompute':10} {'reduce':9} {'reshard':8} {'GiB':>6} {'tokens/s/GPU':>24}  why not"]
     for variant in variants:
-        settings, result = variant.settings, variant.plan.result if variant.plan else None
-        need = f"{result['reserved_memory_gib']:6.1f}" if result else "     -"
-        speed = f"{result['tokens_per_second_per_gpu']:13,.0f}" if result else f"{'-':>13}"
+        settings, estimate = variant.settings, variant.estimate
+        need = f"{estimate.reserved_gib:6.1f}" if estimate else "     -"
+        speed = "-"
+        if variant.plan:
+            speed = str(variant.plan.figures["tokens_per_second_per_gpu"])
+        elif estimate and not variant.why_not.startswith("does not fit"):
+            speed = rounded(estimate.tokens_per_second)
         reshard = "yes" if settings.reshard_after_forward else "no"
         lines.append(
-            f"{settings.rows:4} {settings.recompute:10} {settings.reduce_dtype:9} {reshard:8} {need} {speed}  "
+            f"{settings.rows:4} {settings.recompute:10} {settings.reduce_dtype:9} {reshard:8} {need} {speed:>24}  "
             f"{variant.why_not or '<- fastest that fits, predicted'}"
         )
     return "\n".join(lines)

@@ -22,7 +22,7 @@ from logtrain.planning.cost import Workload
 from logtrain.planning.gpu import Gpu
 from logtrain.planning.gpu_file import read_gpu
 from logtrain.planning.interval import Interval, step_interval
-from logtrain.planning.memory import UNSEEN, UNSEEN_COMPILED
+from logtrain.planning.memory import at_most
 from logtrain.planning.operation import COLLECTIVES
 from logtrain.planning.result import Collective, PlanResult
 from logtrain.planning.shape import read_shape, shape_source
@@ -92,8 +92,7 @@ class Plan:
     def memory(self) -> Interval:
         """GiB that the allocator takes on a GPU: at least the tensors, at most also what the trace may not see."""
         reserved = self.trace.peak.reserved / GIB
-        unseen = UNSEEN_COMPILED if self.config.compile else UNSEEN
-        return Interval(self.trace.peak.total / GIB, reserved, reserved * (1 + unseen))
+        return Interval(self.trace.peak.total / GIB, reserved, at_most(reserved, self.config.compile))
 
     @cached_property
     def figures(self) -> dict[str, Interval]:
@@ -151,6 +150,11 @@ def make_plan(config: PlanConfig, corpus: Corpus | None = None) -> Plan:
     `corpus`: that of the config, if it was read before. Raises ValueError for a job that is impossible.
     """
     gpu, shape, corpus = read_gpu(config.gpu), read_shape(config.model), corpus or read_corpus(config)
+    return plan_of(config, gpu, shape, corpus)
+
+
+def plan_of(config: PlanConfig, gpu: Gpu, shape: LlamaConfig, corpus: Corpus) -> Plan:
+    """The plan of a job whose GPU, model and documents were read. Raises ValueError for a job that is impossible."""
     config = with_rows_per_step(config, corpus)
     if config.loader.seq_len > shape.max_positions:
         raise ValueError(f"loader.seq_len = {config.loader.seq_len}: the model knows {shape.max_positions} positions")

@@ -22,6 +22,7 @@ from logtrain.text.tokenizer import Tokenizer
 Fields = Mapping[str, Any]
 DEFAULT_COMPLETION = 16  # tokens of a completion, by OpenAI's API
 MOST_PROMPT_TOKENS = 1 << 22  # of all prompts of a request together
+MOST_CHARS = 64  # for each token of the context; logs have 2 to 4 characters a token
 LEAST_TOP_P = 1e-9  # what a top_p of 0 means: the likeliest token
 
 
@@ -67,8 +68,9 @@ class Asking:
 
     async def chat(self, fields: Fields) -> Asked:
         """What a request to /chat/completions asks for. Raises ApiError for what no model could answer."""
-        model = self.models.named(fields.get("model"))
-        prompt = await self.run(model.chat_template().prompt, turns_of(fields["messages"]))
+        model, turns = self.models.named(fields.get("model")), turns_of(fields["messages"])
+        self.check_size(sum(len(turn.content) for turn in turns))
+        prompt = await self.run(model.chat_template().prompt, turns)
         most = fields.get("max_completion_tokens", fields.get("max_tokens"))
         if most == 0:
             raise ApiError(400, "max_tokens = 0: an answer has at least one", param="max_tokens")
@@ -81,8 +83,10 @@ class Asking:
 
     async def completion(self, fields: Fields) -> Asked:
         """What a request to /completions asks for. Raises ApiError for what no model could answer."""
-        model = self.models.named(fields.get("model"))
-        prompts = await self.run(prompts_of, fields["prompt"], self.models.tokenizer)
+        model, given = self.models.named(fields.get("model")), fields["prompt"]
+        texts = [given] if isinstance(given, str) else [text for text in given if isinstance(text, str)]
+        self.check_size(max(map(len, texts), default=0))
+        prompts = await self.run(prompts_of, given, self.models.tokenizer)
         most, echo = fields.get("max_tokens", DEFAULT_COMPLETION), bool(fields.get("echo"))
         if most == 0 and not echo:
             raise ApiError(400, "max_tokens = 0: only with echo = true", param="max_tokens")
@@ -93,6 +97,12 @@ class Asking:
         found = self.asked(fields, model, prompts, max(most, 1), model.stop_ids, more)
         echoes = await self.run(texts_of, fields["prompt"], prompts, self.models.tokenizer) if echo else None
         return dataclasses.replace(found, echoes=echoes, is_empty=most == 0)
+
+    def check_size(self, num_chars: int) -> None:
+        """Raises ApiError for a text that is far too long for the context, before it takes its time to be encoded."""
+        if num_chars > (most := MOST_CHARS * self.models.context_size):
+            message = f"a text of {num_chars:,} characters, more than the {most:,} that could ever fit; shorten it"
+            raise ApiError(400, message, code="context_length_exceeded")
 
     def asked(
         self,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
+from logtrain.core.location import FILE, MODEL
 from logtrain.text.config import DATE, check_date
 
 API_KEY = "LOGTRAIN_API_KEY"  # environment variable
@@ -15,11 +16,11 @@ NAME_MARKS = "._-/"
 class ServeConfig(Config):
     """Answer requests of OpenAI's API with a model of this machine, and serve a page to talk to it."""
 
-    model: str
+    model: Annotated[str, MODEL]
     """Hugging Face folder of the model, or of an adapter in PEFT's format."""
     name: str = ""
     """What requests call the model. Empty: the name of its folder."""
-    adapters: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
+    adapters: Annotated[tuple[str, ...], NONE_BY_DEFAULT, MODEL] = ()
     """NAME=DIR of each adapter of the model that requests may name instead of it, in PEFT's format."""
     host: str = "127.0.0.1"
     """Address to listen at. 127.0.0.1: this machine alone; 0.0.0.0: every network that it is in."""
@@ -46,7 +47,7 @@ class ServeConfig(Config):
     """Seconds in which an answer must be complete."""
     max_body: float = 8.0
     """The most MiB of a request."""
-    template: str = ""
+    template: Annotated[str, FILE] = ""
     """A jinja file to use instead of the model's own chat template."""
     date: str = DATE
     """The date that is given to a chat template that asks for today's."""

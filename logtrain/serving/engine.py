@@ -93,6 +93,8 @@ class Engine:
     def __init__(self, config: EngineConfig, connection: Connection):
         """Raises ValueError for a folder that is wrong, or larger than the device."""
         device, folder = torch.device(config.device), ModelFolder(config.model)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # kernels are launched on the current one
         loaded = folder.load(device, config.max_sequences)
         serve_adapters(loaded.model, [peft.read(Path(path), folder.shape) for path in config.adapters])
         step_tokens = config.step_tokens or max(STEP_TOKENS[device.type], config.max_sequences)

@@ -1,6 +1,7 @@
 """The server as a process: it loads the models, listens, and ends in order."""
 
 import asyncio
+import resource
 import signal
 import socket
 import sys
@@ -20,8 +21,7 @@ from logtrain.serving.served import ServedModels
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CONNECTIONS = 2048  # the most at once; further ones are told to come later
-HEADERS = 20.0  # seconds in which a client must have begun a request
-KEPT_ALIVE = 30  # seconds for which a connection may wait for its next request
+PATIENCE = 30  # seconds for which a connection may wait for its next request, or for the rest of its head
 
 
 async def serve(config: ServeConfig) -> int:
@@ -30,6 +30,7 @@ async def serve(config: ServeConfig) -> int:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)  # until the server listens
+    raise_file_limit()
     say(f"reading {config.model}")
     models = ServedModels(config)
     for model in models.models.values():
@@ -54,7 +55,7 @@ async def serve(config: ServeConfig) -> int:
             log_level="warning",
             server_header=False,
             limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=KEPT_ALIVE,
+            timeout_keep_alive=PATIENCE,
         )
         signal.signal(signal.SIGTERM, ignore)  # uvicorn raises it again when it has ended in order
         signal.signal(signal.SIGINT, ignore)
@@ -64,17 +65,34 @@ async def serve(config: ServeConfig) -> int:
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP with a limit of time for what comes before the first request: uvicorn has none."""
+    """HTTP with a limit of time between two requests of a connection, and before the first: uvicorn has none for a
+    client that has begun to send one.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """A client has connected."""
         super().connection_made(transport)
-        self.loop.call_later(HEADERS, self.close_silent)
+        self.look_again(self.cycle)
 
-    def close_silent(self) -> None:
-        """Close the connection of a client that has not sent the beginning of a request."""
-        if self.cycle is None and not self.transport.is_closing():
+    def look_again(self, answered: object) -> None:
+        """Look after PATIENCE seconds whether a new request has come since `answered`."""
+        self.loop.call_later(PATIENCE, self.close_silent, answered)
+
+    def close_silent(self, answered: object) -> None:
+        """Close the connection of a client that has sent no whole head of a request since `answered`."""
+        if self.transport.is_closing():
+            return
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        if is_answering or self.cycle is not answered:
+            self.look_again(None if is_answering else self.cycle)
+        else:
             self.transport.close()
+
+
+def raise_file_limit() -> None:
+    """Let this process have as many connections as the system allows it: shells often set 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def listener(config: ServeConfig) -> socket.socket:

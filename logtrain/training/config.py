@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal, Self
 
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
+from logtrain.core.location import FOLDER, MODEL, RUNS
 from logtrain.data.config import LoaderConfig
 from logtrain.model.config import AttentionBackend, LoraConfig, Recompute
 from logtrain.observe.config import HealthConfig
@@ -145,15 +146,15 @@ class RunConfig(Config):
     trains_on: ClassVar[Literal["documents", "chats", "either"]] = "either"
     name: str
     """The run's name: everything it writes is under <runs>/<name>/."""
-    model: str
+    model: Annotated[str, MODEL]
     """Hugging Face folder of a Llama model; with init = "random" only its config.json is read."""
-    data: str | tuple[str, ...]
+    data: Annotated[str | tuple[str, ...], FOLDER]
     """Folder written by logtrain.prepare; or several to mix, each NAME=FOLDER, with mix.NAME for the share of each."""
     mix: Annotated[dict[str, float], NONE_BY_DEFAULT] = field(default_factory=dict)
     """Share of a source in the tokens of every step, by its name in data; the shares have the sum 1."""
-    valid: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
+    valid: Annotated[tuple[str, ...], NONE_BY_DEFAULT, FOLDER] = ()
     """Validation sets beside the data's own, each as NAME=FOLDER of prepared data, of which the valid split is read."""
-    runs: str = "runs"
+    runs: Annotated[str, RUNS] = "runs"
     """Folder of all runs."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Start from the model's weights, or from random ones."""
@@ -179,6 +180,8 @@ class RunConfig(Config):
     """Trackers that get every record, with the same names: needs the extra `track`."""
     prometheus: int = 0
     """Port of 127.0.0.1 at which Prometheus finds the last figures, under /metrics. 0: none."""
+    show: int = 0
+    """Print so many documents of the first step as they are trained, with what is predicted between « and »."""
     price: float = 0.0
     """Price of a GPU for an hour, in dollars, by which a run tells what it costs. 0: not known."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -191,6 +194,8 @@ class RunConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         self.check_sources()
+        if self.show < 0:
+            raise ValueError(f"show = {self.show} must not be negative")
         if not 0 <= self.prometheus <= 65535:
             raise ValueError(f"prometheus = {self.prometheus}: expected a port, up to 65535")
         if self.price < 0:
@@ -244,6 +249,6 @@ class RunConfig(Config):
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.
 MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
-    *("compile", "parallel", "loader.rows_per_batch", "price", "health", "track", "prometheus"),
+    *("compile", "parallel", "loader.rows_per_batch", "price", "health", "track", "prometheus", "show"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
 )

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from logtrain.core.config import REQUIRED, build, fields_of
 from logtrain.core.kinds import is_open
+from logtrain.core.location import is_hub_id
 from logtrain.core.untrusted import shown
 from logtrain.model.config import LoraTarget
 from logtrain.training.config import RunConfig
@@ -89,7 +90,8 @@ def names(given: Given) -> Iterator[tuple[str, Any]]:
     output = Path(given.text("output_dir") or given.file.stem)
     name = given.text("run_name") or output.name
     yield "name", name
-    yield "model", given.text("model_name_or_path")
+    model = given.text("model_name_or_path")
+    yield "model", f"hf://{model}" if model and is_hub_id(model) else model
     yield "data", f"data/{name}"
     if "output_dir" in given.called and output.parent != Path():
         yield "runs", str(output.parent)

@@ -23,9 +23,11 @@ from logtrain.observe.live_report import LiveReport
 from logtrain.observe.metrics import Metrics
 from logtrain.observe.outlets import Outlets
 from logtrain.observe.prometheus import Prometheus
+from logtrain.observe.trackers import check_trackers
 from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.checks import check_space
 from logtrain.training.config import MAY_CHANGE, RunConfig
+from logtrain.training.facts import shown, what_it_is
 from logtrain.training.optim import make_optimizer
 from logtrain.training.publish import publish_adapter, publish_model
 from logtrain.training.setup import RunSetup, set_up
@@ -41,6 +43,7 @@ def train(config: RunConfig, stop: StopSignal) -> int:
     there is nothing to save.
     """
     goodput = Goodput()
+    check_trackers(config.track)
     run = set_up(config)
     prometheus = Prometheus(config.prometheus if run.world.is_main else 0, config.name)
     weights = run.initial_weights()  # opened and checked here, read when the model is built
@@ -104,6 +107,9 @@ def train_in_folder(
         closing(outlets_of(run, metrics, goodput, prometheus)) as outlets,
     ):
         stop.say = metrics.info
+        if world.is_main:
+            for line in [*what_it_is(run, model, total_steps), *shown(run, config.show)]:
+                metrics.info(line)
         announce(run, metrics, newest)
         if is_other_best:
             metrics.info(

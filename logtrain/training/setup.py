@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from logtrain.core.checksums import check_folder
+from logtrain.core.still import Still
 from logtrain.core.world import World, compute_dtype
 from logtrain.model import hf
 from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.lora import InitialAdapters
 from logtrain.model.published import check_source
 from logtrain.model.weights import RandomWeights, WeightSource
-from logtrain.observe.trackers import check_trackers
 from logtrain.training.checks import check_device, check_torch
 from logtrain.training.config import RunConfig
 from logtrain.training.run_data import RunData, open_run_data
@@ -87,9 +87,9 @@ def set_up(config: RunConfig) -> RunSetup:
     """
     config = config.with_absolute_paths()  # so that config.toml repeats the run from any folder
     check_torch(config)
-    check_trackers(config.track)
     parallel, folder = config.parallel, Path(config.runs) / config.name
     world = World(parallel.symmetric_memory, timeout=parallel.timeout, stacks=folder)
+    Still(world.watchdog, world.is_main)
     try:
         if world.local_rank == 0:  # once a node
             check_folder(Path(config.model), world.note)

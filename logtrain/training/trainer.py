@@ -231,7 +231,7 @@ class Trainer:
             return {}
         self.goodput.attempt.tokens = self.state.tokens
         account = self.goodput.account()
-        self.goodput.write()
+        self.goodput.write_now_and_then()
         dollars = {"dollars": account.dollars} if account.price else {}
         return {"goodput": account.goodput, "device_hours": account.device_hours, **dollars}
 

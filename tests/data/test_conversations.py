@@ -7,6 +7,7 @@ import pytest
 
 from logtrain.data.conversations import Conversation, conversations, row_conversation
 from logtrain.data.files import BadRow, InputFile
+from logtrain.data.rows import Reading
 from logtrain.text.chat_template import Turn
 
 H, G, S = ({"from": name, "value": name[0]} for name in ("human", "gpt", "system"))
@@ -95,7 +96,7 @@ def test_bad_rows(format, row, reason):
 
 def test_ignored_columns_are_not_there():
     row = {"messages": [U | {"weight": 0}, A | {"tool_calls": "x"}], "id": "a"}
-    assert len(row_conversation(row, "messages", ["weight", "tool_calls", "id"])[0]) == 2
+    assert len(row_conversation(row, "messages", Reading(["weight", "tool_calls", "id"]))[0]) == 2
 
 
 def test_bad_rows_stand_in_their_place(tmp_path):

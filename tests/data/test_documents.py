@@ -7,10 +7,11 @@ import pytest
 
 from logtrain.data.documents import Document, documents, row_document
 from logtrain.data.files import BadRow, InputFile
+from logtrain.data.rows import Reading
 
 
 def read(path: Path, format: str = "auto", ignore_columns: tuple[str, ...] = (), text_chars: int = 100) -> list:
-    return list(documents(InputFile(path), format, text_chars, ignore_columns))
+    return list(documents(InputFile(path), format, text_chars, Reading(ignore_columns)))
 
 
 NLPLOG = {"instruction": " Why 'a\r\n'? ", "log": "a", "output": "Because.\n", "domain": "HDFS"}
@@ -75,8 +76,8 @@ def test_bad_rows(row, format, reason):
 
 def test_ignored_columns_are_not_there():
     row = {"text": "a", "instruction": "Q", "output": "A", "label": "x"}
-    assert row_document(row, "auto", ["instruction", "output", "label"])[0] == "a"
-    assert row_document(row, "auto", ["text", "label"])[0] == "Human: Q\nAssistant: A\n"
+    assert row_document(row, "auto", Reading(["instruction", "output", "label"]))[0] == "a"
+    assert row_document(row, "auto", Reading(["text", "label"]))[0] == "Human: Q\nAssistant: A\n"
 
 
 def test_domains(tmp_path):

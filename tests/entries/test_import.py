@@ -144,6 +144,12 @@ special_tokens:
 """
 
 
+@pytest.fixture(autouse=True)
+def not_fetched(monkeypatch):
+    """A model of the hub is not fetched."""
+    monkeypatch.setattr("logtrain.core.located.fetched", lambda uri, _: f"/{uri}")
+
+
 def imported(folder: Path, capsys, settings: dict | str, *flags: str, name: str = "mine") -> tuple[str, dict]:
     """The recipe's text, and the settings of it that a run takes, by dotted key; sft and cpt take the same."""
     file = folder / (f"{name}.yaml" if isinstance(settings, str) else f"{name}.json")
@@ -192,7 +198,7 @@ def test_a_recipe_of_llama_factory(tmp_path, capsys):
     expected = {
         "name": "pretrain",
         "runs": "saves/llama",
-        "model": "meta-llama/Llama-3.1-8B-Instruct",
+        "model": "/hf://meta-llama/Llama-3.1-8B-Instruct",
         "seed": 42,
         "loader.seq_len": 4096,
         "loader.rows_per_step": 64,
@@ -227,7 +233,7 @@ def test_a_recipe_of_axolotl(tmp_path, capsys):
     expected = {
         "name": "lora-out",
         "runs": "outputs",
-        "model": "NousResearch/Meta-Llama-3.1-8B",
+        "model": "/hf://NousResearch/Meta-Llama-3.1-8B",
         "dtype": "auto",
         "loader.seq_len": 4096,
         "loader.rows_per_step": 16,

@@ -13,11 +13,13 @@ from logtrain import plan
 from logtrain.core.config import load
 from logtrain.planning import operation, picture, prediction
 from logtrain.planning.config import PlanConfig
+from logtrain.planning.corpus import read_corpus
+from logtrain.planning.estimate import estimate
 from logtrain.planning.gpu_file import GPUS
 from logtrain.planning.memory import UNSEEN
 from logtrain.planning.plan_table import search_table
 from logtrain.planning.prediction import Plan, make_plan
-from logtrain.planning.search import search
+from logtrain.planning.search import changes_of, search
 from logtrain.planning.shape import published_name
 from tests.support import RECIPES, ROOT
 from tests.support.synthetic import write_data, write_model
@@ -140,20 +142,49 @@ def test_a_job_that_does_not_fit_says_what_would(flags, tmp_path, capsys):
     assert json.loads(last)["fits"] is False
 
 
+def test_the_remedy_tries_half_the_rows_first_and_then_more_recomputation():
+    config = load(PlanConfig, ["--model", "Llama-3.1-8B", "--data", "/none", "--loader.rows_per_batch", "4"])
+    changes = list(changes_of(config))
+    assert [change for change, _ in changes] == [
+        *("loader.rows_per_batch = 2", "loader.rows_per_batch = 1", "recompute = selective", "recompute = full"),
+        *(f"recompute = {name} and loader.rows_per_batch = {n}" for name in ("selective", "full") for n in (2, 1)),
+    ]
+    assert (changes[0][1].loader.rows_per_batch, changes[0][1].recompute) == (2, "none")
+    assert (changes[-1][1].loader.rows_per_batch, changes[-1][1].recompute) == (1, "full")
+
+
+@pytest.mark.parametrize("extra", [[], ["--recompute", "selective", "--loader.rows_per_batch", "2"]])
+def test_an_estimate_by_few_blocks_is_the_plan_of_all(tmp_path, extra):
+    model = write_model(tmp_path / "model", weights=False, hidden_size=256, intermediate_size=512, num_hidden_layers=7)
+    flags = ["--model", str(model), "--data", "/none", "--documents", "500", "--document_tokens", "200"]
+    config = load(
+        PlanConfig, [*flags, "--loader.seq_len", "512", "--loader.rows_per_step", "32", "--gpus", "4", *extra]
+    )
+    found, plan = estimate(config, read_corpus(config)), make_plan(config)
+    assert found.tokens_per_second == pytest.approx(plan.result["tokens_per_second_per_gpu"], rel=0.01)
+    assert found.reserved_gib == pytest.approx(plan.memory.middle, rel=0.05)
+    assert sum(found.seconds_by.values()) == pytest.approx(plan.result["step_seconds"], rel=0.01)
+
+
 @pytest.mark.slow
 def test_the_search_puts_the_fastest_first_and_says_why_the_others_lose(flags, tmp_path):
     smallest = make_plan(load(PlanConfig, [*flags, "--recompute", "full"])).trace.peak.reserved
     gpu = small_gpu(tmp_path, round(1.2 * smallest))  # full recomputation, a row a micro-batch, and little more
-    variants = search(load(PlanConfig, [*flags, "--gpu", str(gpu), "--loader.rows_per_step", "8"]))
+    told: list[str] = []
+    variants = search(load(PlanConfig, [*flags, "--gpu", str(gpu), "--loader.rows_per_step", "8"]), told.append)
     tried = [variant.to_json() for variant in variants]
     assert len(tried) == 3 * 2 * 4  # recomputation; one or two rows; reduce dtype and resharding
-    fitting = [variant for variant in tried if not variant["why_not"].startswith("does not fit")]
+    fitting = [variant for variant in tried if not variant["why_not"].startswith(("does not fit", "not tried"))]
     speeds = [variant["tokens_per_second_per_gpu"] for variant in fitting]
     assert fitting == tried[: len(fitting)]
     assert 1 < len(fitting) < len(tried)
     assert speeds == sorted(speeds, reverse=True)
     assert [variant["why_not"] == "" for variant in tried] == [True, *[False] * (len(tried) - 1)]
-    assert any("steps" not in variant for variant in tried)  # not planned, as a smaller one did not fit
+    assert [variant.plan is not None for variant in variants] == [True, *[False] * (len(tried) - 1)]
+    assert any("reserved_memory_gib" not in variant for variant in tried)  # as a smaller one did not fit
+    assert not any("tokens_per_second_per_gpu" in variant for variant in tried if variant not in fitting)
+    assert len(told) == sum(variant.estimate is not None for variant in variants)
+    assert "best so far rows" in told[-1]
     lines = search_table(variants).splitlines()
     assert len(lines) == 1 + len(tried)
     assert "<- fastest that fits" in lines[1]

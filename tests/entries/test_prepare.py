@@ -197,18 +197,28 @@ def test_many_domains_are_summed_in_print(bytes_tokenizer, tmp_path, inline, cap
     assert len(json.loads((tmp_path / "out" / "report.json").read_text())["domains"]) == 40
 
 
-def test_too_many_bad_rows_stop_the_run(bytes_tokenizer, tmp_path, inline):
+def test_too_many_bad_rows_stop_the_run(bytes_tokenizer, tmp_path, inline, capsys):
     rows = [{"text": "a"}, {"text": 1}, {"text": "b"}, *[{"text": ""}] * 4]
     path = dump(tmp_path / "a.json", rows)
     for allowed in (0, 4):
         with pytest.raises(ValueError, match=r"5 bad rows .counting from 0.: ") as error:
             prepare.main(arguments(bytes_tokenizer, tmp_path / "out", path, max_bad_rows=allowed, valid_fraction=0))
         message = str(error.value)
-        assert f'{path} row 1: "text" is a number, not a string; {path} row 3: "text" is empty; ' in message
-        assert message.endswith("and 2 more. Mend the input, or leave them out with --max_bad_rows 5")
+        assert f'{path} row 1: "text" is a number, not a string; {path} row 3, {path} row 4, ' in message
+        assert f'{path} row 6: "text" is empty. Mend' in message
+        assert message.endswith(". Mend the input, or leave them out with --max_bad_rows 5 or --bad_rows skip")
         assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     prepare.main(arguments(bytes_tokenizer, tmp_path / "out", path, max_bad_rows=5, valid_fraction=0))
     assert len(read_documents(tmp_path / "out")["train"]) == 2
+    prepare.main(arguments(bytes_tokenizer, tmp_path / "skip", path, bad_rows="skip", valid_fraction=0))
+    assert len(read_documents(tmp_path / "skip")["train"]) == 2
+    assert json.loads((tmp_path / "skip" / "report.json").read_text())["rows"] == {"read": 7, "bad": 5, "documents": 2}
+    assert capsys.readouterr().out.count(f"  {path} row ") == 5 + 5
+    dump(path, [{"text": f"{i % 2 or ''}"} for i in range(60)])
+    with pytest.raises(ValueError, match=r'30 bad rows .* row 18: "text" is empty; and 20 more\. Mend'):
+        prepare.main(arguments(bytes_tokenizer, tmp_path / "many", path))
+    with pytest.raises(ValueError, match="max_bad_rows = 3 has no meaning with bad_rows = skip"):
+        prepare.main(arguments(bytes_tokenizer, tmp_path / "many", path, bad_rows="skip", max_bad_rows=3))
 
 
 def test_nothing_but_allowed_bad_rows(bytes_tokenizer, tmp_path, inline):

@@ -149,7 +149,9 @@ def test_what_the_template_refuses_is_a_bad_row(tmp_path, inline, capsys):
     good = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
     rows = [{"conversations": good}, {"conversations": good, "system": "s"}, {"conversations": good[:1]}] * 2
     path = dump(tmp_path / "a.json", rows)
-    with pytest.raises(ValueError, match=r"4 bad rows .*a\.json row 1: turn 1 \(user\): .*System role not supported"):
+    with pytest.raises(
+        ValueError, match=r"4 bad rows .*a\.json row 1, .*row 4: turn 1 \(user\): .*System role not supported"
+    ):
         prepare.main(arguments(folder, tmp_path / "out", path, max_bad_rows=3, valid_fraction=0))
     prepare.main(arguments(folder, tmp_path / "out", path, max_bad_rows=4, valid_fraction=0))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -179,7 +181,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(chat_tokenizer, tmp_path, 
         ({"train_on": "last"}, "train_on (all there, last now)"),
         ({"too_long": "drop"}, "too_long (truncate_content there, drop now)"),
         ({"format": "messages"}, "format (sharegpt there, messages now)"),
-        ({"format": "auto"}, "other format (sharegpt there, auto now);"),
+        ({"format": "alpaca"}, "format (sharegpt there, alpaca now)"),
         ({"template": "other.jinja"}, "other template;"),
         ({"template": "dated.jinja", "date": "2025-01-01"}, f"date ({DATE} there, 2025-01-01 now), template;"),
         ("eos", "named_tokens ("),
@@ -205,11 +207,11 @@ def test_prepared_otherwise_is_named(tmp_path, inline, monkeypatch, capsys, chan
     ("flags", "message"),
     [
         (
-            {"format": "auto", "train_on": "last"},
-            "train_on = last has no meaning with format = auto; it is for sharegpt, mes",
+            {"format": "corpus", "train_on": "last"},
+            "train_on = last has no meaning with format = corpus; it is for sharegpt, mes",
         ),
         ({"format": "nlplog", "template": "x"}, "template = x has no meaning with format = nlplog"),
-        ({"format": "auto", "too_long": "drop"}, "too_long = drop has no meaning with format = auto"),
+        ({"format": "nlplog", "too_long": "drop"}, "too_long = drop has no meaning with format = nlplog"),
         ({"format": "corpus", "date": "2025-01-01"}, "date = 2025-01-01 has no meaning with format = corpus"),
         (
             {"document_end": "<|eot|>"},
@@ -227,10 +229,11 @@ def test_prepared_otherwise_is_named(tmp_path, inline, monkeypatch, capsys, chan
         ({"template": "no.jinja"}, "no.jinja: no such file"),
         ({"show": -1}, "show = -1 must be at least 0"),
         (
-            {"format": "auto"},
-            "row 0: neither text nor instruction and output among its columns (conversations, domain, sys",
+            {"format": "corpus"},
+            "No row is good; they look like sharegpt: give --format sharegpt",
         ),
-        ({"format": "auto"}, "a chat to fine-tune on is read with --format sharegpt"),
+        ({"format": "auto", "text_chars": 5}, "text_chars = 5 has no meaning with format = sharegpt"),
+        ({"format": "messages", "bad_rows": "skip"}, "they look like sharegpt: give --format sharegpt"),
     ],
 )
 def test_bad_settings(chat_tokenizer, tmp_path, inline, flags, message):
@@ -274,7 +277,8 @@ def test_show(chat_tokenizer, to_show, capsys):
 def test_show_of_text(chat_tokenizer, tmp_path, capsys):
     path = dump(tmp_path / "a.json", [{"text": "why error"}, {"text": "disk"}])
     prepare.main(arguments(chat_tokenizer, None, path, show=1, format="auto"))
-    lines = capsys.readouterr().out.splitlines()
+    said, *lines = capsys.readouterr().out.splitlines()
+    assert said.startswith('format: corpus, by the column "text" of ')
     assert lines[0].endswith("a.json row 0: 4 tokens, 3 of them targets")
     assert lines[1:] == ["<|begin|>{+why error<|end_of_text|>+}"]
 

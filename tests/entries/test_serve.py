@@ -66,6 +66,7 @@ def test_the_key_comes_from_the_environment_too(monkeypatch):
     assert load(ServeConfig, ["--model", "m", "--api_key", "flag"]).api_key == "flag"
 
 
+@pytest.mark.slow
 def test_two_workers_a_template_and_a_date(model, tmp_path):
     (tmp_path / "t.jinja").write_text(TRIMMING.replace("bos_token }}", "bos_token }}{{ strftime_now('%Y') }}"))
     flags = ["--model", str(model), "--devices", "cpu", "cpu", "--step_tokens", "64", "--max_sequences", "2"]
@@ -90,6 +91,7 @@ def test_two_workers_a_template_and_a_date(model, tmp_path):
         ] == [choice.message.content for choice in reply.choices]
 
 
+@pytest.mark.slow
 def test_a_model_without_a_chat_template_completes_alone(model, tmp_path):
     folder = write_chat_model(tmp_path / "bare")
     edit_json(folder / "tokenizer_config.json", chat_template=None)

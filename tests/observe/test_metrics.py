@@ -59,14 +59,18 @@ def test_every_record_is_in_both_files_at_once(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "\x1b" not in printed and "\r" not in printed
     lines = printed.splitlines()
-    assert lines[:3] == ["two", "lines é", "step=0 epoch=0 set=valid valid_loss=0.5 valid_targets=12345"]
-    assert lines[4].startswith("step=20 epoch=0.188679 loss=nan grad_norm=1.25 lr=9.5e-06 tokens=20971520 ")
-    assert " mfu=null " in lines[4]
-    parsed = {key: float(value) for key, value in (part.split("=") for part in lines[3].split(" "))}
-    assert parsed == pytest.approx(records[1], rel=1e-5)
+    assert lines[:3] == ["two", "lines é", "step=0/106 epoch=0 set=valid valid_loss=0.5 valid_targets=12345"]
+    assert lines[4].startswith("step=20/106 epoch=0.188679 loss=nan grad_norm=1.25 lr=9.5e-06 tokens=20971520 ")
+    assert "mfu" not in lines[4] and "per_gpu" not in lines[4]
+    assert " left=0:25:44 eta_seconds=1543.7" in lines[4]
+    told = dict(part.split("=") for part in lines[3].split(" "))
+    assert (told.pop("step"), told.pop("left")) == ("10/106", "0:28:43")
+    parsed = {key: float(value) for key, value in told.items()}
+    assert parsed == pytest.approx({key: value for key, value in records[1].items() if key != "step"}, rel=1e-5)
 
     logged = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
-    assert [line.split(" ", 1)[1] for line in logged] == lines
+    assert [line.split(" ", 1)[1] for line in logged[:2]] == lines[:2]
+    assert " step=20 epoch=0.188679 loss=nan " in logged[4] and " mfu=null " in logged[4]  # for programs
     for line in logged:
         assert abs((datetime.now().astimezone() - datetime.fromisoformat(line.split(" ")[0])).total_seconds()) < 60
 

@@ -133,6 +133,7 @@ def test_pages_of_named_origins_alone_may_ask(strict, server):
     assert allowed(strict, "https://b.example") is None and allowed(server, "https://a.example") is None
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_its_requests_are_told(models, tmp_path):
     with serving([*models.flags, "--memory", "0.05"], tmp_path / "output") as served, ThreadPoolExecutor(2) as threads:
         whole = threads.submit(served.post, "/v1/chat/completions", LONG)
@@ -152,6 +153,7 @@ def test_a_worker_that_dies_is_replaced_and_its_requests_are_told(models, tmp_pa
         assert "a worker was killed" in served.output.read_text()
 
 
+@pytest.mark.slow
 def test_a_stop_lets_running_answers_end(models, tmp_path):
     with serving([*models.flags, "--memory", "0.05"], tmp_path / "output") as served:
         stream = served.client.chat.completions.create(

@@ -175,7 +175,7 @@ def test_sigterm_ends_the_real_command_with_75(case, tmp_path):
     command = [sys.executable, "-m", "logtrain.cpt", *case.flags, "--runs", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout:
-            if line.startswith("step=3 "):
+            if line.startswith("step=3/"):
                 break
         process.send_signal(signal.SIGTERM)
         rest = process.stdout.read()

@@ -1,0 +1,264 @@
+"""The server beside the bare generator and transformers: `python -m benchmarks.serve --model DIR` (extra "bench").
+
+The same requests are answered greedily, in fp32 on the CPU with the same threads, for 1, 8 and 32 clients at once, each
+of which asks again as soon as it is answered, by
+
+    generator      logtrain's generator in this process: what the server could reach at best
+    server         logtrain serve, streaming
+    transformers   its batched generate behind the simplest server (simplest_server.py)
+
+Answers have 0.2 to 1.8 times `--new_tokens` tokens, as answers that end by themselves have unequal lengths. Two rates
+are told: tokens a second of the clock, and tokens a second of CPU time of all processes that answer, which other
+programs on the machine do not change. Rounds alternate; rates are medians. Generator and server must give equal texts.
+
+Then, of the server: the time to the first token under each load, and how much sooner it comes for a second question on
+a log that has been asked about.
+"""
+
+import argparse
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from logtrain.generation.generator import Generator
+from logtrain.generation.load import ModelFolder
+from logtrain.generation.request import Request
+
+CLIENTS = (1, 8, 32)
+LENGTHS = (283, 264, 148, 135, 112, 153, 139, 268)  # of the first questions of a set of log instructions
+REQUESTS = {1: 2, 8: 16, 32: 48}  # by clients
+LOG_TOKENS = 2000
+QUESTION_TOKENS = 20
+
+
+class Asked(NamedTuple):
+    """A request."""
+
+    prompt: list[int]
+    max_tokens: int
+
+
+class Result(NamedTuple):
+    """What a load took."""
+
+    wall: float
+    cpu: float
+    firsts: list[float]
+    """Seconds to the first token of each request; none where answers come whole."""
+    answers: list[str]
+    """Text of each answer, in the order of the requests; of transformers none."""
+
+
+Answer = Callable[[Asked], tuple[float | None, str]]
+
+
+def load_of(clients: int, vocab_size: int, new_tokens: int, round: int) -> list[Asked]:
+    """The requests of a load. No two begin alike, so that no prefix is reused."""
+    random = np.random.default_rng([clients, round])
+    lengths = itertools.islice(itertools.cycle(LENGTHS), REQUESTS[clients])
+    wanted = (random.uniform(0.2, 1.8, REQUESTS[clients]) * new_tokens).astype(int).clip(2).tolist()
+    prompts = [random.integers(100, vocab_size, length).tolist() for length in lengths]
+    return [Asked(prompt, length) for prompt, length in zip(prompts, wanted, strict=True)]
+
+
+def by_generator(generator: Generator, asked: Sequence[Asked], clients: int) -> Result:
+    """Answer a load with the bare generator."""
+    began, cpu = time.perf_counter(), time.process_time()
+    upcoming, numbers, answers = iter(enumerate(asked)), {}, [""] * len(asked)
+
+    def submit() -> None:
+        for number, request in itertools.islice(upcoming, 1):
+            made = Request(prompt=request.prompt, max_new_tokens=request.max_tokens, ignore_stop_ids=True)
+            numbers[generator.submit(made)] = number
+
+    for _ in range(clients):
+        submit()
+    while not generator.scheduler.is_idle:
+        for event in generator.step():
+            if event.answer:
+                answers[numbers[event.request_id]] = event.answer.text
+                submit()
+    return Result(time.perf_counter() - began, time.process_time() - cpu, [], answers)
+
+
+def by_clients(answer: Answer, cpu_of: Callable[[], float], asked: Sequence[Asked], clients: int) -> Result:
+    """Answer a load over HTTP."""
+    began, cpu = time.perf_counter(), cpu_of()
+    with ThreadPoolExecutor(clients) as threads:
+        found = list(threads.map(answer, asked))
+    wall = time.perf_counter() - began
+    return Result(wall, cpu_of() - cpu, [first for first, _ in found if first is not None], [text for _, text in found])
+
+
+class Process:
+    """A server in a process of its own."""
+
+    def __init__(self, module: str, *flags: str, threads: int):
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        command = [sys.executable, "-m", module, *flags]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+        assert self.process.stdout
+        lines = []
+        for line in self.process.stdout:
+            lines.append(line)
+            if found := re.search(r"at http://127.0.0.1:(\d+)/v1", line):
+                self.port = int(found[1])
+                threading.Thread(target=self.process.stdout.read, daemon=True).start()
+                return
+        raise ValueError(f"{module}: {''.join(lines)[-500:]}")
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the process and its children so far."""
+        pids, total = [self.process.pid], 0.0
+        while pids:
+            folder = Path(f"/proc/{pids.pop()}")
+            with contextlib.suppress(OSError):
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+                for thread in (folder / "task").iterdir():
+                    pids += map(int, (thread / "children").read_text().split())
+        return total
+
+    def post(self, path: str, body: object) -> Iterator[bytes]:
+        """The lines of the reply to a request."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise ValueError(f"{path}: status {response.status}: {response.read(300)!r}")
+        yield from response
+        connection.close()
+
+    def streamed(self, request: Asked) -> tuple[float, str]:
+        """Seconds to the first token, and the text, of an answer of our server."""
+        body = {"prompt": request.prompt, "max_tokens": request.max_tokens, "temperature": 0, "ignore_eos": True}
+        began, first, text = time.perf_counter(), None, []
+        for line in self.post("/v1/completions", {**body, "stream": True}):
+            if line.startswith(b"data: {"):
+                first = first or time.perf_counter() - began
+                text.append(json.loads(line[6:])["choices"][0]["text"])
+        assert first is not None
+        return first, "".join(text)
+
+    def whole(self, request: Asked) -> tuple[None, str]:
+        """Wait for an answer of transformers."""
+        list(self.post("/", request._asdict()))
+        return None, ""
+
+
+def second_question(server: Process, vocab_size: int, rounds: int) -> dict[str, float]:
+    """Seconds to the first token of the first and of the second question on one log, medians, and their ratio."""
+    random, times = np.random.default_rng(7), []
+    for _ in range(rounds):
+        log = random.integers(100, vocab_size, LOG_TOKENS).tolist()
+        questions = [random.integers(100, vocab_size, QUESTION_TOKENS).tolist() for _ in range(2)]
+        times.append([server.streamed(Asked([*log, *question], 2))[0] for question in questions])
+    first, second = map(statistics.median, zip(*times, strict=True))
+    return {"first_seconds": first, "second_seconds": second, "times_sooner": first / second}
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All figures."""
+    torch.set_num_threads(options.threads)
+    folder = ModelFolder(options.model)
+    vocab_size = min(folder.tokenizer.vocab_size, folder.shape.vocab_size)
+    loaded = folder.load(torch.device("cpu"), max(CLIENTS))
+    generator = loaded.generator(0, stop_ids=(), step_tokens=512, keep_prefixes=True)
+    ours = Process("logtrain.serve", "--model", str(options.model), "--port", "0", threads=options.threads)
+    theirs = Process(
+        "benchmarks.simplest_server",
+        "--model",
+        str(options.model),
+        "--threads",
+        str(options.threads),
+        threads=options.threads,
+    )
+    ways: dict[str, Callable[[Sequence[Asked], int], Result]] = {
+        "generator": lambda asked, clients: by_generator(generator, asked, clients),
+        "server": lambda asked, clients: by_clients(ours.streamed, ours.cpu_seconds, asked, clients),
+        "transformers": lambda asked, clients: by_clients(theirs.whole, theirs.cpu_seconds, asked, clients),
+    }
+    try:
+        for way in ways.values():
+            way(load_of(1, vocab_size, 4, 99)[:1], 1)  # what only a first request does
+        rows = [row for clients in options.clients for row in of_load(ways, clients, vocab_size, options)]
+        return {"loads": rows, "second_question": second_question(ours, vocab_size, options.rounds)}
+    finally:
+        for process in (ours, theirs):
+            process.process.kill()
+
+
+def of_load(ways: dict, clients: int, vocab_size: int, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The rates of each way for so many clients."""
+    results: dict[str, list[Result]] = {name: [] for name in ways}
+    tokens = []
+    for round in range(options.rounds):
+        asked = load_of(clients, vocab_size, options.new_tokens, round)
+        tokens.append(sum(request.max_tokens for request in asked))
+        for name in sorted(ways, key=lambda name: (list(ways).index(name) + round) % len(ways)):
+            results[name].append(ways[name](asked, clients))
+    differing = sum(
+        a != b
+        for one, other in zip(results["generator"], results["server"], strict=True)
+        for a, b in zip(one.answers, other.answers, strict=True)
+    )
+    for name, found in results.items():
+        firsts = sorted(first for result in found for first in result.firsts)
+        yield {
+            "clients": clients,
+            "way": name,
+            "tokens_per_second": statistics.median(n / r.wall for n, r in zip(tokens, found, strict=True)),
+            "tokens_per_cpu_second": statistics.median(n / r.cpu for n, r in zip(tokens, found, strict=True)),
+            "first_token_p50": firsts[len(firsts) // 2] if firsts else None,
+            "first_token_p95": firsts[len(firsts) * 95 // 100] if firsts else None,
+            "differing_answers": differing if name == "server" else None,
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="a Hugging Face folder")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each load is answered")
+    parser.add_argument("--new_tokens", type=int, default=50, help="mean length of an answer")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch, for all three")
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, choices=CLIENTS, help="which loads")
+    parser.add_argument("--json", action="store_true", help="print an object instead of the table")
+    options = parser.parse_args()
+    result = measure(options)
+    if options.json:
+        print(json.dumps(result))
+        return
+    print(f"{'clients':>7}  {'way':14}{'tokens/s':>10}{'tokens/CPU s':>14}{'first token, s: p50':>21}{'p95':>8}")
+    for row in result["loads"]:
+        firsts = [f"{row[key]:.2f}" if row[key] else "" for key in ("first_token_p50", "first_token_p95")]
+        rates = f"{row['tokens_per_second']:>10.1f}{row['tokens_per_cpu_second']:>14.1f}"
+        print(f"{row['clients']:>7}  {row['way']:14}{rates}{firsts[0]:>21}{firsts[1]:>8}")
+    print(
+        f"answers of server and generator that differ: {sum(row['differing_answers'] or 0 for row in result['loads'])}"
+    )
+    again = result["second_question"]
+    print(
+        f"second question on a log of {LOG_TOKENS:,} tokens: {again['second_seconds']:.2f} s to the first token "
+        f"instead of {again['first_seconds']:.2f}, {again['times_sooner']:.1f} times sooner"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""Where a path leads: to this machine, or, as a URI, elsewhere. What is elsewhere is fetched once into a cache folder,
+and read from there like anything else.
+
+    s3://BUCKET/PATH  gs://BUCKET/PATH  https://HOST/PATH  hf://ORG/NAME@REVISION  hf://datasets/ORG/NAME  hub://NAME:3
+    file:///PATH      the path itself
+
+A field of a config that is a path says so by its annotation, `Annotated[str, FOLDER]`; `located` turns its URIs into
+paths, before anything else sees them. A file is read in pieces, each tried again where a connection is cut, a server is
+busy or slow, or a piece is too short, and what is fetched gets its name once it is whole and still the same version
+over there. A cached folder is found by the names, sizes and versions of its files. LOGTRAIN_CACHE is the cache folder,
+~/.cache/logtrain by default; it can be deleted at any time when no program runs.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from enum import Enum
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import fsspec
+
+from logtrain.core.atomic import new_folder
+from logtrain.core.lock import Held, Lock
+from logtrain.core.printable import printable
+from logtrain.core.web import Web
+
+T = TypeVar("T")
+SCHEMES = ("s3", "gs", "hf", "http", "https", "hub", "file")
+URI = re.compile(r"(?:(?P<label>[^=]*)=)??(?P<uri>(?P<scheme>[a-z][a-z0-9+.-]*)://.*)", re.S)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
+PIECE = 1 << 23  # bytes of a request
+TRIES, PATIENCE = 6, 0.25  # tries of a request, and seconds before the second; each pause is twice the one before
+AT_ONCE = 4  # files that are fetched at a time
+MAX_FILES = 100_000
+SILENCE = 5.0  # seconds between two lines about a long wait
+VERSION = ("ETag", "etag", "blob_id", "md5Hash", "generation", "LastModified", "last_modified", "mtime", "updated")
+WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".gguf", ".onnx", ".h5", ".msgpack", ".ot")
+FINAL = (FileNotFoundError, PermissionError, NotImplementedError)  # which another try does not mend
+ORIGINS: dict[str, str] = {}
+"""The URI of a path that was made of one."""
+
+
+class Place(Enum):
+    """What a path of a config leads to."""
+
+    FILE = "a file to read"
+    FOLDER = "a folder to read"
+    MODEL = "the folder of a model to read"
+    TOKENIZER = "the folder of a model of which all but the weights is read"
+    WITHOUT_WEIGHTS = "a folder of which all but the weights is read"
+    OUTPUT = "a file or folder to write"
+    RUNS = "the folder of all runs, of which that of `name` is written"
+
+
+FILE, FOLDER, MODEL, TOKENIZER, WITHOUT_WEIGHTS, OUTPUT, RUNS = Place
+
+
+class RemoteFile(NamedTuple):
+    """A file elsewhere."""
+
+    name: str
+    """Its path below the folder that is fetched, or its name."""
+    path: str
+    """Where its file system has it."""
+    size: int | None
+    """Bytes; None where the server does not say."""
+    version: str
+    """What changes when the file does; "" where the server does not say."""
+
+
+def is_uri(text: str) -> bool:
+    """Whether a path, or a NAME=PATH, is a URI."""
+    return URI.fullmatch(text) is not None
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a path that leads nowhere looks like the name of a model on the Hugging Face hub, ORG/NAME."""
+    return bool(HUB_ID.fullmatch(text)) and not Path(text).exists() and not Path(text).parent.exists()
+
+
+def shown(uri: str) -> str:
+    """A URI as messages and files may have it: without the password or signature that is in some."""
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2] if parts.scheme in ("http", "https") else parts.netloc
+    return printable(f"{parts.scheme}://{host}{parts.path}", one_line=True)
+
+
+def origin_of(path: str | Path) -> str:
+    """The URI that a path was made of; the path itself where it was none."""
+    text = str(path)
+    label, equals, rest = text.partition("=")
+    if equals and rest in ORIGINS:
+        return f"{label}={ORIGINS[rest]}"
+    return ORIGINS.get(text, text)
+
+
+def told(text: str) -> str:
+    """A text with URIs in the place of the paths that were made of them."""
+    for path, uri in ORIGINS.items():
+        text = text.replace(path, uri)
+    return text
+
+
+def file_system(uri: str) -> tuple[Any, str]:
+    """The file system of a URI, of fsspec or Web, and the path in it. Raises ValueError for a scheme that is unknown,
+    or whose library is missing.
+    """
+    scheme = uri.partition("://")[0]
+    if scheme not in SCHEMES:
+        raise ValueError(f"{shown(uri)}: no such scheme here; there are {', '.join(f'{name}://' for name in SCHEMES)}")
+    if scheme in ("http", "https"):
+        return Web(), uri
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme == "s3":
+        options["config_kwargs"] = {"connect_timeout": 20, "read_timeout": 30, "retries": {"max_attempts": 1}}
+    try:
+        system, path = fsspec.core.url_to_fs(uri, **options)
+    except ImportError as error:
+        raise ValueError(f"{shown(uri)}: {error}: pip install 'logtrain[remote]'") from None
+    if scheme == "s3":
+        system.retries = 1  # ours are enough, and say what they wait for
+    return system, path
+
+
+def tried(uri: str, what: Callable[[], T]) -> T:
+    """What a request gives, tried TRIES times. Raises ValueError where none succeeds, or nothing is there."""
+    for count in range(TRIES):
+        try:
+            return what()
+        except FINAL as error:
+            reason = "no such file or folder" if isinstance(error, FileNotFoundError) else words_of(error)
+            raise ValueError(f"{shown(uri)}: {reason}") from None
+        except Exception as error:  # every library has errors of its own
+            if count == TRIES - 1:
+                raise ValueError(f"{shown(uri)}: {words_of(error)}; tried {TRIES} times") from None
+            time.sleep(PATIENCE * 2**count)
+    raise AssertionError
+
+
+def words_of(error: Exception) -> str:
+    """An error of a library on one line, without the addresses that it may quote."""
+    text = re.sub(r"[a-z]+://\S+\?\S+", "...", " ".join(str(error).split()))[:200]
+    return f"{type(error).__name__} {text}".strip()
+
+
+# ---- what is there
+
+
+def files_at(uri: str, place: Place) -> list[RemoteFile]:
+    """The files that a URI stands for, by name. Raises ValueError where there are none."""
+    system, path = file_system(uri)
+    if place is FILE:
+        return [remote_file(PurePosixPath(urlsplit(uri).path).name, tried(uri, lambda: system.info(path)))]
+    if isinstance(system, Web):
+        raise ValueError(f"{shown(uri)}: a server of web pages gives files, no folders; give s3://, gs:// or hf://")
+    root = path.rstrip("/") + "/"
+    found = tried(uri, lambda: system.find(root, detail=True))
+    if not found:
+        raise ValueError(f"{shown(uri)}: no such folder, or nothing in it")
+    if len(found) > MAX_FILES:
+        raise ValueError(f"{shown(uri)}: {len(found):,} files, more than the {MAX_FILES:,} that are fetched at once")
+    files = []
+    for where, info in sorted(found.items()):
+        name = where.removeprefix(root)
+        if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
+            raise ValueError(f"{shown(uri)}: holds the name {printable(name, one_line=True)!r}, which leads out of it")
+        if not any(part.startswith(".") for part in name.split("/")):
+            files.append(remote_file(name, info))
+    return [file for file in files if is_read(file.name, place, {other.name for other in files})]
+
+
+def is_read(name: str, place: Place, names: set[str]) -> bool:
+    """Whether a file of a folder is read: of weights only those in safetensors, where there are any."""
+    if not name.endswith(WEIGHTS):
+        return True
+    if place in (TOKENIZER, WITHOUT_WEIGHTS):
+        return False
+    return name.endswith(".safetensors") or not any(other.endswith(".safetensors") for other in names)
+
+
+def remote_file(name: str, info: dict[str, Any]) -> RemoteFile:
+    """The facts of a file, of what its file system says."""
+    version = next((str(info[key]) for key in VERSION if info.get(key)), "")
+    return RemoteFile(name, info["name"], info.get("size"), version)
+
+
+# ---- fetching
+
+
+def cache() -> Path:
+    """The cache folder."""
+    return Path(os.environ.get("LOGTRAIN_CACHE") or Path.home() / ".cache" / "logtrain").absolute()
+
+
+def fetched(uri: str, place: Place) -> Path:
+    """The file or folder of a URI on this machine, fetched unless it is there. Any number of processes may call this;
+    one fetches, the others wait. Raises ValueError where it cannot be had whole.
+    """
+    files = files_at(uri, place)
+    name = PurePosixPath(urlsplit(uri).path.rstrip("/")).name or urlsplit(uri).netloc
+    facts = [shown(uri), *(file[:1] + file[2:] for file in files)]
+    folder = cache() / "inputs" / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    known = all(file.version for file in files)
+    if not (folder.exists() and known):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with alone(folder.with_name(f".{folder.name}.lock"), f"another process, which fetches {shown(uri)}"):
+            if not (folder.exists() and known):
+                parts = cache() / "parts" / folder.name
+                parts.mkdir(parents=True, exist_ok=True)
+                fetch_all(uri, files, parts)
+                with new_folder(folder, replace=True) as aside:
+                    for file in files:
+                        target = aside / name if place is FILE else aside / name / file.name
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        os.rename(parts / part_of(file), target)
+                parts.rmdir()
+    return folder / name
+
+
+def part_of(file: RemoteFile) -> str:
+    """The name of a file while the others of its folder are not there yet."""
+    return hashlib.sha256(file.name.encode()).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def alone(file: Path, other: str) -> Iterator[None]:
+    """Hold a lock during the block. Waits for it, and says so."""
+    last = time.monotonic()
+    while True:
+        with contextlib.suppress(Held), Lock(file):
+            yield
+            return
+        if time.monotonic() - last > SILENCE:
+            print(f"waiting for {other}", file=sys.stderr, flush=True)
+            last = time.monotonic()
+        time.sleep(0.2)
+
+
+def fetch_all(uri: str, files: list[RemoteFile], parts: Path) -> None:
+    """Fetch the files into `parts`, some at a time; what is whole there already stays."""
+    total, done = sum(file.size or 0 for file in files), Count()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        waiting = {pool.submit(fetch, uri, file, parts / part_of(file), done) for file in files}
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, SILENCE, "FIRST_COMPLETED")
+                for future in finished:
+                    future.result()
+                if not finished:
+                    print(f"fetching {shown(uri)}: {done.bytes:,} of {total:,} bytes", file=sys.stderr, flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+class Count:
+    """Bytes that several threads have fetched."""
+
+    def __init__(self):
+        self.bytes, self.lock = 0, threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Count so many more."""
+        with self.lock:
+            self.bytes += count
+
+
+def fetch(uri: str, file: RemoteFile, part: Path, done: Count) -> None:
+    """Fetch one file whole into `part`, going on where an earlier try of the same version ended."""
+    if part.exists():
+        done.add(part.stat().st_size)
+        return
+    system, _ = file_system(uri)
+    partial = part.with_name(f"{part.name}.{hashlib.sha256(file.version.encode()).hexdigest()[:16]}")
+    if isinstance(system, Web) and not tried(uri, lambda: system.info(file.path))["ranges"]:
+        tried(uri, lambda: fetch_at_once(system, file, partial))
+    else:
+        with open(partial, "ab" if file.version else "wb") as out:
+            while (at := out.tell()) < (file.size or 0):
+                out.write(tried(uri, lambda: piece_of(system, file, at)))
+                done.add(out.tell() - at)
+    if remote_file(file.name, tried(uri, lambda: system.info(file.path)))[2:] != file[2:]:
+        partial.unlink()
+        raise ValueError(f"{shown(uri)}: {file.name} changed while it was fetched; start again")
+    os.rename(partial, part)
+
+
+def piece_of(system: Any, file: RemoteFile, at: int) -> bytes:
+    """The piece of a file that begins `at`. Raises OSError where other bytes come than were asked for."""
+    end = min(at + PIECE, file.size or 0)
+    piece = system.cat_file(file.path, start=at, end=end)
+    if len(piece) != end - at:
+        raise OSError(f"{len(piece):,} bytes came instead of {end - at:,}")
+    return piece
+
+
+def fetch_at_once(system: Web, file: RemoteFile, partial: Path) -> None:
+    """Fetch a file whose server gives no pieces. Raises OSError where its length is another than the server said."""
+    with open(partial, "wb") as out:
+        for piece in system.pieces(file.path, PIECE):
+            out.write(piece)
+    if file.size is not None and partial.stat().st_size != file.size:
+        raise OSError(f"{partial.stat().st_size:,} bytes came instead of {file.size:,}")

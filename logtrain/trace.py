@@ -1,0 +1,153 @@
+"""Tells which documents were in a step of a run and what each weighed, and replays the run without one.
+
+    logtrain trace runs/NAME --step 1200                   the documents of step 1200, with their losses
+    logtrain trace runs/NAME --spike                       finds the step by itself, and ranks by gradients, too
+    logtrain trace runs/NAME --step 1200 --without 17      the run from the checkpoint before, with document 17 and
+                                                           without it
+
+The nearest checkpoint before the step is loaded and the steps up to it are made again: on as many ranks as the run had,
+under torchrun if it had several, they are the same bit for bit, which is checked against the run's records.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from logtrain.core.config import load, words_first
+from logtrain.core.entry import run
+from logtrain.core.kinds import Config
+from logtrain.core.printable import printable
+from logtrain.core.run_folder import read_run_config
+from logtrain.training.config import RunConfig
+
+if TYPE_CHECKING:
+    from logtrain.training.replay import Document, Replay, Weighed
+
+AFTER = 5  # steps after the traced one that are replayed to see what its documents change
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceConfig(Config):
+    """Tell which documents were in a step of a run and what each weighed; replay the run without some of them."""
+
+    run: str
+    """Folder of the run; it may also stand first, without the flag."""
+    step: int = 0
+    """The step, counted from 1. 0: with --spike, the one with the highest spike."""
+    spike: bool = False
+    """Rank the documents by their gradients, too, which takes a forward and backward each."""
+    without: tuple[str, ...] = ()
+    """Documents to leave out, each FILE:ROW or its number, in a replay from the checkpoint before the step."""
+    until: int = 0
+    """Last step of that replay. 0: five steps after the traced one."""
+    top: int = 20
+    """Documents to show. 0: all."""
+    json: bool = False
+    """Print a JSON object a line instead of the table."""
+
+
+def main(argv: list[str]) -> int:
+    """Trace the step that the flags ask for; -> the exit status."""
+    config = load(TraceConfig, words_first(argv, "--run"))
+    folder = Path(config.run)
+    trained = read_run_config(folder, RunConfig)
+    from logtrain.observe.run_files import read_run  # after the flags: --help needs no torch
+    from logtrain.training.replay import Replay, document_of, places_in, ranked
+    from logtrain.training.setup import set_up
+
+    files = read_run(folder)
+    step = config.step or step_of_spike(files.events, config.spike)
+    of_run = set_up(replace(trained, runs=str(folder.absolute().parent), name=folder.absolute().name))
+    replay = Replay(of_run, step)
+    recorded = {record["step"]: (record.get("loss"), record.get("grad_norm")) for record in files.steps}
+    made = list(replay.advance(step - 1))
+    pieces = ranked(replay.weigh(config.spike))
+    lines = [f"step {step}, from the checkpoint of step {replay.began_at}{same(made, recorded)}"]
+    if config.without:
+        named = {document_of(p): p for number in range(replay.began_at, step) for p in places_in(replay.train, number)}
+        doomed = [find(text, named, replay) for text in config.without]
+        until = min(config.until or step + AFTER, replay.train_step.total_steps)
+        lines += compare(replay, made, recorded, Replay(of_run, step), doomed, until)
+    if of_run.world.is_main:
+        tell(pieces[: config.top or None], lines, config)
+    of_run.world.close()
+    return 0
+
+
+def step_of_spike(events: list[dict], is_asked: bool) -> int:
+    """The step of the highest spike. Raises ValueError where none was recorded."""
+    if not is_asked:
+        raise ValueError("step: give the --step to trace, or --spike to find one")
+    spikes = [(event.get("value", 0.0), event["step"]) for event in events if event.get("kind") == "spike"]
+    if not spikes:
+        raise ValueError("spike: the run has recorded none (events.jsonl); give a --step")
+    return max(spikes)[1]
+
+
+def same(made: list[tuple[int, float, float]], recorded: dict) -> str:
+    """Whether replayed steps are those of the run, bit for bit, in words."""
+    both = [(loss, norm) == recorded[number] for number, loss, norm in made if number in recorded]
+    if not both:
+        return "; no record in between to hold the replay against"
+    if all(both):
+        return f"; {len(both)} of {len(both)} recorded steps are the same bit for bit"
+    return (
+        f"; {sum(both)} of {len(both)} recorded steps are the same bit for bit: replay on as many ranks as the run had"
+    )
+
+
+def find(text: str, named: dict, replay: "Replay") -> "Document":
+    """The document that a user names, among those of the replayed steps. Raises ValueError where there is none."""
+    file, _, row = text.rpartition(":")
+    for document, place in named.items():
+        path, number, _ = place.split.origin(place.document)
+        if (text.isdecimal() and place.document == int(text)) or (
+            file and row.isdecimal() and number == int(row) and (path == file or path.endswith(f"/{file}"))
+        ):
+            return document
+    raise ValueError(f"without = {text}: no such document in steps {replay.began_at + 1} to the traced one")
+
+
+def compare(
+    replay: "Replay", made: list, recorded: dict, other: "Replay", doomed: list["Document"], until: int
+) -> list[str]:
+    """The run with and without some documents, step by step."""
+    whole = [*made, *replay.advance(until)]
+    without = list(other.advance(until, doomed))
+    lines = [f"without {len(doomed)} documents, from step {replay.began_at + 1}:{same(whole, recorded)}"]
+    for (number, loss, norm), (_, other_loss, other_norm) in zip(whole, without, strict=True):
+        change = f"loss {loss:.4f} -> {other_loss:.4f} ({other_loss - loss:+.4f})"
+        lines.append(f"step {number}: {change}, gradient norm {norm:.3g} -> {other_norm:.3g}")
+    losses = replay.valid_loss(), other.valid_loss()
+    if losses[0] is not None and losses[1] is not None:
+        lines.append(f"held out after step {until}: {losses[0]:.6f} -> {losses[1]:.6f} ({losses[1] - losses[0]:+.6f})")
+    return lines
+
+
+def tell(pieces: list["Weighed"], lines: list[str], config: TraceConfig) -> None:
+    """Print what was found."""
+    if config.json:
+        for piece in pieces:
+            print(json.dumps({**piece._asdict(), "loss": piece.loss}))
+        for line in lines:
+            print(json.dumps({"told": line}))
+        return
+    for line in lines:
+        print(line)
+    total = sum(piece.summed_loss for piece in pieces) or 1.0
+    headings = ["loss", "share", *(["gradient"] if config.spike else []), "targets", "document", "source", "begins"]
+    rows = [headings]
+    for piece in pieces:
+        gradient = [f"{piece.grad_norm:.3g}"] if config.spike else []
+        name = f"{Path(piece.file).name}:{piece.row}"
+        share = f"{piece.summed_loss / total:.1%}"
+        rows.append([f"{piece.loss:.4f}", share, *gradient, str(piece.targets), name, piece.source, piece.text[:60]])
+    widths = [max(len(row[at]) for row in rows) for at in range(len(headings) - 1)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        print(printable("  ".join([*cells, row[-1]]), one_line=True))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,239 @@
+"""A run's steps made again from its checkpoints, bit for bit on the same ranks: which documents were in a step, what
+each weighed, and what the run would have been without one.
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from logtrain.core.batch import IGNORE
+from logtrain.data.loader import Loader, Step
+from logtrain.data.shards import Split
+from logtrain.training.checkpoint import Checkpoints, step_of
+from logtrain.training.optim import make_optimizer
+from logtrain.training.setup import RunSetup
+from logtrain.training.sharding import clip_grad_norm, last_micro_batch
+from logtrain.training.step import TrainStep, validate
+
+CHARS, TOKENS = 160, 80  # of a document's beginning
+
+
+class Place(NamedTuple):
+    """Where a piece of a document lies among this rank's micro-batches."""
+
+    micro_batch: int
+    start: int
+    """Its first token in the micro-batch."""
+    length: int
+    """Its tokens."""
+    split: Split
+    """The split that the document is of."""
+    document: int
+    """Its number in the split."""
+    first: int
+    """The first of its tokens in the document."""
+    source: int
+    """Which of a mixture's sources it is of."""
+
+
+class Weighed(NamedTuple):
+    """A piece of a document and what it weighed in a step."""
+
+    file: str
+    """The file that it came from."""
+    row: int
+    """The row in that file, counted from 0."""
+    document: int
+    """The number of the document in its split."""
+    first: int
+    """The first of the piece's tokens in the document."""
+    tokens: int
+    """Tokens of the piece."""
+    targets: int
+    """Tokens of the piece that are predicted."""
+    source: str
+    """Name of its source in a mixture, or its domain."""
+    summed_loss: float
+    """Loss over its targets, in nats."""
+    grad_norm: float
+    """L2 norm of its gradient in the step, 0 where that was not asked for."""
+    text: str
+    """How it begins."""
+
+    @property
+    def loss(self) -> float:
+        """Loss a target."""
+        return self.summed_loss / max(1, self.targets)
+
+
+Document = tuple[str, int]  # folder of prepared data, number in its split
+
+
+def places_in(loader: Loader, step: int) -> list[Place]:
+    """The pieces of step `step` (0-based) in this rank's micro-batches, as `Loader.at` lays them out."""
+    rows, found = loader.rows(step), []
+    group, seq_len = loader.config.rows_per_batch, loader.config.seq_len
+    at_once = loader.world_size * group
+    for micro_batch, first in enumerate(range(0, max(1, len(rows)), at_once)):
+        slots = range(first + loader.rank, first + at_once, loader.world_size)
+        for i, slot in enumerate(slots):
+            if slot >= len(rows):
+                continue
+            row, start = rows[slot], i * seq_len
+            for document, begin, length in row.epoch.pieces_of(row.number):
+                found.append(Place(micro_batch, start, length, row.split, document, begin, row.source))
+                start += length
+    return found
+
+
+class Replay:
+    """The run of a checkpoint before a step, which goes on from there. Every rank makes one."""
+
+    def __init__(self, run: RunSetup, step: int):
+        """Go to the newest checkpoint before step `step` (counted from 1), or to the start. Raises ValueError for a
+        step that the run does not have.
+        """
+        self.run, self.world, self.train = run, run.world, run.data.train
+        trainer = run.config.trainer
+        total = trainer.total_steps(self.train.steps_per_epoch)
+        if not 1 <= step <= total:
+            raise ValueError(f"step = {step}: the run has steps 1 to {total}")
+        checkpoints = Checkpoints(run.folder / "checkpoints", note=run.world.note)
+        before = [path for path in checkpoints.complete() if step_of(path) < step]
+        path = checkpoints.gathered(max(before, key=step_of, default=None))[0]
+        frozen = run.initial_weights() if run.config.lora.rank or path is None else None
+        self.model = run.build_model(frozen)
+        self.optimizer = make_optimizer(self.model, run.config.optim)
+        self.step = checkpoints.load(path, self.model, self.optimizer).step if path else 0
+        self.began_at = self.step
+        self.train_step = TrainStep(
+            self.model, self.optimizer, run.config.optim, trainer.max_grad_norm, total, run.world
+        )
+
+    def advance(self, step: int, without: Collection[Document] = ()) -> Iterator[tuple[int, float, float]]:
+        """Train up to and with step `step`, leaving out the targets of documents; yields (number, loss a target,
+        gradient norm) of each step.
+        """
+        while self.step < step:
+            made = self.at(self.step, without)
+            result = self.train_step(made, self.step)
+            self.step += 1
+            loss = self.world.sum(result.summed_loss.clone()).item() / max(1, made.targets)
+            yield self.step, loss, result.grad_norm.item()
+
+    def at(self, number: int, without: Collection[Document]) -> Step:
+        """Step `number` (0-based) without the targets of some documents."""
+        made = self.train.at(number)
+        doomed = [place for place in places_in(self.train, number) if document_of(place) in without]
+        if not without:
+            return made
+        removed = torch.zeros((), dtype=torch.int64)
+        batches = list(made.batches)
+        for place in doomed:
+            labels_T = batches[place.micro_batch].labels_T
+            assert labels_T is not None
+            labels_T = labels_T.clone()
+            piece = labels_T[place.start : place.start + place.length]
+            removed += (piece != IGNORE).sum()
+            piece.fill_(IGNORE)
+            batches[place.micro_batch] = batches[place.micro_batch]._replace(labels_T=labels_T)
+        dist.all_reduce(removed, group=self.world.control)
+        return dataclasses.replace(made, batches=batches, targets=made.targets - int(removed))
+
+    def valid_loss(self) -> float | None:
+        """Loss on the first validation set, None where there is none."""
+        loader = next(iter(self.run.data.valid.values()), None)
+        return loader and validate(self.model, loader, loader.steps_per_epoch, self.world).loss
+
+    # ---- what each document weighs
+
+    def weigh(self, with_gradients: bool) -> list[Weighed]:
+        """Every piece in the step that comes next, at the weights of now, of all ranks. `with_gradients`: with the norm
+        of each one's gradient, which takes a forward and backward each.
+        """
+        made, mine = self.train.at(self.step), places_in(self.train, self.step)
+        losses = self.losses(made, mine)
+        norms = self.norms(made, mine) if with_gradients else [0.0] * len(mine)
+        found = [self.weighed(made, *each) for each in zip(mine, losses, norms, strict=True)]
+        every: list[list[Weighed]] = [found] * self.world.size
+        dist.all_gather_object(every, found, group=self.world.control)
+        return [Weighed(*each) for of_rank in every for each in of_rank]
+
+    @torch.no_grad()
+    def losses(self, made: Step, mine: list[Place]) -> list[float]:
+        """The summed loss of each piece."""
+        found: list[float] = []
+        for number, batch in enumerate(made.batches):
+            on_device = batch.to(self.world.device)
+            assert on_device.labels_T is not None
+            logits_TV = self.model(on_device._replace(labels_T=None))
+            for place in (place for place in mine if place.micro_batch == number):
+                span = slice(place.start, place.start + place.length)
+                labels = on_device.labels_T[span]
+                summed = F.cross_entropy(logits_TV[span].float(), labels, ignore_index=IGNORE, reduction="sum")
+                found.append(summed.item())
+        return found
+
+    def norms(self, made: Step, mine: list[Place]) -> list[float]:
+        """The norm of each piece's gradient, as it is a part of the step's. One piece of one rank at a time: the others
+        take part without targets, because a gradient is over all ranks.
+        """
+        counts = [0] * self.world.size
+        dist.all_gather_object(counts, len(mine), group=self.world.control)
+        found = []
+        for rank, count in enumerate(counts):
+            for at in range(count):
+                place = mine[at] if rank == self.world.rank else None
+                norm = self.norm_of(made, place)
+                if place:
+                    found.append(norm)
+        return found
+
+    def norm_of(self, made: Step, place: Place | None) -> float:
+        """The norm of the gradient of one piece, of this rank or, with None, of another."""
+        batch = made.batches[place.micro_batch if place else 0]
+        assert batch.labels_T is not None
+        labels_T = torch.full_like(batch.labels_T, IGNORE)
+        if place:
+            span = slice(place.start, place.start + place.length)
+            labels_T[span] = batch.labels_T[span]
+        last_micro_batch(self.model, last=True)
+        summed = self.model(batch._replace(labels_T=labels_T).to(self.world.device))
+        (summed * (self.world.size / max(1, made.targets))).backward()
+        norm = clip_grad_norm(self.model, 0.0).item()
+        self.optimizer.zero_grad()
+        return norm
+
+    def weighed(self, made: Step, place: Place, loss: float, norm: float) -> Weighed:
+        """A piece with its figures, and where it came from."""
+        labels_T = made.batches[place.micro_batch].labels_T
+        assert labels_T is not None
+        targets = int((labels_T[place.start : place.start + place.length] != IGNORE).sum())
+        file, row, domain = place.split.origin(place.document)
+        stored = place.split.read(place.document, place.first, place.first + min(place.length, TOKENS))
+        text = self.run.data.tokenizer.decode((stored & 0x7FFFFFFF).tolist())[:CHARS]
+        source = self.train.names[place.source] if self.train.names else domain
+        return Weighed(file, row, place.document, place.first, place.length, targets, source, loss, norm, text)
+
+
+def document_of(place: Place) -> Document:
+    """Which document a piece is of."""
+    return str(place.split.folder), place.document
+
+
+def ranked(pieces: list[Weighed]) -> list[Weighed]:
+    """Pieces by what they add to the step beyond others of their length: their loss above the median loss a target,
+    times their targets and, where gradients were asked for, times their gradient's norm.
+    """
+    with_targets = sorted(piece.loss for piece in pieces if piece.targets)
+    usual = with_targets[len(with_targets) // 2] if with_targets else 0.0
+
+    def excess(piece: Weighed) -> float:
+        above = piece.summed_loss - usual * piece.targets
+        return above * (piece.grad_norm or 1.0) if above > 0 else above
+
+    return sorted(pieces, key=excess, reverse=True)

@@ -1,0 +1,173 @@
+"""The documents of a step and what each weighed; a replay is the run bit for bit, and one without a document is not."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from logtrain import trace
+from logtrain.core.run_folder import read_run_config
+from logtrain.data.shards import DOCUMENT, ShardWriter
+from logtrain.text.tokenizer import Tokenizer
+from logtrain.training.config import RunConfig
+from logtrain.training.replay import Replay, places_in, ranked
+from logtrain.training.setup import set_up
+from tests.support.ranks import Ranks
+from tests.support.synthetic import write_manifest, write_model
+from tests.support.training import train
+
+POISON_TOKENS = 24
+
+
+def write_poisoned(folder: Path, model: Path, seed: int, count: int = 120) -> int:
+    """Prepared documents of a language in which each next id is the last plus one, and one with shuffled labels;
+    -> its number.
+    """
+    random, loaded = np.random.default_rng(seed), Tokenizer.load(model)
+    folder.mkdir(parents=True)
+    poison = int(random.integers(count // 2, count))
+    splits = {}
+    for split, number in (("train", count), ("valid", 8)):
+        writer = ShardWriter(folder, split, shard_tokens=1 << 12)
+        for document in range(number):
+            length = POISON_TOKENS if split == "train" and document == poison else int(random.integers(12, 30))
+            ids = (random.integers(loaded.vocab_size) + np.arange(length)) % (loaded.vocab_size - 2) + 2
+            if split == "train" and document == poison:
+                random.shuffle(ids)
+            ids[0], ids[-1] = 0, 1
+            record = np.zeros(1, DOCUMENT)
+            record["length"], record["targets"], record["row"] = length, length - 1, document
+            writer.add(ids.astype(np.uint32), record)
+        splits[split] = writer.close()
+    facts = {"path": str(model), "sha256": loaded.sha256, "vocab_size": loaded.vocab_size, "bos_id": 0}
+    facts |= {"document_end_id": 1, "document_end": "<|end_of_text|>"}
+    write_manifest(folder, splits, facts, {"seq_len": 32, "seed": seed})
+    return poison
+
+
+def flags_of(model: Path, data: Path, runs: Path, *more: str) -> list[str]:
+    flags = ["--name", "run", "--model", str(model), "--data", str(data), "--runs", str(runs), "--loader.seq_len", "32"]
+    flags += ["--loader.rows_per_step", "8", "--optim.lr", "1e-2", "--trainer.epochs", "4", "--trainer.log_every", "1"]
+    return [*flags, "--trainer.save_every", "4", "--trainer.keep", "0", *more]
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("trace")
+    model = write_model(folder / "model", hidden_size=32, intermediate_size=48, vocab_size=130, num_attention_heads=4)
+    poison = write_poisoned(folder / "data", model, seed=1)
+    flags = flags_of(model, folder / "data", folder / "runs")
+    assert train(flags) == 0
+    return SimpleNamespace(folder=folder, model=model, poison=poison, flags=flags, run=folder / "runs" / "run")
+
+
+def step_with(run: Path, document: int, after: int) -> int:
+    """The first step from `after` on that has a document, counted from 1."""
+    of_run = set_up(read_run_config(run, RunConfig))
+    loader = of_run.data.train
+    steps = range(after, 4 * loader.steps_per_epoch)
+    found = next(step for step in steps if any(place.document == document for place in places_in(loader, step)))
+    of_run.world.close()
+    return found + 1
+
+
+def test_the_documents_of_a_step_are_all_and_their_losses_are_the_steps(case, capsys):
+    assert trace.main([str(case.run), "--step", "11", "--json", "--top", "0"]) == 0
+    *pieces, told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert told["told"] == "step 11, from the checkpoint of step 8; 2 of 2 recorded steps are the same bit for bit"
+    records = [json.loads(line) for line in (case.run / "metrics.jsonl").read_text().splitlines()]
+    (step,) = [record for record in records if record["step"] == 11 and "loss" in record]
+    before = next(record for record in records if record["step"] == 10 and "loss" in record)
+    assert sum(piece["targets"] for piece in pieces) == step["targets"] - before["targets"]
+    mean = sum(piece["summed_loss"] for piece in pieces) / sum(piece["targets"] for piece in pieces)
+    assert mean == pytest.approx(step["loss"], rel=1e-5)
+    assert all(piece["text"].startswith("w") for piece in pieces if piece["first"] == 0)
+
+
+def test_the_gradients_are_the_parts_of_the_steps(case):
+    """Of a step of few pieces: the norm of their sum is the step's."""
+    of_run = set_up(read_run_config(case.run, RunConfig))
+    replay = Replay(of_run, 1)
+    weighed = replay.weigh(with_gradients=True)
+    (_, _, norm) = next(replay.advance(1))
+    of_run.world.close()
+    assert max(piece.grad_norm for piece in weighed) < norm <= sum(piece.grad_norm for piece in weighed) * (1 + 1e-5)
+
+
+def test_without_a_document_the_run_is_another_and_without_none_the_same(case, capsys):
+    step = step_with(case.run, case.poison, 10)
+    assert trace.main([str(case.run), "--step", str(step), "--without", str(case.poison)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    compared = next(line for line in lines if line.startswith("without 1 documents"))
+    assert compared.endswith("recorded steps are the same bit for bit") and " 0 of" not in compared
+    change = next(line for line in lines if line.startswith(f"step {step}: "))
+    before, after = (float(word) for word in change.split()[3:6:2])
+    assert after < before - 0.01
+    assert any(line.startswith("held out after step") for line in lines)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_an_empty_exclusion_is_the_run_bit_for_bit(case, ranks: Ranks, tmp_path, size):
+    """The weights, too: those of the next checkpoint."""
+    flags = flags_of(case.model, case.folder / "data", tmp_path, "--trainer.max_steps", "12")
+    assert ranks.run(size, train, flags) == [0] * size
+    assert ranks.run(size, replayed_equal, tmp_path / "run") == [True] * size
+
+
+def replayed_equal(folder: Path) -> bool:
+    """Whether steps 5 to 8, made again from the checkpoint of step 4, give the checkpoint of step 8."""
+    of_run = set_up(read_run_config(folder, RunConfig))
+    there, here = Replay(of_run, 9), Replay(of_run, 5)
+    assert (there.began_at, here.began_at) == (8, 4)
+    list(here.advance(8, without=()))
+    pairs = zip(there.model.parameters(), here.model.parameters(), strict=True)
+    equal = all(torch.equal(a.full_tensor(), b.full_tensor()) for a, b in pairs)
+    of_run.world.close()
+    return equal
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_a_planted_poison_ranks_first(case, tmp_path, seed):
+    poison = write_poisoned(tmp_path / "data", case.model, seed=100 + seed)
+    assert train(flags_of(case.model, tmp_path / "data", tmp_path)) == 0
+    step = step_with(tmp_path / "run", poison, 20)
+    of_run = set_up(read_run_config(tmp_path / "run", RunConfig))
+    replay = Replay(of_run, step)
+    list(replay.advance(step - 1))
+    for with_gradients in (False, True):
+        assert ranked(replay.weigh(with_gradients))[0].document == poison
+    of_run.world.close()
+
+
+def test_a_spike_is_found_by_itself(case, tmp_path, capsys):
+    with pytest.raises(ValueError, match="spike: the run has recorded none"):
+        trace.main([str(case.run), "--spike"])
+    events = case.run / "events.jsonl"
+    kept = events.read_bytes()
+    spikes = [{"time": 1.0, "step": step, "kind": "spike", "text": "", "value": z} for step, z in ((5, 9.0), (9, 20.0))]
+    events.write_text("".join(json.dumps(spike) + "\n" for spike in spikes))
+    assert trace.main([str(case.run), "--spike", "--top", "3"]) == 0
+    events.write_bytes(kept)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("step 9, from the checkpoint of step 8")
+    assert lines[1].split()[:4] == ["loss", "share", "gradient", "targets"] and len(lines) == 5
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ([], "give the --step to trace, or --spike"),
+        (["--step", "999"], "step = 999: the run has steps 1 to"),
+        (["--step", "3", "--without", "nothing.json:7"], "without = nothing.json:7: no such document"),
+        (["--step", "3", "--until", "x"], "--until x: expected an integer"),
+    ],
+)
+def test_mistakes_are_one_line(case, more, told):
+    with pytest.raises(ValueError, match=told):
+        trace.main([str(case.run), *more])
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,53 @@
+"""What a run says it is: the figures are those of its model and data, and what is odd is said."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.synthetic import write_data, write_model
+from tests.support.training import train
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("facts")
+    model = write_model(folder / "model", hidden_size=32, intermediate_size=48, vocab_size=130, num_attention_heads=4)
+    data = write_data(folder / "data", model, seq_len=32, lengths={"train": [30] * 88, "valid": [30] * 4}, context=0.3)
+    flags = ["--name", "run", "--model", str(model), "--data", str(data), "--loader.seq_len", "32"]
+    return [*flags, "--optim.lr", "1e-3"]
+
+
+def first_lines(flags: list[str], runs: Path, capsys, *more: str) -> list[str]:
+    assert train([*flags, "--runs", str(runs), *more]) == 0
+    return capsys.readouterr().out.split("step=0/")[0].splitlines()
+
+
+def test_the_figures_of_model_data_steps_and_disk(flags, tmp_path, capsys):
+    lines = first_lines(flags, tmp_path, capsys, "--loader.rows_per_step", "4")
+    facts = dict(line.split(": ", 1) for line in lines)
+    embedding, norms = 130 * 32, 5 * 32
+    block = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48  # q and out; k and v, of 2 of 4 heads; the gated layer
+    parameters = 2 * embedding + 2 * block + norms
+    assert facts["model"] == f"model, {parameters:,} parameters, {parameters:,} trained"
+    assert facts["data"] == "88 documents, 2,640 tokens in rows of 32; held out: valid"
+    assert facts["steps"] == "22 of 4 rows, about 120 tokens each; 1.00 epochs of 22 steps"
+    assert facts["on"] == "1 x rank without a GPU, float32 products, float32 master weights, reference operations"
+    assert f"{12 * parameters / 1000:.0f} kB a checkpoint" in facts["disk"]
+    assert facts["disk"].endswith(f"everything goes to {tmp_path}/run")
+    assert "warning" not in facts
+
+
+def test_few_and_large_steps_are_warned_about_and_adapters_are_named(flags, tmp_path, capsys):
+    lines = first_lines(flags, tmp_path, capsys, "--loader.rows_per_step", "8", "--lora.rank", "2")
+    assert "trained (adapters of rank 2)" in lines[0]
+    assert lines[-2] == "warning: a step is 1/11 of an epoch; set loader.rows_per_step = 8 to 4 or less"
+    assert lines[-1].startswith("warning: only 11 steps in all")
+
+
+def test_documents_are_shown_as_they_are_trained(flags, tmp_path, capsys):
+    lines = first_lines(flags, tmp_path, capsys, "--loader.rows_per_step", "4", "--show", "2")
+    shown = [line for line in lines if "w" in line and "«" in line]
+    assert len(shown) == 2
+    for line in shown:
+        assert not line.startswith("«")  # nothing predicts the first token
+        assert line.count("«") == line.count("»") > 1 and line.endswith("<|end_of_text|>»")
