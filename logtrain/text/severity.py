@@ -65,7 +65,7 @@ def _said(word: str) -> int | str:
 
 def _letter(word: bytes) -> int | str:
     """What a level of one letter says, alone or before a tag, as in E/Zygote."""
-    return LETTERS.get(word[:1], NOTHING) if len(word) == 1 or word[1:2] == b"/" else NOTHING
+    return LETTERS.get(word[:1], NOTHING) if len(word) == 1 or (word[1:2] == b"/" and len(word) > 3) else NOTHING
 
 
 def _has_phrase(words: list[str]) -> bool:
