@@ -10,6 +10,7 @@ job that is impossible or does not fit.
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from logtrain.core.config import load
@@ -24,6 +25,13 @@ def gpus_of(argv: list[str]) -> list[str]:
     return ["--gpus", found[1]] if found else []
 
 
+def sets_rows(argv: list[str]) -> bool:
+    """Whether somebody says how long a row is: a recipe or a flag. Else a row is no longer than the model knows."""
+    pairs = zip(["", *argv], argv, strict=False)
+    recipes = [word for before, word in pairs if word.endswith(".toml") and before != "--gpu"]
+    return bool(recipes) or any(word.startswith("--loader.seq_len") for word in argv)
+
+
 def main(argv: list[str]) -> int:
     """Print the plan that the flags ask for; -> the exit status."""
     config = load(PlanConfig, [*gpus_of(argv), *argv])
@@ -33,7 +41,12 @@ def main(argv: list[str]) -> int:
     from logtrain.planning.prediction import make_plan
     from logtrain.planning.result import as_json
     from logtrain.planning.search import remedy, search
+    from logtrain.planning.shape import read_shape
 
+    if not sets_rows(argv):
+        loader = config.loader
+        seq_len = min(loader.seq_len, read_shape(config.model).max_positions)
+        config = replace(config, loader=replace(loader, seq_len=seq_len))
     if config.search:
         variants = search(config, tell=lambda line: print(line, file=sys.stderr, flush=True))
         print(json.dumps([variant.to_json() for variant in variants]) if config.json else search_table(variants))

@@ -1,28 +1,22 @@
-"""The step of transformers' Trainer on the clock.
-
-usage: python -m benchmarks.step.transformers_worker MODEL_FOLDER document|row
-"""
+"""The step of transformers' Trainer on the clock: `python -m benchmarks.step.transformers_worker RECIPE_AS_JSON`."""
 
 import json
 import sys
-from pathlib import Path
+import tempfile
 
 import torch
 from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from benchmarks.step.recipe import LR, ROWS, SEQ_LEN, STEPS, Attention, Clock, Documents, Measurement, attention_of
-from logtrain.data.config import LoaderConfig
-from logtrain.data.loader import Loader
+from benchmarks.step.recipe import Clock, Recipe
 from logtrain.observe.system import peak_memory_gib
 
 
 class Rows(torch.utils.data.Dataset):
     """The loader's rows in the Trainer's form: labels in place, for the model shifts them; positions tell documents."""
 
-    def __init__(self, attention: Attention):
-        config = LoaderConfig(seq_len=SEQ_LEN, rows_per_step=ROWS, rows_per_batch=1, attention=attention)
-        loader = Loader(Documents(), config, seed=0, pad_id=0)
-        self.rows = [batch for number in range(STEPS) for batch in loader.at(number).batches]
+    def __init__(self, recipe: Recipe):
+        loader = recipe.loader(rows_per_batch=1)
+        self.rows = [batch for number in range(recipe.steps) for batch in loader.at(number).batches]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,16 +44,16 @@ class Watch(TrainerCallback):
             self.losses.append(float(logs["loss"]))
 
 
-def main(folder: Path, attention: Attention) -> None:
-    torch.set_num_threads(2)
-    rows = Rows(attention)
+def main(recipe: Recipe, output: str) -> None:
+    torch.set_num_threads(recipe.threads)
+    rows = Rows(recipe)
     before = peak_memory_gib(torch.device("cpu"))
-    model = LlamaForCausalLM.from_pretrained(folder)
+    model = LlamaForCausalLM.from_pretrained(recipe.model)
     arguments = TrainingArguments(
-        output_dir=str(folder / "trainer"),
-        max_steps=STEPS,
-        per_device_train_batch_size=ROWS,
-        learning_rate=LR,
+        output_dir=output,
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.rows,
+        learning_rate=recipe.lr,
         lr_scheduler_type="constant",
         weight_decay=0.0,
         max_grad_norm=1.0,
@@ -74,10 +68,9 @@ def main(folder: Path, attention: Attention) -> None:
     watch = Watch()
     Trainer(model, arguments, train_dataset=rows, callbacks=[watch]).train()
     memory = peak_memory_gib(torch.device("cpu")) - before
-    speed = watch.clock.tokens_per_second()
-    measured: Measurement = {"tokens_per_second": speed, "memory_gib": memory, "losses": watch.losses}
-    print(json.dumps(measured))
+    print(json.dumps(watch.clock.measured(recipe, memory, watch.losses)))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), attention_of(sys.argv[2]))
+    with tempfile.TemporaryDirectory() as name:
+        main(Recipe.from_json(sys.argv[1]), name)

@@ -23,7 +23,7 @@ from logtrain_kernels.attention import (
     use_attention,
 )
 from logtrain_kernels.cost import Cost
-from logtrain_kernels.device import interpreted, pretended_gpu
+from logtrain_kernels.device import interpreted, pretended_gpu, settle_vector_functions
 from logtrain_kernels.dropout import dropout_steps
 from logtrain_kernels.dropped_linear import DROPPED_LINEAR_KEPT, dropped_linear_backward_cost, dropped_linear_cost
 from logtrain_kernels.linear_cross_entropy import (
@@ -68,6 +68,8 @@ COSTS = {
     "swiglu_backward_": swiglu_backward_cost,
 }
 """By the name of each operation in `torch.ops.logtrain`, its cost as a function of its arguments."""
+
+settle_vector_functions()
 
 KEPT_BY_RECOMPUTATION = frozenset((*ADAPTED_LINEAR_KEPT, *ATTENTION_KEPT, *DROPPED_LINEAR_KEPT, *ROPE_KEPT))
 """Operations whose results selective recomputation keeps, by their full names; others are done again."""

@@ -64,3 +64,19 @@ def num_processors(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).multi_processor_count
     return H100_PROCESSORS
+
+
+# The functions of MKL's vector library that PyTorch calls on CPUs, each from several threads at once, in or around a
+# training step.
+VECTOR_FUNCTIONS = (torch.cos, torch.sin, torch.exp, torch.log, torch.sqrt, torch.tanh)
+
+
+def settle_vector_functions() -> None:
+    """Call each of VECTOR_FUNCTIONS once from one thread. MKL (2024.2, in torch's wheels) chooses among a function's
+    variants at its first call, and a thread that comes while another one is choosing may get the variant of the lowest
+    precision, of some 12 bits (pytorch/pytorch issue 188792). A softmax of which half was taken so had gradients with
+    relative errors of 7e-5, at the first step alone; all others have 4e-6.
+    """
+    one = torch.ones(1)
+    for function in VECTOR_FUNCTIONS:
+        function(one)

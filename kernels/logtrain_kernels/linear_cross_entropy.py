@@ -28,6 +28,8 @@ from logtrain_kernels.language import constexpr
 
 IGNORE = -100  # the label of a token that has no target
 CHUNK_BYTES = 2**30  # of logits: 4,096 tokens of Llama-3 in bf16. Each chunk reads and writes the fp32 dW once: 1.4 ms
+CHUNK_BYTES_ON_CPU = 2**27  # products of some hundred tokens are as fast as they get there
+CACHED_BYTES = 2**20  # of fp32 logits for each thread: all passes over them but the first find them in the cache
 TILE = 128  # rows of a GEMM tile: chunks are a multiple of it
 
 
@@ -38,16 +40,23 @@ def linear_cross_entropy_reference(x_TD: Tensor, weight_VD: Tensor, labels_T: Te
 
 
 def softmax_gradient_reference(logits_CV: Tensor, labels_C: Tensor, with_gradient: bool) -> Tensor:
-    """`softmax_gradient_op` in plain PyTorch."""
+    """`softmax_gradient_op` in plain PyTorch; fp32 logits are overwritten in any case.
+
+    The normalizer is a sum of its own. PyTorch's softmax adds up a row in as few numbers as a register holds: with V =
+    49,152 its sum is off by 7e-6, and as dz no longer sums to 0, gradients by 1e-4 (here 4e-6, as with log-sum-exp).
+    """
     z_CV, ignored_C, V = logits_CV.float(), labels_C == IGNORE, logits_CV.shape[1]
     label_C1 = labels_C.clamp(0, V - 1)[:, None]
-    normalizer_C1 = z_CV.logsumexp(-1, keepdim=True)
-    losses_C = (normalizer_C1 - z_CV.gather(1, label_C1)).squeeze(1)
+    z_CV.sub_(z_CV.amax(-1, keepdim=True).clamp_(min=torch.finfo(torch.float32).min))  # -inf - -inf is NaN
+    z_label_C1 = z_CV.gather(1, label_C1)
+    total_C1 = z_CV.exp_().sum(-1, keepdim=True)
+    losses_C = (total_C1.log() - z_label_C1).squeeze(1)
     losses_C = losses_C.masked_fill((labels_C < 0) | (labels_C >= V), math.nan).masked_fill(ignored_C, 0)
     if with_gradient:
-        z_CV.sub_(normalizer_C1).exp_()
-        z_CV.scatter_add_(1, label_C1, torch.full_like(normalizer_C1, -1.0))
-        logits_CV.copy_(z_CV.masked_fill_(ignored_C[:, None], 0))
+        z_CV.div_(total_C1).scatter_add_(1, label_C1, torch.full_like(total_C1, -1.0))
+        z_CV[ignored_C] = 0
+        if z_CV is not logits_CV:
+            logits_CV.copy_(z_CV)
     return losses_C
 
 
@@ -122,7 +131,8 @@ def softmax_gradient_cost(logits_CV: Tensor, labels_C: Tensor, with_gradient: bo
 
 def chunks(x_TD: Tensor, weight_VD: Tensor) -> Iterator[slice]:
     """Equal parts of the tokens, none with more than CHUNK_BYTES of logits."""
-    num_tokens, most = len(x_TD), max(1, CHUNK_BYTES // (len(weight_VD) * x_TD.element_size()))
+    num_bytes = CHUNK_BYTES if on_gpu(x_TD) else min(CHUNK_BYTES, CHUNK_BYTES_ON_CPU)
+    num_tokens, most = len(x_TD), max(1, num_bytes // (len(weight_VD) * x_TD.element_size()))
     tile = TILE if most >= TILE else 1
     num_chunks = triton.cdiv(num_tokens, most // tile * tile)
     size = triton.cdiv(triton.cdiv(num_tokens, max(num_chunks, 1)), tile) * tile or 1
@@ -132,13 +142,18 @@ def chunks(x_TD: Tensor, weight_VD: Tensor) -> Iterator[slice]:
 def losses_of(x_CD: Tensor, weight_VD: Tensor, labels_C: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
     """-> each token's loss, and the logits or their gradient [C, V]"""
     logits_CV = x_CD @ weight_VD.T
-    losses = softmax_gradient_op if uses_triton(x_CD) else softmax_gradient_reference
-    return losses(logits_CV, labels_C, with_gradient), logits_CV
+    if uses_triton(x_CD):
+        return softmax_gradient_op(logits_CV, labels_C, with_gradient), logits_CV
+    size = max(1, torch.get_num_threads() * CACHED_BYTES // (4 * len(weight_VD)))
+    parts = zip(logits_CV.split(size), labels_C.split(size), strict=True)
+    return torch.cat([softmax_gradient_reference(z, labels, with_gradient) for z, labels in parts]), logits_CV
 
 
 def add_product(total_VD: Tensor | None, dlogits_CV: Tensor, x_CD: Tensor) -> Tensor:
     """total + dlogits^T x, in fp32; a total of None is 0."""
     if not on_gpu(x_CD):  # CPUs have no product of bf16 matrices that gives fp32
+        if total_VD is not None and total_VD.dtype == x_CD.dtype:
+            return total_VD.addmm_(dlogits_CV.T, x_CD)
         product_VD = (dlogits_CV.T @ x_CD).float()
         return product_VD if total_VD is None else total_VD.add_(product_VD)
     if total_VD is None:

@@ -36,6 +36,31 @@ def add_rms_norm_reference(x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, 
     return sum_TD, rms_norm_reference(sum_TD, weight_D, eps)
 
 
+# ---- elsewhere than on a GPU: what the kernels do, pass by pass over rows that the caches hold
+
+
+def normalise(r_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """-> (y [T, D], scale fp32 [T])"""
+    r32_TD = r_TD.float()
+    scale_T = torch.linalg.vector_norm(r32_TD, dim=1).square_().div_(r_TD.shape[1]).add_(eps).rsqrt_()
+    return (r32_TD * scale_T[:, None]).mul_(weight_D.float()).to(r_TD.dtype), scale_T
+
+
+def normalise_backward(
+    dy_TD: Tensor, dr_TD: Tensor | None, r_TD: Tensor, weight_D: Tensor, scale_T: Tensor, for_weight: bool
+) -> tuple[Tensor, Tensor]:
+    """What `rms_norm_backward_op` gives."""
+    dy32_TD, weight32_D, scale_T1 = dy_TD.float(), weight_D.float(), scale_T[:, None]
+    n_TD = r_TD.float() * scale_T1
+    dx_TD = dy32_TD * n_TD
+    dw_D = dx_TD.sum(0).to(weight_D.dtype) if for_weight else dy_TD.new_empty(0)
+    mean_T1 = (dx_TD @ weight32_D).div_(-len(weight_D))[:, None]
+    torch.mul(dy32_TD, weight32_D, out=dx_TD).addcmul_(n_TD, mean_T1).mul_(scale_T1)
+    if dr_TD is not None:
+        dx_TD.add_(dr_TD)
+    return dx_TD.to(dy_TD.dtype), dw_D
+
+
 # ---- Triton, forward: a program takes a row
 
 
@@ -122,6 +147,8 @@ def rms_norm_backward_programs(dy_TD: Tensor) -> int:
 @torch.library.custom_op("logtrain::rms_norm", mutates_args=())
 def rms_norm_op(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """-> (y [T, D], scale fp32 [T])"""
+    if not uses_triton(x_TD):
+        return normalise(x_TD, weight_D, eps)
     x_TD, weight_D = x_TD.contiguous(), weight_D.contiguous()
     y_TD, scale_T = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), dtype=torch.float32)
     T, D = x_TD.shape
@@ -139,6 +166,9 @@ def _(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("logtrain::add_rms_norm", mutates_args=())
 def add_rms_norm_op(x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """-> (residual + x [T, D], y [T, D], scale fp32 [T])"""
+    if not uses_triton(x_TD):
+        sum_TD = residual_TD + x_TD
+        return sum_TD, *normalise(sum_TD, weight_D, eps)
     x_TD, residual_TD, weight_D = x_TD.contiguous(), residual_TD.contiguous(), weight_D.contiguous()
     sum_TD, y_TD = torch.empty_like(x_TD), torch.empty_like(x_TD)
     scale_T = x_TD.new_empty(len(x_TD), dtype=torch.float32)
@@ -159,6 +189,8 @@ def rms_norm_backward_op(
     dy_TD: Tensor, dr_TD: Tensor | None, r_TD: Tensor, weight_D: Tensor, scale_T: Tensor, for_weight: bool
 ) -> tuple[Tensor, Tensor]:
     """-> (dx [T, D], dw [D], or nothing where it is not wanted); `dr`: what else reaches r, None for nothing."""
+    if not uses_triton(dy_TD):
+        return normalise_backward(dy_TD, dr_TD, r_TD, weight_D, scale_T, for_weight)
     dy_TD, r_TD, weight_D = dy_TD.contiguous(), r_TD.contiguous(), weight_D.contiguous()
     dr_TD = None if dr_TD is None else dr_TD.contiguous()
     T, D = dy_TD.shape
@@ -248,9 +280,7 @@ def rms_norm_backward_cost(
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Normalise each row of x. [T, D] and [D], fp32 or bf16 -> [T, D] in x's dtype."""
-    if uses_triton(x_TD):
-        return rms_norm_op(x_TD, weight_D, eps)[0]
-    return rms_norm_reference(x_TD, weight_D, eps)
+    return rms_norm_op(x_TD, weight_D, eps)[0]
 
 
 def add_rms_norm(x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -262,6 +292,4 @@ def add_rms_norm(x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps
     if residual_TD is None:  # the backward of this one, of all norms of a model, adds in a pass of its own
         return x_TD, rms_norm(x_TD, weight_D, eps)
     assert x_TD.dtype == residual_TD.dtype, (x_TD.dtype, residual_TD.dtype)
-    if uses_triton(x_TD):
-        return add_rms_norm_op(x_TD, residual_TD, weight_D, eps)[:2]
-    return add_rms_norm_reference(x_TD, residual_TD, weight_D, eps)
+    return add_rms_norm_op(x_TD, residual_TD, weight_D, eps)[:2]

@@ -74,6 +74,18 @@ def rope_reference(
     return q_TNH, k_TKH, v_TKH
 
 
+# ---- elsewhere than on a GPU: what the kernels do, pass by pass
+
+
+def turn(x_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor) -> None:
+    """Turns each pair of each head by its token's angle, in place."""
+    first, second = x_TNH.chunk(2, dim=-1)
+    first32, second32, cos, sin = first.float(), second.float(), cos_TH2[:, None], sin_TH2[:, None]
+    turned = (first32 * cos).addcmul_(second32, sin, value=-1)
+    second.copy_((second32 * cos).addcmul_(first32, sin))
+    first.copy_(turned)
+
+
 # ---- Triton: a program takes a token, so that its angles are read once for all heads
 
 
@@ -143,8 +155,10 @@ def rope_launch(half: int) -> dict[str, int]:
 def rope_op(qkv_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor, num_heads: int, num_kv_heads: int) -> None:
     """Turn the query and key heads in place."""
     assert qkv_TNH.is_contiguous(), "in place, so it cannot make a copy"
-    half = cos_TH2.shape[1]
-    if len(qkv_TNH):
+    if not uses_triton(qkv_TNH):
+        turn(qkv_TNH[:, : num_heads + num_kv_heads], cos_TH2, sin_TH2)
+    elif len(qkv_TNH):
+        half = cos_TH2.shape[1]
         tables, launch = (cos_TH2.contiguous(), sin_TH2.contiguous()), rope_launch(half)
         rope_forward[(len(qkv_TNH),)](qkv_TNH, *tables, N=num_heads, K=num_kv_heads, HALF=half, **launch)
 
@@ -159,7 +173,10 @@ def rope_backward_op(dq_TNH: Tensor, dk_TKH: Tensor, dv_TKH: Tensor, cos_TH2: Te
     """-> dqkv [T, N + 2K, H]"""
     (T, N, H), K = dq_TNH.shape, dk_TKH.shape[1]
     dqkv_TNH = dq_TNH.new_empty(T, N + 2 * K, H)
-    if T:
+    if not uses_triton(dq_TNH):
+        torch.cat((dq_TNH, dk_TKH, dv_TKH), dim=1, out=dqkv_TNH)
+        turn(dqkv_TNH[:, : N + K], cos_TH2, -sin_TH2)
+    elif T:
         gradients = dq_TNH.contiguous(), dk_TKH.contiguous(), dv_TKH.contiguous()
         tables, launch = (cos_TH2.contiguous(), sin_TH2.contiguous()), rope_launch(H // 2)
         rope_backward[(T,)](*gradients, *tables, dqkv_TNH, N=N, K=K, HALF=H // 2, **launch)
@@ -216,8 +233,6 @@ def rope(
     """Rotate the query and key heads of a fused projection and hand out the three parts.
 
     qkv [T, N + 2K, H] (heads in the order q, k, v), tables fp32 [T, H / 2] -> q [T, N, H], k [T, K, H], v [T, K, H]
-    in qkv's dtype. On a GPU q, k and v are views of qkv, turned in place: qkv itself must not be used afterwards.
+    in qkv's dtype. q, k and v are views of qkv, turned in place: qkv itself must not be used afterwards.
     """
-    if uses_triton(qkv_TNH):
-        return Rope.apply(qkv_TNH, cos_TH2, sin_TH2, num_heads, num_kv_heads)
-    return rope_reference(qkv_TNH, cos_TH2, sin_TH2, num_heads, num_kv_heads)
+    return Rope.apply(qkv_TNH, cos_TH2, sin_TH2, num_heads, num_kv_heads)

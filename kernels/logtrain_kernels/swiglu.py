@@ -26,6 +26,24 @@ def swiglu_reference(gate_up_T2F: Tensor) -> Tensor:
     return (F.silu(gate_TF) * up_TF).to(gate_up_T2F.dtype)
 
 
+# ---- elsewhere than on a GPU: what the kernels do, pass by pass
+
+
+def gate(gate_up_T2F: Tensor) -> Tensor:
+    """-> y [T, F]"""
+    gate_TF, up_TF = gate_up_T2F.chunk(2, dim=-1)
+    return F.silu(gate_TF.float()).mul_(up_TF).to(gate_up_T2F.dtype)
+
+
+def gate_backward(dy_TF: Tensor, gate_up_T2F: Tensor) -> None:
+    """What `swiglu_backward_op` does."""
+    gate_TF, up_TF = gate_up_T2F.chunk(2, dim=-1)
+    dy32_TF, gate32_TF = dy_TF.float(), gate_TF.float()
+    dsilu_TF = dy32_TF * up_TF
+    up_TF.copy_(F.silu(gate32_TF).mul_(dy32_TF))
+    gate_TF.copy_(torch.ops.aten.silu_backward(dsilu_TF, gate32_TF))
+
+
 # ---- Triton: a program takes BLOCK columns of one row
 
 
@@ -66,6 +84,8 @@ SWIGLU_LAUNCH = {"BLOCK": 2048, "num_warps": 4}
 @torch.library.custom_op("logtrain::swiglu", mutates_args=())
 def swiglu_op(gate_up_T2F: Tensor) -> Tensor:
     """-> y [T, F]"""
+    if not uses_triton(gate_up_T2F):
+        return gate(gate_up_T2F)
     gate_up_T2F = gate_up_T2F.contiguous()
     T, F = len(gate_up_T2F), gate_up_T2F.shape[1] // 2
     y_TF = gate_up_T2F.new_empty(T, F)
@@ -84,8 +104,10 @@ def _(gate_up_T2F: Tensor) -> Tensor:
 def swiglu_backward_op(dy_TF: Tensor, gate_up_T2F: Tensor) -> None:
     """Turns gate_up into its gradient."""
     assert gate_up_T2F.is_contiguous(), "in place, so it cannot make a copy"
-    T, F = dy_TF.shape
-    if T:
+    if not uses_triton(dy_TF):
+        gate_backward(dy_TF, gate_up_T2F)
+    elif len(dy_TF):
+        T, F = dy_TF.shape
         grid = (T, triton.cdiv(F, SWIGLU_LAUNCH["BLOCK"]))
         swiglu_backward[grid](dy_TF.contiguous(), gate_up_T2F, F, **SWIGLU_LAUNCH)
 
@@ -131,8 +153,6 @@ def swiglu(gate_up_T2F: Tensor) -> Tensor:
     """The gated activation of a fused projection: [T, 2F] (gate first, then up), fp32 or bf16 -> [T, F] in the same
     dtype, fp32 inside.
 
-    On a GPU the backward works in place of gate_up, so it can run once, and nothing else may keep gate_up.
+    The backward works in place of gate_up, so it can run once, and nothing else may keep gate_up.
     """
-    if uses_triton(gate_up_T2F):
-        return swiglu_op(gate_up_T2F)
-    return swiglu_reference(gate_up_T2F)
+    return swiglu_op(gate_up_T2F)

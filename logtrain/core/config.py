@@ -14,22 +14,17 @@ files of settings are not its business, and of a TOML file it could not name the
 
 import dataclasses
 import itertools
-import os
 import re
 import tomllib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin
-from unittest.mock import patch
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
-import docstring_parser  # of tyro
 import tomli_w
-import tyro
-from docstring_parser import Docstring
 
-from logtrain.core.entry import program_name
+from logtrain.core.help import is_offered, print_help
 from logtrain.core.kinds import ONE_OR_MANY, as_json, expected, is_open, kinds_of, typed
 from logtrain.core.located import each, located, places_of
 from logtrain.core.location import origin_of
@@ -49,6 +44,8 @@ def load(cls: type[T], argv: Sequence[str], writes: bool = True) -> T:
         print_help(cls)
     fields = fields_of(cls)
     paths, flags = read_argv(argv, fields)
+    if foreign := [key for key in flags if not is_offered(cls, key)]:
+        raise ValueError(f"--{foreign[0]}: changes nothing here; --help lists what does")
     values = {key: field.default for key, field in fields.items() if not is_open(field.kind)}
     for path in paths:
         values |= read_toml(path, fields)
@@ -65,29 +62,6 @@ def dump(config: Any) -> str:
     for key in places_of(type(config)):
         values[key] = each(values[key], origin_of)
     return tomli_w.dumps(values)
-
-
-def print_help(cls: type) -> NoReturn:
-    """Print every flag of `cls` with its default and its help, on rank 0 alone; then the program ends."""
-    speaks = os.environ.get("RANK", "0") == "0"
-    program = f"{program_name()} [FILE.toml ...]"
-    with patch.object(docstring_parser, "parse_from_object", with_unbroken_lines(docstring_parser.parse_from_object)):
-        tyro.cli(cls, args=["--help"], prog=program, use_underscores=True, console_outputs=speaks)
-    raise AssertionError("tyro exits after --help")
-
-
-def with_unbroken_lines(parse: Callable[[object], Docstring]) -> Callable[[object], Docstring]:
-    """`parse`, with the paragraphs of every field's help on one line: tyro takes a line that begins with another
-    character than a letter for a new paragraph.
-    """
-
-    def parsed(config: object) -> Docstring:
-        found = parse(config)
-        for field in found.params:
-            field.description = re.sub(r"(?<!\n)\n(?!\n) *", " ", field.description or "")
-        return found
-
-    return parsed
 
 
 # ---- the fields of a config, as one flat table

@@ -20,6 +20,8 @@ class Config:
     """
 
     prefix: ClassVar[str] = ""
+    offers: ClassVar[tuple[str, ...]] = ()
+    """Keys that are flags, a table's with a dot behind its name; (): all. Others are for TOML files alone."""
 
     def __init_subclass__(cls, prefix: str = "", **options: Any):
         super().__init_subclass__(**options)

@@ -16,20 +16,23 @@ OF_STEPS = ("step", "the rows of step")
 
 
 class Still:
-    """The thread, which ends when the watchdog is closed."""
+    """The thread, which ends with `close`. It reads the notes of the watchdog that is made while it runs."""
 
-    def __init__(self, watchdog: Watchdog, enabled: bool):
-        self.watchdog = watchdog
+    def __init__(self, enabled: bool):
+        self.before = Watchdog.latest
         self.stage, self.since, self.steps = "", time.monotonic(), set[str]()
         self.said = self.since
+        self.closing = threading.Event()
         self.thread = threading.Thread(target=self.watch, name="still", daemon=True)
         if enabled:
             self.thread.start()
 
     def watch(self) -> None:
         """Look at the last note now and then."""
-        while not self.watchdog.closing.wait(SILENT / 10):
-            if text := self.look(self.watchdog.doing, time.monotonic()):
+        while not self.closing.wait(SILENT / 10):
+            watchdog = Watchdog.latest
+            doing = "the start" if watchdog is self.before or watchdog is None else watchdog.doing
+            if text := self.look(doing, time.monotonic()):
                 print(text, file=sys.stderr, flush=True)
 
     def look(self, doing: str, now: float) -> str:
@@ -44,3 +47,7 @@ class Still:
             return ""
         self.said = now
         return f"{doing}: {now - self.since:.0f} s"
+
+    def close(self) -> None:
+        """End the thread."""
+        self.closing.set()

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from torch._C import _distributed_c10d as c10d
 
@@ -47,10 +47,14 @@ class Beat(NamedTuple):
 class Watchdog:
     """The watchdog of one rank. Every rank of the process group makes one, and closes it with `close`."""
 
+    latest: "ClassVar[Watchdog | None]" = None
+    """The one that was made last in this process."""
+
     def __init__(self, store: Any, rank: int, size: int, timeout: float, stacks: Path):
         """`store`: in which the ranks have met. `timeout`: seconds without anything done after which the job is ended;
         0: never. `stacks`: a folder for what every rank was at then.
         """
+        Watchdog.latest = self
         self.rank, self.size, self.timeout, self.stacks = rank, size, timeout, stacks
         self.count = 0
         self.done, self.doing, self.last = 0, "its start", time.monotonic()

@@ -1,9 +1,9 @@
 """The settings of a plan. Nothing here imports torch, so that `--help` answers at once."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from logtrain.core.location import WITHOUT_WEIGHTS
+from logtrain.core.location import FOLDER, WITHOUT_WEIGHTS
 from logtrain.training.config import RunConfig
 
 
@@ -11,10 +11,20 @@ from logtrain.training.config import RunConfig
 class PlanConfig(RunConfig):
     """Predict memory, speed and cost of a training job on GPUs, without one."""
 
+    offers: ClassVar[tuple[str, ...]] = (
+        *("name", "model", "data", "mix", "mix.", "seed", "dtype", "recompute", "compile", "attention_backend"),
+        *("lora.", "loader.", "trainer.epochs", "trainer.max_steps", "trainer.max_grad_norm", "parallel.shard_ranks"),
+        *("parallel.reduce_dtype", "parallel.reshard_after_forward", "parallel.prefetch", "parallel.symmetric_memory"),
+        *("gpus", "gpu", "price", "search", "json", "picture", "documents", "document_tokens", "document_sigma"),
+    )  # of a run's settings those that change a plan; a recipe may have any
     model: Annotated[str, WITHOUT_WEIGHTS]
     """Hugging Face folder of a Llama model, of which only config.json is read, or the name of a published one."""
     name: str = "plan"
     """The name that a picture has as its title."""
+    data: Annotated[str | tuple[str, ...], FOLDER] = ""
+    """Folder written by logtrain.prepare; or several to mix, each NAME=FOLDER, with mix.NAME for the share of each.
+    Where there is none, documents are drawn.
+    """
     gpus: int = 8
     """GPUs of the job, eight in a node; by default the number in the recipe's name, such as ..._4xh100.toml."""
     gpu: str = "h100-sxm"

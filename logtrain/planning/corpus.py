@@ -45,13 +45,14 @@ def read_corpus(config: PlanConfig) -> Corpus:
     prepared data, the lengths are drawn from the config's lognormal distribution, the same each time.
     """
     name, data = next(iter(config.sources.items()))
-    if (Path(data) / "manifest.json").is_file():
+    if data and (Path(data) / "manifest.json").is_file():
         lengths, source = Split.open(data, "train", verify=False).lengths, data
     else:
         sigma, mean = config.document_sigma, config.document_tokens
         drawn = np.random.default_rng(0).lognormal(np.log(mean) - sigma**2 / 2, sigma, config.documents)
         lengths = np.maximum(2, drawn).astype(np.int64)
-        source = f"lognormal, mean {mean:g} tokens, sigma {sigma:g} (no prepared data at {data})"
+        where = f" (no prepared data at {data})" if data else ""
+        source = f"lognormal, mean {mean:g} tokens, sigma {sigma:g}{where}"
     lengths_P = pieces(lengths, config.loader.seq_len).length_P.astype(np.int64)
     packed = pack(lengths_P, config.loader.seq_len, config.seed, 0)
     share = config.mix.get(name, 1.0)  # an epoch is a pass over the first source, which stands for all

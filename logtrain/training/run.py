@@ -6,6 +6,7 @@ optim.py       the optimizer                 trainer.py      the loop
 checks.py      checks of device and disk     publish.py      export and adapter
 """
 
+import os
 from contextlib import closing, nullcontext
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 from logtrain.core.entry import INTERRUPTED
 from logtrain.core.run_folder import enter_run_folder, flatten
+from logtrain.core.still import Still
 from logtrain.core.stop import StopSignal
 from logtrain.data.loader import Loader
 from logtrain.data.mixture import MixtureLoader
@@ -42,6 +44,12 @@ def train(config: RunConfig, stop: StopSignal) -> int:
     Raises ValueError of one line for every mistake that the user can correct, and Stopped where a stop is asked for and
     there is nothing to save.
     """
+    with closing(Still(os.environ.get("RANK", "0") == "0")):
+        return train_aloud(config, stop)
+
+
+def train_aloud(config: RunConfig, stop: StopSignal) -> int:
+    """What `train` does, but for saying what takes long."""
     goodput = Goodput()
     check_trackers(config.track)
     run = set_up(config)

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from logtrain.core.checksums import check_folder
-from logtrain.core.still import Still
 from logtrain.core.world import World, compute_dtype
 from logtrain.model import hf
 from logtrain.model.llama import Llama, LlamaConfig
@@ -89,7 +88,6 @@ def set_up(config: RunConfig) -> RunSetup:
     check_torch(config)
     parallel, folder = config.parallel, Path(config.runs) / config.name
     world = World(parallel.symmetric_memory, timeout=parallel.timeout, stacks=folder)
-    Still(world.watchdog, world.is_main)
     try:
         if world.local_rank == 0:  # once a node
             check_folder(Path(config.model), world.note)

@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from logtrain.core.heap import keep_freed_memory
 from logtrain.model.llama import Block, Llama, LlamaConfig
 from logtrain.model.lora import add_adapters
 from logtrain.model.weights import WeightSource, empty_model, materialize
@@ -43,6 +44,8 @@ def build_model(
     `source`: where the weights come from; None leaves the memory as it is, for a checkpoint to fill. `adapters`: False
     leaves out the adapters that the config asks for.
     """
+    if mesh.device_type == "cpu":
+        keep_freed_memory()
     model = sharded_model(config, shape, mesh, dtype, adapters=adapters)
     materialize(model, torch.device(mesh.device_type), source)
     if config.compile:
@@ -70,8 +73,11 @@ def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype:
     root.
 
     Master weights, gradients and optimizer state are fp32 shards; gathered weights and activations have
-    `compute_dtype`. Where every rank holds a whole copy, frozen weights need nothing and stay as they are.
+    `compute_dtype`. Where every rank holds a whole copy, frozen weights need nothing and stay as they are. A rank that
+    is alone and computes in fp32 needs nothing at all: what FSDP2 would gather is a second copy of the masters.
     """
+    if mesh.size() == 1 and compute_dtype == torch.float32:
+        return
     frozen = {p for p in model.parameters() if not p.requires_grad}
     kept_out = frozen if mesh["shard"].size() == 1 else set()
     policy = MixedPrecisionPolicy(

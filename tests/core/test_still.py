@@ -1,13 +1,11 @@
 """What is said of a stage that takes long: its last note, every five seconds, and nothing of steps with records."""
 
-from types import SimpleNamespace
-
 from logtrain.core.still import Still
 
 
 def said(notes: list[tuple[float, str]], until: float) -> list[tuple[float, str]]:
     """What is said until a time, if the notes change at the times that stand before them."""
-    still = Still(SimpleNamespace(), enabled=False)
+    still = Still(enabled=False)
     still.since = still.said = 0.0
     found = []
     for tick in range(int(2 * until)):

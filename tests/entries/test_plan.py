@@ -258,3 +258,25 @@ def test_a_model_that_is_not_there_is_planned_by_its_name_or_size_and_that_is_sa
 )
 def test_the_number_of_gpus_is_that_of_the_recipes_name(argv, found):
     assert plan.gpus_of(argv) == found
+
+
+def test_help_has_the_flags_of_a_plan_alone(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        plan.main(["--help"])
+    shown = capsys.readouterr().out
+    assert set(re.findall(r"^│ --(\w+)", shown, re.M)) >= {"model", "gpus", "loader", "lora", "search", "trainer"}
+    assert "--trainer.max_steps INT" in shown
+    for flag in ("--resume", "--optim", "--trainer.log_every", "--parallel.timeout", "optim options", "--runs"):
+        assert flag not in shown
+    with pytest.raises(ValueError, match=r"--trainer.log_every: changes nothing here; --help lists what does"):
+        plan.main([str(RECIPES / "cpt_8xh100.toml"), "--trainer.log_every", "3"])
+
+
+def test_a_model_folder_is_enough(tmp_path, capsys):
+    """Of 256 positions: a row is no longer than the model knows."""
+    model = write_model(tmp_path / "model", weights=False, max_position_embeddings=256)
+    assert plan.main(["--model", str(model), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["documents"] == "lognormal, mean 444 tokens, sigma 0.6"
+    assert result["tokens_per_second_per_gpu"] > 0

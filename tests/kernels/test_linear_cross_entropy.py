@@ -204,7 +204,7 @@ class Allocations(TorchDispatchMode):
         self.shapes, self.products, self.turned = [], 0, set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.products += function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm)
+        self.products += function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
         if function is torch.ops.logtrain.softmax_gradient_.default:
             self.turned.add(args[2])
         out = function(*args, **(kwargs or {}))

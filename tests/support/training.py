@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from _pytest.mark import ParameterSet
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from logtrain import cpt
 from logtrain.core.config import load
@@ -56,3 +58,8 @@ def records(run: Path, kind: str = "loss") -> list[dict]:
 def compiled_is_slow(*values: str) -> ParameterSet:
     """Values of a parametrised test, marked as slow where the last names a run that is compiled."""
     return pytest.param(*values, marks=[pytest.mark.slow] if "compiled" in values[-1] else [])
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
