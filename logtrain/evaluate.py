@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     """Evaluate as the flags say; -> the exit status."""
     config = load(EvaluateConfig, argv)
     # After the flags: --help and a mistyped one need neither torch nor matplotlib.
-    from logtrain.evaluation.answering import answer_questions, answers_folder
+    from logtrain.evaluation.answering import answer_questions, answered_by, answers_folder
     from logtrain.evaluation.candidate import Candidate, check_recorded_answers, open_model, too_long_for_any
     from logtrain.evaluation.comparison import compare
     from logtrain.evaluation.page import write_page
@@ -48,7 +48,8 @@ def main(argv: list[str]) -> int:
         if world.is_main:
             samples = {model.name: read_samples(answers, model.name, question_set) for model in models}
             write_samples(folder / "samples.jsonl", samples)
-            result = make_result(question_set, compare(samples), config.model_paths, perplexities)
+            answerers = answered_by(config, config.model_paths, world)
+            result = make_result(question_set, compare(samples), config.model_paths, perplexities, answerers)
             write_result(folder / "scores.json", result)
             write_page(folder, result, samples)
             print_scores(result)

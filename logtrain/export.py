@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.core.kinds import Config
-from logtrain.core.location import FOLDER, OUTPUT, told
+from logtrain.core.location import FILE, FOLDER, OUTPUT, told
 from logtrain.core.run_folder import read_run_config
 from logtrain.training.config import ParallelConfig, RunConfig
 
@@ -26,12 +26,15 @@ class ExportConfig(Config):
     """Step of the checkpoint. 0: the newest complete one."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the weights. auto: as the run's config says."""
+    scores: Annotated[str, FILE] = ""
+    """NAME=FILE: the model's name in the scores.json of an evaluation, whose results go into the model card."""
 
 
 def main(argv: list[str]) -> int:
     """Export as the flags say; -> the exit status."""
     config = load(ExportConfig, argv)
     # After the flags: --help and a mistyped one need no torch.
+    from logtrain.model.card import read_scores
     from logtrain.training.checkpoint import Checkpoints
     from logtrain.training.publish import check_output, publish_model
     from logtrain.training.setup import set_up
@@ -40,6 +43,7 @@ def main(argv: list[str]) -> int:
     if output.exists():
         raise ValueError(f"{output}: exists already; choose another --output")
     check_output(output.absolute())
+    scores = read_scores(config.scores)
     trained = read_run_config(folder, RunConfig)
     export_dtype = trained.export_dtype if config.dtype == "auto" else config.dtype
     of_run = set_up(
@@ -50,7 +54,7 @@ def main(argv: list[str]) -> int:
     frozen = of_run.initial_weights() if trained.lora.rank else None  # no checkpoint has them
     model = of_run.build_model(frozen)
     checkpoints.load(path, model)
-    result = publish_model(output, model, of_run)
+    result = publish_model(output, model, of_run, scores)
     if of_run.world.is_main:
         print(told(f"{path} -> {output} {result}"))
     of_run.world.close()

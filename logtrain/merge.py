@@ -1,4 +1,4 @@
-"""Merges an adapter into its model: `python -m logtrain.merge --model DIR --adapter DIR --output DIR`.
+"""Merges an adapter into its model: `python -m logtrain.merge --adapter DIR --output DIR`.
 
 W + s B A is computed in fp32 and rounded once. The result is read back, and its logits on fixed random tokens are
 compared with those of model and adapter before the folder gets its name. Everything is computed on the CPU in fp32, so
@@ -19,25 +19,28 @@ from logtrain.core.location import MODEL, OUTPUT
 class MergeConfig(Config):
     """Merge a LoRA adapter in PEFT's format into its model."""
 
-    model: Annotated[str, MODEL]
-    """Hugging Face folder of the model."""
     adapter: Annotated[str, MODEL]
     """Folder of the adapter, with adapter_config.json and adapter_model.safetensors."""
+    model: Annotated[str, MODEL] = ""
+    """Hugging Face folder of the model. Without it: the one that the adapter names."""
     output: Annotated[str, OUTPUT]
     """Folder to write, which must not exist."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Precision of the merged weights."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Precision of the merged weights. auto: that of the export of the adapter's run, else bfloat16."""
 
 
 def main(argv: list[str]) -> int:
     """Merge as the flags say; -> the exit status."""
     config = load(MergeConfig, argv)
     # After the flags: --help and a mistyped one need no torch.
+    from logtrain.model.base import base_folder
     from logtrain.model.merging import merge_folders
 
-    merged = merge_folders(Path(config.model), Path(config.adapter), Path(config.output), config.dtype)
+    adapter = Path(config.adapter)
+    model = Path(config.model) if config.model else base_folder(adapter)
+    merged = merge_folders(model, adapter, Path(config.output), config.dtype)
     differ = f"logits differ by {merged.difference:.1e} of the largest from model and adapter"
-    print(f"{config.output} ({config.dtype}): {differ}")
+    print(f"{config.output} ({merged.dtype}): {differ}")
     for line in merged.odd:
         print(line)
     return 0

@@ -155,6 +155,7 @@ NAMED: dict[str, str] = {
     "evaluate.too_long": "entries/test_evaluate.py::*",
     "evaluate.backend": "entries/test_evaluate_server.py::*",
     "evaluate.base_url": "entries/test_evaluate_server.py::*",
+    "evaluate.check_server": "entries/test_evaluate_server.py::test_a_server_with_another_template_is_refused",
     "evaluate.prompts": "entries/test_evaluate_server.py::*",
     "evaluate.concurrency": "entries/test_evaluate_server.py::*",
     "evaluate.memory": "entries/test_evaluate_wrong.py::*",

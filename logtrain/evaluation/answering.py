@@ -5,21 +5,24 @@ Perplexities and answers that the run's folder has already are not computed agai
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from logtrain.core.atomic import write_file
 from logtrain.core.untrusted import read_sealed, sealed
-from logtrain.core.world import World
+from logtrain.core.world import World, compute_dtype
 from logtrain.data.manifest import sha256
 from logtrain.evaluation.answers import RecordedAnswer, file_name, read_answers, record_answers
 from logtrain.evaluation.candidate import Candidate
 from logtrain.evaluation.config import EvaluateConfig
 from logtrain.evaluation.perplexity import measure
 from logtrain.evaluation.remote import Server
-from logtrain.evaluation.results import Perplexity
+from logtrain.evaluation.results import AnsweredBy, Perplexity
 from logtrain.generation.load import LoadedModel
 from logtrain.observe.progress import Progress
+
+TOLD = ("id", "root", "parent", "owned_by", "max_model_len")  # of a server's model
 
 
 def answer_questions(
@@ -38,7 +41,7 @@ def answer_questions(
     unmeasured = [name for name in texts if not sources[name].items() <= perplexities.get(name, {}).items()]
     world.barrier()  # all ranks must have read the folder before any writes to it
     if config.backend == "openai" and missing:
-        server = Server(config.base_url, config.prompts, config.concurrency)
+        server = Server(config.base_url, config.prompts, config.concurrency, config.check_server)
         record(config, candidate, candidate.server_answers(missing, server, config), len(missing), world)
     elif missing or unmeasured:
         loaded = candidate.model.folder.load(world.device, config.max_sequences)
@@ -49,6 +52,22 @@ def answer_questions(
         generate(config, candidate, loaded, missing[world.rank :: world.size], world)
         world.barrier()
     return {name: perplexities[name] for name in texts}
+
+
+def answered_by(config: EvaluateConfig, names: Iterable[str], world: World) -> dict[str, AnsweredBy]:
+    """Who has answered for each candidate, and how."""
+    is_remote = config.backend == "openai"
+    listed = Server(config.base_url, config.prompts, 1).models() if is_remote else []
+    found: AnsweredBy = {
+        "backend": config.backend,
+        "dtype": None if is_remote else str(compute_dtype(world.device)).removeprefix("torch."),
+        "base_url": config.base_url,
+        "prompts": config.prompts if is_remote else "",
+        "server_model": None,
+        "sampling": {"max_new_tokens": config.max_new_tokens, "stop": config.stop, **asdict(config.sampling)},
+    }
+    told = {one.get("id"): {key: value for key, value in one.items() if key in TOLD} for one in listed}
+    return {name: {**found, "server_model": told.get(name)} for name in names}
 
 
 def generate(

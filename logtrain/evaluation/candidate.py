@@ -147,6 +147,8 @@ class Candidate:
             )
             for number in numbers
         )
+        server.check_reachable()
+        server.check_tokenizer(self.name, self.model.tokenizer)
         for i, answer in server.answers(self.name, requests):
             yield self.recorded(numbers[i], answer.text, answer.tokens, answer.finish_reason)
 

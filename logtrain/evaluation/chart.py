@@ -1,7 +1,7 @@
 """The chart of an evaluation: bars of the published metrics by model, above the differences between models."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -24,8 +24,9 @@ def draw(result: Result) -> Figure:
     alone.
     """
     models, differences = result["models"], result["differences"]
-    heights = [MARGIN + len(PUBLISHED) * (METRIC + BAR * len(models))]
-    heights += [MARGIN + ROW * len(PUBLISHED)] * len(differences)
+    metrics = shown_metrics(models.values())
+    heights = [MARGIN + len(metrics) * (METRIC + BAR * len(models))]
+    heights += [MARGIN + ROW * len(metrics)] * len(differences)
     with matplotlib.rc_context({"font.size": 10, "text.parse_math": False}):
         figure = Figure(figsize=(WIDTH, sum(heights) + 0.3), layout="constrained")
         FigureCanvasAgg(figure)
@@ -54,11 +55,16 @@ def svg_bytes(figure: Figure) -> bytes:
     return picture.getvalue()
 
 
+def shown_metrics(scored: Collection[ModelScores | ModelDifference]) -> list[str]:
+    """The published metrics that all of these have: of some references no answer has a BLEU or a ROUGE."""
+    return [metric for metric in PUBLISHED if all(metric in each["metrics"] for each in scored)]
+
+
 def draw_scores(axes: Axes, models: Mapping[str, ModelScores], title: str) -> None:
     """Draw a group of bars for each metric, with a bar for each model, and its mean after the interval."""
-    group = METRIC + BAR * len(models)
+    group, metrics = METRIC + BAR * len(models), shown_metrics(models.values())
     for i, (name, model) in enumerate(models.items()):
-        for j, metric in enumerate(PUBLISHED):
+        for j, metric in enumerate(metrics):
             score, at = model["metrics"][metric], j * group + i * BAR
             low, high = score["low"], score["high"]
             color = COLORS[i % len(COLORS)]
@@ -69,30 +75,32 @@ def draw_scores(axes: Axes, models: Mapping[str, ModelScores], title: str) -> No
             end = score["mean"] if high is None else max(high, score["mean"])
             axes.annotate(told, (end, at), (4, 0), textcoords="offset points", va="center", fontsize=8)
     middle = (len(models) - 1) * BAR / 2
-    axes.set_yticks([j * group + middle for j in range(len(PUBLISHED))], [METRICS[metric] for metric in PUBLISHED])
+    axes.set_yticks([j * group + middle for j in range(len(metrics))], [METRICS[metric] for metric in metrics])
     axes.invert_yaxis()
     axes.set_xlim(0, axes.get_xlim()[1] * 1.08)
     axes.set_title(title, fontsize=10, loc="left")
     axes.legend(*named(axes, models), frameon=False, ncols=min(3, len(models)), fontsize=9,
-                loc="upper left", bbox_to_anchor=(0, -0.35 / (MARGIN + len(PUBLISHED) * group)))  # fmt: skip
+                loc="upper left", bbox_to_anchor=(0, -0.35 / (MARGIN + len(metrics) * group)))  # fmt: skip
 
 
 def named(axes: Axes, models: Mapping[str, ModelScores]) -> tuple[list, list[str]]:
     """The first bar of each model with its name, which may begin with an underscore."""
-    return [container[0] for container in axes.containers[:: len(PUBLISHED)]], [name[:40] for name in models]
+    step = len(shown_metrics(models.values()))
+    return [container[0] for container in axes.containers[::step]], [name[:40] for name in models]
 
 
 def draw_difference(axes: Axes, difference: ModelDifference) -> None:
     """Draw a line for each metric of a pair of models."""
-    for j, metric in enumerate(PUBLISHED):
+    metrics = shown_metrics([difference])
+    for j, metric in enumerate(metrics):
         score = difference["metrics"][metric]
         if score["low"] is not None and score["high"] is not None:
             axes.plot([score["low"], score["high"]], [j, j], color=INK, linewidth=1.5)
         fill = INK if score["significant"] else "white"
         axes.plot(score["difference"], j, "o", color=INK, markersize=5, markerfacecolor=fill)
     axes.axvline(0, color=INK, linewidth=1, linestyle=":")
-    axes.set_yticks(range(len(PUBLISHED)), [METRICS[metric] for metric in PUBLISHED])
-    axes.set_ylim(len(PUBLISHED) - 0.4, -0.6)
-    count = difference["metrics"][PUBLISHED[0]]["n"]
+    axes.set_yticks(range(len(metrics)), [METRICS[metric] for metric in metrics])
+    axes.set_ylim(len(metrics) - 0.4, -0.6)
+    count = difference["metrics"][metrics[0]]["n"]
     told = "95% interval; filled: not 0"
     axes.set_title(f"{difference_title(difference)[:60]}, {count:,} rows ({told})", fontsize=10, loc="left")

@@ -64,6 +64,8 @@ class EvaluateConfig(AnswerConfig):
     """The server's address, up to and with /v1. Its key is taken from OPENAI_API_KEY."""
     prompts: Prompts = "ids"
     """What the server is sent: token ids, or messages, which it renders with a template of its own."""
+    check_server: bool = True
+    """Refuse a server whose tokenizer or chat template is another than that of the model's folder here."""
     concurrency: int = 32
     """Requests at once to the server."""
     memory: float = 0.0
@@ -115,6 +117,6 @@ def paths_by_name(key: str, pairs: tuple[str, ...]) -> dict[str, str]:
 # What a resumed run may set anew: no answer depends on it, or `Candidate.check_answers` checks the answers against it
 # (but for the weights of a server's model).
 MAY_CHANGE = (
-    *("resume", "run", "memory", "max_sequences", "base_url", "concurrency", "perplexity"),
+    *("resume", "run", "memory", "max_sequences", "base_url", "check_server", "concurrency", "perplexity"),
     *("models", "data", "limit", "too_long", "max_bad_rows", "task_column", "ignore_columns"),
 )

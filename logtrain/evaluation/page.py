@@ -28,7 +28,7 @@ from logtrain.evaluation.scoring import PUBLISHED
 TEMPLATE = Path(__file__).with_name("compare.html.jinja")
 SHOWN = 10  # samples under each heading
 SHOWN_CHARS = 1200  # characters of a text that are shown; the rest is behind a click
-RANKED_BY = "rougeL"  # the metric by which answers are the best and the worst
+RANKED_BY = ("rougeL", "fuzzy")  # the metrics by which answers are the best and the worst; all have the last
 
 
 class TaskTables(NamedTuple):
@@ -67,7 +67,7 @@ def write_page(folder: Path, result: Result, samples: Mapping[str, Sequence[Samp
         models=list(result["models"]),
         differences=[difference_title(difference) for difference in differences],
         data=result["data"],
-        remarks=remarks(result["data"]),
+        remarks=remarks(result),
         bold=BOLD,
         multiple=MULTIPLE,
         chart=base64.b64encode(svg_bytes(figure)).decode(),
@@ -105,19 +105,20 @@ def side_by_side(samples: Mapping[str, Sequence[Sample]]) -> dict[str, list[Side
     and lost most on the first.
     """
     first, *others = samples
-    by_heading = {} if others else best_and_worst(first, samples[first])
+    metric = ranked_by(samples)
+    by_heading = {} if others else best_and_worst(first, samples[first], metric)
     for other in others:
-        by_heading |= gains_and_losses(first, other, samples)
-    return {f"{heading} ({SAMPLE_METRICS[RANKED_BY]})": shown for heading, shown in by_heading.items() if shown}
+        by_heading |= gains_and_losses(first, other, samples, metric)
+    return {f"{heading} ({SAMPLE_METRICS[metric]})": shown for heading, shown in by_heading.items() if shown}
 
 
-def best_and_worst(name: str, samples: Sequence[Sample]) -> dict[str, list[SideBySide]]:
+def best_and_worst(name: str, samples: Sequence[Sample], metric: str) -> dict[str, list[SideBySide]]:
     """The best and the worst answers of a model, by heading; together they are at most all its answers."""
-    order = sorted(range(len(samples)), key=lambda i: -ranking_score(samples[i]))
+    order = sorted(range(len(samples)), key=lambda i: -score_of(samples[i], metric))
     most = min(SHOWN, (len(order) + 1) // 2)
 
     def shown(chosen: list[int]) -> list[SideBySide]:
-        return [beside(samples[i].question, f"{ranking_score(samples[i]):.3f}", {name: samples[i]}) for i in chosen]
+        return [beside(samples[i].question, f"{score_of(samples[i], metric):.3f}", {name: samples[i]}) for i in chosen]
 
     return {
         f"The best answers of {name}": shown(order[:most]),
@@ -125,10 +126,12 @@ def best_and_worst(name: str, samples: Sequence[Sample]) -> dict[str, list[SideB
     }
 
 
-def gains_and_losses(first: str, other: str, samples: Mapping[str, Sequence[Sample]]) -> dict[str, list[SideBySide]]:
+def gains_and_losses(
+    first: str, other: str, samples: Mapping[str, Sequence[Sample]], metric: str
+) -> dict[str, list[SideBySide]]:
     """The answers of two models to the same questions that differ most, by heading."""
     pairs = list(zip(samples[first], samples[other], strict=True))
-    gains = [ranking_score(b) - ranking_score(a) for a, b in pairs]
+    gains = [score_of(b, metric) - score_of(a, metric) for a, b in pairs]
     order = sorted(range(len(gains)), key=lambda i: gains[i])
 
     def shown(chosen: list[int]) -> list[SideBySide]:
@@ -147,13 +150,20 @@ def beside(question: Question, value: str, samples: Mapping[str, Sample]) -> Sid
     """A question with its answers. `samples`: the sample of each model that is shown, by its name."""
 
     def title(name: str, sample: Sample) -> str:
-        return f"{name}: " + ", ".join(f"{SAMPLE_METRICS[metric]} {sample.scores[metric]:.3f}" for metric in PUBLISHED)
+        scores = ((metric, sample.scores[metric]) for metric in PUBLISHED)
+        return f"{name}: " + ", ".join(f"{SAMPLE_METRICS[m]} {score:.3f}" for m, score in scores if score is not None)
 
     return SideBySide(question, value, {title(name, sample): sample.answer.output for name, sample in samples.items()})
 
 
-def ranking_score(sample: Sample) -> float:
-    """The score that decides which samples are the best and the worst."""
-    score = sample.scores[RANKED_BY]
-    assert score is not None, "every answer has this score"
+def ranked_by(samples: Mapping[str, Sequence[Sample]]) -> str:
+    """The metric that decides which samples are the best and the worst: the first of RANKED_BY that all have."""
+    scores = [sample.scores for of_model in samples.values() for sample in of_model]
+    return next(metric for metric in RANKED_BY if all(of_one[metric] is not None for of_one in scores))
+
+
+def score_of(sample: Sample, metric: str) -> float:
+    """The score of a sample in a metric that all have."""
+    score = sample.scores[metric]
+    assert score is not None, metric
     return score

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -21,9 +21,11 @@ from typing import Any, NamedTuple
 import urllib3
 
 from logtrain.core.printable import printable
+from logtrain.core.untrusted import DECODER
 from logtrain.evaluation.config import Prompts
 from logtrain.generation.config import SamplingConfig
 from logtrain.text.chat_template import Turn
+from logtrain.text.tokenizer import Tokenizer
 
 TRANSIENT = (408, 409, 429, 500, 502, 503, 504)  # HTTP statuses of a server that is overloaded, ending or starting
 PATIENCE = 300.0  # seconds for which a request that fails is repeated; vLLM takes minutes to start
@@ -34,6 +36,9 @@ PENALTIES = ("presence_penalty", "frequency_penalty")  # of OpenAI's API
 ADDED = ("top_k", "min_p", "repetition_penalty")  # fields that OpenAI's own server refuses
 
 
+MAX_LISTING = 1 << 20  # bytes of the list of models
+PROBE = "sshd[24499]: Failed password for root from 10.0.0.1 port 22 (caf\u00e9)"
+REMEDY = "name the folder that the server has loaded, or take it as it is with --no_check_server"
 NEUTRAL = SamplingConfig()
 
 
@@ -64,16 +69,18 @@ class RemoteAnswer(NamedTuple):
     finish_reason: str
     """Why the answer ended, in the server's word: stop or length."""
     tokens: int | None
-    """Tokens of the answer; None if the server does not say."""
+    """Tokens of the answer, without a token that ended it; None if the server does not say."""
+    prompt_tokens: int | None = None
+    """Tokens of the prompt, as the server counts them; None if it does not say."""
 
 
 class Server:
     """A server that answers in place of this program, over HTTP."""
 
-    def __init__(self, base_url: str, prompts: Prompts, concurrency: int):
+    def __init__(self, base_url: str, prompts: Prompts, concurrency: int, is_checked: bool = True):
         """`base_url`: the address up to and with /v1. `prompts`: whether ids or messages are sent. `concurrency`: the
-        most requests at once. The key is taken from OPENAI_API_KEY, if that is set. Raises ValueError for an address
-        that is none.
+        most requests at once. `is_checked`: whether another tokenizer or template there is refused. The key is taken
+        from OPENAI_API_KEY, if that is set. Raises ValueError for an address that is none.
         """
         if not base_url.startswith(("http://", "https://")):
             raise ValueError(
@@ -81,6 +88,7 @@ class Server:
             )
         self.base_url, self.concurrency = base_url.rstrip("/"), concurrency
         self.prompts: Prompts = prompts
+        self.is_checked = is_checked
         key = os.environ.get("OPENAI_API_KEY")
         self.headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         self.pool = urllib3.PoolManager(maxsize=concurrency, retries=False, timeout=TIMEOUT)
@@ -133,10 +141,69 @@ class Server:
         if response.status != 200:
             raise ValueError(f"{url}: {status_text(response)}")
         try:
-            return parse_reply(response.data, self.prompts)
+            answer = parse_reply(response.data, self.prompts)
         except (ValueError, LookupError, TypeError, AttributeError):
             start = response.data[:200].decode(errors="replace")
             raise ValueError(f"{url}: not the reply of an OpenAI-compatible server: {start}") from None
+        if self.is_checked and answer.prompt_tokens not in (None, len(request.ids)):
+            raise ValueError(
+                f"{url}: the server makes {answer.prompt_tokens:,} tokens of a prompt that has {len(request.ids):,} by "
+                f"the folder of {model}: it has another tokenizer or chat template, or gives the template another "
+                f"date; {REMEDY}"
+            )
+        return answer
+
+    def check_tokenizer(self, model: str, tokenizer: Tokenizer) -> None:
+        """Raises ValueError if the server's tokenizer makes another text of ids than `tokenizer`, which the prompts are
+        from. A server that does not tell texts of ids (vLLM does, by /detokenize or "echo") is not checked, and that is
+        said.
+        """
+        if self.prompts != "ids" or not self.is_checked:
+            return
+        ids = tokenizer.encode(PROBE)
+        ours, theirs = tokenizer.decode(ids).strip(), self.detokenized(model, ids)
+        if theirs is None:
+            line = f"{self.base_url}: does not say which text ids are, so that its tokenizer could not be checked"
+            print(printable(line), file=sys.stderr, flush=True)
+        elif not theirs.strip().startswith(ours):
+            raise ValueError(
+                f"{self.base_url}: the ids of {ours!r} are {printable(theirs[:80])!r} to the server: it has another "
+                f"tokenizer than the folder of {model}; {REMEDY}"
+            )
+
+    def detokenized(self, model: str, ids: Sequence[int]) -> str | None:
+        """The text of ids by the server's tokenizer, more text behind it; None if the server does not tell it."""
+        asked: list[tuple[str, dict[str, Any], Callable[[Any], Any]]] = [
+            (f"{self.base_url.removesuffix('/v1')}/detokenize", {"tokens": ids}, lambda reply: reply["prompt"]),
+            (
+                f"{self.base_url}/completions",
+                {"prompt": ids, "echo": True, "max_tokens": 1, "temperature": 0},
+                lambda reply: reply["choices"][0]["text"],
+            ),
+        ]
+        for url, body, text_of in asked:
+            try:
+                content = json.dumps({"model": model, **body}).encode()
+                response = self.pool.request(
+                    "POST", url, body=content, headers=self.headers, redirect=False, timeout=FIRST_TIMEOUT
+                )
+                text = text_of(DECODER.decode(response.data.decode())) if response.status == 200 else None
+            except (urllib3.exceptions.HTTPError, ValueError, LookupError, TypeError, RecursionError):
+                continue
+            if isinstance(text, str) and (len(text) > len(PROBE) // 2):
+                return text
+        return None
+
+    def models(self) -> list[dict[str, Any]]:
+        """What the server says of its models, [] if it says nothing."""
+        try:
+            response = self.pool.request(
+                "GET", f"{self.base_url}/models", headers=self.headers, redirect=False, timeout=FIRST_TIMEOUT
+            )
+            listed = DECODER.decode(response.data[:MAX_LISTING].decode())["data"]
+        except (urllib3.exceptions.HTTPError, ValueError, LookupError, TypeError, RecursionError):
+            return []
+        return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
     def post(self, url: str, body: bytes) -> urllib3.BaseHTTPResponse:
         """The reply to a request, which is repeated while its failure may pass. Raises ValueError after PATIENCE."""
@@ -197,9 +264,15 @@ def parse_reply(data: bytes, prompts: Prompts) -> RemoteAnswer:
     reply = json.loads(data)
     choice = reply["choices"][0]
     text = choice["text"] if prompts == "ids" else choice["message"]["content"] or ""
-    tokens = (reply.get("usage") or {}).get("completion_tokens")
+    usage = reply.get("usage") or {}
+    tokens, prompt_tokens = usage.get("completion_tokens"), usage.get("prompt_tokens")
+    # vLLM and SGLang count the token that ended the answer and say what it was, a text where a stop string did it.
+    ended_by = next((key for key in ("stop_reason", "matched_stop") if key in choice), None)
+    if type(tokens) is int and ended_by and choice["finish_reason"] == "stop" and type(choice[ended_by]) is not str:
+        tokens -= 1
     # Half a surrogate pair, which JSON can spell, is no character that a file could hold.
-    return RemoteAnswer(text.encode(errors="replace").decode(), str(choice["finish_reason"]), tokens)
+    text = text.encode(errors="replace").decode()
+    return RemoteAnswer(text, str(choice["finish_reason"]), tokens, prompt_tokens if prompts == "messages" else None)
 
 
 def status_text(response: urllib3.BaseHTTPResponse) -> str:

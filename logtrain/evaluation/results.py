@@ -1,7 +1,7 @@
 """The content of scores.json, with types.
 
     data          the questions: their file and its SHA-256, their number, that of their rows, and those left out
-    models        NAME -> {metrics, corpus, tasks, path, perplexity}
+    models        NAME -> {metrics, corpus, tasks, path, answered_by, perplexity}
     differences   [{models: [A, B], metrics, tasks}]    B - A, over the same questions
 
 Nothing in it depends on the time or the speed of the evaluation.
@@ -10,7 +10,7 @@ Nothing in it depends on the time or the speed of the evaluation.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import orjson
 
@@ -97,8 +97,28 @@ class Perplexity(TypedDict):
     """Hash of the model, as of `ModelFiles`."""
 
 
+class AnsweredBy(TypedDict):
+    """Who answered, and how."""
+
+    backend: str
+    """local: this program. openai: a server that speaks OpenAI's API."""
+    dtype: str | None
+    """Precision of the computation; None for a server, which does not tell."""
+    base_url: str
+    """Address of the server, "" without one."""
+    prompts: str
+    """What the server was sent: ids or messages; "" without one."""
+    server_model: dict[str, Any] | None
+    """What the server said of its model at the end; None without a server, or if it said nothing."""
+    sampling: dict[str, Any]
+    """How tokens were drawn, and the most of an answer."""
+
+
 class ModelResult(ModelScores):
     """The scores and perplexities of a model."""
+
+    answered_by: AnsweredBy
+    """Who answered."""
 
     path: str
     """Folder of the model."""
@@ -139,9 +159,10 @@ def make_result(
     comparison: Comparison,
     paths: Mapping[str, str],
     perplexities: Mapping[str, dict[str, Perplexity]],
+    answered_by: Mapping[str, AnsweredBy],
 ) -> Result:
-    """The content of scores.json. `paths`, `perplexities`: those of each model, by its name. Raises OSError if the test
-    set can no longer be read.
+    """The content of scores.json. `paths`, `perplexities`, `answered_by`: by the model's name. Raises OSError if the
+    test set can no longer be read.
     """
     numbers = question_set.numbers
     return {
@@ -154,7 +175,12 @@ def make_result(
             "too_long": list(question_set.too_long.values()),
         },
         "models": {
-            name: {**scores, "path": str(Path(paths[name])), "perplexity": perplexities[name]}
+            name: {
+                **scores,
+                "path": str(Path(paths[name])),
+                "answered_by": answered_by[name],
+                "perplexity": perplexities[name],
+            }
             for name, scores in comparison["models"].items()
         },
         "differences": comparison["differences"],

@@ -3,9 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from logtrain.evaluation.results import MetricDifference, MetricMean, ModelDifference, ModelScores, QuestionCounts
+from logtrain.evaluation.results import (
+    AnsweredBy,
+    MetricDifference,
+    MetricMean,
+    ModelDifference,
+    ModelScores,
+    QuestionCounts,
+    Result,
+)
 from logtrain.evaluation.samples import SAMPLE_METRICS
-from logtrain.evaluation.scoring import CORPUS_METRICS
+from logtrain.evaluation.scoring import CORPUS_METRICS, METRICS, PUBLISHED
 
 BOLD = (
     "Bold: 0 is outside the interval, and p, by the paired randomisation test, is at most 0.05; with fewer than 6 "
@@ -94,15 +102,45 @@ def difference_title(difference: ModelDifference) -> str:
     return f"{b} - {a}"
 
 
-def remarks(data: QuestionCounts) -> list[str]:
-    """Remarks on the questions: a line for each reason why some were left out, and one if several are of one row."""
+def remarks(result: Result) -> list[str]:
+    """Remarks on an evaluation: a line for each reason why questions were left out, one if several are of one row, one
+    if references are beyond a metric, and one for each who answered.
+    """
+    data, models = result["data"], result["models"]
     found = [f"Left out: {number:,} {why}" for why, number in left_out(data).items()]
     if data["questions"] > data["rows"]:
         found.append(
             f"{data['questions']:,} answers in {data['rows']:,} conversations: a conversation's score is the mean over "
             "its answers. Means, intervals and differences are over conversations, corpus BLEU and chrF over answers."
         )
+    found += dict.fromkeys(answerer(model["answered_by"]) for model in models.values())
+    if beyond := beyond_metrics(result):
+        counts = ", ".join(f"{METRICS[metric]} for {number:,}" for metric, number in beyond.items())
+        found.append(
+            f"No score, of {data['rows']:,}: {counts}. BLEU needs a reference of 4 tokens, ROUGE one of Latin letters "
+            "and digits, else every answer would have 0; Fuzzy and chrF are for any text."
+        )
     return found
+
+
+def answerer(by: AnsweredBy) -> str:
+    """Who answered, and how, in a sentence."""
+    sampling = by["sampling"]
+    drawn = f"temperature {sampling['temperature']:g}, at most {sampling['max_new_tokens']:,} tokens"
+    if by["backend"] == "local":
+        return f"Answered by logtrain in {by['dtype']}: {drawn}."
+    told = " ".join(f"{key} {value}" for key, value in (by["server_model"] or {}).items())
+    told = told or "which says nothing of its model"
+    return f"Answered by the server {by['base_url']} ({told}), sent {by['prompts']}: {drawn}."
+
+
+def beyond_metrics(result: Result) -> dict[str, int]:
+    """How many rows have no score by BLEU or ROUGE, which depends on the references alone; only metrics of which there
+    are any.
+    """
+    metrics, rows = next(iter(result["models"].values()))["metrics"], result["data"]["rows"]
+    counts = {metric: rows - (metrics[metric]["n"] if metric in metrics else 0) for metric in PUBLISHED}
+    return {metric: number for metric, number in counts.items() if number}
 
 
 def left_out(data: QuestionCounts) -> dict[str, int]:

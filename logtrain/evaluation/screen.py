@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from logtrain.evaluation.results import Result
@@ -12,6 +13,7 @@ from logtrain.evaluation.score_table import (
     MULTIPLE,
     Cell,
     TableRow,
+    beyond_metrics,
     corpus_rows,
     difference_rows,
     difference_title,
@@ -27,41 +29,42 @@ def print_scores(result: Result) -> None:
     if not sys.stdout.isatty():
         print("\n".join(lines(result)))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     data, models, differences = result["data"], list(result["models"].values()), result["differences"]
     counted = "answers" if data["rows"] == data["questions"] else "conversations"
     means = mean_rows([model["metrics"] for model in models]) + corpus_rows(models)
     title = f"mean of {data['rows']:,} {counted}, with its 95% interval"
-    console.print(table(title, list(result["models"]), means), *remarks(data), sep="\n")
+    console.print(table(title, list(result["models"]), means), *map(escape, remarks(result)), sep="\n")
     if differences:
         paired = difference_rows([difference["metrics"] for difference in differences])
         headings = [difference_title(difference) for difference in differences]
         console.print(table("paired difference, with its 95% interval", headings, paired), BOLD, MULTIPLE, sep="\n")
     if texts := sorted({name for model in models for name in model["perplexity"]}):
-        losses = Table("", *result["models"], title="perplexity a token, and bits a byte")
+        losses = Table("", *map(escape, result["models"]), title="perplexity a token, and bits a byte")
         for name in texts:
             measured = (model["perplexity"][name] for model in models)
-            losses.add_row(name, *(f"{of['perplexity']:.3f}   {of['bits_per_byte']:.4f}" for of in measured))
+            losses.add_row(escape(name), *(f"{of['perplexity']:.3f}   {of['bits_per_byte']:.4f}" for of in measured))
         console.print(losses)
 
 
 def table(title: str, headings: list[str], rows: list[TableRow]) -> Table:
     """A table of these rows for a terminal, with a heading for each column of cells."""
-    shown = Table("", *headings, title=title)
+    shown = Table("", *map(escape, headings), title=title)
     for row in rows:
-        shown.add_row(row.title, *map(marked_up, row.cells))
+        shown.add_row(escape(row.title), *map(marked_up, row.cells))
     return shown
 
 
 def marked_up(cell: Cell) -> str:
     """The text of a cell in rich's markup."""
-    text = f"{cell.value} ({cell.interval})" if cell.interval else cell.value
+    text = escape(f"{cell.value} ({cell.interval})" if cell.interval else cell.value)
     return f"[bold]{text}[/bold]" if cell.bold else text
 
 
 def lines(result: Result) -> list[str]:
     """A line of key=value for each score, difference and perplexity, for programs."""
     found = [f"left_out reason={why.replace(' ', '_')} n={n}" for why, n in left_out(result["data"]).items()]
+    found += [f"no_score metric={metric} n={number}" for metric, number in beyond_metrics(result).items()]
     for name, model in result["models"].items():
         for metric, score in model["metrics"].items():
             found.append(f"score model={name} metric={metric} {figures(score)}")

@@ -27,6 +27,7 @@ from logtrain.generation.kv_cache import slot_bytes
 from logtrain.generation.memory import cache_bytes, check_memory
 from logtrain.model import hf, peft, published
 from logtrain.model.adapter import Adapter
+from logtrain.model.base import base_folder, hash_weights
 from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.published import GENERATION
 from logtrain.model.weights import WeightSource, read_model
@@ -34,8 +35,6 @@ from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.config import DATE
 from logtrain.text.template_source import tokenizer_file
 from logtrain.text.tokenizer import Tokenizer
-
-SAMPLES, SAMPLE_BYTES = 64, 1 << 14  # the parts of a file of weights that `digest` reads
 
 
 class ModelFolder:
@@ -52,7 +51,7 @@ class ModelFolder:
         published, or the files name stop tokens that are no ids.
         """
         self.path, self.template_file, self.date = Path(path), template_file, date
-        self.base = peft.base_folder(self.path) if os.path.lexists(self.path / peft.CONFIG) else self.path
+        self.base = base_folder(self.path) if os.path.lexists(self.path / peft.CONFIG) else self.path
         self.is_adapter = self.base != self.path
         for folder in dict.fromkeys((self.base, self.path)):
             check_folder(folder)
@@ -104,22 +103,13 @@ class ModelFolder:
 
     def digest(self) -> str:
         """A hex digest by which two models are told apart, wherever they lie, without reading all of them: the SHA-256
-        of config.json and of SAMPLES evenly spread parts, of SAMPLE_BYTES each, of every file of weights. Training
-        changes every one of these parts.
+        of config.json and of parts of every file of weights.
         """
         found = hashlib.sha256(read_bytes(self.base / "config.json"))
         if self.is_adapter:
             facts = hf.read_json(self.path / peft.CONFIG) | {"base_model_name_or_path": ""}
             found.update(json.dumps(facts, sort_keys=True).encode())
-        folders = dict.fromkeys((self.base, self.path))
-        files = (file for folder in folders for file in sorted(folder.glob("*.safetensors")) if file.is_file())
-        for file in files:
-            size = file.stat().st_size
-            found.update(f"{file.name} {size}\n".encode())
-            with open(file, "rb") as stream:
-                for i in range(SAMPLES):
-                    stream.seek(max(0, size - SAMPLE_BYTES) * i // (SAMPLES - 1))
-                    found.update(stream.read(SAMPLE_BYTES))
+        hash_weights(found, dict.fromkeys((self.base, self.path)))
         return found.hexdigest()
 
     # ---- the weights

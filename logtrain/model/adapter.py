@@ -194,7 +194,7 @@ class Adapter:
         if "lora_embedding_A" in parts:
             weight = weight + scale * (parts["lora_embedding_B"] @ parts["lora_embedding_A"]).T
         if "lora_A" in parts:
-            weight = weight + scale * (parts["lora_B"] @ parts["lora_A"])
+            weight = torch.addmm(weight, parts["lora_B"], parts["lora_A"], alpha=scale)  # as `lora.merge` does
         if "lora_magnitude_vector" in parts:
             weight = (parts["lora_magnitude_vector"] / torch.linalg.norm(weight, dim=1))[:, None] * weight
         if "tokens" in parts:

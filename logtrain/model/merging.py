@@ -15,6 +15,8 @@ from logtrain.core.batch import Batch
 from logtrain.core.checksums import check_folder, write_checksums
 from logtrain.model import hf, published
 from logtrain.model.adapter import Adapter
+from logtrain.model.base import read_base, read_reference
+from logtrain.model.card import write_card
 from logtrain.model.llama import Llama
 from logtrain.model.weights import read_model
 from logtrain.text import template_source
@@ -32,16 +34,22 @@ class MergeResult(NamedTuple):
     """The largest difference of its logits from those of model and adapter, as a share of the largest logit."""
     odd: list[str]
     """What is odd about its files, in sentences for the user."""
+    dtype: str
+    """Precision of its weights, by its name in torch."""
 
 
 def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) -> MergeResult:
-    """Write `output`, the model of `source` with the adapter in its weights, in the dtype of that name in torch.
+    """Write `output`, the model of `source` with the adapter in its weights, in the dtype of that name in torch;
+    "auto": the one in which the adapter's run has exported, else bfloat16.
 
     Raises ValueError for folders that do not belong together, an `output` that exists, and where the logits differ by
     more than TOLERANCE.
     """
     if output.exists():
         raise ValueError(f"{output}: exists already; choose another --output")
+    recorded = read_reference(adapter).get("dtype")
+    if dtype_name == "auto":
+        dtype_name = recorded if isinstance(recorded, str) and recorded in ("float32", "bfloat16") else "bfloat16"
     dtype = getattr(torch, dtype_name)
     for folder in (source, adapter):
         check_folder(folder)
@@ -60,7 +68,10 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
                 hf.copy(adapter / name, aside)
         if template:
             (aside / template_source.FILE).write_text(template.text, encoding="utf-8")
+            if not os.path.lexists(adapter / published.GENERATION):  # as others leave it out
+                published.add_end(aside)
         hf.leave_one_template(aside)
+        write_card(aside, output.name, "merge", read_base(source))
         before = logits(read_model(shape, weights, CPU, torch.float32))
         after = logits(read_model(shape, hf.Weights(aside, shape), CPU, torch.float32))
         difference = ((after - before).abs().max() / before.abs().max()).item()
@@ -72,7 +83,7 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
             )
         with published.called(aside, output):
             odd = published.check_model(aside, trained_template=template is not None)
-    return MergeResult(difference, [line.replace(str(aside), str(output)) for line in odd])
+    return MergeResult(difference, [line.replace(str(aside), str(output)) for line in odd], dtype_name)
 
 
 @torch.no_grad()

@@ -65,17 +65,6 @@ UNSUPPORTED = (  # features that `LoraLinear` does not compute
 INITIAL = (True, False, None, "gaussian", "orthogonal", "eva")  # the others change the model's own weights too
 
 
-def base_folder(folder: Path) -> Path:
-    """Returns the folder of the model that an adapter names as its own. Raises ValueError if it is not here."""
-    path = folder / CONFIG
-    name = read_json(path, SAVED).get("base_model_name_or_path")
-    if not isinstance(name, str) or "\0" in name or not name or not Path(name).is_dir():
-        raise ValueError(
-            f"{path}: base_model_name_or_path = {shown(name)} is no folder here; set it to the model's folder"
-        )
-    return Path(name)
-
-
 def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor]]:
     """Reads an adapter for a model of this shape: its config, and its tensors in fp32 by our names.
 

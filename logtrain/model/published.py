@@ -121,6 +121,20 @@ def check_adapter(folder: Path, base: Path, shape: LlamaConfig, *, trained_templ
     return odd_ends(folder, base, Tokenizer.load(base), trained_template) if trained_template else []
 
 
+def add_end(folder: Path) -> None:
+    """Add the mark with which the chat template of a model's folder ends answers to the ends in its
+    generation_config.json: an adapter has learned it. What is wrong with the template is `check_model`'s to say.
+    """
+    try:
+        end_id = ChatTemplate.load(Tokenizer.load(folder)).end_id
+    except ValueError:
+        return
+    file = folder / GENERATION
+    ends = hf.end_ids(file, folder / "config.json")
+    if end_id is not None and end_id not in ends:
+        hf.write_json(file, read_generation(file) | {"eos_token_id": [*ends, end_id]})
+
+
 def check_ends(generation: Path, config: Path, shape: LlamaConfig) -> None:
     """Raises ValueError for an end of an answer that is no id of the model."""
     for file in (generation, config):

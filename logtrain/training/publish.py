@@ -3,7 +3,7 @@ adapters alone in PEFT's format.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +13,12 @@ from torch import Tensor
 
 from logtrain.core.atomic import aside_of, new_folder, write_file
 from logtrain.core.checksums import foreign, write_checksums
+from logtrain.core.config import dump
 from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.world import World
 from logtrain.model import hf, peft
+from logtrain.model.base import read_base, write_base
+from logtrain.model.card import DataLine, Score, write_card
 from logtrain.model.llama import Llama
 from logtrain.model.lora import merged
 from logtrain.model.published import called, check_adapter, check_model, read_generation
@@ -25,6 +28,7 @@ from logtrain.training.setup import RunSetup
 from logtrain.training.sharding import full_tensors
 from logtrain.training.step import validate
 
+PLACES = ("model", "data", "runs", "valid")  # settings that name folders
 TOLERANCE = 1e-2  # relative; rounding to bf16 moves a loss by about 1e-4, a wrong tensor by more than this
 
 
@@ -79,9 +83,10 @@ def check_output(folder: Path) -> None:
         raise ValueError(f"{report}: in the way of the export's report, and not written by an export; move it")
 
 
-def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
+def publish_model(folder: Path, model: Llama, run: RunSetup, scores: Sequence[Score] = ()) -> ExportResult:
     """Write a model under another name, read it back, compare the two, and only then rename it to `folder`; an older
-    `folder` is replaced. Adapters are merged. The result is also written to `<folder>.json` beside it.
+    `folder` is replaced. Adapters are merged. The result is also written to `<folder>.json` beside it. `scores`: of the
+    model, for its card.
 
     Every rank calls this. Raises ValueError if the losses on the first step of `run.data.check` differ by more than
     TOLERANCE, as a share of the live one.
@@ -97,6 +102,9 @@ def publish_model(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
             source, files = Path(run.config.model), data.tokenizer.files
             hf.save(aside, run.shape, tensors, dtype, source=source, tokenizer_files=files)
             write_chat_style(aside, data.chat, configs=aside)
+            relation = "merge" if run.config.lora.rank else "finetune"
+            about = {"data": data_lines(run), "recipe": recipe(run), "scores": scores}
+            write_card(aside, run.config.name, relation, read_base(source), **about)
             write_checksums(aside, world.note)
         else:
             for _ in tensors:  # every rank takes part in the gathering
@@ -128,12 +136,33 @@ def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> None:
     if run.world.is_main:
         source = Path(run.config.model)
         with new_folder(folder, replace=True) as aside:
+            base, dtype = read_base(source), str(run.export_dtype).removeprefix("torch.")
             peft.save(aside, trained, run.shape, run.config.lora, str(source))
+            for file in run.data.tokenizer.files:
+                hf.copy(file, aside)
+            hf.leave_one_template(aside)
             write_chat_style(aside, run.data.chat, configs=source)
+            write_base(aside, folder, base, dtype)
+            write_card(aside, run.config.name, "adapter", base, data=data_lines(run), recipe=recipe(run))
             with called(aside, folder):
                 check_adapter(aside, source, run.shape, trained_template=run.data.chat is not None)
             write_checksums(aside)
     run.world.barrier()
+
+
+def data_lines(run: RunSetup) -> list[DataLine]:
+    """What a model card says of the training data, by source."""
+    lines = []
+    for split in run.data.sources.values():
+        facts, name = split.manifest, ", ".join(Path(source["path"]).name for source in split.manifest["sources"])
+        counts, kind = facts["splits"]["train"], "chats" if "chat" in facts else "documents"
+        lines.append(DataLine(name, kind, counts["documents"], counts["tokens"], facts["fingerprint"]))
+    return lines
+
+
+def recipe(run: RunSetup) -> str:
+    """The settings of a run, as a model card shows them: without the folders of this machine."""
+    return "\n".join(line for line in dump(run.config).splitlines() if line.split(" = ")[0] not in PLACES)
 
 
 def write_chat_style(folder: Path, chat: ChatStyle | None, *, configs: Path) -> None:

@@ -1,7 +1,7 @@
 """The data of a run: prepared folders, opened as loaders and checked against the model and against each other."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,8 @@ class RunData:
     """Fingerprint of the training data's manifest."""
     chat: ChatStyle | None
     """The style of chat data; None for documents."""
+    sources: dict[str, Split] = field(default_factory=dict)
+    """The training splits by the names of their sources."""
 
     @property
     def check(self) -> Loader:
@@ -90,6 +92,7 @@ def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunDat
         tokenizer=tokenizers[0],
         fingerprint=fingerprint,
         chat=chat_style(sources),
+        sources=sources,
     )
 
 

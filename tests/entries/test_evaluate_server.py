@@ -14,6 +14,7 @@ from logtrain.generation.generator import Generator
 from logtrain.generation.load import ModelFolder
 from logtrain.generation.request import Request
 from logtrain.text.chat_template import ChatTemplate, Turn
+from tests.support.chats import TRIMMING
 from tests.support.evaluation import NEW, ROWS, evaluated, flags, num_answers, read
 from tests.support.program import Program
 from tests.support.synthetic import edit_json
@@ -29,6 +30,7 @@ class FakeServer(ThreadingHTTPServer):
         self.loaded, self.lock = ModelFolder(folder).load(CPU), threading.Lock()
         self.template = ChatTemplate.load(self.loaded.folder.tokenizer)
         self.fails: list[int] = []
+        self.text_of, self.stop = self.loaded.folder.tokenizer.decode, {}
         self.seen: list[tuple[str, dict, dict]] = []
         self.busy = self.most = 0
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
@@ -41,6 +43,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server: FakeServer = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/detokenize":
+            self.send(200, {"prompt": server.text_of(body["tokens"])})
+            return
         with server.lock:
             server.seen.append((self.path, body, dict(self.headers)))
             server.busy += 1
@@ -49,6 +54,12 @@ class Handler(BaseHTTPRequestHandler):
         reply = {"error": {"message": "no such model"}} if status != 200 else self.reply(server, body)
         with server.lock:
             server.busy -= 1
+        self.send(status, reply)
+
+    def do_GET(self) -> None:
+        self.send(200, {"data": [{"id": "a", "root": "/models/a", "max_model_len": 512, "created": 7}]})
+
+    def send(self, status: int, reply: dict | bytes) -> None:
         content = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
@@ -65,8 +76,9 @@ class Handler(BaseHTTPRequestHandler):
             generator = Generator(server.loaded.model, server.loaded.folder.tokenizer, stop_ids)
             ((_, answer),) = generator.run([Request(prompt=prompt, max_new_tokens=body["max_tokens"])])
         text = {"message": {"role": "assistant", "content": answer.text}} if chat else {"text": answer.text}
-        usage = {"completion_tokens": len(answer.ids)}
-        return {"choices": [{**text, "finish_reason": answer.finish_reason}], "usage": usage}
+        counts_stop = bool(server.stop) and answer.finish_reason == "stop"
+        usage = {"completion_tokens": len(answer.ids) + counts_stop, "prompt_tokens": len(prompt)}
+        return {"choices": [{**text, "finish_reason": answer.finish_reason, **server.stop}], "usage": usage}
 
 
 @pytest.fixture
@@ -91,6 +103,12 @@ def test_a_server_with_the_same_model_gets_the_same_scores(
     assert evaluated(flags({"a": folder}, question_file, tmp_path / "run", *remote)) == 0
     (scores, samples), (expected, expected_samples) = read(tmp_path / "run"), read(finished)
     del expected["models"]["a"]["path"], scores["models"]["a"]["path"]
+    assert expected["models"]["a"].pop("answered_by")["dtype"] == "float32"
+    by = scores["models"]["a"].pop("answered_by")
+    assert by["server_model"] == {"id": "a", "root": "/models/a", "max_model_len": 512}
+    assert (by["backend"], by["base_url"], by["prompts"], by["dtype"]) == ("openai", server.url, prompts, None)
+    assert by["sampling"]["max_new_tokens"] == NEW
+    assert f"Answered by the server {server.url} (id a root /models/a" in (tmp_path / "run/compare.html").read_text()
     assert scores["models"]["a"] == expected["models"]["a"]
     wanted = [sample for sample in expected_samples if sample["model"] == "a"]
     for sample in (*samples, *wanted):
@@ -107,6 +125,44 @@ def test_a_server_with_the_same_model_gets_the_same_scores(
     assert "secret" not in "".join(
         file.read_text() for file in (tmp_path / "run").rglob("*.*") if file.suffix != ".png"
     )
+
+
+def test_a_server_that_counts_the_end_of_an_answer_gets_the_same_counts(
+    chat_models, question_file, finished, server, tmp_path
+):
+    server.stop = {"stop_reason": None}  # as vLLM
+    remote = ["--backend", "openai", "--base_url", server.url]
+    assert evaluated(flags({"a": chat_models["a"]}, question_file, tmp_path / "run", *remote)) == 0
+    counts = [
+        [one["output_tokens"] for one in read(run)[1] if one["model"] == "a"] for run in (tmp_path / "run", finished)
+    ]
+    assert counts[0] == counts[1]
+
+
+def test_a_server_with_another_template_is_refused(chat_models, question_file, server, tmp_path):
+    server.template = ChatTemplate(server.loaded.folder.tokenizer, TRIMMING.replace("header|>", "header|>!"))
+    remote = ["--backend", "openai", "--base_url", server.url, "--prompts", "messages", "--resume", "auto"]
+    arguments = flags({"a": chat_models["a"]}, question_file, tmp_path / "run", *remote)
+    with pytest.raises(
+        ValueError, match=r"makes \d+ tokens of a prompt that has \d+ by the folder of a: it has another"
+    ):
+        evaluated(arguments)
+    assert num_answers(tmp_path / "run") == 0
+    assert evaluated([*arguments, "--no_check_server"]) == 0
+
+
+def test_a_server_with_another_tokenizer_is_refused(chat_models, question_file, server, tmp_path, capfd):
+    server.text_of = lambda ids: " ".join(map(str, ids))
+    remote = ["--backend", "openai", "--base_url", server.url]
+    arguments = flags({"a": chat_models["a"]}, question_file, tmp_path / "run", *remote)
+    with pytest.raises(
+        ValueError, match=r"the ids of 'sshd\[24499\]: .*' are '\d+ .*' to the server: it has another tok"
+    ):
+        evaluated([*arguments, "--run", str(tmp_path / "other")])
+    assert not server.seen
+    server.text_of = lambda ids: None  # a server that does not say
+    assert evaluated(arguments) == 0
+    assert "does not say which text ids are, so that its tokenizer could not be checked" in capfd.readouterr().err
 
 
 def test_sampling_is_asked_of_a_server_each_question_with_its_own_seed(chat_models, question_file, server, tmp_path):

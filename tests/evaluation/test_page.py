@@ -25,6 +25,10 @@ def shown(page: str) -> dict[str, list[tuple[int, str]]]:
     return found
 
 
+BY = {
+    "backend": "local", "dtype": "float32", "base_url": "", "prompts": "", "server_model": None,
+    "sampling": {"temperature": 0.0, "max_new_tokens": 9},
+}  # fmt: skip
 ODD = ("Node.js", "45", "items", "<b>&", "plain")
 TALK = (("system", "be brief"), ("user", "<i>why"), ("assistant", "so"), ("user", "and now"))
 
@@ -54,7 +58,7 @@ def write_odd_page(folder: Path, gains: dict[str, list[float]], **data) -> tuple
         "model_sha256": "",
     }
     models = {
-        name: {**model, "path": "", "perplexity": {"items": loss, "a.b": loss}}
+        name: {**model, "path": "", "answered_by": BY, "perplexity": {"items": loss, "a.b": loss}}
         for name, model in found["models"].items()
     }
     counts = {"path": "x<y.json", "sha256": "", "questions": n, "rows": n, "left_out": {}, "too_long": []} | data

@@ -1,6 +1,7 @@
 """What gets a name loads: in our chat, and in transformers. What does not is refused before anything is there."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logtrain.generation.load import ModelFolder
-from logtrain.model import merging, peft, published
+from logtrain.model import hf, merging, peft, published
 from logtrain.model.config import LoraConfig
 from logtrain.text import template_source
 from tests.support.chats import CHATML, TRIMMING
@@ -54,13 +55,22 @@ def test_an_adapters_broken_generation_config_is_not_published(folders, damage):
             TRIMMING.replace("message['content']", "'hello'"),
             r"merged/chat_template\.jinja: .*not write all of its text",
         ),
-        (TRIMMING.replace("<|eot|>", "<|end_of_text|>"), r"template ends answers with 341, .* 344; add the first to"),
     ],
-    ids=["no jinja", "a bomb", "another text", "an end of its own"],
+    ids=["no jinja", "a bomb", "another text"],
 )
 def test_an_adapters_broken_template_is_not_published(folders, template, message):
     (folders[1] / template_source.FILE).write_text(template)
     refused(folders, message)
+
+
+def test_an_end_that_an_adapter_has_learned_is_published(folders):
+    """Of a public report: TRL leaves the template, but no generation_config.json."""
+    (folders[1] / template_source.FILE).write_text(TRIMMING.replace("<|eot|>", "<|end_of_text|>"))
+    merging.merge_folders(*folders, "float32")
+    assert hf.end_ids(folders[2] / published.GENERATION) == [344, 341]
+    (folders[1] / published.GENERATION).write_text('{"eos_token_id": 344}')
+    shutil.rmtree(folders[2])
+    refused(folders, r"template ends answers with 341, .* 344; add the first to")
 
 
 def test_an_end_that_is_no_id_of_the_model_is_not_published(folders):

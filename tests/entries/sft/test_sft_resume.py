@@ -83,12 +83,18 @@ def test_export_and_adapter_are_the_trained_model(case, whole):
 
 def test_an_adapter_answers_as_its_export_does(case, tmp_path):
     """By the template of the training data, to the end that they have taught; merged by hand, too."""
+    from transformers import AutoTokenizer
+
     written = json.loads((case.data / "manifest.json").read_text())["chat"]["template"]
     flags = [*case.flags, "--trainer.max_steps", "1", "--runs", str(tmp_path)]
     assert train(flags, SFT) == 0
     run, end = tmp_path / "run", json.loads((case.data / "manifest.json").read_text())["tokenizer"]["document_end_id"]
-    flags = ["--model", str(case.model), "--adapter", str(run / "adapter"), "--output", str(tmp_path / "merged")]
-    assert train(flags, "logtrain.merge") == 0
+    assert train(["--adapter", str(run / "adapter"), "--output", str(tmp_path / "merged")], "logtrain.merge") == 0
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (run / "export", tmp_path / "merged")]
+    assert weights[0] == weights[1], "bit for bit, in the dtype of the run's export"
+    for folder in (run / "adapter", run / "export", tmp_path / "merged"):
+        assert AutoTokenizer.from_pretrained(folder).chat_template == written
+        assert (folder / "README.md").read_text().startswith("---\nbase_model: ")
     for folder in (run / "adapter", run / "export", tmp_path / "merged"):
         assert (folder / "chat_template.jinja").read_text() == written
         assert end in ModelFolder(folder).stop_ids, folder
