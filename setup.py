@@ -40,6 +40,7 @@ EXTRAS = {
         "playwright>=1.45",  # drives it; the wheel brings the program that it needs
         "axe-playwright-python>=0.1.4",  # carries axe-core
     ],
+    "fa4": ["flash-attn-4>=4.0.0b36"],  # attention_backend = "fa4"; so far it has pre-releases alone
     "flash": ["flash-attn>=2.7"],  # attention_backend = "flash_attn"; registered with torch since 2.7
     "remote": [  # paths on S3, Google's store and the Hugging Face hub
         "s3fs>=2024.12",

@@ -213,7 +213,9 @@ def of_load(ways: dict, clients: int, vocab_size: int, options: argparse.Namespa
         asked = load_of(clients, vocab_size, options.new_tokens, round)
         tokens.append(sum(request.max_tokens for request in asked))
         for name in sorted(ways, key=lambda name: (list(ways).index(name) + round) % len(ways)):
-            results[name].append(ways[name](asked, clients))
+            results[name].append(result := ways[name](asked, clients))
+            told = f"{clients} clients, round {round + 1}, {name}: {tokens[-1] / result.cpu:.1f} tokens/CPU s"
+            print(f"{told}, {tokens[-1] / result.wall:.1f} tokens/s", file=sys.stderr, flush=True)
     differing = sum(
         a != b
         for one, other in zip(results["generator"], results["server"], strict=True)

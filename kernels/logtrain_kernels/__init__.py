@@ -21,6 +21,7 @@ from logtrain_kernels.attention import (
     cached_attention,
     cached_attention_reference,
     use_attention,
+    use_best_attention,
 )
 from logtrain_kernels.cost import Cost
 from logtrain_kernels.device import interpreted, pretended_gpu, settle_vector_functions
@@ -104,4 +105,5 @@ __all__ = [
     "swiglu_reference",
     "token_losses",
     "use_attention",
+    "use_best_attention",
 ]

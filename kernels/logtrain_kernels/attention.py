@@ -26,14 +26,18 @@ from torch.nn.attention.varlen import varlen_attn
 from logtrain_kernels.cost import Cost, nbytes
 from logtrain_kernels.device import on_gpu
 
-BACKENDS = {"torch": "torch", "fa3": "flash_attn_3", "flash_attn": "flash-attn"}  # by the package that each is in
+# By the package that each is in.
+BACKENDS = {"torch": "torch", "fa3": "flash_attn_3", "fa4": "flash-attn-4", "flash_attn": "flash-attn"}
+IN_REGISTRY = {"fa3": "FA3", "fa4": "FA4"}  # torch's names of what it can put in the place of its own
+BEST = (("fa3", (9,), 256), ("fa4", (9, 10), 128))  # in this order: compute capabilities, largest head
 ASKS_FOR_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # torch 2.11 groups heads unasked
 _flash_attn: Callable | None = None  # the flash-attn package's function, once it was asked for
 
 
 def use_attention(backend: str) -> None:
     """Choose which of BACKENDS `attention` runs on GPUs from now on. torch: the FlashAttention-2 inside PyTorch. fa3:
-    FlashAttention-3 (Hopper) in its place, from the package flash_attn_3. flash_attn: the package flash-attn.
+    FlashAttention-3 (Hopper) in its place, from the package flash_attn_3. fa4: FlashAttention-4 (Hopper, Blackwell),
+    from flash-attn-4. flash_attn: the package flash-attn.
 
     Raises ValueError if the package is not there.
     """
@@ -42,12 +46,33 @@ def use_attention(backend: str) -> None:
     restore_flash_attention_impl(_raise_warn=False)
     _flash_attn = None
     try:
-        if backend == "fa3":
-            activate_flash_attention_impl("FA3")
+        if backend in IN_REGISTRY:
+            activate_flash_attention_impl(IN_REGISTRY[backend])
         if backend == "flash_attn":
             _flash_attn = importlib.import_module("flash_attn").flash_attn_varlen_func
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, RuntimeError, ValueError) as error:  # the last of a torch whose registry lacks it
         raise ValueError(f"attention by {backend}: {error}; install {BACKENDS[backend]}, or choose torch") from error
+
+
+def use_best_attention(capability: int, head_dim: int) -> str:
+    """Choose the first of FlashAttention-3, FlashAttention-4 and PyTorch's own that is installed and runs on GPUs of
+    this major compute capability with heads of this size; -> which it is, and why not those before it, for the log.
+    """
+    reasons = []
+    for backend, capabilities, largest in BEST:
+        if capability not in capabilities:
+            reasons.append(f"{backend} has nothing for compute capability {capability}")
+        elif head_dim > largest:
+            reasons.append(f"{backend} has no heads of {head_dim}")
+        else:
+            try:
+                use_attention(backend)
+            except ValueError as error:
+                reasons.append(str(error.__cause__))
+            else:
+                return "; ".join((f"attention by {backend}", *reasons))
+    use_attention("torch")
+    return "; ".join(("attention by torch", *reasons))
 
 
 def attention_reference(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, cu_seqlens: Tensor) -> Tensor:

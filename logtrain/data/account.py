@@ -38,6 +38,11 @@ class CaseCounts(NamedTuple):
     tokens: int
     targets: int
 
+    @property
+    def lost(self) -> float:
+        """The share of the answers' tokens that are not stored."""
+        return 1 - self.targets / self.read_targets if self.read_targets else 0.0
+
 
 class Account:
     """Counts rows, and lists the first bad ones."""
@@ -96,7 +101,7 @@ class Account:
         where = f"{self.paths[read.records_I['source'][i]]} row {read.records_I['row'][i]}"
         return ValueError(
             f"{where}: {encoded.outcomes_I['tokens'][i]:,} tokens, more than seq_len; give a greater --seq_len, or "
-            f"what to do with such rows: --too_long drop, split_turns or truncate_content"
+            f"what to do with such rows: --too_long drop, split_turns, truncate_content or truncate_answer"
         )
 
     def _lost(self, where: str, lost: Lost) -> ValueError:

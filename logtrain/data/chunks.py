@@ -15,6 +15,7 @@ from logtrain.data.documents import Document, documents
 from logtrain.data.files import InputFile
 from logtrain.data.format_found import reading_of
 from logtrain.data.lines import BadRow
+from logtrain.data.records import Records
 from logtrain.data.shards import DOCUMENT
 from logtrain.text.chat_template import Turn
 
@@ -44,8 +45,14 @@ class RowsRead(NamedTuple):
     """bool: whether the item's group is held out"""
 
 
-def rows_of(config: PrepareConfig, file: InputFile) -> Iterator[Document | Conversation | BadRow]:
-    """The rows of a file as what `config.format` makes of them."""
+def records_of(config: PrepareConfig) -> Records:
+    """What makes records of the lines of all text files."""
+    return Records(config.records == "block", config.max_per_template, config.mask_values)
+
+
+def rows_of(config: PrepareConfig, file: InputFile, records: Records) -> Iterator[Document | Conversation | BadRow]:
+    """The rows of a file as what `config.format` makes of them. `records`: the same for all files, in order."""
+    file.records = records.of
     reading = reading_of(config)
     if is_chat_format(config.format):
         return conversations(file, config.format, reading)
@@ -72,18 +79,20 @@ class _Chunk:
 
 class Chunks:
     """Iterates over (RowsRead, items). domains: those that have come so far, each with its number; num_good: rows that
-    are not bad. `held_groups`: those of the column that the split goes by which are held out.
+    are not bad; records: those of text files. `held_groups`: those of the column that the split goes by which are held
+    out.
     """
 
     def __init__(self, config: PrepareConfig, files: list[InputFile], held_groups: Iterable[str] = ()):
         self.config, self.files, self.held_groups = config, files, frozenset(held_groups)
         self.domains: dict[str, int] = {}
         self.num_good = 0
+        self.records = records_of(config)
 
     def __iter__(self) -> Iterator[tuple[RowsRead, list[Item]]]:
         chunk, num_bad = _Chunk(), 0
         for source, file in enumerate(self.files):
-            for row in rows_of(self.config, file):
+            for row in rows_of(self.config, file, self.records):
                 if isinstance(row, BadRow):
                     num_bad += 1
                     chunk.bad_rows.append(BadRowFound(source, row.row, str(row)))

@@ -18,8 +18,14 @@ TextFormat = Literal["auto", "nlplog", "corpus"]
 ChatFormat = Literal["sharegpt", "messages", "alpaca"]
 READ_COLUMNS = {"text", "instruction", "input", "output", "log", "conversations", "messages", "system", "domain"}
 """All that some rule reads."""
-TooLong = Literal["error", "drop", "split_turns", "truncate_content"]
-TEXT_ONLY = {"document_end", "text_chars"}  # settings of continual pretraining
+TooLong = Literal["auto", "error", "drop", "split_turns", "truncate_content", "truncate_answer"]
+TEXT_ONLY = {
+    "document_end",
+    "text_chars",
+    "records",
+    "max_per_template",
+    "mask_values",
+}  # settings of continual pretraining
 CHAT_ONLY = {"train_on", "too_long", "template", "date"}  # settings of fine-tuning
 
 
@@ -64,9 +70,11 @@ class PrepareConfig(Config):
     """Another seed, another choice of validation documents."""
     train_on: TrainOn = "all"
     """Chat rows: the answers that are trained on, each with the token that ends it: all of them, or the last."""
-    too_long: TooLong = "truncate_content"
+    too_long: TooLong = "auto"
     """A conversation of more than seq_len tokens: truncate_content cuts the longest questions in their middle, never an
-    answer; split_turns goes on in another conversation; drop leaves it out; error stops. The report counts each."""
+    answer; split_turns goes on in another conversation; drop leaves it out; error stops;
+    truncate_answer cuts questions to half a row and then what is behind the row's end, so that no end is learned there.
+    auto is truncate_content, and stops where more than a tenth of the answers' tokens would be lost."""
     template: Annotated[str, FILE] = ""
     """Chat rows: a jinja file to render them with instead of the tokenizer's own chat template."""
     date: str = DATE
@@ -78,6 +86,13 @@ class PrepareConfig(Config):
     text_chars: int = 32768
     """A .txt or .log file is cut between lines into documents of at most this many characters. Documents nearly as long
     as a row pack badly: of 8,192 tokens, system logs fill 98% with 2,048 or 32,768 characters, 79% with 16,384."""
+    records: Literal["line", "block"] = "line"
+    """A record of a .txt or .log file: a line, or a block, which is a line that begins as most do, with a time for one,
+    and what goes on below it, so that stack traces stay whole. Documents are cut between records."""
+    max_per_template: int = 0
+    """Of records that differ only in values and a few words, keeps the first so many, over all files. 0: all."""
+    mask_values: bool = False
+    """Writes # for the numbers, times, addresses and ids in records."""
     columns: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """Other names of columns, each THEIRS=OURS, as question=instruction answer=output. A dot leads into an object, as
     meta.text=text, or by number into an array."""
@@ -108,6 +123,7 @@ class PrepareConfig(Config):
             "shard_tokens": 1,
             "max_row_mb": 1,
             "max_bad_rows": 0,
+            "max_per_template": 0,
             "workers": 0,
             "seed": 0,
         }

@@ -14,8 +14,8 @@ from logtrain.data.lost_text import Lost, lost_text_of
 from logtrain.data.twins import Twins, hashes_of
 from logtrain.text.tokenizer import Tokenizer
 
-CASES = ("whole", "truncated", "split", "dropped", "bad", "too long")
-WHOLE, TRUNCATED, SPLIT, DROPPED, BAD, TOO_LONG = range(len(CASES))
+CASES = ("whole", "truncated", "split", "cut", "dropped", "bad", "too long")
+WHOLE, TRUNCATED, SPLIT, CUT, DROPPED, BAD, TOO_LONG = range(len(CASES))
 OUTCOME = np.dtype([("case", "u1"), ("tokens", "<i8"), ("targets", "<i8")])  # of an item as it was read, whole
 
 

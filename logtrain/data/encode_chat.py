@@ -6,6 +6,8 @@ What is longer than `seq_len` tokens is dealt with by `too_long`:
     drop               it is left out
     split_turns        its exchanges (a question with its answer) go on in another conversation, which begins with the
                        same system turn, as many in each as fit; it is left out if one exchange alone does not
+    truncate_answer    its questions are cut to half a row, likewise, and then what is behind the row's end is left out:
+                       the end of an answer, which is no end to be learned, and what follows it
     truncate_content   its longest questions lose their middle, a visible mark standing there; never the template, the
                        system turn or an answer. It is left out if it does not fit with only the mark left of each
 """
@@ -20,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from logtrain.data.config import TooLong
-from logtrain.data.encode import BAD, DROPPED, OUTCOME, SPLIT, TOO_LONG, TRUNCATED, WHOLE, Encoded, lost_of
+from logtrain.data.encode import BAD, CUT, DROPPED, OUTCOME, SPLIT, TOO_LONG, TRUNCATED, WHOLE, Encoded, lost_of
 from logtrain.data.shards import CONTEXT
 from logtrain.data.twins import PART_BITS, Twins, hashes_of
 from logtrain.text.chat_template import ChatTemplate, Turn
@@ -103,7 +105,10 @@ class ChatEncoder:
             return TOO_LONG, []
         if self.too_long == "split_turns" and (samples := self._split(turns, template)):
             return SPLIT, samples
-        if self.too_long == "truncate_content" and (sample := self._truncate(turns, whole, template)):
+        if self.too_long == "truncate_answer" and (shorter := self._cut(turns, template)):
+            sample = Sample(shorter.ids[: self.seq_len], shorter.is_target[: self.seq_len])
+            return (TRUNCATED if len(shorter.ids) <= self.seq_len else CUT), [sample]
+        if self.too_long in ("auto", "truncate_content") and (sample := self._truncate(turns, whole, template)):
             return TRUNCATED, [sample]
         return DROPPED, []
 
@@ -123,6 +128,27 @@ class ChatEncoder:
             sample, start = fitting
             samples.append(sample)
         return samples
+
+    def _cut(self, turns: Sequence[Turn], template: ChatTemplate) -> Sample | None:
+        """The conversation with its questions shortened: to half a row at most, and where that leaves no target in the
+        first `seq_len` tokens, to a quarter, and so on; None where nothing does.
+        """
+        tokenizer = template.tokenizer
+        num_marker = len(tokenizer.encode(MARKER))
+        most = self.seq_len // 2
+        while most > num_marker:
+            shorter = [
+                turn._replace(content=shorten(turn.content, spans, most, most - num_marker))
+                if turn.role == "user"
+                else turn
+                for turn in turns
+                for spans in [tokenizer.encode_with_spans(turn.content, spelled=False)[1]]
+            ]
+            whole = Sample(*template.encode(shorter, self.train_on))
+            if whole.is_target[1 : self.seq_len].any():
+                return whole
+            most //= 2
+        return None
 
     def _truncate(self, turns: Sequence[Turn], sample: Sample, template: ChatTemplate) -> Sample | None:
         """The conversation with every question of more than so many tokens cut down to so many, the marker included.

@@ -39,6 +39,7 @@ class InputFile:
 
     path: as it was given; of a member of an archive, archive/member. stem: its name without the endings. kind: of
     KINDS. num_bytes: its size; bytes_read: how far `rows` has come. max_row_bytes: of a row, of a line of text.
+    records: what the lines of a text file become before they are put together.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class InputFile:
         self._on_disk, self._stat = on_disk, on_disk.stat()
         self.num_bytes = member.file_size if member else self._stat.st_size
         self.bytes_read = 0
+        self.records: Callable[[Iterator[str | BadRow]], Iterator[str | BadRow]] = iter
 
     def again(self) -> Self:
         """The same file, to be read anew."""
@@ -157,7 +159,7 @@ class InputFile:
 def text_rows(file: InputFile, text_chars: int) -> Iterator[tuple[int, str | BadRow]]:
     """Whole lines of a text file, as many as `text_chars` holds; a BadRow in the place of a line that is too long."""
     row, group, size = 0, [], 0
-    for line in lines(file.texts(), file.max_row_bytes):
+    for line in file.records(lines(file.texts(), file.max_row_bytes)):
         is_bad = isinstance(line, BadRow)
         if group and (is_bad or size + len(line) > text_chars):
             yield row, "".join(group)

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 
 from logtrain.core.printable import printable
-from logtrain.data.chunks import rows_of
+from logtrain.data.chunks import records_of, rows_of
 from logtrain.data.config import PrepareConfig
 from logtrain.data.files import InputFile
 from logtrain.data.lines import BadRow
@@ -23,9 +23,9 @@ def held_groups(config: PrepareConfig, files: list[InputFile]) -> list[str]:
     if not config.split_by:
         return []
     rows_in: Counter[str] = Counter()
-    num_bad = 0
+    num_bad, records = 0, records_of(config)
     for file in files:
-        for row in rows_of(config, file.again()):
+        for row in rows_of(config, file.again(), records):
             if isinstance(row, BadRow):
                 num_bad += 1
             else:

@@ -51,7 +51,7 @@ def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folde
     manifest: Manifest = {**origin, "domains": list(chunks.domains), "splits": splits.close()}
     if config.split_by:
         manifest["held_out_groups"] = groups
-    report = make_report(folder, manifest, splits.hashes(), held_out, account)
+    report = make_report(folder, manifest, splits.hashes(), held_out, account, chunks.records)
     for name, content in (
         (REPORT, {"fingerprint": manifest["fingerprint"], **report.as_json()}),
         (MANIFEST, {**manifest}),
@@ -59,6 +59,9 @@ def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folde
         with naming(folder / name):
             (folder / name).write_bytes(sealed(content))
     return report
+
+
+MOST_LOST = 0.1  # of the answers' tokens, unless a user has chosen how
 
 
 def encoder_of(config: PrepareConfig, origin: Origin) -> Encoder:
@@ -77,7 +80,17 @@ def refuse_incomplete(config: PrepareConfig, account: Account, files: list[Input
     account.refuse_bad_rows(config.most_bad_rows, num_good > 0, other_format)
     sources = account.sources().values()
     if sum(of.dropped for of in sources) == sum(of.good for of in sources) > 0:
-        raise ValueError(f"no conversation fits in seq_len = {config.seq_len} tokens; give a greater --seq_len")
+        raise ValueError(
+            f"no conversation fits in seq_len = {config.seq_len} tokens; give a greater --seq_len, or cut the answers "
+            f"with --too_long truncate_answer"
+        )
+    total = account.cases()["total"]
+    if config.too_long == "auto" and (lost := total.lost) > MOST_LOST:
+        raise ValueError(
+            f"{lost:.0%} of the answers' tokens would be lost, for their conversations have more than seq_len = "
+            f"{config.seq_len:,} tokens even with their questions cut; give a greater --seq_len, or choose: --too_long "
+            f"truncate_answer, split_turns, or truncate_content, which leaves them out"
+        )
 
 
 def refuse_changed(files: list[InputFile]) -> None:

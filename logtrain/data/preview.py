@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from logtrain.core.printable import printable
-from logtrain.data.chunks import content, rows_of
+from logtrain.data.chunks import content, records_of, rows_of
 from logtrain.data.config import PrepareConfig
 from logtrain.data.encode import BAD, CASES, WHOLE, Encoded, encode
 from logtrain.data.files import InputFile
@@ -24,7 +24,8 @@ from logtrain.text.tokenizer import Tokenizer
 def print_preview(config: PrepareConfig, files: list[InputFile]) -> None:
     """Print the first `config.show` documents of the input, and the bad rows among them."""
     tokenizer, encoder = Tokenizer.load(config.tokenizer), encoder_of(config, read_origin(config, files))
-    rows = ((f"{file.path} row {row.row}", row) for file in files for row in rows_of(config, file))
+    records = records_of(config)
+    rows = ((f"{file.path} row {row.row}", row) for file in files for row in rows_of(config, file, records))
     left = config.show
     for where, row in rows:
         if isinstance(row, BadRow):

@@ -16,7 +16,7 @@ Of chat data some of it is otherwise, for a conversation is a document only as f
     rows: read = bad + conversations; `conversations` in the report counts these by what became of them (CASES)
     conversations: read_tokens as they were, whole; tokens as they are in the shards; a total is the sum of its cases
     conversations total: documents, tokens and targets are the report's total, no document is split over rows
-    targets: of the answers, without a document's first token; only `dropped` has fewer than it had in read_targets
+    targets: of the answers, without a document's first token; only `dropped` and `cut` have fewer than in read_targets
 
 Legend: D documents of a split.
 """
@@ -32,6 +32,7 @@ from logtrain.data.account import Account, CaseCounts, RowCounts
 from logtrain.data.held_out import HeldOut
 from logtrain.data.manifest import Manifest
 from logtrain.data.pack import pack, pieces
+from logtrain.data.records import Records
 from logtrain.data.shards import Split
 
 
@@ -88,6 +89,8 @@ class Report:
     held_out: HeldOut
     groups: list[str]
     """that are held out whole"""
+    records: dict[str, int]
+    """of text files: how many were read and left_out, and templates"""
 
     def as_json(self) -> dict[str, Any]:
         """The report as it is written."""
@@ -106,6 +109,8 @@ class Report:
             "lost_chars": self.lost_chars,
             "held_out": self.held_out._asdict() | {"groups": self.groups},
         }
+        if self.records["left_out"]:
+            content["records"] = self.records
         if self.conversations is not None:
             content["conversations"] = {case: counts._asdict() for case, counts in self.conversations.items()}
         return content
@@ -121,6 +126,7 @@ def make_report(
     hashes: dict[str, tuple[np.ndarray, np.ndarray]],
     held_out: HeldOut,
     account: Account,
+    records: Records,
 ) -> Report:
     """`manifest`: of the finished shards in `folder`. `hashes`: by split, uint64 [D] each, of the documents' texts as
     they are and masked.
@@ -151,6 +157,11 @@ def make_report(
         conversations=account.cases() if "chat" in manifest else None,
         held_out=held_out,
         groups=manifest.get("held_out_groups", []),
+        records={
+            "read": records.num_read,
+            "left_out": records.num_left_out,
+            "templates": records.num_templates,
+        },
     )
     check(report, account)
     return report

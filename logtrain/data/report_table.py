@@ -17,6 +17,7 @@ MAX_BAD_ROWS_SHOWN = 10
 MAX_DOMAINS_SHOWN = 30
 MAX_GROUPS_SHOWN = 10
 MAX_GROUP_CHARS = 80
+OVER = Counts._fields.index("split_over_rows")
 
 
 def print_report(report: Report) -> None:
@@ -24,10 +25,17 @@ def print_report(report: Report) -> None:
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     seq_len = next(iter(report.packed.values())).seq_len
     console.print(documents_table(report, seq_len))
+    if report.conversations is not None and (line := lost_line(report.conversations, seq_len)):
+        console.print(Text(line, style="bold red"))
     chats = report.conversations
     what = "documents" if chats is None else "conversations"
     rows = report.rows
     console.print(f"rows read: {rows.read:,}, of them {rows.good:,} {what} and {rows.bad:,} bad rows")
+    if records := report.records["left_out"] and report.records:
+        console.print(
+            f"records of text files: {records['read']:,}, of which {records['left_out']:,} were left out, "
+            f"beyond the first of each of {records['templates']:,} templates"
+        )
     if report.lost_chars:
         console.print(f"lost, for the tokenizer cannot represent them: {report.lost_chars:,} characters")
     if chats is not None:
@@ -61,19 +69,37 @@ def held_out_lines(held_out: HeldOut, groups: list[str]) -> list[str]:
     return lines
 
 
+def lost_line(cases: dict[str, CaseCounts], seq_len: int) -> str:
+    """What long conversations have cost, in a line; "" where it is nothing."""
+    total, cut, dropped = cases["total"], cases["cut"], cases["dropped"]
+    if not total.lost > 0:
+        return ""
+    return (
+        f"LOST: {total.lost:.1%} of the answers' tokens, for they do not fit into {seq_len:,}: of "
+        f"{total.conversations:,} conversations {dropped.conversations:,} are left out, and {cut.conversations:,} "
+        f"have a cut answer"
+    )
+
+
 def documents_table(report: Report, seq_len: int) -> Table:
     """Documents by domain, the largest first, and by split."""
-    table = table_of("domain", "documents", "duplicates", "twins", f"over {seq_len:,} tokens", "tokens", "targets")
+    is_chat = report.conversations is not None  # none of which is longer than a row: the other table tells what was
+    over = [] if is_chat else [f"over {seq_len:,} tokens"]
+    table = table_of("domain", "documents", "duplicates", "twins", *over, "tokens", "targets")
+
+    def add(name: str, counts: Iterable[int], style: str | None = None) -> None:
+        add_row(table, name, [count for i, count in enumerate(counts) if not is_chat or i != OVER], style)
+
     of_domains = {name: Counts(*summed(by_split.values())) for name, by_split in report.domains.items()}
     largest_first = sorted(of_domains.items(), key=lambda item: -item[1].tokens)
     for name, counts in largest_first[:MAX_DOMAINS_SHOWN]:
-        add_row(table, name, counts)
+        add(name, counts)
     if others := [counts for _, counts in largest_first[MAX_DOMAINS_SHOWN:]]:
-        add_row(table, f"({len(others):,} others)", summed(others))
+        add(f"({len(others):,} others)", summed(others))
     table.add_section()
     for name, counts in report.splits.items():
-        add_row(table, name, counts)
-    add_row(table, "total", report.total, style="bold")
+        add(name, counts)
+    add("total", report.total, style="bold")
     return table
 
 

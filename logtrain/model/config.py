@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from logtrain.core.kinds import Config
 
-AttentionBackend = Literal["torch", "fa3", "flash_attn"]
+AttentionBackend = Literal["auto", "torch", "fa3", "fa4", "flash_attn"]
 Recompute = Literal["none", "selective", "full"]
 LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -33,6 +33,7 @@ from logtrain_kernels import (
     swiglu,
 )
 from logtrain_kernels import use_attention as use_attention  # a run chooses it
+from logtrain_kernels import use_best_attention as use_best_attention
 
 assert IGNORE == logtrain_kernels.IGNORE, "the loader and the loss must mean the same label"
 

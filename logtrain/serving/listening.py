@@ -42,6 +42,7 @@ async def serve(config: ServeConfig) -> int:
         for worker in pool.workers:
             assert worker.ready
             say(worker.ready.summary)
+        bound.listen(CONNECTIONS)  # so that whoever reads the address below can connect
         host = f"[{config.host}]" if ":" in config.host else config.host
         address = f"http://{host}:{bound.getsockname()[1]}"
         say(f"{', '.join(models.models)} at {address}/v1")

@@ -9,28 +9,32 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from logtrain.core.units import size
-from logtrain.model.llama import LlamaConfig, use_attention
+from logtrain.model.llama import LlamaConfig, use_attention, use_best_attention
 from logtrain.model.lora import num_adapter_parameters
 from logtrain.training.config import RunConfig
 
 
-def check_device(device: torch.device, dtype: torch.dtype, config: RunConfig, shape: LlamaConfig) -> None:
-    """Choose the attention that the config asks for. Raises ValueError where this device, dtype or shape cannot have
-    it.
+def check_device(device: torch.device, dtype: torch.dtype, config: RunConfig, shape: LlamaConfig) -> str:
+    """Choose the attention that the config asks for; -> which that is, for the log. Raises ValueError where this
+    device, dtype or shape cannot have it.
     """
     backend = config.attention_backend
     if device.type != "cuda":
-        if backend != "torch":
-            raise ValueError(f"attention_backend = {backend}: only for GPUs, and none was found; leave it at torch")
-        return
+        if backend not in ("auto", "torch"):
+            raise ValueError(f"attention_backend = {backend}: only for GPUs, and none was found; leave it at auto")
+        return "attention by torch, as on all CPUs"
     if dtype == torch.float32:
         raise ValueError("dtype = float32: attention on GPUs computes in bfloat16; set dtype to bfloat16 or auto")
     if shape.head_dim % 8 or shape.head_dim > 256:
         raise ValueError(f"{config.model}: heads of size {shape.head_dim}; on GPUs a multiple of 8 up to 256")
-    if torch.cuda.get_device_capability(device) < (8, 0):
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
         name = torch.cuda.get_device_name(device)
         raise ValueError(f"{name}: attention needs an Ampere GPU (A100) or a newer one")
+    if backend == "auto":
+        return use_best_attention(capability[0], shape.head_dim)
     use_attention(backend)
+    return f"attention by {backend}, as the config says"
 
 
 def check_torch(config: RunConfig) -> None:

@@ -174,8 +174,10 @@ class RunConfig(Config):
     """Compile every block with torch.compile: the start takes minutes; then there are fewer kernel launches, and one
     more copy in each block.
     """
-    attention_backend: AttentionBackend = "torch"
-    """Attention on GPUs: torch's own FlashAttention-2, the package flash_attn_3 (fa3, for Hopper), or flash-attn."""
+    attention_backend: AttentionBackend = "auto"
+    """Attention on GPUs: torch's own FlashAttention-2, the package flash_attn_3 (fa3, for Hopper), flash-attn-4 (fa4,
+    for Hopper and Blackwell), or flash-attn. auto: the first of fa3, fa4 and torch that is there; log.txt says which.
+    """
     track: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], NONE_BY_DEFAULT] = ()
     """Trackers that get every record, with the same names: needs the extra `track`."""
     prometheus: int = 0

@@ -203,9 +203,13 @@ def publish(run: RunSetup, model: Llama, metrics: Metrics) -> None:
 
 
 def announce(run: RunSetup, metrics: Metrics, newest: Path | None) -> None:
-    """Report what the config alone does not say: where the run was resumed, and the documents of a step."""
+    """Report what the config alone does not say: where the run was resumed, which attention it has, and the documents
+    of a step.
+    """
     if newest:
         metrics.info(f"resumed from {newest}")
+    if run.world.device.type == "cuda":
+        metrics.info(run.attention)
     if wanted := run.config.loader.documents_per_step:
         rows, mean = run.data.train.config.rows_per_step, run.data.documents_per_step
         metrics.info(f"{rows} rows a step hold {mean:.1f} documents on average, {wanted} were asked for")

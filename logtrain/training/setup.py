@@ -37,6 +37,8 @@ class RunSetup:
     """The arrangement of the ranks for sharding."""
     data: RunData
     """The loaders, the tokenizer and what is known of the data."""
+    attention: str
+    """Which attention was chosen, and why, in words."""
 
     @property
     def folder(self) -> Path:
@@ -93,10 +95,10 @@ def set_up(config: RunConfig) -> RunSetup:
             check_folder(Path(config.model), world.note)
         shape, dtype = hf.read_config(config.model), compute_dtype(world.device, config.dtype)
         check_source(Path(config.model), shape)
-        check_device(world.device, dtype, config, shape)
+        attention = check_device(world.device, dtype, config, shape)
         mesh = make_mesh(world.device.type, world.size, parallel)
         world.note(f"verifying {config.data}")
-        return RunSetup(config, world, shape, dtype, mesh, open_run_data(config, shape, world))
+        return RunSetup(config, world, shape, dtype, mesh, open_run_data(config, shape, world), attention)
     except BaseException:
         world.watchdog.close()
         raise

@@ -74,9 +74,9 @@ def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype:
 
     Master weights, gradients and optimizer state are fp32 shards; gathered weights and activations have
     `compute_dtype`. Where every rank holds a whole copy, frozen weights need nothing and stay as they are. A rank that
-    is alone and computes in fp32 needs nothing at all: what FSDP2 would gather is a second copy of the masters.
+    is alone and has fp32 everywhere needs nothing at all: what FSDP2 would gather is a second copy of the masters.
     """
-    if mesh.size() == 1 and compute_dtype == torch.float32:
+    if mesh.size() == 1 and compute_dtype == torch.float32 and config.reduce_dtype == "float32":
         return
     frozen = {p for p in model.parameters() if not p.requires_grad}
     kept_out = frozen if mesh["shard"].size() == 1 else set()

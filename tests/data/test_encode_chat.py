@@ -62,7 +62,9 @@ def batches(draw) -> list[list[Turn]]:
 
 @settings(max_examples=120)
 @given(
-    chats=batches(), seq_len=st.integers(20, 250), too_long=st.sampled_from(["drop", "split_turns", "truncate_content"])
+    chats=batches(),
+    seq_len=st.integers(20, 250),
+    too_long=st.sampled_from(["auto", "drop", "split_turns", "truncate_content", "truncate_answer"]),
 )
 def test_any_conversation_at_any_length(template, chats, seq_len, too_long):
     tokenizer = template.tokenizer
@@ -79,15 +81,15 @@ def test_any_conversation_at_any_length(template, chats, seq_len, too_long):
         stored = [encoded.tokens_N[end - n : end] for end, n in zip(ends, encoded.lengths_D, strict=True)]
         stored = [tokens for tokens, chat in zip(stored, encoded.item_D, strict=True) if chat == i]
         samples = [((tokens & ~np.uint32(CONTEXT)).tolist(), tokens < CONTEXT) for tokens in stored]
-        read = [turns_of(template, *sample) for sample in samples]
-        first = turns[0].role == "system"
         name = CASES[case]
+        read = [turns_of(template, *sample) for sample in samples if name != "cut"]
+        first = turns[0].role == "system"
         assert (name == "whole") == (num_tokens <= seq_len)
         if name == "whole":
             assert samples[0][0] == whole[0]
             assert np.array_equal(samples[0][1], whole[1])
         elif name == "truncated":
-            assert too_long == "truncate_content"
+            assert too_long in ("auto", "truncate_content", "truncate_answer")
             ((*kept,),) = read
             assert sum(sample[1].sum() for sample in samples) == num_targets
             for now, was in zip(kept, trimmed(turns), strict=True):
@@ -101,6 +103,16 @@ def test_any_conversation_at_any_length(template, chats, seq_len, too_long):
                         and was.content.endswith(now.content[at + len(MARKER.strip()) :].lstrip("\n"))
                         for at in heads
                     )
+        elif name == "cut":
+            assert too_long == "truncate_answer"
+            ((ids, is_target),) = samples
+            assert len(ids) == seq_len
+            assert 0 < is_target.sum() < num_targets
+            ends_of_turns = [id for id, is_one in zip(ids, is_target, strict=True) if is_one and id == template.end_id]
+            spoken = tokenizer.decode([id for id, is_one in zip(ids, is_target, strict=True) if is_one])
+            answers = [turn.content for turn in trimmed(turns) if turn.role == "assistant"]
+            assert len(ends_of_turns) <= len(answers)
+            assert "".join(answers).startswith(spoken.rstrip("\ufffd"))
         elif name == "split":
             assert too_long == "split_turns"
             assert len(read) > 1
@@ -110,7 +122,7 @@ def test_any_conversation_at_any_length(template, chats, seq_len, too_long):
                 assert len(template.encode([*before, *after[first : first + 2]])[0]) > seq_len
         else:
             assert (name, read) == ("dropped", [])
-            if too_long == "truncate_content":
+            if too_long in ("auto", "truncate_content"):
                 short = [t._replace(content=shortest(tokenizer, t.content)) if t.role == "user" else t for t in turns]
                 assert len(template.encode(short)[0]) > seq_len
             elif too_long == "split_turns":
@@ -131,7 +143,12 @@ def test_any_conversation_at_any_length(template, chats, seq_len, too_long):
         "targets": (encoded.tokens_N < CONTEXT).sum(),
     }.items():
         assert cases["total"][column] == expected == sum(cases[case][column] for case in list(cases)[:-1])
-    assert cases["total"]["read_targets"] == cases["total"]["targets"] + cases["dropped"]["read_targets"]
+    assert cases["total"]["read_targets"] == (
+        cases["total"]["targets"]
+        + cases["dropped"]["read_targets"]
+        + cases["cut"]["read_targets"]
+        - cases["cut"]["targets"]
+    )
 
 
 def shortest(tokenizer: Tokenizer, content: str) -> str:

@@ -26,6 +26,8 @@ from tests.support.preparing import dump
 
 def arguments(tokenizer: Path, output: Path | None, *inputs: Path, **flags) -> list[str]:
     flags = {"format": "sharegpt", "seq_len": 150, "valid_fraction": 0.2, "workers": 1} | flags
+    if flags["format"] in ("sharegpt", "messages", "alpaca"):
+        flags = {"too_long": "truncate_content"} | flags
     argv = ["--input", *map(str, inputs), "--tokenizer", str(tokenizer)]
     argv += ["--output", str(output)] if output else []
     for name, value in flags.items():
@@ -138,6 +140,41 @@ def test_too_long_error(chat_tokenizer, tmp_path, inline):
         prepare.main(arguments(chat_tokenizer, tmp_path / "out", path, seq_len=9))
     prepare.main(arguments(chat_tokenizer, tmp_path / "out", path, too_long="error", seq_len=1000))
     assert len(read(tmp_path / "out")) == 30
+
+
+def test_what_long_chats_lose_is_said_and_more_than_a_tenth_stops(chat_tokenizer, tmp_path, inline, capsys):
+    answer = "because " * 1000
+    long = [
+        {"conversations": [{"from": "human", "value": f"why {i}"}, {"from": "gpt", "value": answer}]} for i in range(3)
+    ]
+    short = [
+        {"conversations": [{"from": "human", "value": f"why {i}"}, {"from": "gpt", "value": f"so {i} " * 9}]}
+        for i in range(57)
+    ]
+    path = dump(tmp_path / "a.json", [*long, *short])
+    flags = {"format": "sharegpt", "seq_len": 100, "valid_fraction": 0.01, "too_long": "auto"}
+    with pytest.raises(
+        ValueError, match=r"\d\d% of the answers' tokens would be lost, .* choose: --too_long truncate_ans"
+    ):
+        prepare.main(arguments(chat_tokenizer, tmp_path / "out", path, **flags))
+    assert not (tmp_path / "out").exists()
+    capsys.readouterr()
+    for too_long, said in (("truncate_answer", "0 are left out, and 3 have a cut answer"), ("drop", "3 are left out")):
+        prepare.main(arguments(chat_tokenizer, tmp_path / too_long, path, **(flags | {"too_long": too_long})))
+        report = json.loads((tmp_path / too_long / "report.json").read_text())
+        assert report["splits"]["valid"]["documents"] >= 1  # of 60 chats
+        lost = 1 - report["total"]["targets"] / report["conversations"]["total"]["read_targets"]
+        printed = " ".join(capsys.readouterr().out.split())
+        assert (
+            f"LOST: {lost:.1%} of the answers' tokens, for they do not fit into 100: of 60 conversations {said}"
+            in printed
+        )
+        assert "over 100 tokens" not in printed
+    kept = [tokens for (_, row), _, tokens in read(tmp_path / "truncate_answer") if row < 3]
+    assert [len(tokens) for tokens in kept] == [100] * 3
+    dump(path, short)
+    prepare.main(arguments(chat_tokenizer, tmp_path / "short", path, **flags))
+    assert "LOST" not in capsys.readouterr().out
 
 
 def test_what_the_template_refuses_is_a_bad_row(tmp_path, inline, capsys):

@@ -33,7 +33,9 @@ ODD = ("Node.js", "45", "items", "<b>&", "plain")
 TALK = (("system", "be brief"), ("user", "<i>why"), ("assistant", "so"), ("user", "and now"))
 
 
-def write_odd_page(folder: Path, gains: dict[str, list[float]], **data) -> tuple[str, Result]:
+def write_odd_page(
+    folder: Path, gains: dict[str, list[float]], without: dict[str, None] | None = None, **data
+) -> tuple[str, Result]:
     """Of a question a task of ODD, by turns; the models' ROUGE-L is 0.5 and their gain over it. -> page, result"""
     n = len(next(iter(gains.values())))
     talk = [{"role": role, "content": content} for role, content in (*TALK, ("assistant", "<u>because"))]
@@ -43,7 +45,9 @@ def write_odd_page(folder: Path, gains: dict[str, list[float]], **data) -> tuple
     blank = dict.fromkeys(SAMPLE_METRICS, 0.5) | {"json_valid": None, "stopped": 1.0}
     samples = {
         name: [
-            make_sample(blank | {"rougeL": 0.5 + gain}, prediction=f"{name}<hr>{i}")._replace(question=question)
+            make_sample(blank | {"rougeL": 0.5 + gain} | (without or {}), prediction=f"{name}<hr>{i}")._replace(
+                question=question
+            )
             for i, (question, gain) in enumerate(zip(asked, of_model, strict=True))
         ]
         for name, of_model in gains.items()
@@ -121,3 +125,17 @@ def test_what_the_figures_mean_is_said_on_the_page_and_in_the_terminal(tmp_path,
     page, result = write_odd_page(tmp_path, {"a": [0.0] * 5, "b": [0.1] * 5})
     assert "<b>" not in page
     assert "conversations" not in page and "Left out" not in page
+
+
+def test_metrics_that_no_answer_can_have_are_left_out_and_told(tmp_path, capsys):
+    """Of references in Chinese, say: no BLEU and no ROUGE."""
+    beyond = dict.fromkeys(["bleu", "rouge1", "rouge2", "rougeL", "rougeLsum"])
+    for names in (["only"], ["a", "b"]):
+        folder = tmp_path / names[0]
+        folder.mkdir()
+        page, result = write_odd_page(folder, {name: [0.0] * 12 for name in names}, beyond)
+        assert "No score, of 12: BLEU for 12, R-1 for 12, R-2 for 12, R-L for 12, R-Lsum for 12." in page
+        assert "(Fuzzy)" in page or len(names) == 2
+        assert "<td>BLEU</td>" not in page and "<td>Fuzzy</td>" in page
+        print_scores(result)
+        assert "no_score metric=bleu n=12" in capsys.readouterr().out

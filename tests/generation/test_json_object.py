@@ -110,7 +110,7 @@ def test_real_vocabularies(variable):
         pytest.skip(f"needs {variable} to name a model folder")
     tokenizer = Tokenizer.load(os.environ[variable])
     grammar = JsonGrammar(tokenizer, tokenizer.vocab_size, CPU)
-    value = {"cause": "disk \u00e9\n \ud83d\ude00 full", "lines": [3, -0.5e7, None, True], "more": {"a": {}}}
+    value = {"cause": "disk \u00e9\n \U0001f600 full", "lines": [3, -0.5e7, None, True], "more": {"a": {}}}
     for text in (json.dumps(value), json.dumps(value, indent=2), json.dumps(value, ensure_ascii=False)):
         answer = JsonAnswer(grammar)
         for id in tokenizer.encode(text):

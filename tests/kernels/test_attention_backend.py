@@ -27,8 +27,11 @@ def on_pretended_gpu():
         return kernels.attention(q, k, v, torch.tensor([0, 3, 8], dtype=torch.int32), 5)
 
 
-@pytest.mark.parametrize(("backend", "package"), [("fa3", "flash_attn_3"), ("flash_attn", "flash-attn")])
+@pytest.mark.parametrize(
+    ("backend", "package"), [("fa3", "flash_attn_3"), ("fa4", "flash-attn-4"), ("flash_attn", "flash-attn")]
+)
 def test_a_backend_whose_package_is_missing_is_refused_with_its_name(backend, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_attn.cute.interface", None)
     monkeypatch.setitem(sys.modules, "flash_attn", None)  # as if not installed, also where it is
     monkeypatch.setitem(sys.modules, "flash_attn_interface", None)
     with pytest.raises(ValueError, match=rf"attention by {backend}: .*; install {package}, or choose torch"):
@@ -36,7 +39,39 @@ def test_a_backend_whose_package_is_missing_is_refused_with_its_name(backend, pa
 
 
 def test_what_a_user_may_choose_is_what_there_is():
-    assert get_args(AttentionBackend) == tuple(BACKENDS)
+    assert get_args(AttentionBackend) == ("auto", *BACKENDS)
+
+
+@pytest.mark.parametrize(
+    ("installed", "capability", "head_dim", "told"),
+    [
+        ({"FA3", "FA4"}, 9, 128, "attention by fa3"),
+        ({"FA4"}, 9, 128, "attention by fa4; no FA3 here"),
+        ({"FA3", "FA4"}, 10, 128, "attention by fa4; fa3 has nothing for compute capability 10"),
+        ({"FA4"}, 9, 256, "attention by torch; no FA3 here; fa4 has no heads of 256"),
+        (set(), 9, 64, "attention by torch; no FA3 here; no FA4 here"),
+        (
+            {"FA3", "FA4"},
+            8,
+            64,
+            "attention by torch; fa3 has nothing for compute capability 8; fa4 has nothing for compute capability 8",
+        ),
+    ],
+)
+def test_auto_takes_the_newest_that_is_there_and_says_why(installed, capability, head_dim, told, monkeypatch):
+    active = []
+
+    def activate(name):
+        if name not in installed:
+            raise ImportError(f"no {name} here")
+        active.append(name)
+
+    module = sys.modules["logtrain_kernels.attention"]
+    monkeypatch.setattr(module, "activate_flash_attention_impl", activate)
+    monkeypatch.setattr(module, "restore_flash_attention_impl", lambda **_: active.clear())
+    assert kernels.use_best_attention(capability, head_dim) == told
+    chosen = told.split(";")[0].removeprefix("attention by ")
+    assert active == ([] if chosen == "torch" else [chosen.upper()])
 
 
 def test_flash_attn_gets_the_documents_and_the_causal_mask(monkeypatch):

@@ -28,7 +28,7 @@ ODD = [
     [[]],
     {"": {}},
     "\ufeff",
-    "\ud83d\ude00" * 99,
+    "\U0001f600" * 99,
 ]
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 

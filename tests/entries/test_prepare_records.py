@@ -1,0 +1,103 @@
+"""Raw logs: stack traces stay whole, repetitions are left out, values are masked."""
+
+import json
+
+import pytest
+
+from logtrain import prepare
+from logtrain.data.records import Beginning, blocks, found_beginning
+from logtrain.text.masked import mask
+from logtrain.text.tokenizer import Tokenizer
+from tests.support.preparing import arguments, read_documents
+
+HEADS = {
+    "iso": "2024-01-{day:02} 10:00:{i:02},123 {level} [main] com.x.Service: ",
+    "syslog": "Jul {day:2} 10:00:{i:02} host{i} kernel[{i}]: ",
+    "apache": "[Sun Dec {day:02} 04:47:{i:02} 2005] [{level}] ",
+    "bgl": "- 11178385{i:02} 2005.06.{day:02} R02-M1 ",
+    "level": "{level} 24/01/{day:02} 10:00:{i:02} ",
+    "android": "03-{day:02} 16:13:38.{i:03}  1702  2395 D Window: ",
+    "hdfs": "0811{day:02} 2035{i:02} 143 INFO dfs.DataNode: ",
+}
+BELOW = {
+    "java": "java.lang.IllegalStateException: broken 7\n\tat com.x.Y.z(Y.java:12)\n\tat com.x.Q(Q.java:9)\n"
+    "Caused by: java.io.IOException: disk 3\n\t... 23 more\n",
+    "python": 'Traceback (most recent call last):\n  File "a.py", line 3, in <module>\n    f(1)\nValueError: bad 5\n',
+    "go": "panic: runtime error\n\ngoroutine 1 [running]:\nmain.main()\n\t/a/b.go:12 +0x1d\n",
+    "blank": "\n\nsee above\n",
+}
+
+
+def made(head: str, below: str, every: int = 3) -> list[str]:
+    return [
+        HEADS[head].format(day=1 + i % 28, i=i % 60, level=["INFO", "ERROR", "WARN"][i % 3])
+        + f"something of {i} went on\n"
+        + (BELOW[below] if i % every == 0 else "")
+        for i in range(200)
+    ]
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("below", BELOW)
+def test_stack_traces_stay_whole(head, below):
+    expected = made(head, below)
+    assert list(blocks(iter("".join(expected).splitlines(keepends=True)))) == expected
+    assert list(blocks(iter([]))) == []
+
+
+def test_where_no_time_is_found_what_is_indented_goes_on():
+    lines = ["one\n", "  two\n", "three\n", "four\n", "\tfive\n"]
+    assert found_beginning(lines) == Beginning(0, "")
+    assert list(blocks(iter(lines))) == ["one\n  two\n", "three\n", "four\n\tfive\n"]
+
+
+@pytest.mark.parametrize("name", ["Android", "Apache", "BGL", "HDFS", "Linux", "OpenSSH", "Spark", "Zookeeper"])
+def test_lines_of_real_logs_are_records(shared, name):
+    (path,) = (shared / "data" / "loghub" / name).glob("*.log")
+    lines = path.read_bytes().decode(errors="surrogateescape").split("\n")
+    assert len(list(blocks(iter(lines)))) >= 0.99 * len(lines)
+
+
+def documents(folder) -> list[str]:
+    tokenizer = Tokenizer.load(json.loads((folder / "manifest.json").read_text())["tokenizer"]["path"])
+    return [tokenizer.decode(ids) for ids, _ in read_documents(folder)["train"]]
+
+
+def test_documents_are_cut_between_blocks(bytes_tokenizer, tmp_path, inline):
+    expected = made("iso", "java")
+    (tmp_path / "a.log").write_text("".join(expected))
+    flags = {"text_chars": 250, "valid_fraction": 0, "records": "block"}
+    prepare.main(arguments(bytes_tokenizer, tmp_path / "out", tmp_path / "a.log", **flags))
+    texts = documents(tmp_path / "out")
+    assert "".join(texts) == "".join(expected)
+    assert all(text.startswith("2024-01-") for text in texts)
+    flags["records"] = "line"
+    prepare.main(arguments(bytes_tokenizer, tmp_path / "lines", tmp_path / "a.log", **flags))
+    assert not all(text.startswith("2024-01-") for text in documents(tmp_path / "lines"))
+
+
+def test_repetitions_are_left_out_over_all_files(bytes_tokenizer, tmp_path, inline, capsys):
+    often = [
+        f"Jul  1 10:00:{i % 60:02} sshd[{i}]: Failed password for root from 10.0.0.{i} port 22\n" for i in range(90)
+    ]
+    rare = [f"Jul  1 10:00:{i:02} kernel: Out of memory: kill process {i}\n" for i in range(2)]
+    lines = [*often[:60], rare[0], *often[60:], rare[1]]
+    (tmp_path / "a.log").write_text("".join(lines[:50]))
+    (tmp_path / "b.log").write_text("".join(lines[50:]))
+    inputs = [tmp_path / "a.log", tmp_path / "b.log"]
+    flags = {"valid_fraction": 0, "max_per_template": 5, "seq_len": 1000}
+    prepare.main(arguments(bytes_tokenizer, tmp_path / "out", *inputs, **flags))
+    assert "".join(documents(tmp_path / "out")) == "".join([*often[:5], *rare])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["records"] == {"read": 92, "left_out": 85, "templates": 2}
+    assert "records of text files: 92, of which 85 were left out" in capsys.readouterr().out
+    prepare.main([*arguments(bytes_tokenizer, tmp_path / "masked", *inputs, **flags), "--mask_values"])
+    assert documents(tmp_path / "masked") == [
+        "".join(f"{text.decode()}\n" for text in mask([line[:-1] for line in kept]).texts) for kept in (often[:5], rare)
+    ]
+
+
+def test_rules_of_records_are_for_text(chat_tokenizer, tmp_path, inline):
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(ValueError, match="records = block has no meaning with format = sharegpt"):
+        prepare.main(arguments(chat_tokenizer, tmp_path / "o", tmp_path / "a.json", format="sharegpt", records="block"))
