@@ -76,6 +76,8 @@ class Folded:
     """every template, the most frequent first"""
     group_L: np.ndarray
     """int32: the index in `groups` of each line's"""
+    seen: Notable
+    """what is known of the lines, by which they can be folded again in no time"""
     text: str
     """what the model is given"""
     num_tokens: int
@@ -127,16 +129,18 @@ def fold(
     *,
     first: int = 1,
     show: Sequence[tuple[int, int]] = (),
+    seen: Notable | None = None,
 ) -> Folded:
     """Fold the lines of a log, the first of which has the number `first`, to `max_tokens` at most. `show`: numbers of
-    the first and the last of lines that are to be whole. Raises ValueError where there is not room enough.
+    the first and the last of lines that are to be whole. `seen`: that of the same lines, if they have been folded
+    before. Raises ValueError where there is not room enough.
     """
     length = sum(map(len, lines)) + len(lines)
-    seen = notable(lines)
+    seen = seen or notable(lines)
     groups, group_L = _groups(seen, first)
     chars_per_token = _chars_per_token(lines, count_tokens)
     if length <= max_tokens * LEAST_CHARS_OF_FIT and (size := count_tokens("\n".join(lines))) <= max_tokens:
-        return Folded(lines, first, list(range(len(lines))), groups, group_L, "\n".join(lines), size, size)
+        return Folded(lines, first, list(range(len(lines))), groups, group_L, seen, "\n".join(lines), size, size)
     fold = _Fold(lines, first, groups, int(max_tokens * chars_per_token))
     wanted = fold.forced(show)
     pieces = wanted + fold.pieces(seen)
@@ -145,7 +149,7 @@ def fold(
         what = "the lines to show take" if wanted else "a folded log takes"
         raise ValueError(f"{what} more than the {max_tokens:,} tokens that there is room for")
     shown = sorted({piece for piece in pieces[:num_pieces] if isinstance(piece, int)})
-    return Folded(lines, first, shown, groups, group_L, text, size, int(length / chars_per_token))
+    return Folded(lines, first, shown, groups, group_L, seen, text, size, int(length / chars_per_token))
 
 
 def _most_that_fits(

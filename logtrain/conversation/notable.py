@@ -20,6 +20,9 @@ RARE = 3  # lines
 GOLDEN = (math.sqrt(5) - 1) / 2
 MOST_CLOSED = 8  # different words at a place of a template; with more, any word may come there
 MOST_VARIANTS = 20_000  # that are looked at word by word
+MOST_BYTES = 2000  # of a line, whose words are looked at
+LENGTH_OF_HEAD = 60  # characters that a line takes beside its message: number, mark of a gap
+WORD = re.compile(rb"[A-Za-z]{2,}")
 NAMES_CODE = re.compile(r"(?i)\b(?:status|code|exit\w*|rc|ret|errno|signal|http)\b")
 CODE = re.compile(
     r"(?i)\b(?:status|code|exit(?:ed)?|rc|ret(?:urn(?:ed)?)?|errno|signal)(?: code| status| with)*\W{0,3}(-?\d{1,5})\b"
@@ -38,6 +41,10 @@ class Notable:
     """int8: PLAIN to FATAL, a code that stands out considered"""
     seen_L: np.ndarray
     """int32: how many lines are like it, itself included"""
+    novelty_L: np.ndarray
+    """float32: how unusual its words are: the mean of the logarithm of how many lines there are to one with the word"""
+    length_L: np.ndarray
+    """int64: its characters"""
 
     def spread(self) -> np.ndarray:
         """All lines, int64 indices, so that the first ones are of every template, and from everywhere in the log.
@@ -56,9 +63,12 @@ class Notable:
         return np.argsort(turn_L, kind="stable")
 
     def rare(self, least: int, most: int) -> np.ndarray:
-        """The rare lines whose severity is in [least, most], the most serious first, of these the rarest: int64."""
+        """The rare lines whose severity is in [least, most]: int64 indices. First those that say most for their length:
+        where there are more than there is room for, a line of common words, or a very long one, gives way.
+        """
         found = np.flatnonzero((self.seen_L <= RARE) & (self.severity_L >= least) & (self.severity_L <= most))
-        return found[np.lexsort((found, self.seen_L[found], -self.severity_L[found].astype(np.int32)))]
+        worth = self.novelty_L[found] / np.sqrt(self.length_L[found] + LENGTH_OF_HEAD)
+        return found[np.lexsort((found, -worth))]
 
 
 def notable(lines: Sequence[str]) -> Notable:
@@ -73,7 +83,21 @@ def notable(lines: Sequence[str]) -> Notable:
     for template in templates.templates:
         if NAMES_CODE.search(template.text):
             _look_at_codes(lines, np.flatnonzero(template_L == template.number), seen_L, severity_L)
-    return Notable(templates.templates, template_L, severity_L, seen_L)
+    novelty_L = _novelty(templates, count_V)[variant_L]
+    length_L = np.fromiter(map(len, lines), np.int64, len(lines))
+    return Notable(templates.templates, template_L, severity_L, seen_L, novelty_L, length_L)
+
+
+def _novelty(templates: LogTemplates, count_V: np.ndarray) -> np.ndarray:
+    """How unusual the words of each variant are: float32 [V]."""
+    words_V = [set(WORD.findall(masked[:MOST_BYTES])) for masked in templates.variants]
+    lines_with: Counter[bytes] = Counter()
+    for words, count in zip(words_V, count_V.tolist(), strict=True):
+        for word in words:
+            lines_with[word] += count
+    total = float(count_V.sum())
+    rarity = {word: math.log(total / count) for word, count in lines_with.items()}
+    return np.array([sum(map(rarity.__getitem__, words)) / max(len(words), 1) for words in words_V], np.float32)
 
 
 def _seen(templates: LogTemplates, template_V: np.ndarray, count_V: np.ndarray) -> np.ndarray:

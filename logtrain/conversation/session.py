@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from logtrain.conversation.folding import LEAST_CHARS_OF_FIT, Folded, fold
+from logtrain.conversation.notable import notable
 from logtrain.conversation.tasks import LONGEST_PROMPT, TASKS
 from logtrain.data.log import Log, line_range
 from logtrain.generation.config import SamplingConfig
@@ -160,9 +161,11 @@ class Conversation:
         for it, with the lines of `show` whole.
         """
         room = self.context_size - self.max_new_tokens - len(self.prompt(LONGEST_PROMPT, None)) - MARGIN
+        before = self.last_folded
+        seen = before.folded.seen if before and before.log is log else notable(log.lines)
         for share in (FOLDED_SHARE, 1.0):
             try:
-                folded = fold(log.lines, int(share * room), self.count_tokens, first=log.first, show=show)
+                folded = fold(log.lines, int(share * room), self.count_tokens, first=log.first, show=show, seen=seen)
                 break
             except ValueError as error:
                 if share == 1:

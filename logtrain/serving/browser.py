@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from logtrain.conversation.folding import Folded, fold
+from logtrain.conversation.notable import Notable
 from logtrain.conversation.tasks import TASKS
 from logtrain.core.printable import printable
 from logtrain.core.untrusted import DECODER, from_json
@@ -99,6 +100,7 @@ class Folding:
 
     def __init__(self):
         self.places = asyncio.Semaphore(MOST_FOLDING)
+        self.last: tuple[str, Notable] | None = None  # a log is mostly folded more than once
 
     async def answer(self, request: Request) -> Response:
         """POST /fold: {text, max_tokens, chars_per_token, show} -> the log folded, as `Folded` has it, with `group_of`
@@ -109,12 +111,20 @@ class Folding:
             async with self.places:
                 async with asyncio.timeout(PATIENCE):
                     body = await bounded_body(request, MAX_FOLDED_BYTES)
-                facts = await asyncio.to_thread(lambda: as_json(fold_text(read_fold_request(body))))
+                facts = await asyncio.to_thread(self.fold, body)
         except ValueError as error:
             return JSONResponse({"error": {"message": str(error), "type": "invalid_request_error"}}, status_code=400)
         except TimeoutError:
             return JSONResponse({"error": {"message": "the request took too long to come"}}, status_code=408)
         return JSONResponse(facts)
+
+    def fold(self, body: bytes) -> dict[str, Any]:
+        """The reply to a request. Raises ValueError for one that is wrong, and where there is no room for the log."""
+        asked = read_fold_request(body)
+        last = self.last
+        folded = fold_text(asked, last[1] if last and last[0] == asked.text else None)
+        self.last = (asked.text, folded.seen)
+        return as_json(folded)
 
 
 def check_own(request: Request) -> None:
@@ -154,11 +164,15 @@ def read_fold_request(body: bytes) -> FoldRequest:
     return asked
 
 
-def fold_text(asked: FoldRequest) -> Folded:
-    """Fold the log of a request. Raises ValueError where there is no room for it."""
+def fold_text(asked: FoldRequest, seen: Notable | None) -> Folded:
+    """Fold the log of a request; `seen`: what is known of its lines. Raises ValueError if there is no room for it."""
     lines = asked.text.removesuffix("\n").split("\n")
     show = [(first, last) for first, last in asked.show]
-    return fold(lines, asked.max_tokens, lambda text: math.ceil(len(text) / asked.chars_per_token), show=show)
+
+    def count(text: str) -> int:
+        return math.ceil(len(text) / asked.chars_per_token)
+
+    return fold(lines, asked.max_tokens, count, show=show, seen=seen)
 
 
 def as_json(folded: Folded) -> dict[str, Any]:

@@ -28,7 +28,7 @@ FAILURES = frozenset(
 FAILURE_ENDS = ("error", "errors", "exception", "exceptions", "failure", "failures", "failed", "throwable")
 PHRASES = frozenset(
     """no_space no_route no_such not_found not_responding not_available not_permitted not_allowed timed_out time_out
-    could_not couldn_t can_t can_not core_dump core_dumped out_of break_in segmentation_fault
+    not_reached no_response could_not couldn_t can_t can_not core_dump core_dumped out_of break_in segmentation_fault
     assertion_failed""".split()  # noqa: SIM905
 )
 FIRST_OF_PHRASES = frozenset(phrase.partition("_")[0] for phrase in PHRASES)
@@ -42,7 +42,7 @@ def severity(text: bytes) -> int:
     beside a level below it. A line of INFO about a "fatal error" is a warning, too.
     """
     words = WORD.findall(text.decode("latin-1"))
-    said = {_said(word) for word in words} | {LETTERS.get(word, NOTHING) for word in text.split(None, 6)[:6]}
+    said = {_said(word) for word in words} | {_letter(word) for word in text.split(None, 6)[:6]}
     is_bad = FAILURE in said or FATAL in said or ERROR in said or _has_phrase(words)
     if QUIET in said:
         return WARNING if is_bad or WARNING in said else PLAIN
@@ -61,6 +61,11 @@ def _said(word: str) -> int | str:
         return LEVELS[word]
     is_failure = word in FAILURES or word.startswith("fail") or word.endswith(FAILURE_ENDS)
     return FAILURE if is_failure else NOTHING
+
+
+def _letter(word: bytes) -> int | str:
+    """What a level of one letter says, alone or before a tag, as in E/Zygote."""
+    return LETTERS.get(word[:1], NOTHING) if len(word) == 1 or (word[1:2] == b"/" and len(word) > 3) else NOTHING
 
 
 def _has_phrase(words: list[str]) -> bool:

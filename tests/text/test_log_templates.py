@@ -80,6 +80,8 @@ def test_lines_without_anything_in_common_take_no_quadratic_time():
         ("Caused by: java.lang.NullPointerException: null", ERROR),
         ("connect to db-1 port 5432: Connection refused", ERROR),
         ("sshd: No route to host", ERROR),
+        ("E/Zygote ( 33): the device went away", ERROR),
+        ("kernel: EXT4-fs (sda1): I/O error while writing superblock", ERROR),
         ("kernel panic - not syncing", FATAL),
         ("all is well", PLAIN),
         ("", PLAIN),

@@ -55,17 +55,17 @@ export class Attachment {
     if (room < 100) throw new Error(`${this.log.name}: the conversation leaves no room for a log; begin anew`);
     let charsPerToken = await server.charsPerToken(settings.model, text);
     for (const share of [FOLDED_SHARE, 1]) {
-      let most = Math.floor(share * room);
+      const most = Math.floor(share * room);
       try {
         for (;;) {
           const folded = await server.fold(text, most, charsPerToken, show);
           const { count, isExact } = await server.count(settings.model, { prompt: folded.text });
-          if (count <= share * room) {
+          if (count <= most) {
             this.log = { ...this.log, sent: folded.text, folded: { ...folded, tokens: count } };
             Object.assign(this, { tokens: count, isExact, show });
             return;
           }
-          most = Math.floor(most * Math.min(0.95, (share * room) / count)); // more tokens than the sample foretold
+          charsPerToken = Math.min(folded.text.length / count, 0.97 * charsPerToken); // more tokens than the sample foretold
         }
       } catch (error) {
         if (share === 1 || error.status !== 400) throw error;
