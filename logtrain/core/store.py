@@ -104,6 +104,11 @@ class Store:
         found = (self.read(name, number) for number in self.numbers(name))
         return [version for version in found if version is not None]
 
+    def newest(self, name: str) -> Version | None:
+        """The newest version of a name; None where there is none."""
+        found = (self.read(name, number) for number in reversed(self.numbers(name)))
+        return next((version for version in found if version is not None), None)
+
     def read(self, name: str, number: int) -> Version | None:
         """A version; None where it was removed. Raises ValueError where there is none, or it is damaged."""
         where = self.path_of(name, number)
@@ -133,7 +138,7 @@ class Store:
         if reference.version:
             version = self.read(reference.name, reference.version)
         else:
-            version = next(iter(reversed(self.versions(reference.name))), None)
+            version = self.newest(reference.name)
         if version is None:
             number = f":{reference.version}" if reference.version else ""
             raise ValueError(f"{self.shown}: no hub://{reference.name}{number}; logtrain hub list shows what there is")

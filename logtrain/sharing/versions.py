@@ -35,7 +35,7 @@ def push(store: Store, name: str, path: Path, note: str = "", parents: tuple[str
         facts[inner] = store.put(file)
     if files_in(path).keys() != files.keys() and not path.is_file():
         raise ValueError(f"{path}: changed while it was stored; push it again")
-    newest = next(iter(reversed(store.versions(name))), None)
+    newest = store.newest(name)
     if newest is not None and newest["files"] == facts:
         return newest, False
     created = time.strftime("%Y-%m-%d %H:%M:%S %z")
