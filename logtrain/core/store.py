@@ -240,21 +240,21 @@ class Store:
             sync(target.parent)
             return True
         path = f"{self.base}/{where}"
-        with contextlib.suppress(FileExistsError):
-            tried(self.root, lambda: self.pipe_new(path, content))
+        if tried(self.root, lambda: self.pipe_new(path, content)):
             return True
         return tried(self.root, lambda: self.system.cat_file(path)) == content  # a try that seemed to fail had not
 
-    def pipe_new(self, path: str, content: bytes) -> None:
-        """Write a file that is not there. Raises FileExistsError where it is."""
+    def pipe_new(self, path: str, content: bytes) -> bool:
+        """Write a file that is not there; False where it is. Raises OSError for anything else."""
         try:
             self.system.pipe_file(path, content, mode="create")
         except FileExistsError:
-            raise
+            return False
         except OSError as error:
-            if "PreconditionFailed" in str(error) or "pre-conditions" in str(error) or "412" in str(error):
-                raise FileExistsError(path) from None
+            if "PreconditionFailed" in str(error) or "pre-conditions" in str(error):
+                return False
             raise
+        return True
 
     def write(self, where: str, content: bytes) -> None:
         """Write a file, whole or not at all, also in the place of an older one."""
