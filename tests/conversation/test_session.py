@@ -119,8 +119,14 @@ def test_a_full_disk_leaves_no_half_of_a_file(model, tmp_path):
 def test_an_answer_that_says_nothing_leaves_the_conversation_as_it_was(model, tmp_path, monkeypatch):
     conversation = new_conversation(model)
     conversation.attach(read_log(str(write_log(tmp_path / "app.log"))))
+
+    def ends(self, logits_SV, batch):
+        for state in batch:
+            state.changes = state.changes or self.changes(state)
+        return [(next(iter(self.stop_ids)), None) for _ in batch]
+
     with monkeypatch.context() as patch:
-        patch.setattr(Generator, "sample", lambda self, logits, batch: list(self.stop_ids))
+        patch.setattr(Generator, "sample", ends)
         assert ask(conversation, "why?") == ""
     assert conversation.turns == []
     ask(conversation, "why?")

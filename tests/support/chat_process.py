@@ -129,10 +129,11 @@ def become(flags: Sequence[str], files: Sequence[str], answers: Sequence[str], g
 def lay_down(answers: Sequence[str], gate: Semaphore | None) -> None:
     """Make the model say these answers, and hold up its steps at the gate."""
 
-    def sample(self: Generator, logits_SV: torch.Tensor, batch: list[RequestState]) -> list[int]:
+    def sample(self: Generator, logits_SV: torch.Tensor, batch: list[RequestState]) -> list[tuple[int, None]]:
         (state,) = batch
+        state.changes = state.changes or self.changes(state)
         ids = [*self.tokenizer.encode(answers[state.request.number]), *self.stop_ids]
-        return [ids[len(state.ids) - len(state.request.prompt)]]
+        return [(ids[len(state.ids) - len(state.request.prompt)], None)]
 
     def held_step(self: Generator) -> list:
         gate.acquire()
