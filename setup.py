@@ -44,6 +44,7 @@ EXTRAS = {
     "flash": ["flash-attn>=2.7"],  # attention_backend = "flash_attn"; registered with torch since 2.7
     "remote": [  # paths on S3, Google's store and the Hugging Face hub
         "s3fs>=2024.12",
+        "python-dateutil<3",  # as s3fs needs it; matplotlib would have 4, and pip tries every s3fs before it sees that
         "gcsfs>=2024.12",
         "huggingface_hub>=0.30",
     ],
@@ -65,6 +66,7 @@ EXTRAS = {
         "liger-kernel>=0.8",
         "pyyaml>=6.0",
         "s3fs>=2024.12",
+        "python-dateutil<3",  # as s3fs needs it
         "moto[s3]>=5.1",  # a server of S3 on loopback, which takes If-None-Match as S3 does; it needs the next two
         "flask>=2.2",
         "flask-cors>=4.0",
