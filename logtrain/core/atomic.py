@@ -37,7 +37,7 @@ def write_file(file: Path, content: bytes) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    sync_folder(file.parent)
+    sync(file.parent)
 
 
 @contextlib.contextmanager
@@ -71,8 +71,8 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         except BaseException:
             discard(aside)
             raise
-        sync_folder(folder)
-        sync_folder(folder.parent)
+        sync(folder)
+        sync(folder.parent)
 
 
 def aside_of(path: Path) -> Path:
@@ -191,14 +191,14 @@ def sync_tree(folder: Path) -> None:
     """Synchronise every file below a folder, and every name, to the disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
-            with naming(Path(parent, name)), open(Path(parent, name), "rb") as stream:
-                os.fsync(stream.fileno())
-        sync_folder(Path(parent))
+            with naming(Path(parent, name)):
+                sync(Path(parent, name))
+        sync(Path(parent))
 
 
-def sync_folder(folder: Path) -> None:
-    """Synchronise the names in a folder to the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Synchronise a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

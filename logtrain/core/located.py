@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar, get_type_hints
 
+from logtrain.core.cache import fetched
 from logtrain.core.location import (
     FILE,
     MODEL,
@@ -13,7 +14,6 @@ from logtrain.core.location import (
     TOKENIZER,
     URI,
     Place,
-    fetched,
     is_hub_id,
     is_read,
     shown,

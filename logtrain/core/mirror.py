@@ -19,7 +19,8 @@ import threading
 from pathlib import Path
 
 from logtrain.core.atomic import write_file
-from logtrain.core.location import Count, RemoteFile, cache, fetch, file_system, remote_file, shown, tried
+from logtrain.core.cache import Count, cache_folder, fetch
+from logtrain.core.location import RemoteFile, file_system, remote_file, shown, tried
 from logtrain.core.untrusted import read_json
 from logtrain.core.web import Web
 
@@ -46,7 +47,7 @@ class Mirror:
         self.name = self.remote.rpartition("/")[2]
         if isinstance(self.system, Web) or "/" not in self.remote:
             raise ValueError(f"{shown(uri)}: cannot be written; expected s3://BUCKET/FOLDER or the like")
-        self.staging = cache() / "outputs" / hashlib.sha256(self.uri.encode()).hexdigest()[:32]
+        self.staging = cache_folder() / "outputs" / hashlib.sha256(self.uri.encode()).hexdigest()[:32]
         self.path = self.staging / self.name
         self.closing, self.problem = threading.Event(), ""
         self.thread = threading.Thread(target=self.keep_copying, name=f"mirror {self.name}", daemon=True)

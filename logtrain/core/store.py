@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import fsspec
 
+from logtrain.core.atomic import sync
 from logtrain.core.location import RemoteFile, file_system, is_uri, shown, tried
 from logtrain.core.untrusted import DECODER, checked, sealed, unsealed
 
@@ -295,12 +296,3 @@ def sha256_of(file: Path) -> str:
     """The SHA-256 of a file's bytes."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Synchronise a file or a folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from logtrain.core.atomic import new_folder
+from logtrain.core.cache import Count, fetch
 from logtrain.core.lineage import parent_of
-from logtrain.core.location import Count, fetch
 from logtrain.core.store import PARTIAL, FileFacts, Reference, Store, Version, object_of
 from logtrain.sharing.contents import kind_of, lineage_of
 

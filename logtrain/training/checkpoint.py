@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from logtrain.core.atomic import sync_folder, write_file
+from logtrain.core.atomic import sync, write_file
 from logtrain.core.checksums import FileFacts, find_damage
 from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.untrusted import from_json, read_sealed, sealed
@@ -148,7 +148,7 @@ class Checkpoints:
         """Write checkpoint.json, give the checkpoint its name, and remove the oldest beyond `keep`."""
         write_file(aside / FACTS, sealed(dataclasses.asdict(facts)))
         os.rename(aside, self.folder / name)
-        sync_folder(self.folder)
+        sync(self.folder)
         if self.keep:
             best = facts.state.best_step if self.keep_best else None
             for old in (path for path in self.complete()[: -self.keep] if step_of(path) != best):

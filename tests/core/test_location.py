@@ -11,11 +11,12 @@ from typing import Annotated
 
 import pytest
 
-from logtrain.core import location
+from logtrain.core import cache, location
+from logtrain.core.cache import fetched
 from logtrain.core.config import dump, load
 from logtrain.core.kinds import Config
 from logtrain.core.located import located
-from logtrain.core.location import FILE, FOLDER, MODEL, TOKENIZER, fetched
+from logtrain.core.location import FILE, FOLDER, MODEL, TOKENIZER
 from tests.support import ROOT
 from tests.support.elsewhere import HubServer, Server, s3_server, system, web_server
 
@@ -25,7 +26,7 @@ CONTENT = hashlib.sha256(b"logs").digest() * 1000  # 32 kB, in pieces of 10 kB
 @pytest.fixture(autouse=True)
 def small(tmp_path, monkeypatch):
     monkeypatch.setenv("LOGTRAIN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(location, "PIECE", 10_000)
+    monkeypatch.setattr(cache, "PIECE", 10_000)
     monkeypatch.setattr(location, "PATIENCE", 0.001)
 
 
@@ -96,13 +97,13 @@ def test_what_was_fetched_before_a_cut_is_not_fetched_again(web: Server):
 
 
 def test_a_file_that_changes_on_the_way_is_refused(web: Server, tmp_path, monkeypatch):
-    whole = location.piece_of
+    whole = cache.piece_of
 
     def changed_meanwhile(system, file, at):
         (web.folder / "app.log").write_bytes(CONTENT[::-1])
         return whole(system, file, at)
 
-    monkeypatch.setattr(location, "piece_of", changed_meanwhile)
+    monkeypatch.setattr(cache, "piece_of", changed_meanwhile)
     with pytest.raises(ValueError, match="changed while it was fetched"):
         fetched(f"{web.url}/app.log", FILE)
     assert left_in_cache(tmp_path) == []
@@ -162,7 +163,10 @@ def test_folders_of_s3(s3):
             fetched(uri, place)
 
 
-FETCH = "import sys; from logtrain.core.location import *; print(fetched(sys.argv[1], MODEL))"
+FETCH = (
+    "import sys; from logtrain.core.cache import fetched; from logtrain.core.location import MODEL; "
+    "print(fetched(sys.argv[1], MODEL))"
+)
 
 
 def test_the_hugging_face_hub(tmp_path):

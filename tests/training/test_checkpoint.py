@@ -193,7 +193,7 @@ def test_a_failed_save_ends_the_run_at_once(case, tmp_path, monkeypatch):
     assert 20 <= max(record["step"] for record in records) < 40
 
 
-@pytest.mark.parametrize("function", ["write_file", "sync_folder"])
+@pytest.mark.parametrize("function", ["write_file", "sync"])
 def test_what_rank_0_fails_at_alone_is_raised_on_all(case, ranks: Ranks, tmp_path, function: str):
     answers = ranks.run(2, train_with_a_failing, function, [*case.flags, "--runs", str(tmp_path)])
     reason = f"{tmp_path}/run/checkpoints: checkpoint not saved: Input/output error"
