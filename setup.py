@@ -67,7 +67,7 @@ EXTRAS = {
         "pyyaml>=6.0",
         "s3fs>=2024.12",
         "python-dateutil<3",  # as s3fs needs it
-        "aiobotocore[boto3]>=2.19",  # s3fs's, with the boto3 that fits it: pip would take a newer one for moto, and search
+        "aiobotocore[boto3]>=2.19",  # of s3fs, with the boto3 that fits it; for moto pip would take a newer one
         "moto[s3]>=5.1",  # a server of S3 on loopback, which takes If-None-Match as S3 does; it needs the next two
         "flask>=2.2",
         "flask-cors>=4.0",
