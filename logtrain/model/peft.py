@@ -116,10 +116,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 def check_numbers(path: Path, facts: dict[str, Any]) -> None:
     """Raises ValueError for a rank, an alpha or a dropout in the file `path` that is none."""
     rank, alpha, dropout = facts.get("r"), facts.get("lora_alpha"), facts.get("lora_dropout", 0.0)
-    if not (type(rank) is int and 0 < rank <= MAX_RANK and is_number(alpha) and is_number(dropout)):
+    is_rank = type(rank) is int and 0 < rank <= MAX_RANK
+    if not (is_rank and is_number(alpha) and alpha > 0 and is_number(dropout) and 0 <= dropout < 1):
         raise ValueError(
             f"{path}: r = {shown(rank)}, lora_alpha = {shown(alpha)}, lora_dropout = {shown(dropout)}; "
-            f"expected a positive integer, {MAX_RANK:,} at most, and numbers"
+            f"expected a positive integer, {MAX_RANK:,} at most, a positive number, and a number from 0 to 1"
         )
 
 

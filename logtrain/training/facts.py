@@ -25,6 +25,8 @@ def what_it_is(run: RunSetup, model: Llama, total_steps: int) -> list[str]:
     rows = train.config.rows_per_step
     sources = of_sources(run)
     tokens, documents = (sum(facts[key] for facts in sources) for key in ("tokens", "documents"))
+    sizes = train.sizes.values()  # at(0) would pack the first epoch, which a resumed run may not need
+    a_row = sum(epoch.tokens for epoch in sizes) / sum(epoch.rows for epoch in sizes)
     adapters = f" (adapters of rank {config.lora.rank})" if config.lora.rank else ""
     kernels = "attention " + config.attention_backend + ", Triton kernels" if on_gpu else "reference operations"
     more = [f"recompute {config.recompute}"] * (config.recompute != "none") + ["compiled"] * config.compile
@@ -33,7 +35,7 @@ def what_it_is(run: RunSetup, model: Llama, total_steps: int) -> list[str]:
     lines = [
         f"model: {Path(config.model).name}, {run.shape.num_parameters:,} parameters, {trained:,} trained{adapters}",
         f"data: {documents:,} documents, {tokens:,} tokens in rows of {train.config.seq_len}; held out: {names}",
-        f"steps: {total_steps:,} of {rows} rows, about {train.at(0).tokens:,} tokens each; "
+        f"steps: {total_steps:,} of {rows} rows, about {rows * a_row:,.0f} tokens each; "
         f"{total_steps / train.steps_per_epoch:.2f} epochs of {train.steps_per_epoch:,} steps",
         f"on: {world.size} x {device}, {str(run.dtype).removeprefix('torch.')} products, float32 master weights, "
         f"{', '.join([kernels, *more])}",
@@ -63,7 +65,8 @@ def odd(train: Loader, total_steps: int) -> list[str]:
 def shown(run: RunSetup, count: int) -> list[str]:
     """The first documents of the first step as they are trained, with what is predicted between « and »."""
     lines = []
-    for place in places_in(run.data.train, 0)[:count]:
+    places = places_in(run.data.train, 0) if count else []  # which packs the first epoch
+    for place in places[:count]:
         stored = place.split.read(place.document, place.first, place.first + place.length).tolist()
         text, is_target = "", False
         for at, token in enumerate(stored):

@@ -120,7 +120,7 @@ def test_what_is_wrong_with_the_last_model_is_met_before_the_first_answers(chat_
 def test_a_full_disk_is_one_line_and_the_answers_go_on(chat_models, question_file, finished, tmp_path):
     limited = (
         "import resource, sys; from logtrain import evaluate; from logtrain.core.entry import run; "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (800, 800)); run(evaluate.main)"  # stands in for a full disk
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1200, 1200)); run(evaluate.main)"  # stands in for a full disk
     )
     arguments = flags(chat_models, question_file, tmp_path / "run", "--resume", "auto")
     result = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True)

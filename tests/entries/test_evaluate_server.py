@@ -148,7 +148,7 @@ def test_a_server_with_another_template_is_refused(chat_models, question_file, s
     ):
         evaluated(arguments)
     assert num_answers(tmp_path / "run") == 0
-    assert evaluated([*arguments, "--no_check_server"]) == 0
+    assert evaluated([*arguments, "--no_check_server"]) == 0  # check_server = false
 
 
 def test_a_server_with_another_tokenizer_is_refused(chat_models, question_file, server, tmp_path, capfd):

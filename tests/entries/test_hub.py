@@ -70,6 +70,7 @@ def test_push_pull_list_show_diff_gc(root, tmp_path, capsys):
     assert "hub://logs:2" in listing
     assert "hub://logs:1" not in listing
     assert "hub://logs:1" in said(capsys, "list", "logs", "--store", root)
+    assert "hub://logs:1" in said(capsys, "--verb", "list", "--what", "logs", "--store", root)
     assert json.loads(said(capsys, "show", "logs:1", "--store", root))["note"] == "x"
     different = said(capsys, "diff", "logs:1", "logs:2", "--store", root).splitlines()
     assert [line[:8] for line in different] == ["~ file c", "- file s"]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from logtrain import trace
 from logtrain.core.run_folder import read_run_config
@@ -117,6 +118,11 @@ def test_an_empty_exclusion_is_the_run_bit_for_bit(case, ranks: Ranks, tmp_path,
     assert ranks.run(size, replayed_equal, tmp_path / "run") == [True] * size
 
 
+def whole(parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter that may be sharded."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
 def replayed_equal(folder: Path) -> bool:
     """Whether steps 5 to 8, made again from the checkpoint of step 4, give the checkpoint of step 8."""
     of_run = set_up(read_run_config(folder, RunConfig))
@@ -124,7 +130,7 @@ def replayed_equal(folder: Path) -> bool:
     assert (there.began_at, here.began_at) == (8, 4)
     list(here.advance(8, without=()))
     pairs = zip(there.model.parameters(), here.model.parameters(), strict=True)
-    equal = all(torch.equal(a.full_tensor(), b.full_tensor()) for a, b in pairs)
+    equal = all(torch.equal(whole(a), whole(b)) for a, b in pairs)
     of_run.world.close()
     return equal
 

@@ -102,6 +102,7 @@ def place(folder: Path, honest: Path, file: str) -> Path:
 
 @pytest.mark.parametrize("file", sorted({file for file, _ in DAMAGES}))
 def test_a_hostile_file_is_one_line_that_names_it(honest, tmp_path, alarm, file: str):
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the tests before this one
     for number, (name, damage) in enumerate((name, damage) for (of, name), damage in DAMAGES.items() if of == file):
         path = place(tmp_path / str(number), honest, file)
         damage(path)
@@ -124,7 +125,7 @@ def test_a_hostile_file_is_one_line_that_names_it(honest, tmp_path, alarm, file:
         assert refused, (file, name, "was believed")
         assert not (path.parents[1] / "merged").exists() or "merge" not in refused
         shutil.rmtree(path.parents[1])
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < BYTES
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < max(BYTES, peak + (64 << 20))
 
 
 def test_an_honest_folder_is_read_by_all(honest, tmp_path):

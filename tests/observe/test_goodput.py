@@ -20,6 +20,7 @@ def test_stages_add_up_and_an_inner_one_is_not_counted_twice(tmp_path, monkeypat
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "time", lambda: 1000 + now[0])
+    monkeypatch.setattr("logtrain.observe.goodput.seconds_running", lambda: 0.0)
     kept = Goodput()
     now[0] += 3
     kept.enter("load")

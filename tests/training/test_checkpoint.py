@@ -260,9 +260,13 @@ def test_a_checkpoint_is_exported_on_other_ranks_as_it_was_live(case, run, tmp_p
     assert comparison["exported_loss"] == comparison["live_loss"]
     assert f"step-000006 -> {tmp_path / 'last'} (float32): loss" in program.output.read_text()
 
+    scores = {"models": {"cpt": {"metrics": {"fuzzy": {"mean": 0.4375}}}}, "data": {"path": "/a/TEST.json"}}
+    (tmp_path / "scores.json").write_bytes(orjson.dumps(scores))
     flags += [str(tmp_path / "first"), "--step", "2", "--dtype", "bfloat16"]
+    flags += ["--scores", f"cpt={tmp_path / 'scores.json'}"]
     program = Program(flags, tmp_path / "output", entry="logtrain.export")
     assert program.wait() == [0], program.output.read_text()
+    assert "| TEST.json | fuzzy | 0.4375 |" in (tmp_path / "first" / "README.md").read_text()
     first = load_file(tmp_path / "first" / "model.safetensors")
     assert {tensor.dtype for tensor in first.values()} == {torch.bfloat16}
     assert any(not torch.equal(first[name], live[name].bfloat16()) for name in live)

@@ -104,7 +104,7 @@ def seal_anew(checkpoint: Path) -> None:
 
 def test_an_honest_one_is_exported_without_a_pickle(checkpoint, watched):
     assert export(checkpoint) == 0
-    assert watched == []
+    assert [event for event in watched if "('git', ['git', " not in event] == [], "but for the commit of the code"
 
 
 @pytest.mark.parametrize("name", [SHARD, FACTS])
