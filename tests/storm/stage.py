@@ -42,6 +42,10 @@ def files_of(folder: Path, *but: str) -> Result:
     return {str(path.relative_to(folder)): digest(path) for path in found}
 
 
+CLOCKED = {"README.md", "checksums.json", "lineage.json", "base_model.json"}
+"""What tells when or where a run was; the checksums are theirs, too."""
+
+
 def series(run: Path) -> str:
     """What the steps of a run gave, without what the clock and the machine gave."""
     records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
@@ -53,6 +57,8 @@ def of_run(run: Path) -> Result:
     found = {"series": series(run), "export.json": digest(run / "export.json")}
     for folder in (run / "export", run / "adapter", run / "checkpoints" / f"step-{STEPS:06d}"):
         found |= {f"{folder.name}/{name}": value for name, value in files_of(folder).items()} if folder.is_dir() else {}
+    for name in [name for name in found if Path(name).name in CLOCKED]:
+        del found[name]
     last = f"step-{STEPS:06d}/checkpoint.json"
     facts = json.loads((run / "checkpoints" / last).read_text())
     del facts["sha256"], facts["state"]["records_crc32"]  # records hold what the clock gave
