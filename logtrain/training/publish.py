@@ -31,7 +31,7 @@ from logtrain.training.setup import RunSetup
 from logtrain.training.sharding import full_tensors
 from logtrain.training.step import validate
 
-PLACES = ("model", "data", "runs", "valid")  # settings that name folders
+NO_RECIPE = ("model", "data", "runs", "valid", "resume")  # folders of this machine, and how often a run was stopped
 TOLERANCE = 1e-2  # relative; rounding to bf16 moves a loss by about 1e-4, a wrong tensor by more than this
 
 
@@ -174,8 +174,8 @@ def data_lines(run: RunSetup) -> list[DataLine]:
 
 
 def recipe(run: RunSetup) -> str:
-    """The settings of a run, as a model card shows them: without the folders of this machine."""
-    return "\n".join(line for line in dump(run.config).splitlines() if line.split(" = ")[0] not in PLACES)
+    """The settings of a run, as a model card shows them: the same wherever it ran, and however often it was stopped."""
+    return "\n".join(line for line in dump(run.config).splitlines() if line.split(" = ")[0] not in NO_RECIPE)
 
 
 def write_chat_style(folder: Path, chat: ChatStyle | None, *, configs: Path) -> None:

@@ -33,17 +33,24 @@ class Stage:
 
 
 def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(content_of(path)).hexdigest()[:16]
+
+
+def content_of(path: Path) -> bytes:
+    """A file's bytes, but for the way from an adapter to its base, which is longer from a disk of its own."""
+    if path.name == "base_model.json":
+        return json.dumps(json.loads(path.read_text()) | {"path": ""}).encode()
+    if path.name == "checksums.json" and (path.parent / "base_model.json").exists():
+        facts = json.loads(path.read_text())
+        del facts["files"]["base_model.json"], facts["sha256"]  # the second is the hash of the whole
+        return json.dumps(facts).encode()
+    return path.read_bytes()
 
 
 def files_of(folder: Path, *but: str) -> Result:
     """Digests of all files below a folder, without those of these names."""
     found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in but)
     return {str(path.relative_to(folder)): digest(path) for path in found}
-
-
-CLOCKED = {"README.md", "checksums.json", "lineage.json", "base_model.json"}
-"""What tells when or where a run was; the checksums are theirs, too."""
 
 
 def series(run: Path) -> str:
@@ -57,8 +64,6 @@ def of_run(run: Path) -> Result:
     found = {"series": series(run), "export.json": digest(run / "export.json")}
     for folder in (run / "export", run / "adapter", run / "checkpoints" / f"step-{STEPS:06d}"):
         found |= {f"{folder.name}/{name}": value for name, value in files_of(folder).items()} if folder.is_dir() else {}
-    for name in [name for name in found if Path(name).name in CLOCKED]:
-        del found[name]
     last = f"step-{STEPS:06d}/checkpoint.json"
     facts = json.loads((run / "checkpoints" / last).read_text())
     del facts["sha256"], facts["state"]["records_crc32"]  # records hold what the clock gave
