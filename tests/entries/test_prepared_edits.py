@@ -1,7 +1,6 @@
 """The small files of a prepared folder: no edit of a field passes unseen where it counts, not even with a new seal."""
 
 import copy
-import itertools
 import json
 import os
 import re
@@ -54,8 +53,9 @@ def edits(value: Any) -> Iterator[Any]:
 
 
 def some_edited(facts: dict) -> Iterator[tuple[str, Any]]:
-    """A fifth of them, but all with LOGTRAIN_FUZZ set; every entry is edited in some way."""
-    return itertools.islice(edited(facts), None, None, 1 if "LOGTRAIN_FUZZ" in os.environ else 5)
+    """A fifth of them and those of TOLD, but all with LOGTRAIN_FUZZ set; every entry is edited in some way."""
+    every = 1 if "LOGTRAIN_FUZZ" in os.environ else 5
+    return (edit for i, edit in enumerate(edited(facts)) if i % every == 0 or re.fullmatch(TOLD, edit[0]))
 
 
 def edited(facts: dict) -> Iterator[tuple[str, Any]]:
@@ -120,7 +120,7 @@ def test_edits_with_a_new_seal(folders, bytes_tokenizer, chat_tokenizer, tmp_pat
         if not refusal(folder, tokenizer):
             assert re.fullmatch(TOLD, where), where
             told += 1
-    assert told or (tried and "LOGTRAIN_FUZZ" not in os.environ), "a fifth of the edits may have none that is told"
+    assert told
     print(f"{tried} edits with a new seal, {told} of them of what decides nothing")
 
 

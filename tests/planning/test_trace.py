@@ -133,10 +133,6 @@ def most_held(events: list[dict]) -> int:
     return most
 
 
-MORE_ON_A_CPU = {"selective", "full, two rows", "bfloat16"}
-"""What a CPU's operations hold for a moment beyond those of a GPU, 4 to 16% here, is not in the plan's trace."""
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.slow
 def test_real_ranks(ranks: Ranks, monkeypatch, variant: str):
@@ -150,7 +146,4 @@ def test_real_ranks(ranks: Ranks, monkeypatch, variant: str):
         if op.kind in ("all_gather", "reduce_scatter", "all_reduce"):
             found[op.kind, max(op.read, op.written)] += trace.count(op)
     assert found == calls
-    if variant in MORE_ON_A_CPU:
-        assert 0.8 * held < trace.peak.total - trace.bytes_between_steps < held
-        return
     assert trace.peak.total - trace.bytes_between_steps == pytest.approx(held, rel=0.03)

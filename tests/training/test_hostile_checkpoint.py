@@ -102,9 +102,14 @@ def seal_anew(checkpoint: Path) -> None:
     (checkpoint / FACTS).write_bytes(sealed(facts))
 
 
+COMMIT = ("'rev-parse', 'HEAD'", "'status', '--porcelain', '--untracked-files=no', '.'")
+"""What core/lineage.py asks git, so that an export says which code made it."""
+
+
 def test_an_honest_one_is_exported_without_a_pickle(checkpoint, watched):
     assert export(checkpoint) == 0
-    assert [event for event in watched if "('git', ['git', " not in event] == [], "but for the commit of the code"
+    asked = [event.partition("], ")[0] for event in watched]
+    assert asked == [f"subprocess.Popen ('git', ['git', {words}" for words in COMMIT], "the code's own commit alone"
 
 
 @pytest.mark.parametrize("name", [SHARD, FACTS])
