@@ -1,17 +1,11 @@
-"""Scores equal the reference libraries' and those by hand; worker processes change nothing but the time."""
+"""Scores equal the reference libraries' and those by hand."""
 
 import itertools
 import json
 import logging
 import math
-import os
 import random
 import re
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
@@ -20,13 +14,11 @@ import sacrebleu
 from rapidfuzz.distance import Indel
 from rouge_score.rouge_scorer import RougeScorer
 
-from logtrain.evaluation import scoring
-from logtrain.evaluation.scoring import CORPUS_METRICS, METRICS, corpus_scores, score, score_all
+from logtrain.evaluation.scoring import CORPUS_METRICS, METRICS, corpus_scores, score
+from tests.support.scored_texts import SPECIAL, WORDS
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 ORACLE = RougeScorer(ROUGE, use_stemmer=False)
-WORDS = ["the", "the", "disk", "sda1", "failed", "at", "10.0.0.1", "with", "error", "5", "twice", "is", "full"]
-WORDS += ["-", ".", "...", "[eth0]:", "Restart,", "restart"]
 
 
 def check(prediction: str, reference: str) -> None:
@@ -118,40 +110,6 @@ def test_what_a_metric_cannot_score_has_no_score(reference, without):
     assert all(value == pytest.approx(1) for name, value in scores.items() if value is not None)
     assert corpus_scores([(reference, reference)])["chrf"] == pytest.approx(1)
     assert (corpus_scores([(reference, reference)])["corpus_bleu"] is None) == ("bleu" in without)
-
-
-SPECIAL = [
-    "",
-    " ",
-    "\n",
-    "\n\n\n",
-    "a",
-    "A",
-    "7",
-    "...",
-    "?! -- \n ** ~~ \n",
-    "a\n\n\nb\n",
-    "\r\n",
-    "a\r\nb\rc\u2028d\x85e",
-    "日志显示磁盘已满",
-    "日志 显示 error 5",
-    "e\u0301 é e\u0301\u0302",
-    "👩‍👩‍👧 🔥 disk",
-    "خطأ في القرص sda1",
-    "\ud800",
-    "disk \udfff full",
-    "\x00\x01\x1b[31mred\x7f",
-    "foo-\nbar",
-    "foo-\n",
-    "&quot;x&quot; &amp;lt; <skipped> $1,000.5",
-    "ΣΑΣ ΟΔΟΣ",
-    "İİ i\u0307 \u212a k",
-    "{}",
-    '```json\n{"a": 1}\n```',
-    "the the the the the",
-    "a b " * 40,
-    "\n".join("ab" * 30),
-]
 
 
 def test_special_texts():
@@ -261,151 +219,3 @@ def test_scores_come_without_advice(caplog):
         assert caplog.records == []
         sacrebleu.sentence_bleu("disk", ["disk"], use_effective_order=False)
         assert caplog.records
-
-
-# Worker processes
-
-
-def many(number: int, num_words: int = 40) -> list[tuple[str, str]]:
-    generator = random.Random(number)
-    texts = (" ".join(generator.choices([*WORDS, "\n"], k=num_words)) for _ in itertools.count())
-    return list(itertools.islice(zip(texts, texts, strict=False), number))
-
-
-@pytest.fixture
-def workers_pay(monkeypatch):
-    """Few pairs are enough for workers."""
-    monkeypatch.setattr(scoring, "CHARACTERS_PER_WORKER", 1)
-
-
-@pytest.fixture
-def watched(monkeypatch):
-    """Every worker that is started, once the first result is there: its process id and what it has mapped."""
-    seen = []
-
-    def wait(busy):
-        ready = real(busy)
-        for worker in ready:
-            process = worker._process.pid
-            seen.append((process, Path(f"/proc/{process}/maps").read_text()))
-        return ready
-
-    real = scoring.wait
-    monkeypatch.setattr(scoring, "wait", wait)
-    return seen
-
-
-def test_workers_change_nothing(workers_pay, watched):
-    pairs = [*many(131), *itertools.product(SPECIAL[:25], repeat=2)]
-    expected = [score(*pair) for pair in pairs]
-    assert score_all(pairs, num_workers=1) == expected
-    assert watched == []
-    for workers in (2, 3):
-        assert score_all(pairs, workers) == expected
-    assert len({process for process, _ in watched}) == 5
-    assert not any(Path(f"/proc/{process}").exists() for process, _ in watched)
-
-
-def test_workers_are_light(workers_pay, watched):
-    """They hold what scores need, and nothing of the program that calls: here pytest, torch and numpy."""
-    score_all(many(40), num_workers=2)
-    assert len(watched) == 5
-    for _, maps in watched:
-        assert "rapidfuzz" in maps
-        assert "libtorch" not in maps and "numpy" not in maps
-
-
-def test_the_calling_program_is_not_run_again(tmp_path):
-    """As spawn and forkserver would, where it has no guard."""
-    program = tmp_path / "main.py"
-    program.write_text(
-        "from logtrain.evaluation import scoring\n"
-        "print('once')\n"
-        "scoring.CHARACTERS_PER_WORKER = 1\n"
-        "print(len(scoring.score_all([('a b c', 'a b')] * 50, num_workers=2)))\n"
-    )
-    result = subprocess.run([sys.executable, program], capture_output=True, text=True, cwd=tmp_path)
-    assert (result.stdout, result.stderr) == ("once\n50\n", "")
-
-
-def test_few_pairs_need_no_process(watched):
-    pairs = many(100)
-    assert score_all(pairs, num_workers=8) == [score(*pair) for pair in pairs]
-    assert score_all([], num_workers=8) == []
-    assert watched == []
-
-
-def test_a_worker_that_is_killed(workers_pay, monkeypatch):
-    started = []
-
-    def wait(busy):
-        started.extend(worker._process for worker in busy if worker._process not in started)
-        os.kill(started[1].pid, signal.SIGKILL)
-        return real(busy)
-
-    real = scoring.wait
-    monkeypatch.setattr(scoring, "wait", wait)
-    with pytest.raises(ValueError, match="killed, most likely for want of memory; try fewer workers"):
-        score_all(many(2000), num_workers=2)
-    assert all(process.returncode == -signal.SIGKILL for process in started)  # the other has been stopped
-
-
-def test_a_worker_that_fails(workers_pay, capfd):
-    """A mistake of ours: the worker's traceback, and one line."""
-    with pytest.raises(ValueError, match="a worker died with exit code 1; what it said stands above"):
-        score_all([*many(20), (b"bytes", "text")], num_workers=2)
-    assert "TypeError" in capfd.readouterr().err
-
-
-def test_ctrl_c(tmp_path):
-    """Sent to the group, it reaches the parent alone, which ends the workers. One that is killed they miss too."""
-    program = (
-        "import sys; from logtrain.evaluation import scoring; pairs = [('a b c ' * 400, 'a b ' * 400)] * 20_000; "
-        "print('begins', flush=True); scoring.score_all(pairs, num_workers=2)"
-    )
-    for number in (signal.SIGINT, signal.SIGKILL):
-        command = [sys.executable, "-c", program]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-        assert process.stdout.readline() == "begins\n"
-        worker = b"logtrain.evaluation.scoring"
-        workers = until(lambda: children(process.pid, worker), lambda found: len(found) == 2)  # noqa: B023
-        os.killpg(process.pid, number)
-        errors = process.communicate(timeout=60)[1]
-        assert process.returncode == -number
-        assert errors.count("Traceback") == (number == signal.SIGINT), errors
-        until(lambda: [worker for worker in workers if is_running(worker)], lambda left: not left)  # noqa: B023
-
-
-def children(process: int, of_command: bytes) -> list[int]:
-    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [int(child) for child in found if of_command in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
-def is_running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def until(what, holds):
-    for _ in range(6000):
-        if holds(found := what()):
-            return found
-        time.sleep(0.005)
-    raise AssertionError(f"still {found}")
-
-
-def test_speed():
-    """500 answers of 600 tokens in 10 s on 2 cores, the start of the workers included: it takes about 2 s there."""
-    pairs = many(500, num_words=600)
-    seconds = []
-    for _ in range(3):  # what else the machine is doing may be in the way
-        begin = time.perf_counter()
-        score_all(pairs, num_workers=2)
-        seconds.append(time.perf_counter() - begin)
-        if seconds[-1] < 10:
-            return
-    raise AssertionError(f"took {seconds} s")

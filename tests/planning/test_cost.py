@@ -10,11 +10,19 @@ from logtrain.planning.config import PlanConfig
 from logtrain.planning.corpus import read_corpus
 from logtrain.planning.cost import Workload, attention_seconds, slowest_of
 from logtrain.planning.gpu_file import read_gpu
+from logtrain.planning.prediction import workload_of
 from logtrain.planning.timeline import breakdown, simulate
 from tests.support.planning import op
 
 GPU = read_gpu("h100-sxm")
 ATTENTION = op("attention", shape=(8192, 32, 8, 128))
+
+
+@pytest.mark.parametrize(("backend", "kernel"), [("torch", "fa2"), ("fa3", "fa3"), ("fa4", "fa3"), ("auto", "fa2")])
+def test_the_attention_that_a_job_has(backend, kernel):
+    flags = ["--model", "Llama-3.1-8B", "--attention_backend", backend, "--loader.attention", "row"]
+    config = load(PlanConfig, flags)
+    assert workload_of(config, GPU, read_corpus(config)).kernel == kernel
 
 
 def test_empty_blocks_of_padded_cu_seqlens_cost_time():

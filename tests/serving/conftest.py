@@ -1,4 +1,5 @@
-"""A small model with two adapters, and one server of them for all tests that do not change it."""
+"""A small model with two adapters, and one server of them for all tests that do not change it; a browser before a
+scripted server."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from logtrain.model.config import LoraConfig
 from tests.support.conversations import write_chat_model
 from tests.support.generation import CPU
 from tests.support.lora import adapted, trained
+from tests.support.page_server import Visitor, chromium, page_server
 from tests.support.serving import Served, serving
 
 
@@ -39,3 +41,23 @@ def server(models, tmp_path_factory) -> Iterator[Served]:
 def loaded(models) -> LoadedModel:
     """The same model in this process."""
     return ModelFolder(models.folder / "tiny").load(CPU)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with chromium() as one:
+        yield one
+
+
+@pytest.fixture
+def served() -> Iterator:
+    with page_server() as one:
+        yield one
+
+
+@pytest.fixture
+def visitor(browser, served) -> Iterator[Visitor]:
+    one = Visitor(browser, served[0])
+    yield one
+    assert one.problems == []
+    one.context.close()

@@ -1,14 +1,13 @@
 """The page as a person meets it, in a headless Chromium, in front of a scripted server."""
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
 from logtrain.conversation.tasks import TASKS
 from logtrain.data.conversations import conversations
 from logtrain.data.files import InputFile
-from tests.support.page_server import Visitor, chromium, page_server, until
+from tests.support.page_server import Visitor, page_server, until
 
 pytestmark = pytest.mark.slow  # a Chromium
 LOG = "".join(
@@ -20,26 +19,6 @@ LONG = "".join(
 ANSWER = (
     "The user came from `10.0.0.4`, see L2 and **lines 3-7**; not from 10.9.9.9 at 06:55:01.\n\n- sshd[24203] at L99"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with chromium() as one:
-        yield one
-
-
-@pytest.fixture
-def served() -> Iterator:
-    with page_server() as one:
-        yield one
-
-
-@pytest.fixture
-def visitor(browser, served) -> Iterator[Visitor]:
-    one = Visitor(browser, served[0])
-    yield one
-    assert one.problems == []
-    one.context.close()
 
 
 def test_a_pasted_log_is_asked_about_and_the_answer_checked(visitor, served):
