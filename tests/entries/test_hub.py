@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -119,6 +120,16 @@ def pull_much(root: str, output: Path) -> None:
     pull(Store(root), parse("big:1"), output)
 
 
+def seconds(target, arguments: tuple) -> float:
+    """How long a process takes for it, from its start to its end."""
+    process = FORK.Process(target=target, args=arguments)
+    began = time.monotonic()
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return time.monotonic() - began
+
+
 def killed(target, arguments: tuple, seconds: float) -> bool:
     """Kill a process after so long; -> whether it was running."""
     process = FORK.Process(target=target, args=arguments)
@@ -132,24 +143,22 @@ def killed(target, arguments: tuple, seconds: float) -> bool:
 def test_a_push_or_pull_that_is_killed_leaves_a_sound_store(store, tmp_path):
     """At random moments of both, 20 times each."""
     chance = random.Random(16)
-    source = folder(tmp_path / "big", **{f"f{i}": str(i) * 40_000 for i in range(30)})
-    push(store, "big", source)
-    began = time.monotonic()
-    push(store, "other", folder(tmp_path / "timed", **{f"f{i}": f"t{i}" * 20_000 for i in range(30)}))
-    seconds, hits = time.monotonic() - began, {"push": 0, "pull": 0}
+    source, pulled = folder(tmp_path / "big", **{f"f{i}": str(i) * 40_000 for i in range(30)}), tmp_path / "pulled"
+    pushed = seconds(push_much, (store.root, source))
+    took, hits = {"push": pushed, "pull": seconds(pull_much, (store.root, pulled))}, {"push": 0, "pull": 0}
     for turn in range(20):
         for i in range(30):
             (source / f"f{i}").write_text(f"{turn} {i}" * 9_000)
-        hits["push"] += killed(push_much, (store.root, source), chance.random() * seconds)
-        hits["pull"] += killed(pull_much, (store.root, tmp_path / "pulled"), chance.random() * seconds)
+        shutil.rmtree(pulled, ignore_errors=True)
+        hits["push"] += killed(push_much, (store.root, source), chance.random() * took["push"])
+        hits["pull"] += killed(pull_much, (store.root, pulled), chance.random() * took["pull"])
         sweep(store, 1.0)
         newest = store.find(parse("big"))
         pull(store, parse("big"), tmp_path / f"out-{turn}")
         texts = content(tmp_path / f"out-{turn}")
         assert len(texts) == 30 == len(newest["files"])
         assert texts["f7"] in ("7" * 40_000, *(f"{t} 7" * 9_000 for t in range(turn + 1)))
-    print(hits)
-    assert min(hits.values()) >= 8
+    assert min(hits.values()) >= 8, hits
     swept = sweep(store, 0.0)
     named = {facts["sha256"] for name in store.names() for v in store.versions(name) for facts in v["files"].values()}
     assert {name.rpartition("/")[2] for name in store.listed("objects")} == named  # nothing is left of those killed

@@ -43,7 +43,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "rank as text": (lambda f: edit_json(f / adapter.CONFIG, r="3"), 'r = "3", '),
     "rank 0": (lambda f: edit_json(f / adapter.CONFIG, r=0), "r = 0, "),
     "no alpha": (lambda f: edit_json(f / adapter.CONFIG, lora_alpha=None), "lora_alpha = null"),
-    "alpha 0": (lambda f: edit_json(f / adapter.CONFIG, lora_alpha=0), "alpha 0"),
+    "alpha 0": (lambda f: edit_json(f / adapter.CONFIG, lora_alpha=0), "lora_alpha = 0, "),
     "rank of another adapter": (
         lambda f: edit_json(f / adapter.CONFIG, r=4),
         "self_attn.q_proj.lora_A.weight has shape [3, 64], model and rank ask for [4, 64]",
