@@ -48,6 +48,7 @@ def gradients(setup: RunSetup, model: Llama, count: int) -> Iterator[dict[str, T
     """The gradient of the mean loss of each of the first `count` micro-batches, by layer."""
     batches = (batch for number in range(count) for batch in setup.data.train.at(number).batches)
     for _, batch in zip(range(count), batches, strict=False):
+        assert batch.labels_T is not None
         model.zero_grad()
         (model(batch) / max(1, int((batch.labels_T >= 0).sum()))).backward()
         yield {

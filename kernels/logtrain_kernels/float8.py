@@ -84,4 +84,5 @@ def float8_product(a: Float8, b: Float8, dtype: torch.dtype, *, fast: bool) -> T
     if inverse_a.ndim or inverse_b.ndim:  # cuBLAS takes two numbers or two vectors
         inverse_a = inverse_a.expand(len(a.values), 1).contiguous()
         inverse_b = inverse_b.expand(len(b.values), 1).contiguous().T
-    return torch._scaled_mm(a.values, b.values.T, inverse_a, inverse_b, out_dtype=dtype, use_fast_accum=fast)
+    multiply = torch._scaled_mm  # pyright: ignore[reportPrivateImportUsage]
+    return multiply(a.values, b.values.T, inverse_a, inverse_b, out_dtype=dtype, use_fast_accum=fast)

@@ -100,13 +100,12 @@ def float8_whole(x_N, amax_P, values_N, inverse, N, P: constexpr, PROGRAMS: cons
         tl.store(inverse, back)
 
 
-BLOCK = 4096  # elements: 16 a thread, stored 16 bytes wide
-WARPS = 8
+WHOLE_LAUNCH = {"BLOCK": 4096, "num_warps": 8}  # 16 elements a thread, stored 16 bytes wide
 
 
 def largest_programs(x_TD: Tensor) -> int:
     """Programs that look for the largest element: four a processor, as many as the second kernel reads at once."""
-    return max(1, min(triton.cdiv(x_TD.numel(), BLOCK), 4 * num_processors(x_TD.device)))
+    return max(1, min(triton.cdiv(x_TD.numel(), WHOLE_LAUNCH["BLOCK"]), 4 * num_processors(x_TD.device)))
 
 
 def rows_launch(D: int) -> dict[str, int]:
@@ -133,10 +132,9 @@ def float8_cast_op(x_TD: Tensor, factor_D: Tensor | None, rowwise: bool) -> tupl
     elif not rowwise:
         N, P = x_TD.numel(), largest_programs(x_TD)
         amax_P = x_TD.new_empty(P, dtype=torch.int32)
-        float8_largest[(P,)](x_TD, amax_P, N, BLOCK=BLOCK, STAGES=3, num_warps=WARPS)
-        programs = triton.next_power_of_2(P)
-        grid = (max(1, triton.cdiv(N, BLOCK)),)
-        float8_whole[grid](x_TD, amax_P, values_TD, inverse, N, P=P, PROGRAMS=programs, BLOCK=BLOCK, num_warps=WARPS)
+        float8_largest[(P,)](x_TD, amax_P, N, STAGES=3, **WHOLE_LAUNCH)
+        programs, grid = triton.next_power_of_2(P), (max(1, triton.cdiv(N, WHOLE_LAUNCH["BLOCK"])),)
+        float8_whole[grid](x_TD, amax_P, values_TD, inverse, N, P=P, PROGRAMS=programs, **WHOLE_LAUNCH)
     return values_TD.view(E4M3), inverse
 
 

@@ -20,7 +20,16 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from logtrain.model.config import Float8Config
 from logtrain.model.llama import Llama, LlamaConfig
-from logtrain_kernels import Float8, Float8Recipe, Scaling, float8_amax, float8_linear, float8_round, float8_scale
+from logtrain_kernels import (
+    Float8,
+    Float8Recipe,
+    Scaling,
+    float8_amax,
+    float8_cast,
+    float8_linear,
+    float8_round,
+    float8_scale,
+)
 
 MATRICES = ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down")
 TILE = 16  # of which float8 products on GPUs ask all sides to be a multiple
@@ -120,12 +129,13 @@ class SharedWeight(torch.Tensor):
         self, mesh: DeviceMesh, outer_size: torch.Size, outer_stride, module: nn.Module, mp_policy: MixedPrecisionPolicy
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """What this rank sends, and what the receiver knows besides."""
-        rowwise = self.scaling == "rowwise"
-        m, inverse = float8_scale(float8_amax(self.held, "rowwise")) if rowwise else self.scale[0]
+        if self.scaling == "rowwise":
+            return tuple(float8_cast(self.held, "rowwise")), ()
+        m, inverse = self.scale[0]
         values, missing = float8_round(self.held, m), -(-outer_size[0] // mesh.size()) - len(self.held)
         if missing:  # rows of the last ranks, which FSDP2 wants to be as many as the others'
             values = F.pad(values.view(torch.uint8), (0, 0, 0, missing)).view(values.dtype)
-        return ((values, inverse), ()) if rowwise else ((values,), (inverse,))
+        return (values,), (inverse,)
 
     def fsdp_post_all_gather(
         self, outputs: tuple[Tensor, ...], more: tuple[Tensor, ...], dtype: torch.dtype, *, out: Any = None

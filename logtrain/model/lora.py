@@ -103,7 +103,7 @@ class LoraLinear(nn.Module):
         weight = gathered(self.weight)
         if weight is None:
             weight = self.frozen = self.frozen or float8_cast(self.weight.detach(), self.recipe.scaling)
-        return self.recipe, *weight
+        return self.recipe, weight.values, weight.inverse
 
     def forward(self, x_TD: Tensor) -> Tensor:
         weight, a, b = self.weight, self.lora_A, self.lora_B

@@ -1,6 +1,7 @@
 """The float8 linear layer: its products are those of the cast operands, and no less exact than torchao's."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -55,21 +56,19 @@ def test_the_products_are_those_of_the_cast_operands(recipe):
 @RECIPES
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_its_error_is_at_most_one_and_a_half_times_torchaos(recipe, dtype):
-    pytest.importorskip("torchao", reason="what the layer is compared with")
-    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
-
+    torchao = pytest.importorskip("torchao.float8", reason="what the layer is compared with")
     name = recipe.scaling if recipe.weight_gradient else "rowwise_with_gw_hp"
     x, w = (z.to(dtype) for z in inputs())
-    theirs = torch.nn.Sequential(torch.nn.Linear(D, O, bias=False, dtype=dtype))
+    theirs: Any = torch.nn.Sequential(torch.nn.Linear(D, O, bias=False, dtype=dtype))
     theirs[0].weight.data.copy_(w)
-    config = Float8LinearConfig.from_recipe_name(name)
+    config = torchao.Float8LinearConfig.from_recipe_name(name)
     object.__setattr__(config, "emulate", True)
-    convert_to_float8_training(theirs, config=config)
+    torchao.convert_to_float8_training(theirs, config=config)
     leaf = x.clone().requires_grad_()
     y = theirs(leaf)
     generator = torch.Generator().manual_seed(0)
     y.backward(torch.randn(y.shape, generator=generator).bfloat16().to(y.dtype))
-    of_torchao = y.detach(), leaf.grad, theirs[0].weight.grad
+    of_torchao: Any = y.detach(), leaf.grad, theirs[0].weight.grad
     ours = values_and_gradients(lambda a, b: float8_linear(a, b, recipe), [x, w], dtype)
     exact = values_and_gradients(torch.nn.functional.linear, [x, w], torch.float64)
     for mine, other, truth in zip(ours, of_torchao, exact, strict=True):
@@ -102,7 +101,7 @@ def test_what_is_not_finite_reaches_a_gradient(recipe, where, bad):
     y = float8_linear(x, w, recipe)
     y.backward(dy)
     assert where == "dy" or not y.isfinite().all()
-    assert not (x.grad.isfinite().all() and w.grad.isfinite().all())
+    assert not all(z.grad is not None and z.grad.isfinite().all() for z in (x, w))
 
 
 @RECIPES

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -31,7 +32,12 @@ LORA = ["--lora.rank", "4", "--lora.dropout", "0.1"]
 def case(tmp_path_factory) -> SimpleNamespace:
     """A model whose heads and halves have no multiple of 4 rows, its data, and the flags of a run of 6 steps."""
     folder = tmp_path_factory.mktemp("float8")
-    sizes = {"hidden_size": 33, "intermediate_size": 47, "num_attention_heads": 3, "num_key_value_heads": 1}
+    sizes: dict[str, Any] = {
+        "hidden_size": 33,
+        "intermediate_size": 47,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+    }
     models = {
         "even": write_model(folder / "even"),
         "uneven": write_model(folder / "uneven", head_dim=6, **sizes),
@@ -145,7 +151,7 @@ def test_frozen_weights_are_cast_once(case):
 @RECIPES
 def test_a_step_with_a_gradient_that_is_not_finite_is_skipped(case, recipe):
     run = set_up(load(CptConfig, in_float8(case, recipe)))
-    model = run.build_model(run.initial_weights())
+    model: Any = run.build_model(run.initial_weights())
     optimizer = make_optimizer(model, run.config.optim)
     step = TrainStep(model, optimizer, run.config.optim, 1.0, 3, run.world)
     with torch.no_grad():
@@ -176,10 +182,11 @@ def test_a_shard_stays_one_through_what_fsdp_does_to_it_and_is_plain_elsewhere()
 
 def test_what_cannot_be_had_is_one_line(monkeypatch):
     config = RunConfig(name="run", model="model", data="data", precision="fp8")
-    for changes, message in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"dtype": "bfloat16", "precision": "fp32"}, "dtype = bfloat16 and precision = fp32 differ; leave one of them"),
         ({"precision": "fp8", "compile": True}, "precision = fp8: not with compile"),
-    ):
+    )
+    for changes, message in wrong:
         with pytest.raises(ValueError, match=message):
             RunConfig(name="run", model="model", data="data", **changes)
     with pytest.raises(ValueError, match=r"^precision = fp8: tokens of a micro-batch: 1000 is no multiple of 16"):
