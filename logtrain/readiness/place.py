@@ -69,7 +69,7 @@ class Needs:
     @property
     def export(self) -> int:
         """Bytes of the export."""
-        return self.export_dtype.itemsize * self.shape.num_parameters
+        return self.export_dtype.itemsize * self.shape.num_parameters * self.config.export_merged
 
     @property
     def checkpoint(self) -> int:

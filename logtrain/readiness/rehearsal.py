@@ -276,7 +276,7 @@ class Rehearsal:
 
     def reloaded(self) -> Sequence[str]:
         """The export as chat and evaluation load it."""
-        folder = ModelFolder(self.scratch / "run" / "export")
+        folder = ModelFolder(self.scratch / "run" / ("export" if self.config.export_merged else "adapter"))
         model = folder.load(torch.device("cpu")).model
         assert self.opened is not None
         split = next(iter(self.opened.sources.values()))

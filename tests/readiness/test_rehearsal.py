@@ -143,7 +143,7 @@ GOOD: dict[str, tuple[Callable[[SimpleNamespace], object], tuple[str, ...]]] = {
     "plain": (nothing, ()),
     "one file of tied weights": (tied, ()),
     "bfloat16, random weights": (in_bfloat16, ("--init", "random", "--export_dtype", "bfloat16")),
-    "adapters": (nothing, LORA),
+    "adapters alone": (nothing, (*LORA, "--no_export_merged", "--trainer.no_save_last")),
     "chats by adapters, the best": (lambda c: chats(c, "a"), ("--data", "{c.folder}/a", *LORA, "--trainer.keep_best")),
     "two sources": (
         lambda c: other_data(c, "b"),
