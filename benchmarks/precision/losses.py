@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from torch import nn
 
-from benchmarks.float8.variant import Job
+from benchmarks.precision.variant import Job
 from logtrain.model.float8 import Float8Linear
 from logtrain.training.optim import make_optimizer
 from logtrain.training.step import TrainStep, validate

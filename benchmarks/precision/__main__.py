@@ -1,6 +1,6 @@
 """Whether a model can be trained in float8, before a GPU is rented: its casts, exactly, on a CPU, in real steps.
 
-    python -m benchmarks.float8 --model SmolLM2-135M-Instruct --data DIR --steps 200 --seeds 3 --results float8.jsonl
+    python -m benchmarks.precision --model SmolLM2-135M-Instruct --data DIR --steps 200 --seeds 3 --results float8.jsonl
 
 For each learning rate and seed the same steps are trained in fp32 and by each recipe, and the held-out losses of what
 they leave are compared, in fp32, as the model would be exported. A gap that is small beside its interval and beside
@@ -16,9 +16,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.float8.gradients import measure_gradients
-from benchmarks.float8.losses import Kept, gaps, train_once
-from benchmarks.float8.variant import REFERENCE, VARIANTS, Job
+from benchmarks.precision.gradients import measure_gradients
+from benchmarks.precision.losses import Kept, gaps, train_once
+from benchmarks.precision.variant import REFERENCE, VARIANTS, Job
 
 TOLERATED = 0.1  # of the variance of a step's gradient
 
@@ -56,8 +56,11 @@ def of_gradients(job: Job, kept: Kept, variants: list[str], count: int) -> None:
         mine = [line for line in lines if line["variant"] == variant]
         for matrix in dict.fromkeys(line["layer"].split()[1] for line in mine):
             print(f"  {variant}, {matrix}: {spread([line for line in mine if line['layer'].split()[1] == matrix])}")
-        over = [line["layer"] for line in mine if raised(line) > TOLERATED]
-        print(f"  {variant}: above {TOLERATED:.0%} in {len(over)} of {len(mine)}: {', '.join(over) or 'none'}")
+        of_block: dict[int, list[float]] = {}
+        for line in mine:
+            of_block.setdefault(int(line["layer"].split()[0]), []).append(raised(line))
+        over = [str(block) for block, found in of_block.items() if sum(found) / len(found) > TOLERATED]
+        print(f"  {variant}: above {TOLERATED:.0%} on average in blocks {', '.join(over) or 'none'}")
 
 
 def raised(line: dict[str, Any]) -> float:

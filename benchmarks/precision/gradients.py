@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.float8.variant import REFERENCE, Job
+from benchmarks.precision.variant import REFERENCE, Job
 from logtrain.model.llama import Llama
 from logtrain.training.setup import RunSetup
 
