@@ -11,6 +11,7 @@ COMMANDS = {
     "prepare": "turn raw text or chats into token shards, with a report",
     "plan": "predict whether a recipe fits a GPU, how fast it is and what it costs",
     "rehearse": "try in minutes, on two layers, all that a run would do on this machine",
+    "doctor": "check the GPUs and machines of a job, and what is installed",
     "import": "turn the settings of another trainer into a recipe",
     "cpt": "continue the pretraining of a Llama on prepared text",
     "sft": "fine-tune a Llama on prepared chats, by LoRA or all parameters",

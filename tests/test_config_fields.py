@@ -179,6 +179,7 @@ SMALL = {  # commands of few fields: the files that hold their tests
     "trace": ["entries/test_trace.py"],
     "status": ["entries/test_report.py"],
     "import": ["entries/test_import.py"],
+    "doctor": ["entries/test_doctor.py"],
     "hub": ["entries/test_hub.py"],
     "lineage": ["entries/test_hub.py"],
 }

@@ -13,6 +13,7 @@ from logtrain.__main__ import COMMANDS
 from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
+from logtrain.doctor import DoctorConfig
 from logtrain.page import PageConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
@@ -53,6 +54,7 @@ CONFIGS = {
     "sft": SftConfig,
     "plan": PlanConfig,
     "rehearse": RehearseConfig,
+    "doctor": DoctorConfig,
     "chat": ChatConfig,
     "serve": ServeConfig,
     "page": PageConfig,
