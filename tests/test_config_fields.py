@@ -157,6 +157,10 @@ NAMED: dict[str, str] = {
     "evaluate.resume": "entries/test_evaluate_resume.py::*",
     "evaluate.answers": "entries/test_evaluate.py::*",
     "evaluate.ignore_columns": "data/test_conversations.py::*",
+    **{
+        f"evaluate.{field}": "entries/test_evaluate_tasks.py::*"
+        for field in ("columns", "task", "kind_column", "labels", "prepared", "split_by", "unseen")
+    },
     "evaluate.max_bad_rows": "entries/test_evaluate.py::*",
     "evaluate.too_long": "entries/test_evaluate.py::*",
     "evaluate.backend": "entries/test_evaluate_server.py::*",
