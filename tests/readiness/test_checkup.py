@@ -1,4 +1,4 @@
-"""What is wrong with a job's machines is named: GPUs by NVML's stand-in, speeds beside a GPU's file, others' versions."""
+"""What is wrong with a job's machines is named: GPUs by NVML's stand-in, speeds beside a GPU's file, versions."""
 
 import pytest
 
@@ -86,7 +86,7 @@ def test_a_name_without_an_address_matters_to_other_machines_alone(monkeypatch):
 
     monkeypatch.setattr(nodes.socket, "gethostbyname", unknown)
     assert "which one machine does not need" in nodes.check_name("vm", alone=True)
-    with pytest.raises(ValueError, match="vm: its name has no address .*; add it to DNS"):
+    with pytest.raises(ValueError, match=r"vm: its name has no address .*; add it to DNS"):
         nodes.check_name("vm", alone=False)
 
 
