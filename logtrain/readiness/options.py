@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
+from torch.cuda import nccl
 
 VERSIONS = ("torch", "triton", "numpy", "safetensors", "tokenizers")
 
@@ -68,7 +69,7 @@ def versions() -> dict[str, str]:
             found[name] = "none"
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
-        found["nccl"] = ".".join(map(str, torch.cuda.nccl.version())) if torch.cuda.is_available() else "none"
+        found["nccl"] = ".".join(map(str, nccl.version())) if torch.cuda.is_available() else "none"
     return found
 
 
