@@ -20,6 +20,7 @@ from logtrain.report import ReportConfig
 from logtrain.serve import ServeConfig
 from logtrain.sft import SftConfig
 from logtrain.status import StatusConfig
+from logtrain.synthesise import SynthesiseConfig
 from logtrain.trace import TraceConfig
 from tests.support import LAUNCH, ROOT
 
@@ -54,6 +55,7 @@ CONFIGS = {
     "chat": ChatConfig,
     "serve": ServeConfig,
     "page": PageConfig,
+    "synthesise": SynthesiseConfig,
 }
 OF_RUNS = {"report": ReportConfig, "status": StatusConfig, "trace": TraceConfig}  # the first words are folders of runs
 
