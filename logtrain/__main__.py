@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": "answer requests of OpenAI's API with a model of this machine",
     "page": "serve a page for the browser in front of any server of OpenAI's API",
     "synthesise": "make training data of raw logs by a larger model",
+    "review": "accept, edit or reject rows of training data on a page in the browser",
     "hub": "push, pull and compare versions of data, models and results",
     "lineage": "print the chain from the raw files to a model",
     "chat": "talk to a model in the terminal, about a log or anything else",

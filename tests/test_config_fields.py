@@ -212,6 +212,7 @@ SMALL = {  # commands of few fields: the files that hold their tests
     "serve": ["entries/test_serve.py", "serving/*.py"],
     "merge": ["entries/test_merge.py"],
     "page": ["entries/test_page.py"],
+    "review": ["serving/test_reviewing.py"],
     "export": ["training/test_checkpoint.py"],
     "report": ["entries/test_report.py"],
     "trace": ["entries/test_trace.py"],
