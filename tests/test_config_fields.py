@@ -112,6 +112,7 @@ NAMED: dict[str, str] = {
     "trainer.save_last": f"{BEST}::test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step",
     "export_merged": f"{BEST}::test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step",
     "trainer.patience": f"{BEST}::test_patience_ends_a_run_that_gets_no_better",
+    "rehearse": "readiness/test_rehearsal.py::*",
     "show": "training/test_facts.py::*",
     "track": "observe/test_trackers.py::*",
     "prometheus": "observe/test_trackers.py::*",
@@ -156,6 +157,10 @@ NAMED: dict[str, str] = {
     "evaluate.resume": "entries/test_evaluate_resume.py::*",
     "evaluate.answers": "entries/test_evaluate.py::*",
     "evaluate.ignore_columns": "data/test_conversations.py::*",
+    **{
+        f"evaluate.{field}": "entries/test_evaluate_tasks.py::*"
+        for field in ("columns", "task", "kind_column", "labels", "prepared", "split_by", "unseen")
+    },
     "evaluate.max_bad_rows": "entries/test_evaluate.py::*",
     "evaluate.too_long": "entries/test_evaluate.py::*",
     "evaluate.backend": "entries/test_evaluate_server.py::*",
@@ -332,11 +337,13 @@ def configs() -> dict[str, dict]:
 
 def where(command: str, field: str) -> str | None:
     """Which of the tables has the field."""
-    if command in ("cpt", "sft", "plan") and field in {**TRAINING, **PLANNED}:
+    if command in ("cpt", "sft", "plan", "rehearse") and field in {**TRAINING, **PLANNED}:
         return "a run or a plan"
     if command == "evaluate" and field in EVALUATED:
         return "an evaluation"
-    return NAMED.get(f"{command}.{field}") or (NAMED.get(field) if command in ("cpt", "sft", "plan") else None)
+    return NAMED.get(f"{command}.{field}") or (
+        NAMED.get(field) if command in ("cpt", "sft", "plan", "rehearse") else None
+    )
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(SMALL)))
