@@ -53,8 +53,7 @@ def check_schema(schema: Any, at: str = "schema", depth: int = 0) -> None:
 def mismatch(value: Any, schema: dict[str, Any], at: str = "$") -> str:
     """Where and how a JSON value differs from a schema that has been checked; "" where it does not."""
     kind = schema["type"]
-    is_kind = isinstance(value, KINDS[kind]) and (kind == "boolean" or not isinstance(value, bool))
-    if not is_kind or (isinstance(value, float) and not math.isfinite(value)):
+    if not is_of(value, kind):
         return f"{at}: expected {kind}, found {json_type(value)}"
     if "enum" in schema and value not in schema["enum"]:
         return f"{at}: none of {', '.join(map(str, schema['enum']))}"
@@ -66,6 +65,13 @@ def mismatch(value: Any, schema: dict[str, Any], at: str = "$") -> str:
     if kind == "array":
         return next(filter(None, (mismatch(item, schema["items"], f"{at}[{i}]") for i, item in enumerate(value))), "")
     return mismatch_of_object(value, schema, at) if kind == "object" else ""
+
+
+def is_of(value: Any, kind: str) -> bool:
+    """Whether a JSON value is of a schema's type; true and false are no numbers, and neither is NaN."""
+    if isinstance(value, bool):
+        return kind == "boolean"
+    return isinstance(value, KINDS[kind]) and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def mismatch_of_object(value: dict[str, Any], schema: dict[str, Any], at: str) -> str:
