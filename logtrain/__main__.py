@@ -23,11 +23,13 @@ COMMANDS = {
     "evaluate": "let models answer a test set, score the answers and compare",
     "serve": "answer requests of OpenAI's API with a model of this machine",
     "page": "serve a page for the browser in front of any server of OpenAI's API",
+    "synthesise": "make training data of raw logs by a larger model",
+    "review": "accept, edit or reject rows of training data on a page in the browser",
     "hub": "push, pull and compare versions of data, models and results",
     "lineage": "print the chain from the raw files to a model",
     "chat": "talk to a model in the terminal, about a log or anything else",
 }
-USAGE = "usage: logtrain COMMAND [ARGUMENTS]\n\n" + "".join(f"  {name:<10}{does}\n" for name, does in COMMANDS.items())
+USAGE = "usage: logtrain COMMAND [ARGUMENTS]\n\n" + "".join(f"  {name:<11}{does}\n" for name, does in COMMANDS.items())
 MORE = "\nlogtrain COMMAND --help lists the arguments of a command. On several GPUs: torchrun ... -m logtrain.COMMAND"
 
 
