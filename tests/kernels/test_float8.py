@@ -131,7 +131,7 @@ def test_the_kernels_cast_bit_by_bit_as_the_reference(scaling, dtype):
     x = torch.randn(13, 70, generator=generator) * torch.exp2(exponents[:, None])
     x[10], x[11, 3], x[12, 69] = 0, math.inf, math.nan
     if dtype == torch.bfloat16:
-        x[8:10] = 0  # subnormal: of these in bf16 Triton's interpreter makes other numbers
+        x[7:10] = 0  # subnormal: of these in bf16 Triton's interpreter makes other numbers
     for part in (x[:11], x, x[10:11], x[:0]):
         part = part.to(dtype)
         with triton_kernels():
