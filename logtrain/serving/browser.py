@@ -30,7 +30,10 @@ from logtrain.text.entities import RULES
 
 PARTS = Path(__file__).with_name("page")
 # In the order in which one needs another. Each is a module by itself, as node runs it, and a function in the whole.
-SCRIPTS = ("markdown", "entities", "annotate", "conversation", "log", "attachment", "api", "turns", "app")
+SCRIPTS = (
+    *("markdown", "entities", "annotate", "conversation", "settings", "log", "attachment", "api", "turns", "meter"),
+    *("listen", "app"),
+)
 IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:class|const|function) (\w+))", re.MULTILINE)
 MAX_FOLDED_BYTES = 1 << 26  # of a request to fold a log
