@@ -174,6 +174,7 @@ SMALL = {  # commands of few fields: the files that hold their tests
     "export": ["training/test_checkpoint.py"],
     "report": ["entries/test_report.py"],
     "trace": ["entries/test_trace.py"],
+    "replay": ["entries/test_replay.py", "generation/test_self_replay.py"],
     "status": ["entries/test_report.py"],
     "import": ["entries/test_import.py"],
     "hub": ["entries/test_hub.py"],

@@ -90,7 +90,7 @@ def places_in(loader: Loader, step: int) -> list[Place]:
     return found
 
 
-class Replay:
+class Rerun:
     """The run of a checkpoint before a step, which goes on from there. Every rank makes one."""
 
     def __init__(self, run: RunSetup, step: int):
