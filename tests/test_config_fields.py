@@ -116,6 +116,7 @@ NAMED: dict[str, str] = {
     "trainer.forget_budget": "training/test_forgetting.py::test_the_best_step_is_within_the_budget_and_told",
     "trainer.replay_source": "training/test_forgetting.py::*",
     "trainer.replay_bounds": "training/test_forgetting.py::test_the_share_follows_from_the_recorded_rises",
+    "rehearse": "readiness/test_rehearsal.py::*",
     "show": "training/test_facts.py::*",
     "track": "observe/test_trackers.py::*",
     "prometheus": "observe/test_trackers.py::*",
@@ -160,6 +161,10 @@ NAMED: dict[str, str] = {
     "evaluate.resume": "entries/test_evaluate_resume.py::*",
     "evaluate.answers": "entries/test_evaluate.py::*",
     "evaluate.ignore_columns": "data/test_conversations.py::*",
+    **{
+        f"evaluate.{field}": "entries/test_evaluate_tasks.py::*"
+        for field in ("columns", "task", "kind_column", "labels", "prepared", "split_by", "unseen")
+    },
     "evaluate.max_bad_rows": "entries/test_evaluate.py::*",
     "evaluate.too_long": "entries/test_evaluate.py::*",
     "evaluate.backend": "entries/test_evaluate_server.py::*",
@@ -297,11 +302,13 @@ def configs() -> dict[str, dict]:
 
 def where(command: str, field: str) -> str | None:
     """Which of the tables has the field."""
-    if command in ("cpt", "sft", "plan") and field in {**TRAINING, **PLANNED}:
+    if command in ("cpt", "sft", "plan", "rehearse") and field in {**TRAINING, **PLANNED}:
         return "a run or a plan"
     if command == "evaluate" and field in EVALUATED:
         return "an evaluation"
-    return NAMED.get(f"{command}.{field}") or (NAMED.get(field) if command in ("cpt", "sft", "plan") else None)
+    return NAMED.get(f"{command}.{field}") or (
+        NAMED.get(field) if command in ("cpt", "sft", "plan", "rehearse") else None
+    )
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(SMALL)))

@@ -16,6 +16,7 @@ from logtrain.cpt import CptConfig
 from logtrain.page import PageConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
+from logtrain.rehearse import RehearseConfig
 from logtrain.report import ReportConfig
 from logtrain.serve import ServeConfig
 from logtrain.sft import SftConfig
@@ -51,6 +52,7 @@ CONFIGS = {
     "cpt": CptConfig,
     "sft": SftConfig,
     "plan": PlanConfig,
+    "rehearse": RehearseConfig,
     "chat": ChatConfig,
     "serve": ServeConfig,
     "page": PageConfig,
