@@ -125,10 +125,10 @@ class MixtureLoader(Loader):
         Raises ValueError for a share that is too small.
         """
         shares, sources = self.shares_of(token_shares), range(len(self.names))
-        shift_K = np.array([self.taken(first, k).start - shares.rows(first, k).start for k in sources])
+        shift_K = np.array([self.slots(first, k).start - shares.rows(first, k).start for k in sources])
         self.phases.append(Phase(first, shares, shift_K))
 
-    def taken(self, step: int, source: int) -> range:
+    def slots(self, step: int, source: int) -> range:
         """Which rows of a source step `step` takes, counted over all that the run takes of it."""
         _, shares, shift_K = self.phases[bisect_right(self.phases, step, key=lambda phase: phase.first) - 1]
         rows, shift = shares.rows(step, source), int(shift_K[source])
@@ -149,7 +149,7 @@ class MixtureLoader(Loader):
         """The rows of step `step` (0-based), source by source."""
         rows = []
         for number, source in enumerate(self.sources):
-            for taken in self.taken(step, number):
+            for taken in self.slots(step, number):
                 epoch_number, slot = divmod(taken, source.num_rows)
                 epoch = source.epochs[epoch_number]
                 first, end = epoch.slot_start_S1[slot : slot + 2].tolist()
@@ -159,10 +159,10 @@ class MixtureLoader(Loader):
     def prepare_after(self, step: int) -> None:
         """Begin to compute the epochs that come after those of step `step`, if the run gets that far."""
         for number, source in enumerate(self.sources):
-            after = self.taken(step, number).stop // source.num_rows + 1
-            if not self.end or self.taken(self.end, number).start > after * source.num_rows:
+            after = self.slots(step, number).stop // source.num_rows + 1
+            if not self.end or self.slots(self.end, number).start > after * source.num_rows:
                 source.epochs.prepare(after)
 
     def passes(self, step: int) -> list[float]:
         """How often the first `step` steps have gone through each source."""
-        return [self.taken(step, k).start / source.num_rows for k, source in enumerate(self.sources)]
+        return [self.slots(step, k).start / source.num_rows for k, source in enumerate(self.sources)]

@@ -164,12 +164,12 @@ def test_a_changed_share_takes_every_source_on_from_where_it_was(splits):
     plain, loader = mixture(splits), changed(splits, {10: 0.3, 37: 0.02})
     taken = np.zeros(3, np.int64)
     for step in range(90):
-        rows = [loader.taken(step, source) for source in range(3)]
+        rows = [loader.slots(step, source) for source in range(3)]
         assert [of.start for of in rows] == taken.tolist()
         taken += [len(of) for of in rows]
         assert sum(map(len, rows)) == 8
         if step < 10:
-            assert rows == [plain.taken(step, source) for source in range(3)]
+            assert rows == [plain.slots(step, source) for source in range(3)]
     for steps, share in ((range(10, 37), 0.3), (range(37, 90), 0.02)):
         tokens_K = np.sum([loader.at(step).tokens_K for step in steps], axis=0)
         assert tokens_K[1] / tokens_K.sum() == pytest.approx(share, abs=0.03)
