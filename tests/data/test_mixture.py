@@ -194,4 +194,5 @@ def test_a_change_while_steps_are_laid_out_is_that_of_a_fresh_loader(splits):
     for step in (7, 8, 9, 25):
         whole = [batch.tokens_T.tolist() for batch in fresh.at(step).batches]
         parts = [[batch.tokens_T.tolist() for batch in of.at(step).batches] for of in ranks]
-        assert whole == [part for pair in zip(*parts, strict=True) for part in pair]
+        dealt = [part for pair in zip(*parts, strict=True) for part in pair]
+        assert whole == dealt[: len(whole)]  # behind them an empty row where they do not come out even
