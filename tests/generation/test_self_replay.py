@@ -5,6 +5,7 @@ writes them, and what is left out is left out for the reason that is counted.
 import numpy as np
 import pytest
 
+from logtrain.core.config import load
 from logtrain.data.shards import CONTEXT
 from logtrain.generation.config import ReplayConfig, SamplingConfig
 from logtrain.generation.load import ModelFolder
@@ -38,6 +39,23 @@ def test_a_sample_does_not_depend_on_those_beside_it(chat_model, kind):
     assert len({tuple(sample.question + sample.text) for sample in together}) == 12
     other = config_of(chat_model.path, kind=kind, sampling=SamplingConfig(temperature=1.0, seed=2))
     assert written(other, chat_model, [3, 7]) != alone
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--sampling.top_k", "2"],
+        ["--sampling.top_p", "0.1"],
+        ["--sampling.min_p", "0.9"],
+        ["--sampling.repetition_penalty", "3"],
+        ["--sampling.presence_penalty", "9"],
+        ["--sampling.frequency_penalty", "9"],
+    ],
+)
+def test_how_tokens_are_drawn(chat_model, change):
+    flags = ["--model", str(chat_model.path), "--output", "unused", "--seq_len", "64", "--max_tokens", "20"]
+    plain, other = (load(ReplayConfig, [*flags, "--kind", "documents", *more]) for more in ([], change))
+    assert written(plain, chat_model, range(2)) != written(other, chat_model, range(2))
 
 
 def test_questions_and_answers_keep_within_a_row(chat_model):
