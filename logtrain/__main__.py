@@ -16,6 +16,7 @@ COMMANDS = {
     "report": "write what there is to see of one or several runs as a page",
     "status": "tell which runs there are, how far they are and how they fare",
     "trace": "tell which documents were in a step and what each weighed; replay without one",
+    "blend": "average, interpolate or add up the weights of models, checkpoints or adapters",
     "merge": "merge a LoRA adapter (PEFT's format) into its model",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "evaluate": "let models answer a test set, score the answers and compare",

@@ -43,6 +43,7 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
     "loader.attention": (["--loader.attention", "row"], []),
     "optim.lr": (["--optim.lr", "2e-2"], []),
     "optim.schedule": (["--optim.schedule", "linear"], []),
+    "optim.decay_ratio": (["--optim.decay_ratio", "0.5"], ["--optim.schedule", "wsd"]),
     "optim.warmup_ratio": (["--optim.warmup_ratio", "0.9"], []),
     "optim.warmup_steps": (["--optim.warmup_steps", "3"], []),
     "optim.min_lr_ratio": (["--optim.min_lr_ratio", "0.5"], []),
@@ -169,6 +170,7 @@ NAMED: dict[str, str] = {
 SMALL = {  # commands of few fields: the files that hold their tests
     "chat": ["entries/test_chat.py", "conversation/*.py", "generation/test_load.py"],
     "serve": ["entries/test_serve.py", "serving/*.py"],
+    "blend": ["entries/test_blend.py", "entries/test_blend_choice.py"],
     "merge": ["entries/test_merge.py"],
     "page": ["entries/test_page.py"],
     "export": ["training/test_checkpoint.py"],

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from logtrain.__main__ import COMMANDS
+from logtrain.blend import BlendConfig
 from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
@@ -51,6 +52,7 @@ CONFIGS = {
     "cpt": CptConfig,
     "sft": SftConfig,
     "plan": PlanConfig,
+    "blend": BlendConfig,
     "chat": ChatConfig,
     "serve": ServeConfig,
     "page": PageConfig,
@@ -101,6 +103,8 @@ def test_flags_of_what_needs_more_than_a_test_has(command, monkeypatch):
     name, arguments = parsed(command)
     if name in OF_RUNS:
         arguments = config.words_first(arguments, "--run")
+    if name == "blend":
+        arguments = config.words_first(arguments, "--models")
     config.load({**CONFIGS, **OF_RUNS, "evaluate": EvaluateConfig}[name], arguments)
 
 

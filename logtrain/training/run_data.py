@@ -1,6 +1,7 @@
 """The data of a run: prepared folders, opened as loaders and checked against the model and against each other."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from logtrain.core.node_folder import is_on_network, node_folder
 from logtrain.core.world import World
 from logtrain.data.epoch import EpochSize, Shared
 from logtrain.data.loader import Loader, OfRank
+from logtrain.data.manifest import Manifest
 from logtrain.data.mixture import MixtureLoader
 from logtrain.data.pack import pack, pieces
 from logtrain.data.prepared import SPLITS, check_tokenizer
@@ -132,14 +134,18 @@ def known_sizes(config: RunConfig, data: str) -> dict[str, EpochSize]:
 
 def chat_style(sources: dict[str, Split]) -> ChatStyle | None:
     """The style of the chats among the sources. Raises ValueError where they have several."""
-    found: dict[ChatStyle, Split] = {}
-    for split in sources.values():
-        facts = split.manifest
+    return style_of({str(split.folder): split.manifest for split in sources.values()})
+
+
+def style_of(manifests: Mapping[str, Manifest]) -> ChatStyle | None:
+    """The style of the chats among prepared folders, None without any. Raises ValueError where they have several."""
+    found: dict[ChatStyle, str] = {}
+    for folder, facts in manifests.items():
         if "chat" in facts:
             style = ChatStyle(facts["chat"]["template"], facts["tokenizer"]["document_end_id"])
-            found.setdefault(style, split)
+            found.setdefault(style, folder)
     if len(found) > 1:
-        first, second = (str(split.folder) for split in list(found.values())[:2])
+        first, second = list(found.values())[:2]
         raise ValueError(f"{first} and {second} were prepared with different chat templates; prepare both with one")
     return next(iter(found), None)
 
