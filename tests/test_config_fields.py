@@ -110,6 +110,8 @@ NAMED: dict[str, str] = {
     "parallel.timeout": "training/test_watchdog.py::test_a_stopped_rank",
     "trainer.max_skipped": "entries/test_errors.py::test_diverged_training_stops_and_is_not_saved",
     "trainer.keep_best": f"{BEST}::test_the_best_checkpoint_stays_and_is_exported_also_after_a_resume",
+    "trainer.save_last": f"{BEST}::test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step",
+    "export_merged": f"{BEST}::test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step",
     "trainer.patience": f"{BEST}::test_patience_ends_a_run_that_gets_no_better",
     "show": "training/test_facts.py::*",
     "track": "observe/test_trackers.py::*",

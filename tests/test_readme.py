@@ -147,11 +147,5 @@ def test_the_error_that_is_shown(tmp_path, monkeypatch):
     assert str(error.value) == f"{path}:{line}: {shown}"
 
 
-def test_the_dependencies_are_those_of_setup_py():
-    listed = re.search(r"The core needs ([\w, -]+);", README.replace("\n", " "))[1]
-    required = re.search(r"RUN_TIME = \[(.*?)\]", (ROOT / "setup.py").read_text(), re.S)[1]
-    assert set(listed.split(", ")) == set(re.findall(r'"([\w-]+)>=', required))
-
-
 def test_the_readme_can_be_read_in_a_sitting():
     assert len(README.splitlines()) <= 150
