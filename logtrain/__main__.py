@@ -13,6 +13,7 @@ COMMANDS = {
     "import": "turn the settings of another trainer into a recipe",
     "cpt": "continue the pretraining of a Llama on prepared text",
     "sft": "fine-tune a Llama on prepared chats, by LoRA or all parameters",
+    "dpo": "train a Llama to prefer the chosen answers of prepared pairs (DPO)",
     "report": "write what there is to see of one or several runs as a page",
     "status": "tell which runs there are, how far they are and how they fare",
     "trace": "tell which documents were in a step and what each weighed; replay without one",

@@ -154,10 +154,27 @@ class TrainerConfig(Config, prefix="trainer."):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreferenceConfig(Config, prefix="dpo."):
+    """The loss of logtrain dpo; other runs have another."""
+
+    beta: float = 0.1
+    """How strongly the model is held to the reference: log-probability ratios are multiplied by it."""
+    label_smoothing: float = 0.0
+    """Share of the pairs of which the rejected answer is taken to be the better one (conservative DPO)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.beta < math.inf:
+            raise ValueError(f"dpo.beta = {self.beta} must be a finite number above 0")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"dpo.label_smoothing = {self.label_smoothing} must be at least 0 and below 0.5")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(Config):
     """All settings of a training run."""
 
-    trains_on: ClassVar[Literal["documents", "chats", "either"]] = "either"
+    trains_on: ClassVar[Literal["documents", "chats", "pairs", "either"]] = "either"
     name: str
     """The run's name: everything it writes is under <runs>/<name>/."""
     model: Annotated[str, MODEL]
@@ -204,6 +221,7 @@ class RunConfig(Config):
     price: float = 0.0
     """Price of a GPU for an hour, in dollars, by which a run tells what it costs. 0: not known."""
     lora: LoraConfig = field(default_factory=LoraConfig)
+    dpo: PreferenceConfig = field(default_factory=PreferenceConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -215,6 +233,8 @@ class RunConfig(Config):
         self.check_sources()
         if not (self.export_merged or self.lora.rank):
             raise ValueError("export_merged = false: only with adapters (lora.rank), which are exported alone then")
+        if self.trains_on in ("documents", "chats") and self.dpo != PreferenceConfig():
+            raise ValueError("dpo: its settings are of logtrain dpo alone; leave them out")
         if self.show < 0:
             raise ValueError(f"show = {self.show} must not be negative")
         if not 0 <= self.prometheus <= 65535:

@@ -13,6 +13,7 @@ from logtrain.data.loader import Loader, OfRank
 from logtrain.data.manifest import Manifest
 from logtrain.data.mixture import MixtureLoader
 from logtrain.data.pack import pack, pieces
+from logtrain.data.pairs import PairLoader, PairSplit, has_pairs
 from logtrain.data.prepared import SPLITS, check_tokenizer
 from logtrain.data.shards import Split
 from logtrain.model.llama import LlamaConfig
@@ -83,6 +84,13 @@ def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunDat
                 f"trainer.{key} goes by the validation loss, but {config.data} has no validation split; prepare it "
                 f"with one, name one with --valid, or switch trainer.{key} off"
             )
+    if config.trains_on == "pairs":
+        sources = {name: PairSplit(split) for name, split in sources.items()}
+        if alone := next(
+            (f"{name} = {split.folder}" for name, split in valid.items() if not has_pairs(split.manifest)), ""
+        ):
+            raise ValueError(f"valid: {alone}: no pairs of answers; prepare it with --format dpo")
+        valid = {name: PairSplit(split) for name, split in valid.items()}
     fingerprint = " ".join(
         f"{name}{'=' * bool(name)}{split.manifest['fingerprint']}" for name, split in sources.items()
     )
@@ -99,11 +107,20 @@ def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunDat
 
 
 def check_kind(sources: dict[str, Split], trains_on: str) -> None:
-    """Raises ValueError where none of the sources has what is trained on, "documents" or "chats": the loss would fall
-    all the same, for chats read as documents and documents as answers.
+    """Raises ValueError where none of the sources has what is trained on, "documents", "chats" or "pairs": the loss
+    would fall all the same, for chats read as documents and documents as answers.
     """
     folder, *more = (str(split.folder) for split in sources.values())
     which = f"{folder} and {len(more)} more" if more else folder
+    are_pairs = [has_pairs(split.manifest) for split in sources.values()]
+    if trains_on == "pairs" and (not all(are_pairs) or more):
+        raise ValueError(
+            f"{which}: `logtrain dpo` trains on one folder of pairs of answers; prepare it with --format dpo"
+        )
+    if trains_on in ("documents", "chats") and any(are_pairs):
+        raise ValueError(
+            f"{which}: prepared as pairs of answers, which `logtrain dpo` trains on: the rejected ones would be learned"
+        )
     are_chats = ["chat" in split.manifest for split in sources.values()]
     if trains_on == "chats" and not any(are_chats):
         raise ValueError(
@@ -186,7 +203,8 @@ class Loaders:
     def make(self, split: Split, rows_per_step: int, name: str) -> Loader:
         """A loader of one split; for `name` see `of_rank`."""
         self.world.note(f"packing {split.folder}")
-        return Loader(split, self.config.loader.with_rows_per_step(rows_per_step), **self.of_rank(split, name))
+        kind = PairLoader if isinstance(split, PairSplit) else Loader
+        return kind(split, self.config.loader.with_rows_per_step(rows_per_step), **self.of_rank(split, name))
 
     def of_rank(self, split: Split, name: str) -> OfRank:
         """What all loaders of this rank are given. `name`: of the loader's part of the folder that the ranks share."""
