@@ -113,6 +113,8 @@ NAMED: dict[str, str] = {
     "trainer.save_last": f"{BEST}::test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step",
     "export_merged": f"{BEST}::test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step",
     "trainer.patience": f"{BEST}::test_patience_ends_a_run_that_gets_no_better",
+    "dpo.beta": "entries/test_dpo.py::test_smoothing_changes_the_loss_and_beta_the_rewards",
+    "dpo.label_smoothing": "entries/test_dpo.py::test_smoothing_changes_the_loss_and_beta_the_rewards",
     "show": "training/test_facts.py::*",
     "track": "observe/test_trackers.py::*",
     "prometheus": "observe/test_trackers.py::*",
@@ -292,13 +294,16 @@ def configs() -> dict[str, dict]:
     return found
 
 
+RUNS = ("cpt", "sft", "dpo", "plan")
+
+
 def where(command: str, field: str) -> str | None:
     """Which of the tables has the field."""
-    if command in ("cpt", "sft", "plan") and field in {**TRAINING, **PLANNED}:
+    if command in RUNS and field in {**TRAINING, **PLANNED}:
         return "a run or a plan"
     if command == "evaluate" and field in EVALUATED:
         return "an evaluation"
-    return NAMED.get(f"{command}.{field}") or (NAMED.get(field) if command in ("cpt", "sft", "plan") else None)
+    return NAMED.get(f"{command}.{field}") or (NAMED.get(field) if command in RUNS else None)
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(SMALL)))

@@ -14,6 +14,7 @@ from logtrain.blend import BlendConfig
 from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
+from logtrain.dpo import DpoConfig
 from logtrain.page import PageConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
@@ -53,6 +54,7 @@ CONFIGS = {
     "sft": SftConfig,
     "plan": PlanConfig,
     "blend": BlendConfig,
+    "dpo": DpoConfig,
     "chat": ChatConfig,
     "serve": ServeConfig,
     "page": PageConfig,
