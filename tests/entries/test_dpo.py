@@ -1,4 +1,4 @@
-"""`python -m logtrain.dpo`: preferred answers become likelier than the others; what does not belong together is refused."""
+"""`python -m logtrain.dpo`: preferred answers become likelier than the others; what does not fit is refused."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from logtrain.model import hf, peft
 from tests.support.evaluation import write_chat_model
 from tests.support.llama import load_transformers
 from tests.support.pairs import make_pairs, prepare_pairs
-from tests.support.synthetic import write_data
+from tests.support.synthetic import write_data, write_model
 from tests.support.training import records, train
 
 DPO = "logtrain.dpo"
@@ -125,7 +125,9 @@ def test_each_trainer_refuses_the_data_of_another(case, tmp_path):
             train(flags, entry)
         with pytest.raises(ValueError, match="dpo: its settings are of logtrain dpo alone"):
             train([*flags, "--dpo.beta", "0.5"], entry)
-    documents = write_data(tmp_path / "documents", case.model, seq_len=96, lengths={"train": [20] * 8})
+    documents = write_data(
+        tmp_path / "documents", write_model(tmp_path / "plain"), seq_len=96, lengths={"train": [9] * 8}
+    )
     with pytest.raises(ValueError, match=r"documents: `logtrain dpo` trains on one folder of pairs of answers"):
         train([*flags, "--data", str(documents)], DPO)
     for wrong in (["--dpo.beta", "0"], ["--dpo.label_smoothing", "0.5"]):

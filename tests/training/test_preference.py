@@ -1,4 +1,4 @@
-"""The loss of pairs and its gradients: beside the paper's formula in plain PyTorch, beside TRL's, on one rank and two."""
+"""The loss of pairs and its gradients: beside the paper's formula in plain PyTorch, beside TRL's, on two ranks."""
 
 from types import SimpleNamespace
 
