@@ -115,6 +115,7 @@ NAMED: dict[str, str] = {
     "trainer.patience": f"{BEST}::test_patience_ends_a_run_that_gets_no_better",
     "dpo.beta": "entries/test_dpo.py::test_smoothing_changes_the_loss_and_beta_the_rewards",
     "dpo.label_smoothing": "entries/test_dpo.py::test_smoothing_changes_the_loss_and_beta_the_rewards",
+    "rehearse": "readiness/test_rehearsal.py::*",
     "show": "training/test_facts.py::*",
     "track": "observe/test_trackers.py::*",
     "prometheus": "observe/test_trackers.py::*",
@@ -159,6 +160,10 @@ NAMED: dict[str, str] = {
     "evaluate.resume": "entries/test_evaluate_resume.py::*",
     "evaluate.answers": "entries/test_evaluate.py::*",
     "evaluate.ignore_columns": "data/test_conversations.py::*",
+    **{
+        f"evaluate.{field}": "entries/test_evaluate_tasks.py::*"
+        for field in ("columns", "task", "kind_column", "labels", "prepared", "split_by", "unseen")
+    },
     "evaluate.max_bad_rows": "entries/test_evaluate.py::*",
     "evaluate.too_long": "entries/test_evaluate.py::*",
     "evaluate.backend": "entries/test_evaluate_server.py::*",
@@ -294,7 +299,7 @@ def configs() -> dict[str, dict]:
     return found
 
 
-RUNS = ("cpt", "sft", "dpo", "plan")
+RUNS = ("cpt", "sft", "dpo", "plan", "rehearse")
 
 
 def where(command: str, field: str) -> str | None:

@@ -18,6 +18,7 @@ from logtrain.dpo import DpoConfig
 from logtrain.page import PageConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
+from logtrain.rehearse import RehearseConfig
 from logtrain.report import ReportConfig
 from logtrain.serve import ServeConfig
 from logtrain.sft import SftConfig
@@ -55,6 +56,7 @@ CONFIGS = {
     "plan": PlanConfig,
     "blend": BlendConfig,
     "dpo": DpoConfig,
+    "rehearse": RehearseConfig,
     "chat": ChatConfig,
     "serve": ServeConfig,
     "page": PageConfig,

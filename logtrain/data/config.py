@@ -3,6 +3,7 @@
 """
 
 import sys
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self, TypeGuard, get_args
 
@@ -142,7 +143,7 @@ class PrepareConfig(Config):
             raise ValueError(
                 f"max_bad_rows = {self.max_bad_rows} has no meaning with bad_rows = skip; leave out one of the two"
             )
-        self.check_columns()
+        check_renames(self.columns, READ_COLUMNS | ({self.split_by} if self.split_by else set()))
         if self.format != "auto":  # else when the format is found
             self.check_meaning()
         if self.train_on == "last" and self.too_long == "split_turns":
@@ -166,23 +167,10 @@ class PrepareConfig(Config):
                 f"{self.too_long} must be all, and auto, drop or error"
             )
 
-    def check_columns(self) -> None:
-        """Raises ValueError for a column that is renamed to what no rule reads, and for two that are renamed to one."""
-        known = READ_COLUMNS | ({self.split_by} if self.split_by else set())
-        for text in self.columns:
-            theirs, equals, ours = text.rpartition("=")
-            if not (theirs and equals) or ours not in known:
-                raise ValueError(
-                    f"columns: {text!r}: expected THEIRS=OURS, ours one of {', '.join(sorted(known))}; "
-                    f"leave out others with --ignore_columns"
-                )
-        if len(self.renamed) < len(self.columns) or len(set(self.renamed.values())) < len(self.columns):
-            raise ValueError(f"columns: {' '.join(self.columns)!r}: a name stands twice on one side")
-
     @property
     def renamed(self) -> dict[str, str]:
         """The name of a column in the files -> the name by which the rules know it."""
-        return {theirs: ours for theirs, _, ours in (text.rpartition("=") for text in self.columns)}
+        return renames(self.columns)
 
     @property
     def most_bad_rows(self) -> int:
@@ -239,3 +227,24 @@ class LoaderConfig(Config, prefix="loader."):
         """Rows of a step that hold `documents_per_step` on average, rounded to what the ranks take at once."""
         at_once = world_size * self.rows_per_batch
         return max(1, round(self.documents_per_step / documents_per_row / at_once)) * at_once
+
+
+def renames(columns: Sequence[str]) -> dict[str, str]:
+    """{THEIRS: OURS} of texts THEIRS=OURS."""
+    return {theirs: ours for theirs, _, ours in (text.rpartition("=") for text in columns)}
+
+
+def check_renames(columns: Sequence[str], known: Collection[str]) -> None:
+    """Raises ValueError for a column that is renamed to what no rule reads, and for two that are renamed to one.
+    `known`: the columns that some rule reads.
+    """
+    for text in columns:
+        theirs, equals, ours = text.rpartition("=")
+        if not (theirs and equals) or ours not in known:
+            raise ValueError(
+                f"columns: {text!r}: expected THEIRS=OURS, ours one of {', '.join(sorted(known))}; "
+                f"leave out others with --ignore_columns"
+            )
+    found = renames(columns)
+    if len(found) < len(columns) or len(set(found.values())) < len(columns):
+        raise ValueError(f"columns: {' '.join(columns)!r}: a name stands twice on one side")

@@ -7,14 +7,14 @@ A question is all turns before an assistant's, the reference that turn's text. W
 place; nothing is shortened.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from logtrain.data.conversations import row_conversation
 from logtrain.data.files import InputFile
 from logtrain.data.lines import BadRow
-from logtrain.data.rows import NoRow, Reading, parsed_rows, refuse_unencodable, string
+from logtrain.data.rows import AS_THEY_ARE, NoRow, Reading, group_of, parsed_rows, refuse_unencodable, string
 from logtrain.text.chat_template import Turn
 
 QuestionFormat = Literal["sharegpt", "messages", "alpaca", "nlplog"]
@@ -36,6 +36,10 @@ class Question(NamedTuple):
     """all before the answer"""
     reference: str
     """the answer"""
+    kind: str = ""
+    """its value in the column that says what answers are scored as"""
+    group: str = ""
+    """its value in the column that a split into training and validation went by"""
 
 
 def questions(
@@ -43,29 +47,35 @@ def questions(
     format: QuestionFormat,
     answers: AnswersOf = "last",
     task_column: str = TASK_COLUMN,
-    ignore_columns: Collection[str] = (),
+    reading: Reading = AS_THEY_ARE,
+    kind_column: str = "",
 ) -> Iterator[Question | BadRow]:
     """The questions in the file's order, a BadRow in the place of each row that is none.
 
     `answers`: which assistant turns of a row are asked for. `task_column` names the kind of a row's questions, a
-    string; without one it is of the kind named after its file. Raises ValueError for a file without rows, that has no
+    string; without one it is of the kind named after its file. `kind_column`: the column of what the row's answers are
+    scored as, "" for none; a row without a value there is bad. Raises ValueError for a file without rows, that has no
     rows of this format, or that cannot be read on.
     """
     file = InputFile(path)
     if file.kind.is_text:
         raise ValueError(f"{path}: a text file has no {format} rows; give JSON or JSON lines")
     chat_format = "alpaca" if format == "nlplog" else format
-    ignored = {*ignore_columns, task_column, *(["log"] if format == "nlplog" else [])}
+    unread = {task_column, kind_column, *(["log"] if format == "nlplog" else [])} - {reading.split_by, ""}
+    inner = reading._replace(ignore={*reading.ignore, *unread}, renamed={})
 
     def parse(row: int, value: object) -> Iterator[Question]:
-        task = ""
+        value = reading.named(value)
+        task = kind = ""
         if isinstance(value, dict):
             task = string(value, task_column, required=False).strip()
             refuse_unencodable(task)
-        turns, _ = row_conversation(value, chat_format, Reading(ignored))
+            kind = string(value, kind_column).strip() if kind_column else ""
+        turns, domain = row_conversation(value, chat_format, inner)
+        group = group_of(value, reading.split_by, domain or file.stem)
         answered = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
         for i in answered if answers == "all" else answered[-1:]:
-            yield Question(row, i, task or file.stem, bool(task), turns[:i], turns[i].content)
+            yield Question(row, i, task or file.stem, bool(task), turns[:i], turns[i].content, kind, group)
 
     for item in parsed_rows(file, 1, parse):
         if isinstance(item, NoRow):

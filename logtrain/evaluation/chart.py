@@ -1,4 +1,6 @@
-"""The chart of an evaluation: bars of the published metrics by model, above the differences between models."""
+"""The chart of an evaluation: bars of its tasks' figures, or of the published metrics, by model, above the differences
+between models.
+"""
 
 import io
 from collections.abc import Collection, Mapping
@@ -9,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from logtrain.evaluation.results import ModelDifference, ModelScores, Result
-from logtrain.evaluation.score_table import difference_title
-from logtrain.evaluation.scoring import METRICS, PUBLISHED
+from logtrain.evaluation.score_table import TITLES, difference_title
+from logtrain.evaluation.scoring import PUBLISHED
+from logtrain.evaluation.tasks import ANSWER_METRICS, SET_METRICS
 
 COLORS = ("#8a96a3", "#2f6fb0", "#d9822b", "#3f9c6b", "#8e5ea2", "#b9423f")  # told apart by the colour-blind, too
 INK = "#1d2733"
@@ -56,8 +59,11 @@ def svg_bytes(figure: Figure) -> bytes:
 
 
 def shown_metrics(scored: Collection[ModelScores | ModelDifference]) -> list[str]:
-    """The published metrics that all of these have: of some references no answer has a BLEU or a ROUGE."""
-    return [metric for metric in PUBLISHED if all(metric in each["metrics"] for each in scored)]
+    """The figures of tasks that all of these have, else the published metrics: of some references no answer has a BLEU
+    or a ROUGE.
+    """
+    both = [metric for metric in TITLES if all(metric in each["metrics"] for each in scored)]
+    return [metric for metric in both if metric in SET_METRICS | ANSWER_METRICS] or [m for m in both if m in PUBLISHED]
 
 
 def draw_scores(axes: Axes, models: Mapping[str, ModelScores], title: str) -> None:
@@ -75,9 +81,10 @@ def draw_scores(axes: Axes, models: Mapping[str, ModelScores], title: str) -> No
             end = score["mean"] if high is None else max(high, score["mean"])
             axes.annotate(told, (end, at), (4, 0), textcoords="offset points", va="center", fontsize=8)
     middle = (len(models) - 1) * BAR / 2
-    axes.set_yticks([j * group + middle for j in range(len(metrics))], [METRICS[metric] for metric in metrics])
+    axes.set_yticks([j * group + middle for j in range(len(metrics))], [TITLES[metric] for metric in metrics])
     axes.invert_yaxis()
-    axes.set_xlim(0, axes.get_xlim()[1] * 1.08)
+    least, most = axes.get_xlim()
+    axes.set_xlim(min(0, least), most * 1.08)
     axes.set_title(title, fontsize=10, loc="left")
     axes.legend(*named(axes, models), frameon=False, ncols=min(3, len(models)), fontsize=9,
                 loc="upper left", bbox_to_anchor=(0, -0.35 / (MARGIN + len(metrics) * group)))  # fmt: skip
@@ -99,7 +106,7 @@ def draw_difference(axes: Axes, difference: ModelDifference) -> None:
         fill = INK if score["significant"] else "white"
         axes.plot(score["difference"], j, "o", color=INK, markersize=5, markerfacecolor=fill)
     axes.axvline(0, color=INK, linewidth=1, linestyle=":")
-    axes.set_yticks(range(len(metrics)), [METRICS[metric] for metric in metrics])
+    axes.set_yticks(range(len(metrics)), [TITLES[metric] for metric in metrics])
     axes.set_ylim(len(metrics) - 0.4, -0.6)
     count = difference["metrics"][metrics[0]]["n"]
     told = "95% interval; filled: not 0"

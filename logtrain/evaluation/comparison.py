@@ -2,7 +2,8 @@
 
 Means are over rows of the test set, not over answers, because the answers of one conversation (--answers all) are
 alike. Taken for independent, those of 50 conversations of 10 turns got intervals of which only 67% held the true mean.
-So the score of a row is the mean over its answers, and everything but `corpus` is computed over rows.
+So the score of a row is the mean over its answers, and everything but `corpus` and the figures of sets, of which
+clusters of alike answers are drawn (clusters.py), is computed over rows.
 """
 
 import itertools
@@ -10,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from logtrain.evaluation.intervals import bootstrap_all, paired_all, wilson
+from logtrain.evaluation.clusters import figure_differences, figure_intervals
+from logtrain.evaluation.intervals import Difference, bootstrap_all, paired_all, wilson
 from logtrain.evaluation.results import Comparison, MetricDifference, MetricMean, ModelDifference, ModelScores
 from logtrain.evaluation.samples import SAMPLE_METRICS, Sample
 from logtrain.evaluation.scoring import Scores, corpus_scores
+from logtrain.evaluation.tasks import majority_figures, tallies
 
-YES_OR_NO = ("exact_match", "json_valid", "stopped")
+YES_OR_NO = ("exact_match", "json_valid", "stopped", "logqa_exact", "logqa_unread", "rca_solved", "rca_unread")
+SEEN, UNSEEN = "seen", "unseen"  # groups of rows that models were, and were not, trained on
 
 
 class RowScores(NamedTuple):
@@ -29,39 +33,83 @@ class RowScores(NamedTuple):
 
 def compare(samples: Mapping[str, Sequence[Sample]]) -> Comparison:
     """The scores of all models, and the difference of every two of them. `samples`: those of each model by its name, in
-    one order. If there are several tasks, each is also compared alone; all answers of a row are of one task.
+    one order. If there are several tasks, each is also compared alone; all answers of a row are of one task. So are
+    seen and unseen groups, where rows have groups.
     """
-    rows = {name: by_row(of_model) for name, of_model in samples.items()}
-    present = {sample.question.task for of_model in samples.values() for sample in of_model}
-    tasks = sorted(present) if len(present) > 1 else []
+    parts = Parts(next(iter(samples.values())))
     return {
-        "models": {name: scores_of(of_model, rows[name], tasks) for name, of_model in samples.items()},
+        "models": {name: scores_of(of_model, parts) for name, of_model in samples.items()},
         "differences": [
-            difference_of(names, rows[names[0]], rows[names[1]], tasks) for names in itertools.combinations(samples, 2)
+            difference_of(names, samples[names[0]], samples[names[1]], parts)
+            for names in itertools.combinations(samples, 2)
         ],
     }
 
 
-def scores_of(samples: Sequence[Sample], rows: Sequence[RowScores], tasks: Sequence[str]) -> ModelScores:
-    """The scores of one model. `rows`: the scores of the samples by row. `tasks`: the tasks to score alone."""
+class Parts:
+    """The parts of a set that are compared alone. tasks, groups: the numbers of the samples of each, by its name."""
+
+    def __init__(self, samples: Sequence[Sample]):
+        """`samples`: those of any model."""
+        self.tasks = numbers_by([sample.question.task for sample in samples])
+        self.groups = numbers_by([{None: "", False: SEEN, True: UNSEEN}[sample.is_unseen] for sample in samples])
+        if len(self.tasks) < 2:
+            self.tasks = {}
+        self.groups.pop("", None)
+
+
+def numbers_by(names: Sequence[str]) -> dict[str, list[int]]:
+    """The places at which each name stands, by the name in their order."""
+    return {name: [i for i, each in enumerate(names) if each == name] for name in sorted(set(names))}
+
+
+def scores_of(samples: Sequence[Sample], parts: Parts) -> ModelScores:
+    """The scores of one model."""
     return {
-        "metrics": means_of(rows),
+        "metrics": metrics_of(samples),
         "corpus": corpus_scores([sample.pair for sample in samples]),
-        "tasks": {task: means_of(of_task(rows, task)) for task in tasks},
+        "tasks": {name: metrics_of([samples[i] for i in part]) for name, part in parts.tasks.items()},
+        "groups": {name: metrics_of([samples[i] for i in part]) for name, part in parts.groups.items()},
     }
 
 
-def difference_of(
-    names: tuple[str, str], a: Sequence[RowScores], b: Sequence[RowScores], tasks: Sequence[str]
-) -> ModelDifference:
-    """The differences b - a of two models. `a`, `b`: the rows of the models `names`. `tasks`: the tasks to compare
-    alone.
-    """
+def difference_of(names: tuple[str, str], a: Sequence[Sample], b: Sequence[Sample], parts: Parts) -> ModelDifference:
+    """The differences b - a of two models. `a`, `b`: the samples of the models `names`."""
+
+    def of_part(part: Sequence[int]) -> dict[str, MetricDifference]:
+        return metric_differences([a[i] for i in part], [b[i] for i in part])
+
     return {
         "models": list(names),
-        "metrics": differences_of(a, b),
-        "tasks": {task: differences_of(of_task(a, task), of_task(b, task)) for task in tasks},
+        "metrics": metric_differences(a, b),
+        "tasks": {name: of_part(part) for name, part in parts.tasks.items()},
+        "groups": {name: of_part(part) for name, part in parts.groups.items()},
     }
+
+
+def metrics_of(samples: Sequence[Sample]) -> dict[str, MetricMean]:
+    """The mean of each score over rows, and each figure of the set, with its interval."""
+    outcomes = [sample.outcome for sample in samples]
+    majority = majority_figures(outcomes)
+    found = means_of(by_row(samples))
+    for task, tally in tallies(outcomes).items():
+        num_rows = sum(outcome.task == task for outcome in outcomes)
+        for name, mean in figure_intervals(tally).items():
+            assert mean.mean is not None
+            figure: MetricMean = {"mean": mean.mean, "low": mean.low, "high": mean.high, "n": num_rows}
+            found[name] = {**figure, "clusters": mean.num_used}
+            if name in majority:
+                found[name]["majority"] = majority[name]
+    return found
+
+
+def metric_differences(a: Sequence[Sample], b: Sequence[Sample]) -> dict[str, MetricDifference]:
+    """The difference b - a of each mean over rows and of each figure of a set, over the same questions."""
+    found = differences_of(by_row(a), by_row(b))
+    of_a, of_b = (tallies([sample.outcome for sample in samples]) for samples in (a, b))
+    for task, tally in of_b.items():
+        found |= {name: as_json(each) for name, each in figure_differences(tally, of_a[task]).items()}
+    return found
 
 
 def by_row(samples: Sequence[Sample]) -> list[RowScores]:
@@ -71,18 +119,13 @@ def by_row(samples: Sequence[Sample]) -> list[RowScores]:
         of_rows.setdefault(sample.question.row, []).append(sample)
 
     def mean(metric: str, of_row: list[Sample]) -> float | None:
-        values = [value for sample in of_row if (value := sample.scores[metric]) is not None]
+        values = [value for sample in of_row if (value := sample.scores.get(metric)) is not None]
         return fmean(values) if values else None
 
     return [
         RowScores(of_row[0].question.task, {metric: mean(metric, of_row) for metric in SAMPLE_METRICS})
         for of_row in of_rows.values()
     ]
-
-
-def of_task(rows: Sequence[RowScores], task: str) -> list[RowScores]:
-    """The rows of one task."""
-    return [row for row in rows if row.task == task]
 
 
 def means_of(rows: Sequence[RowScores]) -> dict[str, MetricMean]:
@@ -100,17 +143,20 @@ def means_of(rows: Sequence[RowScores]) -> dict[str, MetricMean]:
 
 def differences_of(a: Sequence[RowScores], b: Sequence[RowScores]) -> dict[str, MetricDifference]:
     """The mean difference b - a of each metric over the same rows, with its interval."""
+    found = paired_all(columns(b), columns(a))
+    return {metric: as_json(each) for metric, each in found.items() if each.difference is not None}
+
+
+def as_json(found: Difference) -> MetricDifference:
+    """A difference as scores.json has it."""
+    assert found.difference is not None
     return {
-        metric: {
-            "difference": found.difference,
-            "low": found.low,
-            "high": found.high,
-            "n": found.num_used,
-            "significant": found.significant,
-            "p": found.p_value,
-        }
-        for metric, found in paired_all(columns(b), columns(a)).items()
-        if found.difference is not None
+        "difference": found.difference,
+        "low": found.low,
+        "high": found.high,
+        "n": found.num_used,
+        "significant": found.significant,
+        "p": found.p_value,
     }
 
 

@@ -4,12 +4,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
-from logtrain.core.location import FILE, MODEL, OUTPUT
+from logtrain.core.location import FILE, FOLDER, MODEL, OUTPUT
+from logtrain.data.config import READ_COLUMNS, check_renames
 from logtrain.data.questions import TASK_COLUMN, AnswersOf, QuestionFormat
 from logtrain.generation.config import SamplingConfig
 from logtrain.text.config import DATE, check_date
 
 Prompts = Literal["ids", "messages"]
+Task = Literal["text", "parsing", "anomaly", "diagnosis", "logqa", "rca"]
 NAME_MARKS = "._+-/:@"  # characters of a name, beside letters and digits
 
 
@@ -48,6 +50,22 @@ class EvaluateConfig(AnswerConfig):
     """Column that names the task of a row; if there are several tasks, each is scored alone too."""
     ignore_columns: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
     """Columns of the rows to leave out, as in logtrain.prepare."""
+    columns: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
+    """Other names of columns, each THEIRS=OURS, as question=instruction answer=output, as in logtrain.prepare."""
+    task: Task = "text"
+    """What the answers are scored as, beside the scores of texts: log templates (parsing), normal or abnormal
+    (anomaly), one of a closed set of labels (diagnosis), short answers (logqa), failures in JSON (rca)."""
+    kind_column: str = ""
+    """Column that names this for each row, in place of --task."""
+    labels: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
+    """The labels of diagnosis. Without them: those of the references."""
+    prepared: Annotated[str, FOLDER] = ""
+    """Folder of the training data, prepared with --split_by COLUMN: rows of groups that it trains on are seen, those of
+    groups that it holds out are unseen, and both are also scored alone."""
+    split_by: str = ""
+    """Column that names the group of a row, as system, where no --prepared says so."""
+    unseen: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
+    """The groups that no model was trained on, beside those that --prepared holds out."""
     max_bad_rows: int = 0
     """Bad rows that may be left out; more of them stop the evaluation."""
     too_long: Literal["error", "skip"] = "error"
@@ -89,6 +107,17 @@ class EvaluateConfig(AnswerConfig):
             raise ValueError("models: none given; give at least one NAME=DIR")
         paths_by_name("perplexity", self.perplexity)
         check_date(self.date)
+        self.check_tasks()
+
+    def check_tasks(self) -> None:
+        """Raises ValueError for settings of tasks and groups that have no meaning together."""
+        check_renames(self.columns, READ_COLUMNS | {self.task_column, self.kind_column, self.split_by} - {""})
+        if self.kind_column and self.task != "text":
+            raise ValueError(f"task = {self.task} and kind_column = {self.kind_column}: give one of them")
+        if self.labels and self.task != "diagnosis" and not self.kind_column:
+            raise ValueError("labels: only those of --task diagnosis can be named")
+        if self.unseen and not (self.split_by or self.prepared):
+            raise ValueError("unseen: give --split_by, the column that names the groups")
 
     @property
     def model_paths(self) -> dict[str, str]:
@@ -118,5 +147,6 @@ def paths_by_name(key: str, pairs: tuple[str, ...]) -> dict[str, str]:
 # (but for the weights of a server's model).
 MAY_CHANGE = (
     *("resume", "run", "memory", "max_sequences", "base_url", "check_server", "concurrency", "perplexity"),
-    *("models", "data", "limit", "too_long", "max_bad_rows", "task_column", "ignore_columns"),
+    *("models", "data", "limit", "too_long", "max_bad_rows", "task_column", "ignore_columns", "columns"),
+    *("task", "kind_column", "labels", "prepared", "split_by", "unseen"),
 )

@@ -201,11 +201,10 @@ def _intervals(x_ND: np.ndarray, seed: int) -> Intervals:
     skewness_D = np.divide(third_D, variance_D**1.5, out=np.zeros_like(mean_D), where=variance_D > 0)
     acceleration_D = skewness_D / (6 * sqrt(n))
 
-    resampled_RD = np.concatenate([count_CN @ centered_ND for count_CN in _resamples(n, seed)]) / n
+    resampled_RD = np.concatenate([count_CN @ centered_ND for count_CN in resamples(n, seed)]) / n
     resampled_RD.sort(0)
-    widened = sqrt(n / (n - 1)) * _student_t(n - 1)
     ends = []
-    for t, outer in ((-widened, np.minimum), (widened, np.maximum)):
+    for t, outer in ((-widened(n), np.minimum), (widened(n), np.maximum)):
         # The divisor is at least 0.6: the skewness of n numbers is at most (n - 2) / sqrt(n - 1).
         shifted_D = acceleration_D + t
         bca_D = [NORMAL.cdf(z) for z in acceleration_D + shifted_D / (1 - acceleration_D * shifted_D)]
@@ -215,7 +214,7 @@ def _intervals(x_ND: np.ndarray, seed: int) -> Intervals:
     return Intervals(mean_D, low_D, high_D)
 
 
-def _resamples(n: int, seed: int) -> Iterator[np.ndarray]:
+def resamples(n: int, seed: int) -> Iterator[np.ndarray]:
     """How often each of n samples is in each resample: float64 [C, n] by [C, n], RESAMPLES in all."""
     random = np.random.default_rng(seed)
     for size in _chunks(n):
@@ -224,18 +223,28 @@ def _resamples(n: int, seed: int) -> Iterator[np.ndarray]:
         yield np.bincount(index_CN.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
 
 
+def widened(n: int) -> float:
+    """How many standard errors a 95% interval reaches to each side, of n >= 2 samples."""
+    return sqrt(n / (n - 1)) * _student_t(n - 1)
+
+
 def _sign_flip(difference_ND: np.ndarray, seed: int) -> np.ndarray:
     """Two-sided p-values, float64 [D], of D sets of N differences. A set as it is counts as one draw: none is 0."""
-    random = np.random.default_rng(seed)
     n, d = difference_ND.shape
     sum_D = difference_ND.sum(0)
     least_D = np.abs(sum_D) - 1e-12 * np.abs(difference_ND).sum(0)  # equal but for the order of summation
     reached_D = np.zeros(d, np.int64)
-    for size in _chunks(n):
-        bits = np.unpackbits(np.frombuffer(random.bytes(-(-size * n // 8)), np.uint8), count=size * n)
-        swapped_CN = bits.reshape(size, n).astype(np.float64)
+    for swapped_CN in swaps(n, seed):
         reached_D += (np.abs(sum_D - 2 * (swapped_CN @ difference_ND)) >= least_D).sum(0)
     return (1 + reached_D) / (1 + RESAMPLES)
+
+
+def swaps(n: int, seed: int) -> Iterator[np.ndarray]:
+    """Which of n samples change places in each draw of the randomisation test: float64 [C, n] of 0 and 1 by [C, n]."""
+    random = np.random.default_rng(seed)
+    for size in _chunks(n):
+        bits = np.unpackbits(np.frombuffer(random.bytes(-(-size * n // 8)), np.uint8), count=size * n)
+        yield bits.reshape(size, n).astype(np.float64)
 
 
 def _chunks(n: int) -> Iterator[int]:

@@ -11,6 +11,7 @@ import jinja2
 from logtrain.core.atomic import write_file
 from logtrain.data.questions import Question
 from logtrain.evaluation.chart import draw, png_bytes, svg_bytes
+from logtrain.evaluation.comparison import SEEN, UNSEEN
 from logtrain.evaluation.results import Result
 from logtrain.evaluation.samples import SAMPLE_METRICS, Sample
 from logtrain.evaluation.score_table import (
@@ -32,12 +33,12 @@ RANKED_BY = ("rougeL", "fuzzy")  # the metrics by which answers are the best and
 
 
 class TaskTables(NamedTuple):
-    """The tables of one task."""
+    """The tables of one task, or of seen or unseen groups."""
 
     name: str
-    """Name of the task."""
+    """Name of the task or the groups."""
     num_questions: int
-    """Number of its questions."""
+    """Number of their questions."""
     means: list[TableRow]
     """Scores, with a column for each model."""
     differences: list[TableRow]
@@ -83,10 +84,23 @@ def write_page(folder: Path, result: Result, samples: Mapping[str, Sequence[Samp
 
 
 def task_tables(result: Result, samples: Sequence[Sample]) -> list[TaskTables]:
-    """The tables of each task. `samples`: those of any model, of which the questions are counted."""
+    """The tables of seen and unseen groups, and of each task. `samples`: those of any model, of which the questions are
+    counted.
+    """
     models, differences = list(result["models"].values()), result["differences"]
     num_questions = Counter(sample.question.task for sample in samples)
-    return [
+    num_unseen = sum(bool(sample.is_unseen) for sample in samples)
+    of_groups = {SEEN: len(samples) - num_unseen, UNSEEN: num_unseen}
+    groups = [
+        TaskTables(
+            f"{group} groups",
+            of_groups[group],
+            mean_rows([model["groups"][group] for model in models]),
+            difference_rows([difference["groups"][group] for difference in differences]),
+        )
+        for group in models[0]["groups"]
+    ]
+    return groups + [
         TaskTables(
             task,
             num_questions[task],
@@ -151,7 +165,10 @@ def beside(question: Question, value: str, samples: Mapping[str, Sample]) -> Sid
 
     def title(name: str, sample: Sample) -> str:
         scores = ((metric, sample.scores[metric]) for metric in PUBLISHED)
-        return f"{name}: " + ", ".join(f"{SAMPLE_METRICS[m]} {score:.3f}" for m, score in scores if score is not None)
+        told = ", ".join(f"{SAMPLE_METRICS[m]} {score:.3f}" for m, score in scores if score is not None)
+        outcome = sample.outcome
+        read = "" if outcome.task == "text" else f"; read: {'nothing' if outcome.read is None else outcome.read[:80]}"
+        return f"{name}: {told}{read}"
 
     return SideBySide(question, value, {title(name, sample): sample.answer.output for name, sample in samples.items()})
 

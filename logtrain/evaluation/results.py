@@ -1,8 +1,8 @@
 """The content of scores.json, with types.
 
     data          the questions: their file and its SHA-256, their number, that of their rows, and those left out
-    models        NAME -> {metrics, corpus, tasks, path, answered_by, perplexity}
-    differences   [{models: [A, B], metrics, tasks}]    B - A, over the same questions
+    models        NAME -> {metrics, corpus, tasks, groups, path, answered_by, perplexity}
+    differences   [{models: [A, B], metrics, tasks, groups}]    B - A, over the same questions
 
 Nothing in it depends on the time or the speed of the evaluation.
 """
@@ -10,7 +10,7 @@ Nothing in it depends on the time or the speed of the evaluation.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import orjson
 
@@ -29,7 +29,11 @@ class MetricMean(TypedDict):
     high: float | None
     """Upper end of the 95% interval; None where `low` is."""
     n: int
-    """Rows that have a score."""
+    """Rows that have a score; answers, of a figure of a set."""
+    clusters: NotRequired[int]
+    """Of a figure of a set: the clusters of alike answers by which the interval goes."""
+    majority: NotRequired[float]
+    """Of a task with labels: the figure that the most frequent label as every answer has."""
 
 
 class MetricDifference(TypedDict):
@@ -42,7 +46,7 @@ class MetricDifference(TypedDict):
     high: float | None
     """Upper end of the 95% interval; None where `low` is."""
     n: int
-    """Rows of which both models have a score."""
+    """Rows of which both models have a score; clusters, of a figure of a set."""
     significant: bool
     """Whether 0 is outside the interval and p is at most 0.05."""
     p: float | None
@@ -58,6 +62,8 @@ class ModelScores(TypedDict):
     """Metrics of all answers together, as `scoring.corpus_scores` gives them."""
     tasks: dict[str, dict[str, MetricMean]]
     """Means of each task alone, if there are several tasks, by the task's name."""
+    groups: dict[str, dict[str, MetricMean]]
+    """Means of the rows of groups that were trained on (seen), and not (unseen), alone, where rows have groups."""
 
 
 class ModelDifference(TypedDict):
@@ -69,6 +75,8 @@ class ModelDifference(TypedDict):
     """Differences by the metric's name."""
     tasks: dict[str, dict[str, MetricDifference]]
     """Differences of each task alone, if there are several tasks, by the task's name."""
+    groups: dict[str, dict[str, MetricDifference]]
+    """Differences of seen and unseen groups alone, where rows have groups."""
 
 
 class Comparison(TypedDict):

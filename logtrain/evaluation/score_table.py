@@ -14,6 +14,7 @@ from logtrain.evaluation.results import (
 )
 from logtrain.evaluation.samples import SAMPLE_METRICS
 from logtrain.evaluation.scoring import CORPUS_METRICS, METRICS, PUBLISHED
+from logtrain.evaluation.tasks import SET_METRICS
 
 BOLD = (
     "Bold: 0 is outside the interval, and p, by the paired randomisation test, is at most 0.05; with fewer than 6 "
@@ -23,6 +24,9 @@ MULTIPLE = (
     "Each interval and p is for one score, pair of models and task alone: of 20 differences between equal models one "
     "is expected to be bold, so decide which of them counts before you look."
 )
+
+TITLES = SET_METRICS | SAMPLE_METRICS
+"""Titles of all scores and figures, by their names: first those that the tasks are for."""
 
 T = TypeVar("T")
 
@@ -49,7 +53,13 @@ class TableRow(NamedTuple):
 
 def mean_rows(columns: Sequence[Mapping[str, MetricMean]]) -> list[TableRow]:
     """A row for each metric that any model has. `columns`: the means of each model, over all rows or a task's."""
-    return rows_of(columns, lambda score: Cell(f"{score['mean']:.4f}", interval_text(score["low"], score["high"])))
+
+    def cell(score: MetricMean) -> Cell:
+        interval = interval_text(score["low"], score["high"])
+        majority = f"majority {score['majority']:.4f}" if "majority" in score else ""
+        return Cell(f"{score['mean']:.4f}", ", ".join(filter(None, (interval, majority))))
+
+    return rows_of(columns, cell)
 
 
 def difference_rows(columns: Sequence[Mapping[str, MetricDifference]]) -> list[TableRow]:
@@ -70,7 +80,7 @@ def rows_of(columns: Sequence[Mapping[str, T]], cell: Callable[[T], Cell]) -> li
     """A row for each metric that any column has, in one order; a column without it has an empty cell."""
     return [
         TableRow(title, [cell(column[metric]) if metric in column else Cell("") for column in columns])
-        for metric, title in SAMPLE_METRICS.items()
+        for metric, title in TITLES.items()
         if any(metric in column for column in columns)
     ]
 

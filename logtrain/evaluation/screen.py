@@ -35,6 +35,8 @@ def print_scores(result: Result) -> None:
     means = mean_rows([model["metrics"] for model in models]) + corpus_rows(models)
     title = f"mean of {data['rows']:,} {counted}, with its 95% interval"
     console.print(table(title, list(result["models"]), means), *map(escape, remarks(result)), sep="\n")
+    for group in models[0]["groups"]:
+        console.print(table(f"{group} groups", list(result["models"]), mean_rows([m["groups"][group] for m in models])))
     if differences:
         paired = difference_rows([difference["metrics"] for difference in differences])
         headings = [difference_title(difference) for difference in differences]
@@ -68,6 +70,8 @@ def lines(result: Result) -> list[str]:
     for name, model in result["models"].items():
         for metric, score in model["metrics"].items():
             found.append(f"score model={name} metric={metric} {figures(score)}")
+        for group, metrics in model["groups"].items():
+            found += [f"score model={name} group={group} metric={m} {figures(score)}" for m, score in metrics.items()]
         for metric, value in model["corpus"].items():
             found.append(f"score model={name} metric={metric} {figures({'value': value})}")
         for text, measured in model["perplexity"].items():
@@ -76,6 +80,9 @@ def lines(result: Result) -> list[str]:
         a, b = difference["models"]
         for metric, score in difference["metrics"].items():
             found.append(f"difference of={b} less={a} metric={metric} {figures(score)}")
+        for group, metrics in difference["groups"].items():
+            told = (f"metric={metric} {figures(score)}" for metric, score in metrics.items())
+            found += [f"difference of={b} less={a} group={group} {each}" for each in told]
     return found
 
 

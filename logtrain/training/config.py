@@ -216,6 +216,8 @@ class RunConfig(Config):
     """Trackers that get every record, with the same names: needs the extra `track`."""
     prometheus: int = 0
     """Port of 127.0.0.1 at which Prometheus finds the last figures, under /metrics. 0: none."""
+    rehearse: bool = False
+    """Train nothing: try in minutes, on two layers of the model, all that the run would do; docs/training.md."""
     show: int = 0
     """Print so many documents of the first step as they are trained, with what is predicted between « and »."""
     price: float = 0.0
@@ -290,7 +292,7 @@ class RunConfig(Config):
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.
 MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
-    *("compile", "parallel", "loader.rows_per_batch", "price", "health", "track", "prometheus", "show"),
+    *("compile", "parallel", "loader.rows_per_batch", "price", "health", "track", "prometheus", "show", "rehearse"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
     *("trainer.save_last", "export_merged"),
 )

@@ -7,6 +7,7 @@ checks.py      checks of device and disk     publish.py      export and adapter
 """
 
 import os
+import platform
 from contextlib import closing, nullcontext
 from pathlib import Path
 
@@ -69,10 +70,11 @@ def train_aloud(config: RunConfig, stop: StopSignal) -> int:
             report.close()
         except BaseException as error:
             goodput.end(f"{type(error).__name__}: {error}")
-            if not isinstance(error, torch.OutOfMemoryError):
+            if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):  # on a CPU
                 raise
+            device = torch.cuda.get_device_name() if run.world.device.type == "cuda" else platform.node()
             remedy = "lower loader.rows_per_batch, or set recompute to selective or full"
-            raise ValueError(f"{torch.cuda.get_device_name()}: out of memory; {remedy}") from error
+            raise ValueError(f"{device}: out of memory at {run.world.watchdog.doing}; {remedy}") from error
     run.world.close()
     return 0 if finished else INTERRUPTED
 

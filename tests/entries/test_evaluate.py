@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+from logtrain.evaluation import grounding
 from logtrain.evaluation.scoring import METRICS, corpus_scores, score
 from logtrain.evaluation.screen import print_scores
 from logtrain.observe import progress
@@ -35,10 +36,11 @@ def test_answers_are_those_of_transformers_and_scores_those_of_the_answers(chat_
             )[0, len(prompt) :].tolist()
             stopped = out[-1] == template.end_id
             text = tokenizer.decode(out[:-1] if stopped else out)
+            grounded = grounding.scores(text, [Turn("user", question)], row["output"])
             expected = {
                 "row": ROWS.index(row), "turn": 1, "task": row["domain"], "reference": row["output"],
                 "prompt_tokens": len(prompt), "output": text, "finish_reason": "stop" if stopped else "length",
-                "scores": {**score(text, row["output"]), "stopped": float(stopped)},
+                "scores": {**score(text, row["output"]), "stopped": float(stopped), **grounded},
             }  # fmt: skip
             assert {key: sample[key] for key in expected} == expected
             outputs[name].append(text)

@@ -114,7 +114,7 @@ def test_plain_quantiles_would_not_do(fewer_resamples):
     """What the correction is for: the same sets by the 2.5% and 97.5% quantiles of the same resampled means."""
     draw, truth = beta(0.3, 3)
     x_ND = draw(np.random.default_rng(20), (20, SETS))
-    resampled_RD = np.concatenate([count_CN @ x_ND for count_CN in intervals._resamples(20, seed=0)]) / 20
+    resampled_RD = np.concatenate([count_CN @ x_ND for count_CN in intervals.resamples(20, seed=0)]) / 20
     low_D, high_D = np.quantile(resampled_RD, [0.025, 0.975], axis=0)
     covered, _, below = coverage((draw, truth), 20)
     print(f"{1 - (low_D > truth).mean() - (high_D < truth).mean():.1%} ({(high_D < truth).mean():.1%} below)")

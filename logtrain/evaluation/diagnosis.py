@@ -1,0 +1,60 @@
+"""Scores of diagnosis: the one of a closed set of labels, as of causes or components, that a log calls for.
+
+    tally([Diagnosed(truth, said), ...], clusters)    what each cluster contributes to these figures
+
+    accuracy    share of right answers
+    macro_f1    mean over the labels that occur in the truth of 2 TP / (2 TP + FP + FN), each against all others
+    unread      share of the answers that could not be read
+
+An answer that could not be read is wrong: its true label is missed, and no other is falsely said.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from logtrain.evaluation.clusters import Tally, by_cluster, ratio
+
+METRICS = {
+    "diagnosis_accuracy": "Diagnosis accuracy",
+    "diagnosis_macro_f1": "Diagnosis macro-F1",
+    "diagnosis_unread": "Diagnosis, unread",
+}
+"""Titles of the figures, by their names."""
+
+
+class Diagnosed(NamedTuple):
+    """What a row is, and what was said of it."""
+
+    truth: str
+    """The true label."""
+    said: str | None
+    """The label that was said; None where the answer could not be read."""
+
+
+def tally(rows: Sequence[Diagnosed], clusters: Sequence[Hashable]) -> Tally:
+    """The counts of each cluster: unread answers, then of each true label how often it is true, said, and both."""
+    labels = {label: i for i, label in enumerate(dict.fromkeys(row.truth for row in rows))}
+    counts_N3L = np.zeros((len(rows), 3, len(labels)))
+    for i, (truth, said) in enumerate(rows):
+        counts_N3L[i, 0, labels[truth]] = 1
+        if said in labels:
+            counts_N3L[i, 1, labels[said]] = 1
+        counts_N3L[i, 2, labels[truth]] = said == truth
+    unread_N1 = np.array([[row.said is None] for row in rows], np.float64).reshape(-1, 1)
+    counts_NK = np.concatenate([unread_N1, counts_N3L.reshape(len(rows), -1)], 1)
+    return Tally(by_cluster(counts_NK, clusters), figures)
+
+
+def figures(sums: np.ndarray) -> Mapping[str, np.ndarray]:
+    """The figures of sums of counts, [..., 1 + 3 L]."""
+    unread = sums[..., 0]
+    true_L, said_L, both_L = np.moveaxis(sums[..., 1:].reshape(*sums.shape[:-1], 3, -1), -2, 0)
+    occurs_L = true_L > 0
+    f1_L = np.where(occurs_L, ratio(2 * both_L, true_L + said_L, empty=0.0), 0.0)
+    return {
+        "diagnosis_accuracy": ratio(both_L.sum(-1), true_L.sum(-1)),
+        "diagnosis_macro_f1": ratio(f1_L.sum(-1), occurs_L.sum(-1)),
+        "diagnosis_unread": ratio(unread, true_L.sum(-1)),
+    }
