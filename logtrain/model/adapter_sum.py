@@ -5,7 +5,7 @@ side, of the ranks' sum. Nothing is rounded but w_i s_i B_i, once, in fp32.
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import tomli_w
 import torch
@@ -17,7 +17,7 @@ from logtrain.core.lineage import parent_of, write_lineage
 from logtrain.model import hf, peft
 from logtrain.model.base import base_folder, read_base, read_reference, write_base
 from logtrain.model.card import write_card
-from logtrain.model.config import LoraConfig
+from logtrain.model.config import LoraConfig, LoraTarget
 from logtrain.model.llama import LlamaConfig
 from logtrain.model.lora import adapted_matrices
 from logtrain.model.published import GENERATION, called, check_adapter
@@ -67,7 +67,7 @@ def summed(
     leaves a layer alone counts as zero there.
     """
     rank = sum(config.rank for config, _ in adapters)
-    targets = tuple(t for t in LoraConfig().targets if any(t in config.targets for config, _ in adapters))
+    targets = tuple(t for t in get_args(LoraTarget) if any(t in config.targets for config, _ in adapters))
     whole = LoraConfig(rank=rank, alpha=float(rank), targets=targets)
     found: dict[str, Tensor] = {}
     for path, matrix in adapted_matrices(shape, whole).items():

@@ -86,7 +86,7 @@ def write_file(
         for place in places:
             note(f"writing {place.name}")
             for piece in source.rows(place.parameter, place.first, place.first + place.shape[0]):
-                chunk = memoryview(piece.to(dtype).contiguous().view(torch.uint8).reshape(-1).numpy())
+                chunk = memoryview(piece.to(dtype).contiguous().view(torch.uint8).reshape(-1).numpy().data)
                 while chunk:
                     chunk = chunk[stream.write(chunk) :]
         assert stream.tell() == 8 + len(text) + end, f"{file}: the source gave other rows than its shape has"

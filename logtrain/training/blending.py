@@ -34,7 +34,7 @@ class Dress(NamedTuple):
     """The folder of config.json, generation_config.json, tokenizer and template."""
     chat: ChatStyle | None
     """The style of chats, where that of the folder is not meant."""
-    files: list[Path]
+    files: tuple[Path, ...]
     """The tokenizer's files."""
 
 

@@ -117,12 +117,7 @@ def open_splits(config: RunConfig, shape: LlamaConfig, world: World) -> OpenedSp
                 f"with one, name one with --valid, or switch trainer.{key} off"
             )
     if config.trains_on == "pairs":
-        sources = {name: PairSplit(split) for name, split in sources.items()}
-        if alone := next(
-            (f"{name} = {split.folder}" for name, split in valid.items() if not has_pairs(split.manifest)), ""
-        ):
-            raise ValueError(f"valid: {alone}: no pairs of answers; prepare it with --format dpo")
-        valid = {name: PairSplit(split) for name, split in valid.items()}
+        sources, valid = of_pairs(sources), of_pairs(valid)
     fingerprint = " ".join(
         f"{name}{'=' * bool(name)}{split.manifest['fingerprint']}" for name, split in sources.items()
     )
@@ -137,9 +132,7 @@ def check_kind(sources: dict[str, Split], trains_on: str) -> None:
     which = f"{folder} and {len(more)} more" if more else folder
     are_pairs = [has_pairs(split.manifest) for split in sources.values()]
     if trains_on == "pairs" and (not all(are_pairs) or more):
-        raise ValueError(
-            f"{which}: `logtrain dpo` trains on one folder of pairs of answers; prepare it with --format dpo"
-        )
+        raise ValueError(f"{which}: `logtrain dpo` trains on one folder of pairs; prepare it with --format dpo")
     if trains_on in ("documents", "chats") and any(are_pairs):
         raise ValueError(
             f"{which}: prepared as pairs of answers, which `logtrain dpo` trains on: the rejected ones would be learned"
@@ -155,6 +148,14 @@ def check_kind(sources: dict[str, Split], trains_on: str) -> None:
             f"{which}: prepared as chats, which `logtrain sft` trains on (--lora.rank 0 for all parameters); for "
             f"`logtrain cpt` prepare text, with --format auto"
         )
+
+
+def of_pairs(splits: dict[str, Split]) -> dict[str, Split]:
+    """The splits as those of pairs. Raises ValueError for a folder that was not prepared with pairs."""
+    for split in splits.values():
+        if not has_pairs(split.manifest):
+            raise ValueError(f"{split.folder}: no pairs of answers; prepare it with --format dpo")
+    return {name: PairSplit(split) for name, split in splits.items()}
 
 
 def known_sizes(config: RunConfig, data: str) -> dict[str, EpochSize]:
@@ -226,8 +227,10 @@ class Loaders:
     def make(self, split: Split, rows_per_step: int, name: str) -> Loader:
         """A loader of one split; for `name` see `of_rank`."""
         self.world.note(f"packing {split.folder}")
-        kind = PairLoader if isinstance(split, PairSplit) else Loader
-        return kind(split, self.config.loader.with_rows_per_step(rows_per_step), **self.of_rank(split, name))
+        config, of_rank = self.config.loader.with_rows_per_step(rows_per_step), self.of_rank(split, name)
+        return (
+            PairLoader(split, config, **of_rank) if isinstance(split, PairSplit) else Loader(split, config, **of_rank)
+        )
 
     def of_rank(self, split: Split, name: str) -> OfRank:
         """What all loaders of this rank are given. `name`: of the loader's part of the folder that the ranks share."""

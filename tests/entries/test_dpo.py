@@ -128,7 +128,7 @@ def test_each_trainer_refuses_the_data_of_another(case, tmp_path):
     documents = write_data(
         tmp_path / "documents", write_model(tmp_path / "plain"), seq_len=96, lengths={"train": [9] * 8}
     )
-    with pytest.raises(ValueError, match=r"documents: `logtrain dpo` trains on one folder of pairs of answers"):
+    with pytest.raises(ValueError, match=r"documents: `logtrain dpo` trains on one folder of pairs;"):
         train([*flags, "--data", str(documents)], DPO)
     for wrong in (["--dpo.beta", "0"], ["--dpo.label_smoothing", "0.5"]):
         with pytest.raises(ValueError, match=f"{wrong[0][2:]} = {wrong[1]}"):
