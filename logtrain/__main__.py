@@ -11,24 +11,28 @@ COMMANDS = {
     "prepare": "turn raw text or chats into token shards, with a report",
     "plan": "predict whether a recipe fits a GPU, how fast it is and what it costs",
     "rehearse": "try in minutes, on two layers, all that a run would do on this machine",
+    "doctor": "check the GPUs and machines of a job, and what is installed",
     "import": "turn the settings of another trainer into a recipe",
     "cpt": "continue the pretraining of a Llama on prepared text",
     "sft": "fine-tune a Llama on prepared chats, by LoRA or all parameters",
     "dpo": "train a Llama to prefer the chosen answers of prepared pairs (DPO)",
     "report": "write what there is to see of one or several runs as a page",
     "status": "tell which runs there are, how far they are and how they fare",
-    "trace": "tell which documents were in a step and what each weighed; replay without one",
+    "trace": "tell which documents were in a step and what each weighed; rerun without one",
+    "replay": "let a model write its own old data, to mix in when it is trained on new",
     "blend": "average, interpolate or add up the weights of models, checkpoints or adapters",
     "merge": "merge a LoRA adapter (PEFT's format) into its model",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "evaluate": "let models answer a test set, score the answers and compare",
     "serve": "answer requests of OpenAI's API with a model of this machine",
     "page": "serve a page for the browser in front of any server of OpenAI's API",
+    "synthesise": "make training data of raw logs by a larger model",
+    "review": "accept, edit or reject rows of training data on a page in the browser",
     "hub": "push, pull and compare versions of data, models and results",
     "lineage": "print the chain from the raw files to a model",
     "chat": "talk to a model in the terminal, about a log or anything else",
 }
-USAGE = "usage: logtrain COMMAND [ARGUMENTS]\n\n" + "".join(f"  {name:<10}{does}\n" for name, does in COMMANDS.items())
+USAGE = "usage: logtrain COMMAND [ARGUMENTS]\n\n" + "".join(f"  {name:<11}{does}\n" for name, does in COMMANDS.items())
 MORE = "\nlogtrain COMMAND --help lists the arguments of a command. On several GPUs: torchrun ... -m logtrain.COMMAND"
 
 

@@ -24,14 +24,14 @@ class Batch(NamedTuple):
     positions_T: Tensor
     """Position of each token in its sequence (a document, or a whole row), int32, counted from 0."""
     cu_seqlens: Tensor
-    """Where each sequence starts, then T, int32; T may be repeated, so that the length is constant."""
+    """Where each sequence starts, then T, int32."""
     max_seqlen: int
     """An upper bound of the tokens in a sequence."""
     seeds_T: Tensor | None = None
     """64 random bits of each token for dropout, int64, which no other token of the run has."""
     pairs_P3: Tensor | None = None
     """Of each pair of answers the sequences of the chosen and of the rejected one, and its number in the data, int64;
-    -1 in the room that is left.
+    of a batch without pairs one of -1.
     """
     reference_P2: Tensor | None = None
     """Log-probabilities of both answers of each pair by the reference model, fp32, in nats; 0 where unknown."""

@@ -3,7 +3,7 @@
 Prepared data of pairs (format dpo) holds two documents of each, one behind the other, the one with the chosen answer
 first. What a loader counts as documents and as targets are pairs, so that a step's loss is the mean over its pairs.
 
-Letters in names: D pairs of a split, P those of a micro-batch with the room that is left.
+Letters in names: D pairs of a split, P those of a micro-batch.
 """
 
 import dataclasses
@@ -96,7 +96,7 @@ class PairLoader(Loader):
                 f"{split.folder}: a pair of {split.lengths.max()} tokens, more than a row; prepare it again"
             )
 
-    def batch(self, rows: list[Row | None], numbers: range, max_pieces: int) -> Batch:
+    def batch(self, rows: list[Row | None], numbers: range) -> Batch:
         """Rows of pairs as one micro-batch; the arguments are those of `Loader.batch`."""
         seq_len = self.config.seq_len
         layout, pairs = Layout(len(rows) * seq_len, self.pad_id), []
@@ -111,11 +111,9 @@ class PairLoader(Loader):
                     start += len(half)
             if start < end:
                 layout.add_sequence(start, end - start)
-        batch = layout.batch(len(rows) * (2 * max_pieces + 1), token_seeds(self.seed, 0, numbers, seq_len))
-        pairs_P3 = np.full((len(rows) * max(1, max_pieces), 3), -1, np.int64)
-        pairs_P3[: len(pairs)] = np.array(pairs, np.int64).reshape(-1, 3)
-        reference_P2 = np.zeros((len(pairs_P3), 2), np.float32)
-        reference_P2[: len(pairs)] = self.reference_D2[pairs_P3[: len(pairs), 2]]
+        pairs_P3 = np.array(pairs or [(-1, -1, -1)], np.int64)
+        reference_P2 = np.where(pairs_P3[:, 2:] < 0, np.float32(0), self.reference_D2[pairs_P3[:, 2]])
+        batch = layout.batch(token_seeds(self.seed, 0, numbers, seq_len))
         batch = batch._replace(pairs_P3=torch.from_numpy(pairs_P3), reference_P2=torch.from_numpy(reference_P2))
         return batch.pin() if self.pin_memory else batch
 

@@ -15,6 +15,7 @@ from logtrain.planning.gpu import Gpu
 from logtrain.planning.operation import COLLECTIVES, Op
 
 NODE = 8  # GPUs that share NVLink
+FLOAT8_PRODUCT = "_scaled_mm"
 BLOCK = 128  # tokens of a document that one block of FlashAttention-2 takes, in the forward as in the backward
 
 
@@ -32,8 +33,8 @@ class Workload:
     """Kinds of collectives that copy engines run, which do not slow kernels down."""
     ranks: int = 1
     """GPUs that wait for one another."""
-    entries: int = 0
-    """Documents of a micro-batch as the loader counts them in cu_seqlens, with padding; 0: no padding."""
+    entries: float = 0.0
+    """Sequences of a micro-batch, on average; 0: all are equally long."""
     longest: float = 0.0
     """Tokens of the longest document of a micro-batch, on average; 0: all are equally long."""
     imbalance: float = 0.0
@@ -68,7 +69,7 @@ class Workload:
 
     def empty_blocks(self, tokens: int) -> float:
         """Blocks of a head in FlashAttention-2's grid that find nothing to do in a micro-batch of `tokens`: the grid
-        has as many for every entry of cu_seqlens as the longest document fills. FlashAttention-3 skips them.
+        has as many for every sequence as the longest fills. FlashAttention-3 skips them.
         """
         if self.kernel != "fa2" or not self.entries:
             return 0.0
@@ -92,7 +93,8 @@ def seconds(op: Op, gpu: Gpu, workload: Workload) -> float:
 def product_seconds(op: Op, gpu: Gpu) -> float:
     """Seconds of a matrix product without its launch: those of its FLOPs or of its bytes, whichever is longer."""
     m, n, k, batch = op.shape
-    return max(gpu.product_rate_seconds(m, n, k, batch), (op.read + op.written) / gpu.bandwidth)
+    faster = gpu.float8 if op.name == FLOAT8_PRODUCT else 1.0
+    return max(gpu.product_rate_seconds(m, n, k, batch) / faster, (op.read + op.written) / gpu.bandwidth)
 
 
 def attention_seconds(op: Op, gpu: Gpu, workload: Workload) -> float:

@@ -6,7 +6,7 @@
 p is the model, r the reference; a log-probability is the sum over an answer's tokens. beta times a difference of two is
 the reward of an answer, and h the margin of a pair.
 
-Letters in names: S sequences of a micro-batch, P pairs of it with the room that is left.
+Letters in names: S sequences of a micro-batch, P pairs of it.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from logtrain.core.batch import Batch
 from logtrain.model.llama import Llama
-from logtrain.training.config import PreferenceConfig
+from logtrain.training.preference_config import PreferenceConfig
 
 MEASURES = ("margin", "accuracy", "chosen_reward", "rejected_reward")
 
@@ -28,7 +28,7 @@ class LogProbabilities(NamedTuple):
     of_answers_P2: Tensor
     """fp32, in nats: the log-probabilities of the chosen and of the rejected answer."""
     is_pair_P: Tensor
-    """bool: False in the room that is left."""
+    """bool: False in the place of a pair in a micro-batch that has none."""
 
 
 def log_probabilities(model: Llama, batch: Batch) -> LogProbabilities:

@@ -110,6 +110,8 @@ def open_splits(config: RunConfig, shape: LlamaConfig, world: World) -> OpenedSp
         for split in sources.values()
     ]
     valid = valid_splits(sources, config.valid, world)
+    if unknown := [name for name in config.roles if name not in valid]:
+        raise ValueError(f"roles.{unknown[0]}: no such validation set; there are {', '.join(valid) or 'none'}")
     for key in ("keep_best", "patience"):
         if getattr(config.trainer, key) and not valid:
             raise ValueError(
@@ -135,7 +137,7 @@ def check_kind(sources: dict[str, Split], trains_on: str) -> None:
         raise ValueError(f"{which}: `logtrain dpo` trains on one folder of pairs; prepare it with --format dpo")
     if trains_on in ("documents", "chats") and any(are_pairs):
         raise ValueError(
-            f"{which}: prepared as pairs of answers, which `logtrain dpo` trains on: the rejected ones would be learned"
+            f"{which}: prepared as pairs of answers, which `logtrain dpo` trains on, the rejected ones too"
         )
     are_chats = ["chat" in split.manifest for split in sources.values()]
     if trains_on == "chats" and not any(are_chats):

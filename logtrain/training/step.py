@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from logtrain.core.batch import Batch
+from logtrain.core.batch import IGNORE, Batch
 from logtrain.core.world import World
 from logtrain.data.loader import Loader, Step
 from logtrain.model.llama import Llama
@@ -132,8 +132,20 @@ class Validation(NamedTuple):
     """Of the targets, those that are the id that was asked for."""
     ends_predicted: int = 0
     """Of these, those for which the model finds it the most likely."""
+    losses_R: tuple[float, ...] = ()
+    """Loss summed over the targets of each micro-batch of all ranks, in the order of the loader."""
+    targets_R: tuple[int, ...] = ()
+    """Targets of each."""
     measures: tuple[float, ...] = ()
     """What an objective tells beside its loss, means a target."""
+
+
+def num_targets(batch: Batch) -> int:
+    """The targets of a micro-batch on the host: its pairs, where it was loaded as pairs, else its labels."""
+    if batch.pairs_P3 is not None:
+        return int((batch.pairs_P3[:, 0] >= 0).sum())
+    assert batch.labels_T is not None
+    return int((batch.labels_T != IGNORE).sum())
 
 
 @torch.no_grad()
@@ -153,20 +165,24 @@ def validate(
     GivenUp when it returns True.
     """
     sums, targets = torch.zeros(1 + MOST_MEASURES, device=world.device), 0
+    rows_2R = torch.zeros(2, num_steps * loader.accumulation * world.size, device=world.device)
     for number in range(num_steps):
         if stopping():
             free_gathered(model)
             raise GivenUp
         world.note(f"validation, step {number + 1} of {num_steps}")
         step = loader.at(number)
-        for batch in step.batches:
+        for i, batch in enumerate(step.batches):
             on_device = batch.to(world.device)
             found = objective(model, on_device) if objective else model(on_device, end_id)
             sums[: found.numel()] += found
+            row = (number * loader.accumulation + i) * world.size + world.rank
+            rows_2R[0, row], rows_2R[1, row] = found.flatten()[0], num_targets(batch)
         targets += step.targets
     free_gathered(model)
     summed, *others = world.sum(sums).tolist()
-    loss = summed / max(1, targets)
+    losses_R, targets_R = world.sum(rows_2R).tolist()
+    rows, loss = (tuple(losses_R), tuple(map(round, targets_R))), summed / max(1, targets)
     if objective:
-        return Validation(loss, targets, measures=tuple(other / max(1, targets) for other in others))
-    return Validation(loss, targets, round(others[0]), round(others[1]))
+        return Validation(loss, targets, 0, 0, *rows, tuple(other / max(1, targets) for other in others))
+    return Validation(loss, targets, round(others[0]), round(others[1]), *rows)

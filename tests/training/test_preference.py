@@ -12,8 +12,8 @@ from logtrain.data.pairs import PairLoader, PairSplit
 from logtrain.data.shards import CONTEXT, Split
 from logtrain.dpo import DpoConfig
 from logtrain.model.hf_layout import published_tensors
-from logtrain.training.config import PreferenceConfig
 from logtrain.training.preference import MEASURES, Preference
+from logtrain.training.preference_config import PreferenceConfig
 from logtrain.training.reference import give_references
 from logtrain.training.setup import set_up
 from logtrain.training.sharding import full_tensors
