@@ -13,9 +13,9 @@ from logtrain.core.location import FOLDER, MODEL, RUNS
 from logtrain.data.config import LoaderConfig
 from logtrain.model.config import AttentionBackend, Float8Config, LoraConfig, Recompute
 from logtrain.observe.config import HealthConfig
+from logtrain.training.preference_config import PreferenceConfig
 
 Role = Literal["domain", "general", "chat"]
-from logtrain.training.preference_config import PreferenceConfig
 
 ONLY = ""  # the name of a source that is the only one
 
