@@ -10,7 +10,7 @@ from logtrain.data.loader import Loader
 from logtrain.data.manifest import SplitFacts
 from logtrain.data.prepared import read_manifest
 from logtrain.model.llama import Llama
-from logtrain.training.replay import places_in
+from logtrain.training.rerun import places_in
 from logtrain.training.setup import RunSetup
 
 FEWEST = 20  # steps of a run and of an epoch: with fewer the learning rate has no course, and a step is no sample

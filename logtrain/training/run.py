@@ -32,11 +32,14 @@ from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.checks import check_space
 from logtrain.training.config import MAY_CHANGE, RunConfig
 from logtrain.training.facts import shown, what_it_is
+from logtrain.training.forgetting import Forgetting
 from logtrain.training.optim import make_optimizer
+from logtrain.training.preference import Preference
 from logtrain.training.publish import publish_adapter, publish_model
+from logtrain.training.reference import give_references
 from logtrain.training.setup import RunSetup, set_up
 from logtrain.training.state import TrainState
-from logtrain.training.step import TrainStep
+from logtrain.training.step import TrainStep, cross_entropy
 from logtrain.training.trainer import Trainer
 
 
@@ -109,7 +112,11 @@ def train_in_folder(
         )
     best_step, is_other_best = state.best_step, state.judge_by(data.first_valid_set)
     total_steps = config.trainer.total_steps(data.train.steps_per_epoch)
-    train_step = TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, total_steps, world)
+    is_pairs, objective, references = config.trains_on == "pairs", cross_entropy, list[str]()
+    if is_pairs:
+        objective, references = Preference(config.dpo), give_references(run, model, is_new=state.step == 0)
+    max_norm = config.trainer.max_grad_norm
+    train_step = TrainStep(model, optimizer, config.optim, max_norm, total_steps, world, objective)
     resumed = {"resume_step": state.step, "crc32": state.records_crc32, "validates": state.validation_due}
     if world.is_main:
         device = torch.cuda.get_device_name() if world.device.type == "cuda" else "rank"
@@ -121,7 +128,7 @@ def train_in_folder(
     ):
         stop.say = metrics.info
         if world.is_main:
-            for line in [*what_it_is(run, model, total_steps), *shown(run, config.show)]:
+            for line in [*what_it_is(run, model, total_steps), *references, *shown(run, config.show)]:
                 metrics.info(line)
         announce(run, metrics, newest)
         if is_other_best:
@@ -129,6 +136,7 @@ def train_in_folder(
                 f"the first validation set is another one than when step {best_step} was the best: the best "
                 "step is found anew"
             )
+        forgetting = Forgetting(config, data.train, data.valid, world, metrics)
         trainer = Trainer(
             config.trainer,
             train_step=train_step,
@@ -142,6 +150,7 @@ def train_in_folder(
             goodput=goodput,
             report=report,
             health=config.health,
+            forgetting=forgetting,
         )
         if not trainer.fit():
             what = "saved; --resume auto goes on" if state.step else "nothing to save; --resume auto starts it"
@@ -149,10 +158,12 @@ def train_in_folder(
             metrics.info(f"stopped after step {state.step} of {total_steps}, {what}")
             return False
         stop.end_if_asked()
-        for line in sources_told(data.train, state):
+        for line in [*sources_told(data.train, state), *forgetting.told(state)]:
             metrics.info(line)
         optimizer.state.clear()
-        if keep_best and state.best_step != state.step:
+        if world.is_main:
+            forgetting.write(run.folder, state)
+        if keep_best and state.best_step not in (0, state.step):
             checkpoints.load(checkpoints.at(state.best_step), model)
             metrics.info(f"step {state.best_step} is the best: loss {state.best_loss:.4f}, and is exported")
         goodput.enter("export")
