@@ -4,9 +4,11 @@ import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from logtrain.core.atomic import write_file
 from logtrain.core.config import dump
 from logtrain.core.units import size
 from logtrain.model.llama import LlamaConfig
@@ -19,7 +21,8 @@ from logtrain.readiness.weights import slice_of
 from logtrain.training.config import RunConfig
 
 START = 8.0  # seconds until a process has imported torch and met the others
-NO_GPU = "not predicted on a CPU; logtrain plan RECIPE predicts for GPUs"
+PLAN = "plan.json"  # which observe/run_files.py reads
+NO_GPU = "memory and time: not predicted on a CPU; logtrain plan RECIPE predicts for GPUs"
 
 
 def plan_process(config: RunConfig, folder: Path, gpus: int) -> "subprocess.Popen[str] | str":
@@ -59,6 +62,20 @@ def told_by(process: "subprocess.Popen[str] | str") -> tuple[list[str], dict[str
         f"{result['available_memory_gib']:.0f}; {result['tokens_per_second_per_gpu']:,.0f} tokens/s a GPU, "
         f"{clock(60 * result['train_minutes'])} of training ({clock(60 * minutes[0])} to {clock(60 * minutes[1])})"
     ], result
+
+
+def foretell(config: RunConfig, gpus: int) -> list[str]:
+    """Memory and time that a run will take, in lines, which go on its screen while it trains; the plan's result is kept
+    as plan.json in its folder, for its report. `gpus`: ranks of the run.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            lines, result = told_by(plan_process(config, Path(scratch), gpus))
+        except (ValueError, OSError) as error:
+            return [f"warning: {error}"]
+    if result:
+        write_file(Path(config.runs) / config.name / PLAN, json.dumps(result).encode())
+    return lines
 
 
 def bytes_of_rehearsal(config: RunConfig, shape: LlamaConfig, stored: int, exported: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from logtrain.data.config import LoaderConfig
 from logtrain.model.config import AttentionBackend, LoraConfig, Recompute
 from logtrain.observe.config import HealthConfig
 
+LR_OF_ADAPTERS = 2e-4  # of LoRA: some ten times that of all parameters (Hu et al. 2021, arXiv:2106.09685, appendix D)
 ONLY = ""  # the name of a source that is the only one
 
 
