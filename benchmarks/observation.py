@@ -1,12 +1,12 @@
 """What the observation of a run costs its steps: `python -m benchmarks.observation launch/recipes/demo.toml --model DIR
 --data DIR`; rank 0 prints JSON.
 
-Pairs of segments alternate (with, without; without, with; ...), each the same steps of the same model. Without: they are
-made and the last loss is read. With: everything that a run has goes on beside them, which is the timing of the middle
-block, losses and norms of every step kept for spikes, a record in files and on the screen, health, goodput, and the
-threads of the monitor and of what says where a run is. CPU seconds of the whole process are compared, as a busy machine's
-clock tells little; the median of the differences, as a share of a segment without, has an interval by order statistics
-(95%).
+Pairs of segments alternate (with, without; without, with; ...), each the same steps of the same model. Without: they
+are made and the last loss is read. With: everything that a run has goes on beside them, which is the timing of the
+middle block, losses and norms of every step kept for spikes, a record in files and on the screen, health, goodput, and
+the threads of the monitor and of what says where a run is. CPU seconds of the whole process are compared, as a busy
+machine's clock tells little; the median of the differences, as a share of a segment without, has an interval by order
+statistics (95%).
 
 `direct` is the same by adding up: CPU seconds of each part alone, over those of a step. It is the one that has digits.
 """

@@ -23,6 +23,7 @@ from tests.support.training import train
 TIMES = rb"tokens_per_second\w*|step_seconds|data_seconds|eta_seconds|peak_memory_gib|goodput|device_hours|time"
 CLOCKS = re.compile(rb'"(' + TIMES + rb')":[^,}]*')
 OF_CLOCKS = re.compile(rb'"(records_crc32|sha256)":[^,}]*')  # checksums of what the clock gave, in checkpoint.json
+FP8 = ["--precision", "fp8"]
 LORA = ["--lora.rank", "2", "--lora.dropout", "0.2"]
 
 # The field -> flags that change it, and what both runs have besides.
@@ -34,6 +35,10 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
     "seed": (["--seed", "7"], []),
     "dtype": (["--dtype", "bfloat16"], []),
     "export_dtype": (["--export_dtype", "bfloat16"], []),
+    "precision": (["--precision", "fp8"], []),
+    "fp8.recipe": (["--fp8.recipe", "rowwise"], FP8),
+    "fp8.weight_gradient": (["--fp8.weight_gradient", "bf16"], FP8),
+    "fp8.keep": (["--fp8.keep", "1"], FP8),
     "lora.rank": (["--lora.rank", "3"], LORA),
     "lora.alpha": (["--lora.alpha", "3"], LORA),
     "lora.dropout": (["--lora.dropout", "0.5"], LORA),

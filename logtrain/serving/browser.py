@@ -30,7 +30,13 @@ from logtrain.text.entities import RULES
 
 PARTS = Path(__file__).with_name("page")
 # In the order in which one needs another. Each is a module by itself, as node runs it, and a function in the whole.
-CHAT = ("page", ("markdown", "entities", "annotate", "conversation", "log", "attachment", "api", "turns", "app"))
+CHAT = (
+    "page",
+    (
+        *("markdown", "entities", "annotate", "conversation", "settings", "log", "attachment", "api", "turns"),
+        *("meter", "listen", "app"),
+    ),
+)
 REVIEW = ("review", ("markdown", "entities", "annotate", "conversation", "rows", "review"))
 TABS = {"page": ("./", "Chat"), "review": ("review", "Review")}
 IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)

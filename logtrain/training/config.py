@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.core.location import FOLDER, MODEL, RUNS
 from logtrain.data.config import LoaderConfig
-from logtrain.model.config import AttentionBackend, LoraConfig, Recompute
+from logtrain.model.config import AttentionBackend, Float8Config, LoraConfig, Recompute
 from logtrain.observe.config import HealthConfig
 
 LR_OF_ADAPTERS = 2e-4  # of LoRA: some ten times that of all parameters (Hu et al. 2021, arXiv:2106.09685, appendix D)
@@ -167,6 +167,10 @@ class RunConfig(Config):
     """Seed of packing, row order, random weights and dropout."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute precision; master weights are fp32 in any case. auto: bfloat16 on GPUs, float32 on CPUs."""
+    precision: Literal["auto", "bf16", "fp32", "fp8"] = "auto"
+    """Precision of the blocks' matrix products. fp8: float8, by the recipe of fp8, where all else is as dtype says; on
+    GPUs from Hopper and Ada on, computed alike on CPUs. bf16, fp32: dtype, by its other name. auto: as dtype says.
+    """
     export_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the exported weights. auto: the compute precision."""
     export_merged: bool = True
@@ -194,6 +198,7 @@ class RunConfig(Config):
     """Print so many documents of the first step as they are trained, with what is predicted between « and »."""
     price: float = 0.0
     """Price of a GPU for an hour, in dollars, by which a run tells what it costs. 0: not known."""
+    fp8: Float8Config = field(default_factory=Float8Config)
     lora: LoraConfig = field(default_factory=LoraConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -212,6 +217,15 @@ class RunConfig(Config):
             raise ValueError(f"prometheus = {self.prometheus}: expected a port, up to 65535")
         if self.price < 0:
             raise ValueError(f"price = {self.price} must not be negative")
+        if self.dtype not in ("auto", self.compute_dtype):
+            raise ValueError(f"dtype = {self.dtype} and precision = {self.precision} differ; leave one of them at auto")
+        if self.precision == "fp8" and self.compile:
+            raise ValueError("precision = fp8: not with compile; leave one of them out")
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of activations and of products that are not in float8, or "auto"."""
+        return {"bf16": "bfloat16", "fp32": "float32"}.get(self.precision, self.dtype)
 
     def with_absolute_paths(self) -> Self:
         """The config with absolute paths of model and data, which means the same in any working directory."""
@@ -261,6 +275,7 @@ class RunConfig(Config):
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.
 MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
+    *("precision", "fp8"),
     *("compile", "parallel", "loader.rows_per_batch", "price", "health", "track", "prometheus", "show", "rehearse"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
     *("trainer.save_last", "export_merged"),
