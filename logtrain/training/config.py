@@ -14,6 +14,7 @@ from logtrain.data.config import LoaderConfig
 from logtrain.model.config import AttentionBackend, Float8Config, LoraConfig, Recompute
 from logtrain.observe.config import HealthConfig
 
+Role = Literal["domain", "general", "chat"]
 LR_OF_ADAPTERS = 2e-4  # of LoRA: some ten times that of all parameters (Hu et al. 2021, arXiv:2106.09685, appendix D)
 ONLY = ""  # the name of a source that is the only one
 
@@ -120,6 +121,13 @@ class TrainerConfig(Config, prefix="trainer."):
     """End after so many validations in a row without a lower loss on the first set. 0: never."""
     save_last: bool = True
     """Save after the last step, too. Without it the export, once it is proven, is all that is left of that step."""
+    forget_budget: float = 0.0
+    """The most that the loss on a general or chat set may rise, as a share of that before the first step: at every
+    validation the share of replay is steered by it, and the best step is the best of those within it. 0: no budget."""
+    replay_source: str = "replay"
+    """With a budget: the source in data of which the share is steered; mix has the one that it begins with."""
+    replay_bounds: tuple[float, ...] = (0.01, 0.5)
+    """With a budget: the least and the greatest share of replay."""
     stop_after: int = 0
     """Save and exit with status 75 after this step, as after SIGTERM; the schedule does not change. 0: never."""
 
@@ -131,6 +139,12 @@ class TrainerConfig(Config, prefix="trainer."):
         for name in ("max_steps", "max_grad_norm", "valid_every", "save_every", "keep", "patience", "stop_after"):
             if getattr(self, name) < 0:
                 raise ValueError(f"trainer.{name} = {getattr(self, name)} must not be negative")
+        if not 0 <= self.forget_budget < math.inf:
+            raise ValueError(f"trainer.forget_budget = {self.forget_budget} must be a finite number >= 0")
+        if len(self.replay_bounds) != 2 or not 0 < self.replay_bounds[0] <= self.replay_bounds[1] < 1:
+            raise ValueError(f"trainer.replay_bounds = {self.replay_bounds}: expected two shares, the least first")
+        if self.forget_budget and not self.keep_best:
+            raise ValueError("trainer.forget_budget keeps the best step within it: set trainer.keep_best")
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole run. Raises ValueError where `max_steps` is more than the epochs have."""
@@ -157,6 +171,9 @@ class RunConfig(Config):
     """Share of a source in the tokens of every step, by its name in data; the shares have the sum 1."""
     valid: Annotated[tuple[str, ...], NONE_BY_DEFAULT, FOLDER] = ()
     """Validation sets beside the data's own, each as NAME=FOLDER of prepared data, of which the valid split is read."""
+    roles: Annotated[dict[str, Role], NONE_BY_DEFAULT] = field(default_factory=dict)
+    """What a validation set tells, by its name: domain, what is to be learned; general or chat, what is not to be
+    forgotten. The first set is of the domain unless it has another role."""
     runs: Annotated[str, RUNS] = "runs"
     """Folder of all runs."""
     init: Literal["pretrained", "random"] = "pretrained"
@@ -209,6 +226,7 @@ class RunConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         self.check_sources()
+        self.check_budget()
         if not (self.export_merged or self.lora.rank):
             raise ValueError("export_merged = false: only with adapters (lora.rank), which are exported alone then")
         if self.show < 0:
@@ -270,6 +288,19 @@ class RunConfig(Config):
                 "with several sources a micro-batch is one row, so that the loss of each is known, and a step is of "
                 "loader.rows_per_step rows: set loader.rows_per_batch to 1 and loader.documents_per_step to 0"
             )
+
+    def check_budget(self) -> None:
+        """Raises ValueError where there is a budget, and no replay to steer or no set that tells what is forgotten."""
+        name, (least, most) = self.trainer.replay_source, self.trainer.replay_bounds
+        if not self.trainer.forget_budget:
+            return
+        if not least <= self.mix.get(name, 0) <= most:
+            raise ValueError(
+                f"trainer.forget_budget steers mix.{name}, which must be in data and mix, from {least} to {most} "
+                f"(trainer.replay_bounds); logtrain replay writes such data, trainer.replay_source names another source"
+            )
+        if not {"general", "chat"}.intersection(self.roles.values()):
+            raise ValueError("trainer.forget_budget: no set has the role general or chat; give one with roles.NAME")
 
 
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.

@@ -11,7 +11,7 @@ from logtrain.data.manifest import SplitFacts
 from logtrain.data.prepared import read_manifest
 from logtrain.model.llama import Llama
 from logtrain.training.config import LR_OF_ADAPTERS, RunConfig
-from logtrain.training.replay import places_in
+from logtrain.training.rerun import places_in
 from logtrain.training.setup import RunSetup
 
 SMALL = 100_000_000  # parameters
