@@ -20,7 +20,7 @@ def on_terminal() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
-MOST_OF_STAGE = 60  # characters
+MOST_OF_STAGE = 48  # characters
 OF_GPUS = ("tokens_per_second_per_gpu", "mfu")
 
 

@@ -79,14 +79,14 @@ def foretell(config: RunConfig, gpus: int) -> list[str]:
 
 
 def bytes_of_rehearsal(config: RunConfig, shape: LlamaConfig, stored: int, exported: int) -> tuple[int, int]:
-    """(bytes written, bytes read) by a rehearsal: the slice, its checkpoints at steps 2 and 3, its export. `stored` and
+    """(bytes written, bytes read) by a rehearsal: the slice, its checkpoint of step 2, its export. `stored` and
     `exported`: bytes of a weight in the model's files and in the export.
     """
     small = slice_of(shape)
     count = small.num_parameters
     checkpoint = 12 * (num_adapter_parameters(small, config.lora) or count)
     of_slice = stored * count if config.init == "pretrained" else 0
-    written = of_slice + 2 * checkpoint + exported * count
+    written = of_slice + checkpoint + exported * count
     return written, 2 * of_slice + checkpoint + 2 * exported * count
 
 
