@@ -38,10 +38,12 @@ from logtrain.training.config import MAY_CHANGE, RunConfig
 from logtrain.training.facts import shown, what_it_is
 from logtrain.training.forgetting import Forgetting
 from logtrain.training.optim import make_optimizer
+from logtrain.training.preference import Preference
 from logtrain.training.publish import publish_adapter, publish_model
+from logtrain.training.reference import give_references
 from logtrain.training.setup import RunSetup, set_up
 from logtrain.training.state import TrainState
-from logtrain.training.step import TrainStep
+from logtrain.training.step import TrainStep, cross_entropy
 from logtrain.training.trainer import Trainer
 
 Foretell = Callable[[RunConfig, int], Sequence[str]]
@@ -118,7 +120,11 @@ def train_in_folder(
         )
     best_step, is_other_best = state.best_step, state.judge_by(data.first_valid_set)
     total_steps = config.trainer.total_steps(data.train.steps_per_epoch)
-    train_step = TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, total_steps, world)
+    is_pairs, objective, references = config.trains_on == "pairs", cross_entropy, list[str]()
+    if is_pairs:
+        objective, references = Preference(config.dpo), give_references(run, model, is_new=state.step == 0)
+    max_norm = config.trainer.max_grad_norm
+    train_step = TrainStep(model, optimizer, config.optim, max_norm, total_steps, world, objective)
     resumed = {"resume_step": state.step, "crc32": state.records_crc32, "validates": state.validation_due}
     if world.is_main:
         device = torch.cuda.get_device_name() if world.device.type == "cuda" else "rank"
@@ -130,7 +136,7 @@ def train_in_folder(
     ):
         stop.say = metrics.info
         if world.is_main:
-            for line in [*what_it_is(run, model, total_steps), *shown(run, config.show)]:
+            for line in [*what_it_is(run, model, total_steps), *references, *shown(run, config.show)]:
                 metrics.info(line)
             if foretell is not None:
                 work = partial(tell, metrics, partial(foretell, config, world.size))

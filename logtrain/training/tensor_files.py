@@ -77,6 +77,7 @@ class TensorFiles:
 
     def __init__(self, folder: Path, names: list[str]):
         """Read the headers of the files. Raises ValueError for a file that `write_tensors` has not written."""
+        self.folder = folder
         self.parts: dict[str, list[tuple[int, int, str]]] = {}  # tensor -> first row, row after the last, file
         self.shapes: dict[str, tuple[str, tuple[int, ...]]] = {}  # tensor -> dtype, sizes of the other dimensions
         self.files = {}
@@ -110,6 +111,10 @@ class TensorFiles:
                 end = after
             if (end, *others) != tuple(shape) or kind != DTYPE:
                 raise ValueError(f"{name} is {kind} {[end, *others]}, the model has {DTYPE} {list(shape)}")
+
+    def let_go(self) -> None:
+        """Give back the memory that the mapped files take in this process: what has been read would stay in it."""
+        self.files = {file: safe_open(self.folder / file, framework="pt") for file in self.files}
 
     def rows(self, name: str, start: int, stop: int) -> Iterator[Tensor]:
         """Rows [start, stop) of a tensor, in pieces and in order."""
