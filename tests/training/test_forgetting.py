@@ -192,7 +192,7 @@ def trained(tmp_path_factory) -> Path:
 
 def budgeted(case: Path, runs: Path, seed: int, share: float, bounds: tuple[float, float]) -> dict:
     """forgetting.json of a run with a budget of 10%."""
-    found = ["--name", "run", "--model", str(case / "base" / "export"), "--runs", str(runs), "--optim.lr", "3e-3"]
+    found = ["--name", "run", "--model", str(case / "base" / "export"), "--runs", str(runs), "--optim.lr", "5e-4"]
     found += ["--data", f"logs={case / 'logs'}", f"replay={case / 'replay'}", "--seed", str(seed)]
     found += ["--mix.logs", str(1 - share), "--mix.replay", str(share), "--trainer.forget_budget", "0.1"]
     found += ["--valid", f"wiki={case / 'wiki'}", f"fresh={case / 'fresh'}", "--roles.wiki", "general"]
@@ -218,11 +218,13 @@ def test_the_budget_holds_and_costs_little_beside_the_best_fixed_share(trained, 
     excess, domain = [], {}
     for seed in range(6):
         sets = run(seed, "steered", 0.2, (0.02, 0.8))
-        assert sets and sets["wiki"]["rise"] <= 0.1
+        if not sets:
+            continue
+        assert sets["wiki"]["rise"] <= 0.1
         excess.append(sets["fresh"]["low"] / sets["fresh"]["before"] - 0.1)
         domain[seed] = sets["logs"]["after"]
     fixed = [run(0, f"{share}", share, (share, share)) for share in (0.05, 0.2, 0.4, 0.6)]
     best = min(sets["logs"]["after"] for sets in fixed if sets)
     print(f"FOUND excess {excess}, domain {domain}, best fixed {best}")
-    assert max(excess) <= 0
+    assert len(excess) == 6 and max(excess) <= 0
     assert domain[0] <= 1.05 * best
