@@ -3,9 +3,9 @@
     x = q / m        q = round(x m), to nearest, ties to even, in float8        amax = the largest |x|
 
 max is 448 = 1.75 * 2^8 in e4m3 (4 bits of exponent, 3 of mantissa, no infinity) and 57,344 = 1.75 * 2^15 in e5m2
-(Micikevicius et al. 2022, arXiv:2209.05433). Tensorwise m = max / amax: then the outliers that make most of a matrix's
-norm are near max, where the relative error of a rounding is the least. Rowwise m is the largest power of two with
-amax m <= max, so that x m and 1 / m are exact, and a scale may go into another matrix without rounding it.
+(Micikevicius et al. 2022, arXiv:2209.05433). m = max / amax, of a matrix or of each row: then the outliers, which make
+most of the norm, are near max, where the relative error of a rounding is the least. Scales that are powers of two, as
+others have rowwise, double the variance that casts add to gradients.
 
 Where amax is infinite or NaN, 1 / m is NaN, and with it all that is multiplied: a step that has diverged is seen in its
 gradients, as it is in bf16. For amax < 2^-117, m stays 2^126, whose inverse no GPU flushes to zero.
@@ -21,10 +21,7 @@ from torch import Tensor
 from logtrain_kernels.device import on_gpu
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
-TOP_EXPONENT = {E4M3: 8, E5M2: 15}  # of the largest number, which has the mantissa 1.75 in both
 MOST_EXPONENT = 126  # of a scale
-MANTISSA_BITS, BIAS = 23, 127  # of fp32
-MANTISSA_OF_1_75 = 0x600000
 
 Scaling = Literal["tensorwise", "rowwise"]
 
@@ -42,23 +39,14 @@ class Float8(NamedTuple):
         return self.values.float() * self.inverse
 
 
-def float8_scale(amax: Tensor, scaling: Scaling, dtype: torch.dtype = E4M3) -> tuple[Tensor, Tensor]:
+def float8_scale(amax: Tensor, dtype: torch.dtype = E4M3) -> tuple[Tensor, Tensor]:
     """(scale m, 1 / m), fp32, of what has the largest absolute value `amax`, fp32 of any shape. 1 / m is NaN, and m is
     1, where amax is not finite.
     """
-    amax = amax.float()
-    if scaling == "tensorwise":
-        largest = torch.finfo(dtype).max
-        finite, amax = amax.isfinite(), amax.clamp(min=largest * 2.0**-MOST_EXPONENT)
-        return (largest / amax).where(finite, 1.0), (amax / largest).where(finite, torch.nan)
-    bits = amax.view(torch.int32)
-    exponent = (bits >> MANTISSA_BITS) - BIAS
-    above = (bits & ((1 << MANTISSA_BITS) - 1)) > MANTISSA_OF_1_75
-    k = (TOP_EXPONENT[dtype] - above.int() - exponent).clamp_(max=MOST_EXPONENT)
-    finite = exponent <= BIAS
-    m = ((k + BIAS) << MANTISSA_BITS).view(torch.float32).where(finite, 1.0)
-    inverse = ((BIAS - k) << MANTISSA_BITS).view(torch.float32).where(finite, torch.nan)
-    return m, inverse
+    largest, amax = torch.finfo(dtype).max, amax.float()
+    finite, amax = amax.isfinite(), amax.clamp(min=largest * 2.0**-MOST_EXPONENT)
+    m = torch.full_like(amax, largest) / amax  # of a number and a tensor, PyTorch would round the reciprocal first
+    return m.where(finite, 1.0), (amax / largest).where(finite, torch.nan)
 
 
 def float8_amax(x_TD: Tensor, scaling: Scaling) -> Tensor:

@@ -9,7 +9,7 @@ into the other operand: with x = qx / mx and W = qw / mw, rows divided,
     dx = (dy / mw) qw        dW = (dy / mx)^T qx
 
 so that x and W are cast once here, too (others cast each a second time, by columns), and dy twice: by rows, and for dW
-by columns. A scale is a power of two, so dividing by it is exact.
+by columns. That is done in fp32, before the cast.
 
 Shapes in names: T tokens, D in features, O out features.
 """

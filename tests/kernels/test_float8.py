@@ -73,32 +73,14 @@ def test_every_bf16_number_is_rounded_as_the_format_is_defined(m, dtype):
 
 
 @FORMATS
-def test_the_scale_is_the_largest_power_of_two_that_keeps_amax_within_the_format(dtype):
-    """For every finite bf16 number, and the fp32 ones about the format's largest and the ends of fp32."""
-    edges = [448.0, 57344.0, 448 * 2.0**-100, 2.0**-149, 2.0**-126, 2.0**-118, 3.4028234663852886e38, 0.0]
-    near = torch.tensor([float(torch.tensor(x).nextafter(torch.tensor(side))) for x in edges for side in (0.0, 1e39)])
-    amax = torch.cat((ALL_BF16[:0x7F80].float(), torch.tensor(edges), near))
-    amax = amax[amax.isfinite()]
-    m, inverse = float8_scale(amax, "rowwise", dtype)
-    largest = LAYOUT[dtype][2]
-    limit = units(largest, *LAYOUT[dtype][:2])
-    for one, mantissa_exponent, back in zip(amax.tolist(), m.tolist(), inverse.tolist(), strict=True):
-        mantissa, exponent = math.frexp(mantissa_exponent)
-        assert mantissa == 0.5 and mantissa_exponent * back == 1.0
-        scaled = int(math.ldexp(one, 200)) << (UNIT - 200 + exponent - 1)
-        assert scaled <= limit, one
-        assert exponent - 1 == 126 or 2 * scaled > limit, one
-
-
-@FORMATS
-def test_a_whole_matrix_is_scaled_to_the_formats_largest_number(dtype):
+def test_the_largest_number_becomes_the_formats_largest(dtype):
     amax = torch.tensor([1.0, 3.0, 448.0, 1e-30, 3e38, 0.7])
-    m, inverse = float8_scale(amax, "tensorwise", dtype)
+    m, inverse = float8_scale(amax, dtype)
     largest = torch.finfo(dtype).max
     assert torch.allclose(amax.double() * m, torch.full_like(amax, largest).double(), rtol=2.0**-23)
     assert torch.allclose(m.double() * inverse, torch.ones(6).double(), rtol=2.0**-22)
     assert float8_round(amax, m, dtype).float().eq(largest).all()
-    assert float8_scale(torch.tensor([0.0, 2.0**-149]), "tensorwise", dtype)[1].tolist() == [2.0**-126] * 2
+    assert float8_scale(torch.tensor([0.0, 2.0**-149]), dtype)[1].tolist() == [2.0**-126] * 2
 
 
 @FORMATS
@@ -106,7 +88,7 @@ def test_a_whole_matrix_is_scaled_to_the_formats_largest_number(dtype):
 def test_a_cast_is_within_half_a_step_of_every_number(scaling, dtype):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(33, 70, generator=generator) * torch.logspace(-9, 9, 33)[:, None]
-    m, inverse = float8_scale(float8_amax(x, scaling), scaling, dtype)
+    m, inverse = float8_scale(float8_amax(x, scaling), dtype)
     q = Float8(float8_round(x, m, dtype), inverse)
     assert q.values.dtype == dtype and q.inverse.shape == ((33, 1) if scaling == "rowwise" else ())
     mantissa_bits, least = (3, -9) if dtype == E4M3 else (2, -16)
