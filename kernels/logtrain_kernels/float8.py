@@ -4,8 +4,8 @@
 
 max is 448 = 1.75 * 2^8 in e4m3 (4 bits of exponent, 3 of mantissa, no infinity) and 57,344 = 1.75 * 2^15 in e5m2
 (Micikevicius et al. 2022, arXiv:2209.05433). m = max / amax, of a matrix or of each row: then the outliers, which make
-most of the norm, are near max, where the relative error of a rounding is the least. Scales that are powers of two, as
-others have rowwise, double the variance that casts add to gradients.
+most of the norm, are near max, where the relative error of a rounding is the least. With scales rounded to powers of
+two casts add half as much variance again to gradients (SmolLM2-135M, tensorwise: 12.8 instead of 8.7% of a step's own).
 
 Where amax is infinite or NaN, 1 / m is NaN, and with it all that is multiplied: a step that has diverged is seen in its
 gradients, as it is in bf16. For amax < 2^-117, m stays 2^126, whose inverse no GPU flushes to zero.
