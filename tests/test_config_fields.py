@@ -23,6 +23,7 @@ from tests.support.training import train
 TIMES = rb"tokens_per_second\w*|step_seconds|data_seconds|eta_seconds|peak_memory_gib|goodput|device_hours|time"
 CLOCKS = re.compile(rb'"(' + TIMES + rb')":[^,}]*')
 OF_CLOCKS = re.compile(rb'"(records_crc32|sha256)":[^,}]*')  # checksums of what the clock gave, in checkpoint.json
+FP8 = ["--precision", "fp8"]
 LORA = ["--lora.rank", "2", "--lora.dropout", "0.2"]
 
 # The field -> flags that change it, and what both runs have besides.
@@ -34,6 +35,10 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
     "seed": (["--seed", "7"], []),
     "dtype": (["--dtype", "bfloat16"], []),
     "export_dtype": (["--export_dtype", "bfloat16"], []),
+    "precision": (["--precision", "fp8"], []),
+    "fp8.recipe": (["--fp8.recipe", "rowwise"], FP8),
+    "fp8.weight_gradient": (["--fp8.weight_gradient", "bf16"], FP8),
+    "fp8.keep": (["--fp8.keep", "1"], FP8),
     "lora.rank": (["--lora.rank", "3"], LORA),
     "lora.alpha": (["--lora.alpha", "3"], LORA),
     "lora.dropout": (["--lora.dropout", "0.5"], LORA),
@@ -43,6 +48,7 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
     "loader.attention": (["--loader.attention", "row"], []),
     "optim.lr": (["--optim.lr", "2e-2"], []),
     "optim.schedule": (["--optim.schedule", "linear"], []),
+    "optim.decay_ratio": (["--optim.decay_ratio", "0.5"], ["--optim.schedule", "wsd"]),
     "optim.warmup_ratio": (["--optim.warmup_ratio", "0.9"], []),
     "optim.warmup_steps": (["--optim.warmup_steps", "3"], []),
     "optim.min_lr_ratio": (["--optim.min_lr_ratio", "0.5"], []),
@@ -112,6 +118,12 @@ NAMED: dict[str, str] = {
     "trainer.save_last": f"{BEST}::test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step",
     "export_merged": f"{BEST}::test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step",
     "trainer.patience": f"{BEST}::test_patience_ends_a_run_that_gets_no_better",
+    "dpo.beta": "entries/test_dpo.py::test_smoothing_changes_the_loss_and_beta_the_rewards",
+    "dpo.label_smoothing": "entries/test_dpo.py::test_smoothing_changes_the_loss_and_beta_the_rewards",
+    "roles": "training/test_forgetting.py::*",
+    "trainer.forget_budget": "training/test_forgetting.py::test_the_best_step_is_within_the_budget_and_told",
+    "trainer.replay_source": "training/test_forgetting.py::*",
+    "trainer.replay_bounds": "training/test_forgetting.py::test_the_share_follows_from_the_recorded_rises",
     "rehearse": "readiness/test_rehearsal.py::*",
     "show": "training/test_facts.py::*",
     "track": "observe/test_trackers.py::*",
@@ -215,12 +227,14 @@ NAMED: dict[str, str] = {
 SMALL = {  # commands of few fields: the files that hold their tests
     "chat": ["entries/test_chat.py", "conversation/*.py", "generation/test_load.py"],
     "serve": ["entries/test_serve.py", "serving/*.py"],
+    "blend": ["entries/test_blend.py", "entries/test_blend_choice.py"],
     "merge": ["entries/test_merge.py"],
     "page": ["entries/test_page.py"],
     "review": ["serving/test_reviewing.py"],
     "export": ["training/test_checkpoint.py"],
     "report": ["entries/test_report.py"],
     "trace": ["entries/test_trace.py"],
+    "replay": ["entries/test_replay.py", "generation/test_self_replay.py"],
     "status": ["entries/test_report.py"],
     "import": ["entries/test_import.py"],
     "doctor": ["entries/test_doctor.py"],
@@ -336,15 +350,16 @@ def configs() -> dict[str, dict]:
     return found
 
 
+RUNS = ("cpt", "sft", "dpo", "plan", "rehearse")
+
+
 def where(command: str, field: str) -> str | None:
     """Which of the tables has the field."""
-    if command in ("cpt", "sft", "plan", "rehearse") and field in {**TRAINING, **PLANNED}:
+    if command in RUNS and field in {**TRAINING, **PLANNED}:
         return "a run or a plan"
     if command == "evaluate" and field in EVALUATED:
         return "an evaluation"
-    return NAMED.get(f"{command}.{field}") or (
-        NAMED.get(field) if command in ("cpt", "sft", "plan", "rehearse") else None
-    )
+    return NAMED.get(f"{command}.{field}") or (NAMED.get(field) if command in RUNS else None)
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(SMALL)))

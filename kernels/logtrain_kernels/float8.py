@@ -1,15 +1,14 @@
 """Casts to float8 with a scale, and the matrix product of two float8 matrices.
 
-    x = q / m        q = round(x m), to nearest, ties to even, in float8        m = 2^k, the largest with amax m <= max
+    x = q / m        q = round(x m), to nearest, ties to even, in float8        amax = the largest |x|
 
-amax is the largest |x| of a tensor, or of each row; max is 448 = 1.75 * 2^8 in e4m3 (4 bits of exponent, 3 of mantissa,
-no infinity) and 57,344 = 1.75 * 2^15 in e5m2 (Micikevicius et al. 2022, arXiv:2209.05433). A power of two makes x m and
-1 / m exact, so that a cast rounds once. It costs nothing but range: rounding to float8 has the same relative error at
-every exponent, and of the 17 (e4m3) binades below max at most one is given up at the bottom.
+max is 448 = 1.75 * 2^8 in e4m3 (4 bits of exponent, 3 of mantissa, no infinity) and 57,344 = 1.75 * 2^15 in e5m2
+(Micikevicius et al. 2022, arXiv:2209.05433). Tensorwise m = max / amax: then the outliers that make most of a matrix's
+norm are near max, where the relative error of a rounding is the least. Rowwise m is the largest power of two with
+amax m <= max, so that x m and 1 / m are exact, and a scale may go into another matrix without rounding it.
 
-Nothing saturates, since amax is that of x itself. Where it is infinite or NaN, 1 / m is NaN, and with it all that is
-multiplied: a step that has diverged is seen in its gradients, as it is in bf16. For amax < 2^-118, m stays 2^126, whose
-inverse no GPU flushes to zero.
+Where amax is infinite or NaN, 1 / m is NaN, and with it all that is multiplied: a step that has diverged is seen in its
+gradients, as it is in bf16. For amax < 2^-117, m stays 2^126, whose inverse no GPU flushes to zero.
 
 Shapes in names: T rows, D elements of a row; M, N, K of a matrix product.
 """
@@ -18,6 +17,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from logtrain_kernels.device import on_gpu
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 TOP_EXPONENT = {E4M3: 8, E5M2: 15}  # of the largest number, which has the mantissa 1.75 in both
@@ -41,11 +42,16 @@ class Float8(NamedTuple):
         return self.values.float() * self.inverse
 
 
-def float8_scale(amax: Tensor, dtype: torch.dtype = E4M3) -> tuple[Tensor, Tensor]:
-    """(scale m, 1 / m) for tensors whose largest absolute value is `amax`, fp32 of any shape, each a power of two in
-    fp32. 1 / m is NaN, and m is 1, where amax is not finite.
+def float8_scale(amax: Tensor, scaling: Scaling, dtype: torch.dtype = E4M3) -> tuple[Tensor, Tensor]:
+    """(scale m, 1 / m), fp32, of what has the largest absolute value `amax`, fp32 of any shape. 1 / m is NaN, and m is
+    1, where amax is not finite.
     """
-    bits = amax.float().view(torch.int32)
+    amax = amax.float()
+    if scaling == "tensorwise":
+        largest = torch.finfo(dtype).max
+        finite, amax = amax.isfinite(), amax.clamp(min=largest * 2.0**-MOST_EXPONENT)
+        return (largest / amax).where(finite, 1.0), (amax / largest).where(finite, torch.nan)
+    bits = amax.view(torch.int32)
     exponent = (bits >> MANTISSA_BITS) - BIAS
     above = (bits & ((1 << MANTISSA_BITS) - 1)) > MANTISSA_OF_1_75
     k = (TOP_EXPONENT[dtype] - above.int() - exponent).clamp_(max=MOST_EXPONENT)
@@ -55,7 +61,7 @@ def float8_scale(amax: Tensor, dtype: torch.dtype = E4M3) -> tuple[Tensor, Tenso
     return m, inverse
 
 
-def amax_of(x_TD: Tensor, scaling: Scaling) -> Tensor:
+def float8_amax(x_TD: Tensor, scaling: Scaling) -> Tensor:
     """The largest absolute value of a matrix, fp32 [], or of each of its rows, fp32 [T, 1]; 0 of nothing."""
     if not x_TD.numel():
         return x_TD.new_zeros((), dtype=torch.float32).expand((len(x_TD), 1) if scaling == "rowwise" else ())
@@ -69,7 +75,18 @@ def float8_round(x_TD: Tensor, m: Tensor, dtype: torch.dtype = E4M3) -> Tensor:
     return (x_TD.float() * m).clamp_(-largest, largest).to(dtype)
 
 
-def float8_cast(x_TD: Tensor, scaling: Scaling, dtype: torch.dtype = E4M3) -> Float8:
-    """A matrix, fp32 or bf16 [T, D], in float8, scaled by its own largest absolute value, or row by row."""
-    m, inverse = float8_scale(amax_of(x_TD, scaling), dtype)
-    return Float8(float8_round(x_TD, m, dtype), inverse)
+def float8_product(a: Float8, b: Float8, dtype: torch.dtype, *, fast: bool) -> Tensor:
+    """a b^T [M, N] in `dtype`, bf16 or fp32, with both operands as they lie: a [M, K], b [N, K], each scaled as a whole
+    or by rows. Sums are fp32.
+
+    On GPUs (sm_89 and later) M, N and K are multiples of 16. `fast`: let Hopper's tensor cores sum some bits less, as
+    they do at full speed. A CPU multiplies the numbers that the operands stand for, in fp32.
+    """
+    if not on_gpu(a.values):
+        return (a.dequantised() @ b.dequantised().T).to(dtype)
+    inverse_a, inverse_b = a.inverse, b.inverse
+    if inverse_a.ndim or inverse_b.ndim:  # cuBLAS takes two numbers or two vectors
+        inverse_a = inverse_a.expand(len(a.values), 1).contiguous()
+        inverse_b = inverse_b.expand(len(b.values), 1).contiguous().T
+    multiply = torch._scaled_mm  # pyright: ignore[reportPrivateImportUsage]
+    return multiply(a.values, b.values.T, inverse_a, inverse_b, out_dtype=dtype, use_fast_accum=fast)

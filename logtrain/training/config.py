@@ -11,9 +11,12 @@ from typing import Annotated, ClassVar, Literal, Self
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.core.location import FOLDER, MODEL, RUNS
 from logtrain.data.config import LoaderConfig
-from logtrain.model.config import AttentionBackend, LoraConfig, Recompute
+from logtrain.model.config import AttentionBackend, Float8Config, LoraConfig, Recompute
 from logtrain.observe.config import HealthConfig
+from logtrain.training.preference_config import PreferenceConfig
 
+Role = Literal["domain", "general", "chat"]
+LR_OF_ADAPTERS = 2e-4  # of LoRA: some ten times that of all parameters (Hu et al. 2021, arXiv:2106.09685, appendix D)
 ONLY = ""  # the name of a source that is the only one
 
 
@@ -23,14 +26,16 @@ class OptimConfig(Config, prefix="optim."):
 
     lr: float = 1e-5
     """Peak learning rate."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the learning rate's course after the warm-up."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """Shape of the learning rate's course after the warm-up. wsd: it stays at the peak, then falls over decay_ratio."""
+    decay_ratio: float = 0.1
+    """Share of all steps, the last ones, over which wsd falls to min_lr_ratio of the peak. 0: it stays there."""
     warmup_ratio: float = 0.1
     """Share of all steps over which the learning rate rises linearly to its peak."""
     warmup_steps: int = 0
     """Steps over which it rises, instead of a share. 0: warmup_ratio counts."""
     min_lr_ratio: float = 0.0
-    """Learning rate of the last step as a share of the peak (cosine and linear)."""
+    """Learning rate of the last step as a share of the peak (not of constant)."""
     beta1: float = 0.9
     """Decay of the mean of the gradients from step to step."""
     beta2: float = 0.999
@@ -42,9 +47,14 @@ class OptimConfig(Config, prefix="optim."):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, low, high in (("warmup_ratio", 0, 1), ("min_lr_ratio", 0, 1), ("beta1", 0, 1), ("beta2", 0, 1)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"optim.{name} = {getattr(self, name)} is outside [{low}, {high}]")
+        for name in ("warmup_ratio", "decay_ratio", "min_lr_ratio", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optim.{name} = {getattr(self, name)} is outside [0, 1]")
+        if self.schedule == "wsd" and not self.warmup_steps and self.warmup_ratio + self.decay_ratio > 1:
+            raise ValueError(
+                f"optim.warmup_ratio = {self.warmup_ratio} and optim.decay_ratio = {self.decay_ratio} are more than "
+                f"the whole run; lower one"
+            )
         if self.warmup_steps < 0:
             raise ValueError(f"optim.warmup_steps = {self.warmup_steps} must not be negative")
         for name in ("lr", "weight_decay", "eps"):
@@ -56,16 +66,21 @@ class OptimConfig(Config, prefix="optim."):
 
         The warm-up takes warmup_steps, or ceil(ratio * total) steps, and its first already moves: (step + 1) / warm-up.
         The first step after it has the peak, unless it is the last, which has `min_lr_ratio` of it (Loshchilov & Hutter
-        2017, arXiv:1608.03983, one cycle).
+        2017, arXiv:1608.03983, one cycle). Of wsd the last ceil(decay_ratio * total) steps fall, by 1 - sqrt of the
+        share of them that is over (Hägele et al. 2024, arXiv:2405.18392); the step before them has the peak.
         """
         warmup = self.warmup_steps or math.ceil(self.warmup_ratio * total_steps)
         if step < warmup:
             return self.lr * (step + 1) / warmup
         last = total_steps - 1
         progress = 1.0 if step == last > 0 else (step - warmup) / max(1, last - warmup)
-        share = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[
-            self.schedule
-        ]
+        decay = min(math.ceil(self.decay_ratio * total_steps), total_steps - warmup) if total_steps > 1 else 0
+        share = {
+            "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+            "linear": 1 - progress,
+            "constant": 1.0,
+            "wsd": 1 - math.sqrt(max(0, step - last + decay) / max(1, decay)),
+        }[self.schedule]
         return self.lr * (self.min_lr_ratio + (1 - self.min_lr_ratio) * share)
 
 
@@ -119,6 +134,13 @@ class TrainerConfig(Config, prefix="trainer."):
     """End after so many validations in a row without a lower loss on the first set. 0: never."""
     save_last: bool = True
     """Save after the last step, too. Without it the export, once it is proven, is all that is left of that step."""
+    forget_budget: float = 0.0
+    """The most that the loss on a general or chat set may rise, as a share of that before the first step: at every
+    validation the share of replay is steered by it, and the best step is the best of those within it. 0: no budget."""
+    replay_source: str = "replay"
+    """With a budget: the source in data of which the share is steered; mix has the one that it begins with."""
+    replay_bounds: tuple[float, ...] = (0.01, 0.5)
+    """With a budget: the least and the greatest share of replay."""
     stop_after: int = 0
     """Save and exit with status 75 after this step, as after SIGTERM; the schedule does not change. 0: never."""
 
@@ -130,6 +152,12 @@ class TrainerConfig(Config, prefix="trainer."):
         for name in ("max_steps", "max_grad_norm", "valid_every", "save_every", "keep", "patience", "stop_after"):
             if getattr(self, name) < 0:
                 raise ValueError(f"trainer.{name} = {getattr(self, name)} must not be negative")
+        if not 0 <= self.forget_budget < math.inf:
+            raise ValueError(f"trainer.forget_budget = {self.forget_budget} must be a finite number >= 0")
+        if len(self.replay_bounds) != 2 or not 0 < self.replay_bounds[0] <= self.replay_bounds[1] < 1:
+            raise ValueError(f"trainer.replay_bounds = {self.replay_bounds}: expected two shares, the least first")
+        if self.forget_budget and not self.keep_best:
+            raise ValueError("trainer.forget_budget keeps the best step within it: set trainer.keep_best")
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole run. Raises ValueError where `max_steps` is more than the epochs have."""
@@ -145,7 +173,7 @@ class TrainerConfig(Config, prefix="trainer."):
 class RunConfig(Config):
     """All settings of a training run."""
 
-    trains_on: ClassVar[Literal["documents", "chats", "either"]] = "either"
+    trains_on: ClassVar[Literal["documents", "chats", "pairs", "either"]] = "either"
     name: str
     """The run's name: everything it writes is under <runs>/<name>/."""
     model: Annotated[str, MODEL]
@@ -156,6 +184,9 @@ class RunConfig(Config):
     """Share of a source in the tokens of every step, by its name in data; the shares have the sum 1."""
     valid: Annotated[tuple[str, ...], NONE_BY_DEFAULT, FOLDER] = ()
     """Validation sets beside the data's own, each as NAME=FOLDER of prepared data, of which the valid split is read."""
+    roles: Annotated[dict[str, Role], NONE_BY_DEFAULT] = field(default_factory=dict)
+    """What a validation set tells, by its name: domain, what is to be learned; general or chat, what is not to be
+    forgotten. The first set is of the domain unless it has another role."""
     runs: Annotated[str, RUNS] = "runs"
     """Folder of all runs."""
     init: Literal["pretrained", "random"] = "pretrained"
@@ -166,6 +197,10 @@ class RunConfig(Config):
     """Seed of packing, row order, random weights and dropout."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute precision; master weights are fp32 in any case. auto: bfloat16 on GPUs, float32 on CPUs."""
+    precision: Literal["auto", "bf16", "fp32", "fp8"] = "auto"
+    """Precision of the blocks' matrix products. fp8: float8, by the recipe of fp8, where all else is as dtype says; on
+    GPUs from Hopper and Ada on, computed alike on CPUs. bf16, fp32: dtype, by its other name. auto: as dtype says.
+    """
     export_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the exported weights. auto: the compute precision."""
     export_merged: bool = True
@@ -193,7 +228,9 @@ class RunConfig(Config):
     """Print so many documents of the first step as they are trained, with what is predicted between « and »."""
     price: float = 0.0
     """Price of a GPU for an hour, in dollars, by which a run tells what it costs. 0: not known."""
+    fp8: Float8Config = field(default_factory=Float8Config)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    dpo: PreferenceConfig = field(default_factory=PreferenceConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -203,14 +240,26 @@ class RunConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         self.check_sources()
+        self.check_budget()
         if not (self.export_merged or self.lora.rank):
             raise ValueError("export_merged = false: only with adapters (lora.rank), which are exported alone then")
+        if self.trains_on in ("documents", "chats") and self.dpo != PreferenceConfig():
+            raise ValueError("dpo: its settings are of logtrain dpo alone; leave them out")
         if self.show < 0:
             raise ValueError(f"show = {self.show} must not be negative")
         if not 0 <= self.prometheus <= 65535:
             raise ValueError(f"prometheus = {self.prometheus}: expected a port, up to 65535")
         if self.price < 0:
             raise ValueError(f"price = {self.price} must not be negative")
+        if self.dtype not in ("auto", self.compute_dtype):
+            raise ValueError(f"dtype = {self.dtype} and precision = {self.precision} differ; leave one of them at auto")
+        if self.precision == "fp8" and self.compile:
+            raise ValueError("precision = fp8: not with compile; leave one of them out")
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of activations and of products that are not in float8, or "auto"."""
+        return {"bf16": "bfloat16", "fp32": "float32"}.get(self.precision, self.dtype)
 
     def with_absolute_paths(self) -> Self:
         """The config with absolute paths of model and data, which means the same in any working directory."""
@@ -256,10 +305,24 @@ class RunConfig(Config):
                 "loader.rows_per_step rows: set loader.rows_per_batch to 1 and loader.documents_per_step to 0"
             )
 
+    def check_budget(self) -> None:
+        """Raises ValueError where there is a budget, and no replay to steer or no set that tells what is forgotten."""
+        name, (least, most) = self.trainer.replay_source, self.trainer.replay_bounds
+        if not self.trainer.forget_budget:
+            return
+        if not least <= self.mix.get(name, 0) <= most:
+            raise ValueError(
+                f"trainer.forget_budget steers mix.{name}, which must be in data and mix, from {least} to {most} "
+                f"(trainer.replay_bounds); logtrain replay writes such data, trainer.replay_source names another source"
+            )
+        if not {"general", "chat"}.intersection(self.roles.values()):
+            raise ValueError("trainer.forget_budget: no set has the role general or chat; give one with roles.NAME")
+
 
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.
 MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
+    *("precision", "fp8"),
     *("compile", "parallel", "loader.rows_per_batch", "price", "health", "track", "prometheus", "show", "rehearse"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
     *("trainer.save_last", "export_merged"),

@@ -14,6 +14,7 @@ from logtrain.core.stop import StopSignal
 from logtrain.core.units import size
 from logtrain.core.world import StopAgreement, World
 from logtrain.data.loader import Loader, Step
+from logtrain.data.pairs import PairLoader
 from logtrain.model.flops import model_flops, peak_flops
 from logtrain.observe.config import HealthConfig
 from logtrain.observe.goodput import Goodput, clock
@@ -24,8 +25,9 @@ from logtrain.observe.system import peak_memory_gib
 from logtrain.training.block_time import BlockTime
 from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.config import TrainerConfig
+from logtrain.training.forgetting import Forgetting, restore_shares
 from logtrain.training.interval import Interval, SkippedSteps
-from logtrain.training.record import Watch, of_sources, of_validation
+from logtrain.training.record import Watch, of_measures, of_sources, of_validation
 from logtrain.training.state import TrainState
 from logtrain.training.step import GivenUp, StepResult, TrainStep, Validation, validate
 
@@ -48,6 +50,7 @@ class Trainer:
         goodput: Goodput,
         report: LiveReport,
         health: HealthConfig,
+        forgetting: Forgetting,
     ):
         """`valid`: validation sets by name, of which the first decides which step is the best. `state`: the counts of
         the run, which the trainer keeps up to date.
@@ -59,6 +62,8 @@ class Trainer:
         self.checkpoints, self.metrics, self.state = checkpoints, metrics, state
         self.total_steps = train_step.total_steps
         self.train.step, self.train.end = state.step, self.total_steps
+        self.forgetting = forgetting
+        restore_shares(train, config.replay_source, state)
         self.peak_flops = peak_flops(self.world.device)
         parameters = list(self.model.parameters())
         trained = [p for p in parameters if p.requires_grad]
@@ -214,6 +219,7 @@ class Trainer:
             "eta_seconds": (self.total_steps - number) * seconds / interval.steps,
             **self.cost(),
             **of_sources(self.train.names, interval, self.state, self.world),
+            **of_measures(result, step.targets, self.world),
         }
         self.metrics.train(record)
         for event in self.watch.events(record, str(self.checkpoints.folder), self.bytes_to_save):
@@ -263,18 +269,15 @@ class Trainer:
         for name, of_set in found.items():
             if number and not math.isfinite(of_set.loss):
                 self.refuse(f"loss {of_set.loss} on {name}")
-        losses, best = [of_set.loss for of_set in found.values()], self.state.best_loss
-        if losses and number and (best is None or losses[0] < best):
-            self.state.best_loss, self.state.best_step, self.state.validations_since_best = losses[0], number, 0
-        elif losses and number:
-            self.state.validations_since_best += 1
+        self.forgetting.judge(found, self.state, is_last=number == self.total_steps)
         return True
 
     def validate_on(self, loader: Loader) -> Validation:
         """What one validation set gives. Raises GivenUp."""
         facts = loader.split.manifest
         end_id = facts["tokenizer"]["document_end_id"] if "chat" in facts else None
-        return validate(self.model, loader, loader.steps_per_epoch, self.world, end_id, self.must_stop)
+        objective = self.train_step.objective if isinstance(loader, PairLoader) else None
+        return validate(self.model, loader, loader.steps_per_epoch, self.world, end_id, self.must_stop, objective)
 
 
 @contextmanager
