@@ -173,6 +173,8 @@ NAMED: dict[str, str] = {
 SMALL = {  # commands of few fields: the files that hold their tests
     "chat": ["entries/test_chat.py", "conversation/*.py", "generation/test_load.py"],
     "serve": ["entries/test_serve.py", "serving/*.py"],
+    "judge": ["entries/test_judge.py", "evaluation/test_judgement.py", "generation/test_*.py", "test_config_fields.py"],
+    "benchmark": ["entries/test_benchmark.py", "entries/test_evaluate*.py", "test_config_fields.py"],
     "merge": ["entries/test_merge.py"],
     "page": ["entries/test_page.py"],
     "export": ["training/test_checkpoint.py"],

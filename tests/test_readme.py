@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from logtrain.__main__ import COMMANDS
+from logtrain.benchmark import BenchmarkConfig
 from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
+from logtrain.judge import JudgeConfig
 from logtrain.page import PageConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
@@ -54,6 +56,8 @@ CONFIGS = {
     "chat": ChatConfig,
     "serve": ServeConfig,
     "page": PageConfig,
+    "judge": JudgeConfig,
+    "benchmark": BenchmarkConfig,
 }
 OF_RUNS = {"report": ReportConfig, "status": StatusConfig, "trace": TraceConfig}  # the first words are folders of runs
 
