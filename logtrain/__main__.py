@@ -10,6 +10,7 @@ from logtrain.core.entry import WRONG_INPUT, run
 COMMANDS = {
     "prepare": "turn raw text or chats into token shards, with a report",
     "plan": "predict whether a recipe fits a GPU, how fast it is and what it costs",
+    "rehearse": "try in minutes, on two layers, all that a run would do on this machine",
     "import": "turn the settings of another trainer into a recipe",
     "cpt": "continue the pretraining of a Llama on prepared text",
     "sft": "fine-tune a Llama on prepared chats, by LoRA or all parameters",

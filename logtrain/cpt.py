@@ -22,11 +22,15 @@ class CptConfig(RunConfig):
 
 def main(argv: list[str]) -> int:
     """Pretrain as the flags say; -> the exit status."""
-    config = load(CptConfig, argv)
+    config = load(CptConfig, argv, writes="--rehearse" not in argv)
 
     def work(stop: StopSignal) -> int:
         from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch
 
+        if config.rehearse:
+            from logtrain.readiness.rehearsal import rehearse
+
+            return rehearse(config)
         return train(config, stop)
 
     return stoppable(work)

@@ -26,11 +26,15 @@ class SftConfig(RunConfig):
 
 def main(argv: list[str]) -> int:
     """Fine-tune as the flags say; -> the exit status."""
-    config = load(SftConfig, argv)
+    config = load(SftConfig, argv, writes="--rehearse" not in argv)
 
     def work(stop: StopSignal) -> int:
         from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch
 
+        if config.rehearse:
+            from logtrain.readiness.rehearsal import rehearse
+
+            return rehearse(config)
         return train(config, stop)
 
     return stoppable(work)

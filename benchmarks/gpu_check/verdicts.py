@@ -6,14 +6,8 @@ from pathlib import Path
 from benchmarks.gpu_check.figures import Figure, Prediction
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-GPUS = {"H200": "h200", "H100": "h100-sxm", "A100": "a100-80g"}  # a word of the device's name -> logtrain/planning/gpus
 INSIDE, OUTSIDE = "held", "OUTSIDE"
 TOTAL, MEMORY = 0.08, 0.03  # bands of a step's time and of its memory
-
-
-def gpu_of(device: str) -> str | None:
-    """The name of the description of a GPU by what torch calls it; None where there is none."""
-    return next((name for word, name in GPUS.items() if word in device), None)
 
 
 def read_predictions(gpu: str) -> dict[str, Prediction]:

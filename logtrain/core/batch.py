@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     positions_T: Tensor
     """Position of each token in its sequence (a document, or a whole row), int32, counted from 0."""
     cu_seqlens: Tensor
-    """Where each sequence starts, then T, int32; T may be repeated, so that the length is constant."""
+    """Where each sequence starts, then T, int32."""
     max_seqlen: int
     """An upper bound of the tokens in a sequence."""
     seeds_T: Tensor | None = None

@@ -34,13 +34,7 @@ def enter_run_folder(
     errors. Raises ValueError where the folder holds another run, its config has been changed or damaged, or another
     process works in it.
     """
-    begun = has_begun(folder)  # a start that was refused leaves nothing but its config
-    if begun and not (folder / CONFIG).exists():
-        raise ValueError(f"{folder}: exists and is not a run (no {CONFIG}); choose another {flag}")
-    if begun and not resume:
-        raise ValueError(
-            f"{folder}: holds a run already; --resume auto goes on with it, another {flag} starts a new one"
-        )
+    begun = check_begun(folder, resume, flag)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = Lock(folder / LOCK)
@@ -55,6 +49,20 @@ def enter_run_folder(
         lock.close()
         raise
     return lock
+
+
+def check_begun(folder: Path, resume: bool, flag: str = "--name") -> bool:
+    """Whether a run has begun in `folder`: a start that was refused leaves nothing but its config. Raises ValueError
+    where something else is there, or a run that is not to be resumed.
+    """
+    begun = has_begun(folder)
+    if begun and not (folder / CONFIG).exists():
+        raise ValueError(f"{folder}: exists and is not a run (no {CONFIG}); choose another {flag}")
+    if begun and not resume:
+        raise ValueError(
+            f"{folder}: holds a run already; --resume auto goes on with it, another {flag} starts a new one"
+        )
+    return begun
 
 
 def has_begun(folder: Path) -> bool:

@@ -64,9 +64,6 @@ class Epoch(NamedTuple):
     pairs_R: np.ndarray
     """int64: (query, key) pairs within the causal mask"""
 
-    max_pieces: np.ndarray
-    """int64 scalar: the most pieces that a row has"""
-
     def pieces_of(self, row: int) -> Iterator[tuple[int, int, int]]:
         """(document, start, length) of each piece of a row, in order."""
         of_row = slice(*self.row_start_R1[row : row + 2].tolist())
@@ -191,7 +188,6 @@ def pack_epoch(
         tokens_R.astype(np.int32),
         targets_R.astype(np.int32),
         pairs_R,
-        np.array(np.diff(rows.row_start_R1).max(initial=0)),
     )
 
 

@@ -36,10 +36,11 @@ class Layout:
         self.tokens_T[start:end] = stored & (CONTEXT - 1)
         self.labels_T[start : end - 1] = np.where(stored[1:] & CONTEXT, IGNORE, self.tokens_T[start + 1 : end])
 
-    def batch(self, max_sequences: int, seeds_T: np.ndarray) -> Batch:
-        """`max_sequences`: the most sequences that any batch has. `seeds_T`: int64."""
-        cu_seqlens = np.full(max_sequences + 1, len(self.tokens_T), dtype=np.int32)
-        cu_seqlens[: len(self.starts)] = self.starts
+    def batch(self, seeds_T: np.ndarray) -> Batch:
+        """`seeds_T`: int64. Sequences are as many as there are: for one more, though empty, FlashAttention-2 would
+        launch as many blocks as the longest takes.
+        """
+        cu_seqlens = np.array([*self.starts, len(self.tokens_T)], dtype=np.int32)
         return Batch(
             torch.from_numpy(self.tokens_T),
             torch.from_numpy(self.labels_T),

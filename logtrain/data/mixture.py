@@ -105,8 +105,8 @@ class MixtureLoader(Loader):
         )
         return Source(split, epochs, self.size_of(name, epochs).slots)
 
-    def rows(self, step: int) -> list[Row]:
-        """The rows of step `step` (0-based), over all ranks, source by source."""
+    def taken(self, step: int) -> list[Row]:
+        """The rows of step `step` (0-based), source by source."""
         rows = []
         for number, source in enumerate(self.sources):
             for taken in self.shares.rows(step, number):

@@ -13,6 +13,7 @@ from torch import Tensor
 from logtrain.core.atomic import new_folder
 from logtrain.core.batch import Batch
 from logtrain.core.checksums import check_folder, write_checksums
+from logtrain.core.lineage import parent_of, write_lineage
 from logtrain.model import hf, published
 from logtrain.model.adapter import Adapter
 from logtrain.model.base import read_base, read_reference
@@ -72,6 +73,7 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
                 published.add_end(aside)
         hf.leave_one_template(aside)
         write_card(aside, output.name, "merge", read_base(source))
+        write_lineage(aside, [parent_of("model", source), parent_of("adapter", adapter)], {"dtype": dtype_name})
         before = logits(read_model(shape, weights, CPU, torch.float32))
         after = logits(read_model(shape, hf.Weights(aside, shape), CPU, torch.float32))
         difference = ((after - before).abs().max() / before.abs().max()).item()

@@ -89,9 +89,9 @@ def read_run(folder: Path) -> RunFiles:
         for sample in run.attempt(lambda file=file: read_lines(file), []):
             run.system.setdefault(str(sample.get("node", ""))[:100], []).append(sample)
     run.attempts = run.attempt(lambda: read_attempts(folder), [])
-    for name in ("export", "plan"):
+    for fact, name in (("export", "adapter"), ("export", "export"), ("plan", "plan")):
         if (folder / f"{name}.json").is_file():
-            setattr(run, name, run.attempt(lambda name=name: read_json(folder / f"{name}.json"), {}))
+            setattr(run, fact, run.attempt(lambda name=name: read_json(folder / f"{name}.json"), {}))
     return run
 
 

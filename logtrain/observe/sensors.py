@@ -120,6 +120,15 @@ class GpuSensors:
         return found
 
 
+def names_of_gpus() -> list[str]:
+    """What the driver calls the GPUs of this machine; [] where there is none."""
+    names = []
+    for handle in GpuSensors().handles:
+        with contextlib.suppress(pynvml.NVMLError):
+            names.append(pynvml.nvmlDeviceGetName(handle))
+    return names
+
+
 def reasons(bits: int) -> list[str]:
     """Why a GPU's clocks are lower than they could be, in words."""
     return [why for bit, why in THROTTLES.items() if bits & bit]

@@ -24,20 +24,23 @@ class Corpus:
     """Rows that they fill."""
     lengths_P: np.ndarray
     """Tokens of each piece of a document that is packed, int64 [P]."""
-    most_pieces: int
-    """Pieces of the row that has most."""
+    sequences_R: np.ndarray
+    """Sequences of each row: its pieces and, where they leave room, the padding behind them, int64 [R]."""
     longest_R: np.ndarray
     """Tokens of each row's longest piece, int64 [R]."""
     squares_R: np.ndarray
     """Sum of the squares of each row's lengths, to which its attention is proportional, float64 [R]."""
 
-    def micro_batches(self, rows: int, ranks: int) -> tuple[float, float]:
+    def micro_batches(self, rows: int, ranks: int, accumulation: int) -> tuple[float, float]:
         """(tokens of the longest piece of a micro-batch, on average; by how much the largest attention of `ranks`
-        micro-batches is above the mean, on average, as a share of it), for micro-batches of `rows` rows, drawn.
+        micro-batches is above the mean, on average, as a share of it), for micro-batches of `rows` rows. Steps of
+        `accumulation` times as many are drawn, and dealt to the ranks as `Loader.rows` orders them.
         """
-        drawn = np.random.default_rng(0).integers(len(self.longest_R), size=(DRAWS, ranks, rows))
-        attention = self.squares_R[drawn].sum(-1)
-        return float(self.longest_R[drawn].max(-1).mean()), float(attention.max(-1).mean() / attention.mean() - 1)
+        drawn = np.random.default_rng(0).integers(len(self.longest_R), size=(DRAWS, accumulation * rows * ranks))
+        order = np.argsort(-self.squares_R[drawn], axis=1, kind="stable")
+        dealt = np.take_along_axis(drawn, order, axis=1).reshape(DRAWS, accumulation, rows, ranks)
+        attention = self.squares_R[dealt].sum(2)
+        return float(self.longest_R[dealt].max(2).mean()), float(attention.max(-1).mean() / attention.mean() - 1)
 
 
 def read_corpus(config: PlanConfig) -> Corpus:
@@ -62,7 +65,7 @@ def read_corpus(config: PlanConfig) -> Corpus:
         num_tokens=round(lengths.sum() / share),
         num_rows=round(packed.num_rows / share),
         lengths_P=lengths_P,
-        most_pieces=int(np.diff(packed.row_start_R1).max()),
+        sequences_R=np.diff(packed.row_start_R1) + (np.add.reduceat(lengths_P, first_R) < config.loader.seq_len),
         longest_R=np.maximum.reduceat(lengths_P, first_R),
         squares_R=np.add.reduceat(lengths_P.astype(float) ** 2, first_R),
     )

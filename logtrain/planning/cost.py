@@ -32,8 +32,8 @@ class Workload:
     """Kinds of collectives that copy engines run, which do not slow kernels down."""
     ranks: int = 1
     """GPUs that wait for one another."""
-    entries: int = 0
-    """Documents of a micro-batch as the loader counts them in cu_seqlens, with padding; 0: no padding."""
+    entries: float = 0.0
+    """Sequences of a micro-batch, on average; 0: all are equally long."""
     longest: float = 0.0
     """Tokens of the longest document of a micro-batch, on average; 0: all are equally long."""
     imbalance: float = 0.0
@@ -68,7 +68,7 @@ class Workload:
 
     def empty_blocks(self, tokens: int) -> float:
         """Blocks of a head in FlashAttention-2's grid that find nothing to do in a micro-batch of `tokens`: the grid
-        has as many for every entry of cu_seqlens as the longest document fills. FlashAttention-3 skips them.
+        has as many for every sequence as the longest fills. FlashAttention-3 skips them.
         """
         if self.kernel != "fa2" or not self.entries:
             return 0.0

@@ -13,6 +13,8 @@ from logtrain.planning.gpu import AttentionRate, Gpu, LinkRate, Range
 
 GPUS = Path(__file__).parent / "gpus"
 EXAMPLE = GPUS / "h100-sxm.toml"
+OF_DEVICE = {"H200": "h200", "H100": "h100-sxm", "A100": "a100-80g"}  # a word of a device's name -> its file
+OTHERS = ("PCIe", "NVL", "MIG", "40GB", "GH200")  # words of names of other GPUs with the same chip
 NUMBERS = ("memory", "product", "burst", "bandwidth", "compiled_bandwidth", "network", "adapter")
 NUMBERS_OR_ZERO = ("reserved", "launch", "host", "empty_block", "hop", "variation")
 FACTORS = ("beside_product", "beside_attention", "beside_memory")
@@ -41,6 +43,13 @@ def read_gpu(name: str) -> Gpu:
         **{key: file.number(key, least=1) for key in FACTORS},
         ranges=file.ranges,
     )
+
+
+def gpu_of(device: str) -> str | None:
+    """The name of the description of a GPU by what the driver calls it; None where there is none."""
+    if any(word in device for word in OTHERS):
+        return None
+    return next((name for word, name in OF_DEVICE.items() if word in device), None)
 
 
 class GpuFile:

@@ -193,13 +193,13 @@ def workload_of(config: PlanConfig, gpu: Gpu, corpus: Corpus) -> Workload:
     by_copy_engines = ("all_gather",) if config.parallel.symmetric_memory else ()  # sums still need processors
     if loader.attention == "row":
         return Workload(np.array([loader.seq_len]), kernel, by_copy_engines, ranks)
-    longest, imbalance = corpus.micro_batches(loader.rows_per_batch, ranks)
+    longest, imbalance = corpus.micro_batches(loader.rows_per_batch, ranks, loader.accumulation(ranks))
     return Workload(
         lengths=corpus.lengths_P,
         kernel=kernel,
         by_copy_engines=by_copy_engines,
         ranks=ranks,
-        entries=loader.rows_per_batch * (corpus.most_pieces + 1),  # as the loader pads cu_seqlens
+        entries=loader.rows_per_batch * float(corpus.sequences_R.mean()),
         longest=longest,
         imbalance=imbalance,
     )

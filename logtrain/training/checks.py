@@ -61,10 +61,12 @@ def check_space(
     is written. `num_present`: checkpoints that are there already.
     """
     trainer = config.trainer
-    saves = -(-trainer.total_steps(steps_per_epoch) // (trainer.save_every or steps_per_epoch))
+    saves = -(-trainer.total_steps(steps_per_epoch) // (trainer.save_every or steps_per_epoch)) - (
+        not trainer.save_last
+    )
     more = max(0, min(saves, trainer.keep + trainer.keep_best + 1 if trainer.keep else saves) - num_present)
     trained = num_adapter_parameters(shape, config.lora) or shape.num_parameters
-    need = 12 * more * trained + shape.num_parameters * export_dtype.itemsize
+    need = 12 * more * trained + (shape.num_parameters * export_dtype.itemsize if config.export_merged else 0)
     free = disk_usage(folder).free
     if free < need:
         raise ValueError(

@@ -117,6 +117,8 @@ class TrainerConfig(Config, prefix="trainer."):
     """Save whenever the first validation set's loss is the lowest so far, keep that checkpoint, and export it."""
     patience: int = 0
     """End after so many validations in a row without a lower loss on the first set. 0: never."""
+    save_last: bool = True
+    """Save after the last step, too. Without it the export, once it is proven, is all that is left of that step."""
     stop_after: int = 0
     """Save and exit with status 75 after this step, as after SIGTERM; the schedule does not change. 0: never."""
 
@@ -166,6 +168,9 @@ class RunConfig(Config):
     """Compute precision; master weights are fp32 in any case. auto: bfloat16 on GPUs, float32 on CPUs."""
     export_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the exported weights. auto: the compute precision."""
+    export_merged: bool = True
+    """With LoRA: write export/, the whole model with its adapters merged, beside adapter/, which is proven either way.
+    """
     recompute: Recompute = "none"
     """Activations computed again in the backward: none; selective, all but products and attention; full, all of a
     block.
@@ -182,6 +187,8 @@ class RunConfig(Config):
     """Trackers that get every record, with the same names: needs the extra `track`."""
     prometheus: int = 0
     """Port of 127.0.0.1 at which Prometheus finds the last figures, under /metrics. 0: none."""
+    rehearse: bool = False
+    """Train nothing: try in minutes, on two layers of the model, all that the run would do; docs/training.md."""
     show: int = 0
     """Print so many documents of the first step as they are trained, with what is predicted between « and »."""
     price: float = 0.0
@@ -196,6 +203,8 @@ class RunConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         self.check_sources()
+        if not (self.export_merged or self.lora.rank):
+            raise ValueError("export_merged = false: only with adapters (lora.rank), which are exported alone then")
         if self.show < 0:
             raise ValueError(f"show = {self.show} must not be negative")
         if not 0 <= self.prometheus <= 65535:
@@ -251,6 +260,7 @@ class RunConfig(Config):
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.
 MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
-    *("compile", "parallel", "loader.rows_per_batch", "price", "health", "track", "prometheus", "show"),
+    *("compile", "parallel", "loader.rows_per_batch", "price", "health", "track", "prometheus", "show", "rehearse"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
+    *("trainer.save_last", "export_merged"),
 )

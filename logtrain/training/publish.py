@@ -22,8 +22,9 @@ from logtrain.model import hf, peft
 from logtrain.model.base import read_base, write_base
 from logtrain.model.card import DataLine, Score, write_card
 from logtrain.model.llama import Llama
-from logtrain.model.lora import merged
+from logtrain.model.lora import GivenAdapters, merged
 from logtrain.model.published import called, check_adapter, check_model, read_generation
+from logtrain.model.weights import WeightSource
 from logtrain.text import template_source
 from logtrain.training.config import MAY_CHANGE, RunConfig
 from logtrain.training.run_data import ChatStyle
@@ -63,6 +64,13 @@ class ExportResult(NamedTuple):
         losses = {"live_loss": self.live_loss, "exported_loss": self.exported_loss}
         return {**losses, "difference": self.difference, "dtype": self.dtype}
 
+    def write(self, folder: Path) -> None:
+        """Write `<folder>.json`, which is done before the folder has its name: a command that is killed in between can
+        be given again.
+        """
+        report = folder.with_name(f"{folder.name}.json")
+        write_file(report, orjson.dumps(self.to_json(), option=orjson.OPT_INDENT_2))
+
 
 def check_output(folder: Path) -> None:
     """Raises ValueError unless `publish_model` would replace nothing but an older export at `folder`, which is an
@@ -91,20 +99,18 @@ def publish_model(folder: Path, model: Llama, run: RunSetup, scores: Sequence[Sc
     `folder` is replaced. Adapters are merged. The result is also written to `<folder>.json` beside it. `scores`: of the
     model, for its card.
 
-    Every rank calls this. Raises ValueError if the losses on the first step of `run.data.check` differ by more than
-    TOLERANCE, as a share of the live one.
+    Every rank calls this. Raises ValueError as `compared` does, on the first step of `run.data.check`.
     """
-    world, data, dtype = run.world, run.data, run.export_dtype
+    world, dtype = run.world, run.export_dtype
     tensors = full_tensors(model)
     if run.config.lora.rank:
         tensors = merged(tensors, run.shape, run.config.lora)
     tensors = in_step(tensors, world)
-    odd: list[str] = []
     with new_folder(folder, replace=True) if world.is_main else nullcontext(aside_of(folder)) as aside:
         if world.is_main:
-            source, files = Path(run.config.model), data.tokenizer.files
+            source, files = Path(run.config.model), run.data.tokenizer.files
             hf.save(aside, run.shape, tensors, dtype, source=source, tokenizer_files=files)
-            write_chat_style(aside, data.chat, configs=aside)
+            write_chat_style(aside, run.data.chat, configs=aside)
             relation = "merge" if run.config.lora.rank else "finetune"
             about = {"data": data_lines(run), "recipe": recipe(run), "scores": scores}
             write_card(aside, run.config.name, relation, read_base(source), **about)
@@ -114,32 +120,23 @@ def publish_model(folder: Path, model: Llama, run: RunSetup, scores: Sequence[Sc
             for _ in tensors:  # every rank takes part in the gathering
                 pass
         wait_until_seen(aside, world.from_main(listing(aside) if world.is_main else None), world.note)
-        live = validate(model, data.check, 1, world).loss
-        read_back = run.build_model(hf.Weights(aside, hf.read_config(aside)), adapters=False)
-        world.barrier()  # disks differ; NCCL's clock must not start before all have read
-        exported = validate(read_back, data.check, 1, world).loss
-        if not abs(exported - live) <= TOLERANCE * abs(live):
-            raise ValueError(
-                f"{folder}: reads back with loss {exported:.6f}, the live model has {live:.6f}: not exported"
-            )
-        world.barrier()  # rank 0 renames what the others have read
+        result = compared(folder, model, hf.Weights(aside, hf.read_config(aside)), run, adapters=False)
         if world.is_main:
             with called(aside, folder):
-                odd = check_model(aside, trained_template=data.chat is not None)
-        odd = [line.replace(str(aside), str(folder)) for line in odd]
-        result = ExportResult(live, exported, str(dtype).removeprefix("torch."), tuple(odd))
-        if world.is_main:  # before the folder has its name: a command that is killed in between can be given again
-            report = folder.with_name(f"{folder.name}.json")
-            write_file(report, orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2))
+                odd = check_model(aside, trained_template=run.data.chat is not None)
+            result = result._replace(odd=tuple(line.replace(str(aside), str(folder)) for line in odd))
+            result.write(folder)
     return result
 
 
-def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> None:
-    """Write the model's adapters alone; an older `folder` is replaced. Every rank calls this, and rank 0 writes."""
+def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
+    """Write the model's adapters alone, read them back beside its other weights, and compare as `publish_model` does;
+    an older `folder` is replaced. Every rank calls this, and rank 0 writes.
+    """
+    world, source = run.world, Path(run.config.model)
     trained = {name: whole for name, whole in full_tensors(model) if "lora_" in name}
-    if run.world.is_main:
-        source = Path(run.config.model)
-        with new_folder(folder, replace=True) as aside:
+    with new_folder(folder, replace=True) if world.is_main else nullcontext(aside_of(folder)) as aside:
+        if world.is_main:
             base, dtype = read_base(source), str(run.export_dtype).removeprefix("torch.")
             peft.save(aside, trained, run.shape, run.config.lora, str(source))
             for file in run.data.tokenizer.files:
@@ -152,7 +149,27 @@ def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> None:
             with called(aside, folder):
                 check_adapter(aside, source, run.shape, trained_template=run.data.chat is not None)
             write_checksums(aside)
-    run.world.barrier()
+        wait_until_seen(aside, world.from_main(listing(aside) if world.is_main else None), world.note)
+        _, adapters = peft.read(aside, run.shape)
+        result = compared(folder, model, GivenAdapters(run.initial_weights(), adapters), run, adapters=True)
+        if world.is_main:
+            result.write(folder)
+    return result
+
+
+def compared(folder: Path, model: Llama, source: WeightSource, run: RunSetup, *, adapters: bool) -> ExportResult:
+    """The comparison of the model in memory with the one that `source` has, which will be named `folder`. Every rank
+    calls this. Raises ValueError where the losses differ by more than TOLERANCE, as a share of the live one.
+    """
+    world = run.world
+    live = validate(model, run.data.check, 1, world).loss
+    read_back = run.build_model(source, adapters=adapters)
+    world.barrier()  # disks differ; NCCL's clock must not start before all have read
+    loss = validate(read_back, run.data.check, 1, world).loss
+    if not abs(loss - live) <= TOLERANCE * abs(live):
+        raise ValueError(f"{folder}: reads back with loss {loss:.6f}, the live model has {live:.6f}: not exported")
+    world.barrier()  # rank 0 renames what the others have read
+    return ExportResult(live, loss, "float32" if adapters else str(run.export_dtype).removeprefix("torch."))
 
 
 def write_origin(folder: Path, config: RunConfig) -> None:

@@ -7,12 +7,14 @@ checks.py      checks of device and disk     publish.py      export and adapter
 """
 
 import os
+import platform
 from contextlib import closing, nullcontext
 from pathlib import Path
 
 import torch
 
 from logtrain.core.entry import INTERRUPTED
+from logtrain.core.location import told
 from logtrain.core.run_folder import enter_run_folder, flatten
 from logtrain.core.still import Still
 from logtrain.core.stop import StopSignal
@@ -20,7 +22,7 @@ from logtrain.data.loader import Loader
 from logtrain.data.mixture import MixtureLoader
 from logtrain.model.llama import Llama
 from logtrain.model.weights import WeightSource
-from logtrain.observe.goodput import Goodput
+from logtrain.observe.goodput import Goodput, read_attempts
 from logtrain.observe.live_report import LiveReport
 from logtrain.observe.metrics import Metrics
 from logtrain.observe.outlets import Outlets
@@ -66,10 +68,11 @@ def train_aloud(config: RunConfig, stop: StopSignal) -> int:
             report.close()
         except BaseException as error:
             goodput.end(f"{type(error).__name__}: {error}")
-            if not isinstance(error, torch.OutOfMemoryError):
+            if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):  # on a CPU
                 raise
+            device = torch.cuda.get_device_name() if run.world.device.type == "cuda" else platform.node()
             remedy = "lower loader.rows_per_batch, or set recompute to selective or full"
-            raise ValueError(f"{torch.cuda.get_device_name()}: out of memory; {remedy}") from error
+            raise ValueError(f"{device}: out of memory at {run.world.watchdog.doing}; {remedy}") from error
     run.world.close()
     return 0 if finished else INTERRUPTED
 
@@ -84,6 +87,8 @@ def train_in_folder(
 ) -> bool:
     """Build the parts of a run, train and publish; -> False if the run was stopped on request, and is saved."""
     config, world, data = run.config, run.world, run.data
+    if not config.trainer.save_last and world.from_main(world.is_main and is_finished(run)):
+        return True
     keep, keep_best = config.trainer.keep, config.trainer.keep_best
     checkpoints = Checkpoints(run.folder / "checkpoints", keep, keep_best, world.note)
     checkpoints.clean()
@@ -151,9 +156,18 @@ def train_in_folder(
             checkpoints.load(checkpoints.at(state.best_step), model)
             metrics.info(f"step {state.best_step} is the best: loss {state.best_loss:.4f}, and is exported")
         goodput.enter("export")
-        publish(run, model, metrics)
-        outlets.exported(run.folder / "export")
+        outlets.exported(publish(run, model, metrics))
         tell_account(metrics, goodput)
+    return True
+
+
+def is_finished(run: RunSetup) -> bool:
+    """Whether the run has ended before and its last step, which is in no checkpoint, is exported; says so."""
+    attempts = read_attempts(run.folder)
+    export = run.folder / ("export" if run.config.export_merged else "adapter")
+    if not (attempts and attempts[-1].ended == "finished" and export.is_dir()):
+        return False
+    print(told(f"{export}: exported already; there is nothing left to do"))
     return True
 
 
@@ -194,12 +208,16 @@ def sources_told(train: Loader, state: TrainState) -> list[str]:
     return told
 
 
-def publish(run: RunSetup, model: Llama, metrics: Metrics) -> None:
-    """Write the trained model to export/ and, with LoRA, its adapters to adapter/."""
+def publish(run: RunSetup, model: Llama, metrics: Metrics) -> Path:
+    """Write the trained model to export/ and, with LoRA, its adapters to adapter/; -> the last folder written."""
+    folder = run.folder / "adapter"
     if run.config.lora.rank:
-        publish_adapter(run.folder / "adapter", model, run)
-    result = publish_model(run.folder / "export", model, run)
-    metrics.info(f"exported to {run.folder / 'export'} {result}")
+        result = publish_adapter(folder, model, run)
+        metrics.info(f"adapters exported to {folder} {result}")
+    if run.config.export_merged:
+        folder = run.folder / "export"
+        metrics.info(f"exported to {folder} {publish_model(folder, model, run)}")
+    return folder
 
 
 def announce(run: RunSetup, metrics: Metrics, newest: Path | None) -> None:

@@ -68,6 +68,38 @@ def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunDat
     """Open and check all data that a run reads. Raises ValueError for data, tokenizer and model that do not belong
     together, and for a setting that needs a split which the data does not have.
     """
+    opened = open_splits(config, shape, world)
+    sizes = world.from_main(known_sizes(config, opened.fingerprint) if world.is_main else None)
+    loaders = Loaders(config, world, node_folder(world), sizes)
+    return RunData(
+        train=loaders.train(opened.sources),
+        valid={name: loaders.valid(split, number) for number, (name, split) in enumerate(opened.valid.items())},
+        tokenizer=opened.tokenizer,
+        fingerprint=opened.fingerprint,
+        chat=opened.chat,
+        sources=opened.sources,
+    )
+
+
+class OpenedSplits(NamedTuple):
+    """All splits that a run reads, checked against the model and against each other; nothing is packed yet."""
+
+    sources: dict[str, Split]
+    """The training splits by the names of their sources."""
+    valid: dict[str, Split]
+    """The validation splits by name."""
+    tokenizer: Tokenizer
+    """The tokenizer of the model and of the prepared data."""
+    fingerprint: str
+    """Fingerprint of the training data's manifest."""
+    chat: ChatStyle | None
+    """The style of chat data; None for documents."""
+
+
+def open_splits(config: RunConfig, shape: LlamaConfig, world: World) -> OpenedSplits:
+    """Open and check the splits, each rank a part of their bytes; no rank waits for another. Raises ValueError as
+    `open_run_data` does.
+    """
     sources = {name: open_split(folder, "train", world) for name, folder in config.sources.items()}
     check_kind(sources, config.trains_on)
     tokenizers = [
@@ -84,16 +116,7 @@ def open_run_data(config: RunConfig, shape: LlamaConfig, world: World) -> RunDat
     fingerprint = " ".join(
         f"{name}{'=' * bool(name)}{split.manifest['fingerprint']}" for name, split in sources.items()
     )
-    sizes = world.from_main(known_sizes(config, fingerprint) if world.is_main else None)
-    loaders = Loaders(config, world, node_folder(world), sizes)
-    return RunData(
-        train=loaders.train(sources),
-        valid={name: loaders.valid(split, number) for number, (name, split) in enumerate(valid.items())},
-        tokenizer=tokenizers[0],
-        fingerprint=fingerprint,
-        chat=chat_style(sources),
-        sources=sources,
-    )
+    return OpenedSplits(sources, valid, tokenizers[0], fingerprint, chat_style(sources))
 
 
 def check_kind(sources: dict[str, Split], trains_on: str) -> None:

@@ -156,7 +156,7 @@ class Trainer:
         self.skipped.add(result.skipped)
         number, epoch_length = self.state.step, self.train.steps_per_epoch
         done = number == self.total_steps
-        saving = done or stopping or number % (self.config.save_every or epoch_length) == 0
+        saving = stopping or number % (self.config.save_every or epoch_length) == 0
         validating = done or number % (self.config.valid_every or epoch_length) == 0
         if saving or validating or number % self.config.log_every == 0:
             # Before a save, so that nothing that has diverged is saved, and the rates count until the device is idle.
@@ -165,10 +165,11 @@ class Trainer:
             self.world.wait_for_device()
             self.cold, self.interval = self.interval.end(), Interval()
         if validating:
-            is_complete = self.validate()
-            saving |= self.out_of_patience() or (self.config.keep_best and self.state.best_step == number)
-            stopping |= not is_complete
-        if (saving or stopping) and self.is_worth_saving(done or stopping):
+            stopping |= not self.validate()
+            done |= self.out_of_patience()
+            saving |= self.config.keep_best and self.state.best_step == number
+        saving = stopping or (self.config.save_last if done else saving)
+        if (saving or done) and self.is_worth_saving(done or stopping) and saving:
             self.save()
         return not stopping or (done and not self.state.validation_due)
 

@@ -186,7 +186,6 @@ def test_an_epochs_columns_say_the_same_in_several_ways(split):
         assert epoch.tokens_R.tolist() == [sum(length for *_, length in row) for row in pieces]
         assert epoch.targets_R.tolist() == [sum(length - 1 for *_, length in row) for row in pieces]
         assert epoch.pairs_R.tolist() == [sum(n * (n + 1) // 2 for *_, n in row) for row in pieces]
-        assert epoch.max_pieces == max(map(len, pieces))
         assert epoch.slot_start_S1[-1] == len(pieces)
 
 

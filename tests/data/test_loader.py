@@ -13,7 +13,7 @@ import torch
 
 from logtrain.core.batch import IGNORE, Batch
 from logtrain.data.config import LoaderConfig
-from logtrain.data.loader import Loader, Step
+from logtrain.data.loader import Loader, Row, Step
 from logtrain.data.pack import pack
 from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter, Split
 from tests.support.synthetic import write_manifest
@@ -194,7 +194,7 @@ def test_every_rank_runs_as_many_micro_batches_of_one_shape(split):
         for number in range(steps.steps_per_epoch):
             batches = steps.at(number).batches
             assert [len(batch.tokens_T) for batch in batches] == [2 * SEQ_LEN] * 2 == [2 * SEQ_LEN] * steps.accumulation
-            assert {len(batch.cu_seqlens) for batch in batches} == {len(steps.at(0).batches[0].cu_seqlens)}
+            assert all((batch.cu_seqlens.diff() > 0).all() for batch in batches), "an empty sequence costs blocks"
 
 
 def test_a_steps_rows_do_not_depend_on_what_came_before(split):
@@ -290,13 +290,40 @@ def test_documents_are_apart_with_attention_by_document(split):
 
 def test_a_row_is_one_sequence_with_attention_by_row(split):
     steps, by_document = (loader(split, rows_per_batch=4, attention=attention) for attention in ("row", "document"))
+
+    def contents(batches: list[Batch]) -> list[list[list[int]]]:
+        """Tokens and labels of each row, in an order that the rows alone decide."""
+        rows = (torch.stack([batch.tokens_T, batch.labels_T]).split(SEQ_LEN, dim=1) for batch in batches)
+        return sorted(row.tolist() for of_batch in rows for row in of_batch)
+
     for number in range(steps.steps_per_epoch):
-        for batch, other in zip(steps.at(number).batches, by_document.at(number).batches, strict=True):
+        batches = steps.at(number).batches
+        for batch in batches:
             assert batch.cu_seqlens.tolist() == [0, SEQ_LEN, 2 * SEQ_LEN, 3 * SEQ_LEN, 4 * SEQ_LEN]
             assert batch.positions_T.tolist() == [*range(SEQ_LEN)] * 4
             assert batch.max_seqlen == SEQ_LEN
-            assert torch.equal(batch.tokens_T, other.tokens_T)  # the same rows and labels
-            assert torch.equal(batch.labels_T, other.labels_T)
+        assert contents(batches) == contents(by_document.at(number).batches)
+
+
+def test_ranks_that_wait_for_one_another_have_about_as_much_attention_each(tmp_path):
+    """8 ranks of 8 micro-batches: the most in a micro-batch beside its mean, and beside that of rows in any order."""
+    lengths = np.random.default_rng(3).lognormal(4, 1.0, 3000).astype(int).clip(2, 512)
+    split = write_split(tmp_path, lengths.tolist())
+    ranks = [loader(split, rank=rank, world_size=8, seq_len=512, rows_per_step=64) for rank in range(8)]
+
+    def over_mean(rows: list[Row]) -> float:
+        pairs_BR = np.array([row.epoch.pairs_R[row.number] for row in rows[: len(rows) // 8 * 8]]).reshape(-1, 8)
+        return float((pairs_BR.max(1) / pairs_BR.mean(1)).mean())
+
+    for step in range(3):
+        rows, taken = ranks[0].rows(step), ranks[0].taken(step)
+        assert sorted(row.number for row in rows) == sorted(row.number for row in taken)
+        assert over_mean(rows) < 1 + (over_mean(taken) - 1) / 3
+        of_ranks = [rank.at(step).batches for rank in ranks]
+        for number, row in enumerate(rows):
+            document, start, _ = next(row.epoch.pieces_of(row.number))
+            first = int(split.read(document, start, start + 1)[0]) & (CONTEXT - 1)
+            assert of_ranks[number % 8][number // 8].tokens_T[0] == first
 
 
 # The prefetch thread

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from logtrain import merge
+from logtrain import lineage, merge
 from logtrain.core import entry
 from logtrain.model import hf
 from logtrain.model import peft as adapter
@@ -98,6 +98,16 @@ def test_the_folder_is_complete_and_nothing_is_left_beside_it(case, command):
     assert names >= {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
     assert json.loads((case.folder / "merged" / "config.json").read_text())["dtype"] == "bfloat16"
     assert {path.name for path in case.folder.iterdir()} == {"model", "adapter", "merged"}
+
+
+def test_the_chain_of_a_merged_model_leads_to_its_model_and_its_adapter(case, command, capsys):
+    assert command(case.flags)[0] == 0
+    assert lineage.main(["--model", str(case.folder / "merged"), "--store", str(case.folder / "store")]) == 0
+    chain = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in chain[1:3]] == [
+        ["model:", "model", str(case.model)],
+        ["adapter:", "adapter", str(case.adapter)],
+    ]
 
 
 def test_an_adapter_of_bf16_is_merged_in_fp32(case, command):

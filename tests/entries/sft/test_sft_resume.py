@@ -139,3 +139,25 @@ def test_patience_ends_a_run_that_gets_no_better(case, overfitting, tmp_path):
     shutil.rmtree(run / "adapter")
     assert train([*flags, "--trainer.keep_best", "--resume", "auto"], SFT) == 0  # has given up: only exports
     assert (series(run), written(run)) == before
+
+
+def test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step(case, whole, tmp_path):
+    """They are read back beside the model, bit for bit; started again, the run has nothing to do while they are there,
+    and goes on from its last checkpoint when they are not.
+    """
+    flags, run = [*case.flags, "--runs", str(tmp_path), "--resume", "auto"], tmp_path / "run"
+    flags += ["--no-export_merged", "--trainer.no-save_last", "--trainer.save_every", "3"]
+    assert train(flags, SFT) == 0
+    assert not (run / "export").exists()
+    assert checkpoints(run) == list(range(3, STEPS, 3))[-2:]
+    proof = json.loads((run / "adapter.json").read_text())
+    assert proof["difference"] == 0 and proof["live_loss"] > 0
+    adapter = (run / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert adapter == (whole[1] / "adapter" / "adapter_model.safetensors").read_bytes()
+    log = (run / "log.txt").read_bytes()
+    assert train(flags, SFT) == 0
+    assert (run / "log.txt").read_bytes() == log
+    shutil.rmtree(run / "adapter")
+    assert train(flags, SFT) == 0
+    assert (run / "adapter" / "adapter_model.safetensors").read_bytes() == adapter
+    assert series(run) == series(whole[1])

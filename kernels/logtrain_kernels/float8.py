@@ -1,0 +1,75 @@
+"""Casts to float8 with a scale, and the matrix product of two float8 matrices.
+
+    x = q / m        q = round(x m), to nearest, ties to even, in float8        m = 2^k, the largest with amax m <= max
+
+amax is the largest |x| of a tensor, or of each row; max is 448 = 1.75 * 2^8 in e4m3 (4 bits of exponent, 3 of mantissa,
+no infinity) and 57,344 = 1.75 * 2^15 in e5m2 (Micikevicius et al. 2022, arXiv:2209.05433). A power of two makes x m and
+1 / m exact, so that a cast rounds once. It costs nothing but range: rounding to float8 has the same relative error at
+every exponent, and of the 17 (e4m3) binades below max at most one is given up at the bottom.
+
+Nothing saturates, since amax is that of x itself. Where it is infinite or NaN, 1 / m is NaN, and with it all that is
+multiplied: a step that has diverged is seen in its gradients, as it is in bf16. For amax < 2^-118, m stays 2^126, whose
+inverse no GPU flushes to zero.
+
+Shapes in names: T rows, D elements of a row; M, N, K of a matrix product.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+TOP_EXPONENT = {E4M3: 8, E5M2: 15}  # of the largest number, which has the mantissa 1.75 in both
+MOST_EXPONENT = 126  # of a scale
+MANTISSA_BITS, BIAS = 23, 127  # of fp32
+MANTISSA_OF_1_75 = 0x600000
+
+Scaling = Literal["tensorwise", "rowwise"]
+
+
+class Float8(NamedTuple):
+    """A matrix in float8 that stands for `values` * `inverse`."""
+
+    values: Tensor
+    """float8 [T, D]."""
+    inverse: Tensor
+    """1 / m of the scale m, fp32: [] of the whole tensor, or [T, 1] of each row."""
+
+    def dequantised(self) -> Tensor:
+        """The numbers that it stands for, fp32 [T, D]."""
+        return self.values.float() * self.inverse
+
+
+def float8_scale(amax: Tensor, dtype: torch.dtype = E4M3) -> tuple[Tensor, Tensor]:
+    """(scale m, 1 / m) for tensors whose largest absolute value is `amax`, fp32 of any shape, each a power of two in
+    fp32. 1 / m is NaN, and m is 1, where amax is not finite.
+    """
+    bits = amax.float().view(torch.int32)
+    exponent = (bits >> MANTISSA_BITS) - BIAS
+    above = (bits & ((1 << MANTISSA_BITS) - 1)) > MANTISSA_OF_1_75
+    k = (TOP_EXPONENT[dtype] - above.int() - exponent).clamp_(max=MOST_EXPONENT)
+    finite = exponent <= BIAS
+    m = ((k + BIAS) << MANTISSA_BITS).view(torch.float32).where(finite, 1.0)
+    inverse = ((BIAS - k) << MANTISSA_BITS).view(torch.float32).where(finite, torch.nan)
+    return m, inverse
+
+
+def amax_of(x_TD: Tensor, scaling: Scaling) -> Tensor:
+    """The largest absolute value of a matrix, fp32 [], or of each of its rows, fp32 [T, 1]; 0 of nothing."""
+    if not x_TD.numel():
+        return x_TD.new_zeros((), dtype=torch.float32).expand((len(x_TD), 1) if scaling == "rowwise" else ())
+    found = x_TD.abs().amax(-1, keepdim=True) if scaling == "rowwise" else x_TD.abs().amax()
+    return found.float()
+
+
+def float8_round(x_TD: Tensor, m: Tensor, dtype: torch.dtype = E4M3) -> Tensor:
+    """x m rounded to float8: x fp32 or bf16, m fp32, broadcast. Beyond the largest number it saturates; NaN stays."""
+    largest = torch.finfo(dtype).max
+    return (x_TD.float() * m).clamp_(-largest, largest).to(dtype)
+
+
+def float8_cast(x_TD: Tensor, scaling: Scaling, dtype: torch.dtype = E4M3) -> Float8:
+    """A matrix, fp32 or bf16 [T, D], in float8, scaled by its own largest absolute value, or row by row."""
+    m, inverse = float8_scale(amax_of(x_TD, scaling), dtype)
+    return Float8(float8_round(x_TD, m, dtype), inverse)

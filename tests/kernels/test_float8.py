@@ -1,0 +1,112 @@
+"""Casts to float8 against the formats' definition, in integers: nothing here rounds."""
+
+import bisect
+import math
+
+import pytest
+import torch
+
+from logtrain_kernels.float8 import E4M3, E5M2, amax_of, float8_cast, float8_round, float8_scale
+
+UNIT = 400  # numbers are integers of 2^-400: every product of a bf16 number and a scale is one
+FORMATS = pytest.mark.parametrize("dtype", [E4M3, E5M2], ids=["e4m3", "e5m2"])
+ALL_BF16 = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+
+
+def units(bits: int, exponent_bits: int, mantissa_bits: int, unit: int = UNIT) -> int:
+    """The number of a sign, an exponent and a mantissa as IEEE 754 reads them, without infinity and NaN."""
+    sign, exponent = bits >> (exponent_bits + mantissa_bits), bits >> mantissa_bits & ((1 << exponent_bits) - 1)
+    mantissa, bias = bits & ((1 << mantissa_bits) - 1), (1 << (exponent_bits - 1)) - 1
+    whole = mantissa + (1 << mantissa_bits) * (exponent > 0)
+    return (-1) ** sign * whole << (unit + max(exponent, 1) - bias - mantissa_bits)
+
+
+# The codes of all finite numbers from 0 on: e4m3 has one NaN, S.1111.111; e5m2 has S.11111.xx for infinity and NaN.
+LAYOUT = {E4M3: (4, 3, 0x7E), E5M2: (5, 2, 0x7B)}
+
+
+def nearest(number: int, grid: list[int]) -> int:
+    """The code of the number of the grid next to one that is not negative; of two as near the even one; of those beyond
+    the largest that."""
+    above = bisect.bisect_left(grid, number)
+    if above == len(grid):
+        return len(grid) - 1
+    if above == 0 or grid[above] == number:
+        return above
+    low, high = number - grid[above - 1], grid[above] - number
+    return above if high < low or (high == low and above % 2 == 0) else above - 1
+
+
+def by_definition(exponent: int, dtype: torch.dtype) -> list[int]:
+    """What every bf16 number times 2^exponent is in float8, as codes, in the order of the numbers' bits; 127 or 255
+    for NaN."""
+    *layout, last = LAYOUT[dtype]
+    grid = [units(code, *layout) for code in range(last + 1)]
+    codes = [0x7F if bits > 0x7F80 else nearest(units(bits, 8, 7, UNIT + exponent), grid) for bits in range(1 << 15)]
+    codes[0x7F80] = last  # infinity saturates
+    return codes + [code | 0x80 for code in codes]
+
+
+def codes_of(q: torch.Tensor) -> list[int]:
+    """The bits of float8 numbers, with one NaN for all."""
+    return torch.where(q.isnan(), q.view(torch.uint8) | 0x7F, q.view(torch.uint8)).tolist()
+
+
+@FORMATS
+@pytest.mark.parametrize("exponent", [-120, -8, -1, 0, 1, 7, 126])
+def test_every_bf16_number_is_rounded_as_the_format_is_defined(exponent, dtype):
+    m = torch.tensor(math.ldexp(1.0, exponent))
+    assert codes_of(float8_round(ALL_BF16, m, dtype)) == by_definition(exponent, dtype)
+
+
+@FORMATS
+def test_the_scale_is_the_largest_power_of_two_that_keeps_amax_within_the_format(dtype):
+    """For every finite bf16 number, and the fp32 ones about the format's largest and the ends of fp32."""
+    edges = [448.0, 57344.0, 448 * 2.0**-100, 2.0**-149, 2.0**-126, 2.0**-118, 3.4028234663852886e38, 0.0]
+    near = torch.tensor([float(torch.tensor(x).nextafter(torch.tensor(side))) for x in edges for side in (0.0, 1e39)])
+    amax = torch.cat((ALL_BF16[:0x7F80].float(), torch.tensor(edges), near))
+    amax = amax[amax.isfinite()]
+    m, inverse = float8_scale(amax, dtype)
+    largest = LAYOUT[dtype][2]
+    limit = units(largest, *LAYOUT[dtype][:2])
+    for one, mantissa_exponent, back in zip(amax.tolist(), m.tolist(), inverse.tolist(), strict=True):
+        mantissa, exponent = math.frexp(mantissa_exponent)
+        assert mantissa == 0.5 and mantissa_exponent * back == 1.0
+        scaled = int(math.ldexp(one, 200)) << (UNIT - 200 + exponent - 1)
+        assert scaled <= limit, one
+        assert exponent - 1 == 126 or 2 * scaled > limit, one
+
+
+@FORMATS
+@pytest.mark.parametrize("scaling", ["tensorwise", "rowwise"])
+def test_a_cast_is_within_half_a_step_of_every_number(scaling, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(33, 70, generator=generator) * torch.logspace(-9, 9, 33)[:, None]
+    q = float8_cast(x, scaling, dtype)
+    assert q.values.dtype == dtype and q.inverse.shape == ((33, 1) if scaling == "rowwise" else ())
+    mantissa_bits, least = (3, -9) if dtype == E4M3 else (2, -16)
+    step = torch.maximum(x.abs() * 2.0**-mantissa_bits, q.inverse * 2.0**least)
+    assert ((q.dequantised() - x).abs() <= step / 2).all()
+    rows = q.values.float().abs().amax(1)
+    largest = torch.finfo(dtype).max
+    assert (rows if scaling == "rowwise" else rows.max()).ge(largest / 2 - largest / 16).all()
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("scaling", ["tensorwise", "rowwise"])
+def test_what_is_not_finite_is_still_seen(scaling, bad):
+    x = torch.ones(4, 8)
+    x[1, 3] = bad
+    seen = float8_cast(x, scaling).dequantised().isfinite().logical_not()
+    assert seen.all() if scaling == "tensorwise" else seen.tolist() == [[row == 1] * 8 for row in range(4)]
+
+
+@pytest.mark.parametrize("scaling", ["tensorwise", "rowwise"])
+def test_zeros_and_the_smallest_numbers(scaling):
+    x = torch.zeros(3, 4)
+    assert torch.equal(float8_cast(x, scaling).dequantised(), x)
+    x[1, 2] = 2.0**-120  # * 2^126 = 64
+    assert torch.equal(float8_cast(x, scaling).dequantised(), x)
+    x[1, 2] = 2.0**-149  # a subnormal of fp32, below what any scale lifts to float8
+    assert torch.equal(float8_cast(x, scaling).dequantised(), torch.zeros(3, 4))
+    assert amax_of(torch.empty(0, 4), scaling).shape == ((0, 1) if scaling == "rowwise" else ())
