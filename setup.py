@@ -95,6 +95,7 @@ setup(
         "logtrain.observe": ["report.html.jinja"],  # the page of a run
         "logtrain.evaluation": ["*.html.jinja"],  # the pages of an evaluation and a benchmark
         "logtrain.conversation": ["tasks.toml"],  # what a chat's tasks ask
+        "logtrain.synthesis": ["*.toml"],  # what a teacher is asked
         "logtrain.text": ["entities.json"],  # what counts as an entity of an answer
         "logtrain.serving": ["page/*"],  # the page in the browser
     },

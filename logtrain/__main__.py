@@ -11,6 +11,7 @@ COMMANDS = {
     "prepare": "turn raw text or chats into token shards, with a report",
     "plan": "predict whether a recipe fits a GPU, how fast it is and what it costs",
     "rehearse": "try in minutes, on two layers, all that a run would do on this machine",
+    "doctor": "check the GPUs and machines of a job, and what is installed",
     "import": "turn the settings of another trainer into a recipe",
     "cpt": "continue the pretraining of a Llama on prepared text",
     "sft": "fine-tune a Llama on prepared chats, by LoRA or all parameters",
@@ -24,11 +25,13 @@ COMMANDS = {
     "judge": "let a model behind a server say which of an evaluation's models answers better",
     "serve": "answer requests of OpenAI's API with a model of this machine",
     "page": "serve a page for the browser in front of any server of OpenAI's API",
+    "synthesise": "make training data of raw logs by a larger model",
+    "review": "accept, edit or reject rows of training data on a page in the browser",
     "hub": "push, pull and compare versions of data, models and results",
     "lineage": "print the chain from the raw files to a model",
     "chat": "talk to a model in the terminal, about a log or anything else",
 }
-USAGE = "usage: logtrain COMMAND [ARGUMENTS]\n\n" + "".join(f"  {name:<10}{does}\n" for name, does in COMMANDS.items())
+USAGE = "usage: logtrain COMMAND [ARGUMENTS]\n\n" + "".join(f"  {name:<11}{does}\n" for name, does in COMMANDS.items())
 MORE = "\nlogtrain COMMAND --help lists the arguments of a command. On several GPUs: torchrun ... -m logtrain.COMMAND"
 
 

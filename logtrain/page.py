@@ -3,7 +3,6 @@
 The parts are in serving/: browser.py puts the page together and folds logs, proxy.py sends its requests on.
 """
 
-import socket
 from dataclasses import dataclass
 
 from logtrain.core.config import load
@@ -36,24 +35,15 @@ def main(argv: list[str]) -> int:
         import uvicorn
     except ImportError as error:
         raise ValueError(f"logtrain page needs {error.name}: pip install 'logtrain[serve]'") from None
-    from logtrain.serving.proxy import page_app
+    from logtrain.serving.proxy import bound_socket, page_app
 
     app = page_app(config.base_url, config.host)
     settings = uvicorn.Config(app, lifespan="off", ws="none", access_log=False, log_level="warning")
-    with bound_socket(config) as bound:
+    with bound_socket(config.host, config.port) as bound:
         host = f"[{config.host}]" if ":" in config.host else config.host
         print(f"the page is at http://{host}:{bound.getsockname()[1]}/, in front of {config.base_url}", flush=True)
         uvicorn.Server(settings).run([bound])
     return 0
-
-
-def bound_socket(config: PageConfig) -> socket.socket:
-    """A socket that listens where the config says. Raises ValueError where it cannot."""
-    try:
-        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return socket.create_server(found[0][4][:2], family=found[0][0])
-    except OSError as error:
-        raise ValueError(f"{config.host}:{config.port}: {error.strerror or error}; choose another --port") from None
 
 
 if __name__ == "__main__":

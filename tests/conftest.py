@@ -1,7 +1,10 @@
 """What tests share: real inputs from outside the repository. A test whose input is absent is skipped and says why."""
 
+import ctypes
 import os
+import shutil
 import signal
+import subprocess
 
 import torch
 
@@ -73,6 +76,26 @@ def ranks() -> Iterator[Ranks]:
     pool = Ranks(4)
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory) -> Path:
+    """A stand-in of NVML's C library with three GPUs (support/nvml.c)."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    path = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
+    source = ROOT / "tests" / "support" / "nvml.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", path, source], check=True)
+    return path
+
+
+@pytest.fixture
+def three_gpus(nvml_library: Path, monkeypatch) -> None:
+    """The GPUs of the stand-in: one is well, one is throttled and has memory errors, one is lost."""
+    pynvml = pytest.importorskip("pynvml", reason="needs nvidia-ml-py")
+    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(nvml_library)))
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
 
 
 def _folder_from(variable: str) -> Path:

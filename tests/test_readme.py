@@ -14,15 +14,18 @@ from logtrain.benchmark import BenchmarkConfig
 from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
+from logtrain.doctor import DoctorConfig
 from logtrain.judge import JudgeConfig
 from logtrain.page import PageConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
 from logtrain.rehearse import RehearseConfig
 from logtrain.report import ReportConfig
+from logtrain.review import ReviewConfig
 from logtrain.serve import ServeConfig
 from logtrain.sft import SftConfig
 from logtrain.status import StatusConfig
+from logtrain.synthesise import SynthesiseConfig
 from logtrain.trace import TraceConfig
 from tests.support import LAUNCH, ROOT
 
@@ -55,9 +58,12 @@ CONFIGS = {
     "sft": SftConfig,
     "plan": PlanConfig,
     "rehearse": RehearseConfig,
+    "doctor": DoctorConfig,
     "chat": ChatConfig,
     "serve": ServeConfig,
     "page": PageConfig,
+    "synthesise": SynthesiseConfig,
+    "review": ReviewConfig,
     "judge": JudgeConfig,
     "benchmark": BenchmarkConfig,
 }
@@ -105,8 +111,8 @@ def test_flags_of_what_needs_more_than_a_test_has(command, monkeypatch):
 
     monkeypatch.chdir(ROOT)
     name, arguments = parsed(command)
-    if name in OF_RUNS:
-        arguments = config.words_first(arguments, "--run")
+    if name in OF_RUNS or name == "review":
+        arguments = config.words_first(arguments, "--run" if name in OF_RUNS else "--file")
     config.load({**CONFIGS, **OF_RUNS, "evaluate": EvaluateConfig}[name], arguments)
 
 

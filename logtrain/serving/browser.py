@@ -30,7 +30,15 @@ from logtrain.text.entities import RULES
 
 PARTS = Path(__file__).with_name("page")
 # In the order in which one needs another. Each is a module by itself, as node runs it, and a function in the whole.
-SCRIPTS = ("markdown", "entities", "annotate", "conversation", "log", "attachment", "api", "turns", "app")
+CHAT = (
+    "page",
+    (
+        *("markdown", "entities", "annotate", "conversation", "settings", "log", "attachment", "api", "turns"),
+        *("meter", "listen", "app"),
+    ),
+)
+REVIEW = ("review", ("markdown", "entities", "annotate", "conversation", "rows", "review"))
+TABS = {"page": ("./", "Chat"), "review": ("review", "Review")}
 IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:class|const|function) (\w+))", re.MULTILINE)
 MAX_FOLDED_BYTES = 1 << 26  # of a request to fold a log
@@ -57,13 +65,18 @@ class FoldRequest:
     """[first, last] of lines that are to be whole"""
 
 
-def build_page() -> Page:
-    """Put the page together."""
+def build_page(which: tuple[str, tuple[str, ...]] = CHAT, has_tabs: bool = False) -> Page:
+    """Put a page together: CHAT, or REVIEW, which has the other's style and more. `has_tabs`: whether it leads to the
+    other.
+    """
+    name, scripts = which
     known = {"RULES": RULES, "TASKS": {name: task.prompt for name, task in TASKS.items()}}
-    constants = [f"const {name} = {_as_script(value)};\n" for name, value in known.items()]
-    script = "".join([*constants, *map(_as_function, SCRIPTS)])
-    style = (PARTS / "style.css").read_text(encoding="utf-8")
-    html = (PARTS / "page.html").read_text(encoding="utf-8")
+    constants = [f"const {key} = {_as_script(value)};\n" for key, value in known.items()]
+    script = "".join([*constants, *map(_as_function, scripts)])
+    styles = ["style", *([name] if which == REVIEW else []), *(["tabs"] if has_tabs else [])]
+    style = "".join((PARTS / f"{one}.css").read_text(encoding="utf-8") for one in styles)
+    html = (PARTS / f"{name}.html").read_text(encoding="utf-8")
+    html = html.replace("<!--tabs-->", _tabs(name) if has_tabs else "")
     policy = {
         "default-src": "'none'",
         "script-src": _hash(script),
@@ -85,9 +98,9 @@ def build_page() -> Page:
     return Page(html.replace("/*style*/", style).replace("/*script*/", script).encode(), headers)
 
 
-def page_routes() -> list[Route]:
-    """The paths that the page needs beside those of OpenAI's API: / and /fold."""
-    page = build_page()
+def page_routes(has_tabs: bool = False) -> list[Route]:
+    """The paths that the page needs beside those of OpenAI's API: / and /fold. `has_tabs`: as in `build_page`."""
+    page = build_page(CHAT, has_tabs)
 
     async def show(_: Request) -> Response:
         return Response(page.body, media_type="text/html; charset=utf-8", headers=page.headers)
@@ -190,6 +203,15 @@ def as_json(folded: Folded) -> dict[str, Any]:
         "groups": groups,
         "group_of": folded.group_L.tolist(),
     }
+
+
+def _tabs(shown: str) -> str:
+    """Links to the pages, of which one is shown."""
+    links = (
+        f'<a href="{path}"{" aria-current=page" if name == shown else ""}>{title}</a>'
+        for name, (path, title) in TABS.items()
+    )
+    return f'<nav class="tabs" aria-label="Pages">{"".join(links)}</nav>'
 
 
 def _as_function(name: str) -> str:

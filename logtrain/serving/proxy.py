@@ -7,6 +7,7 @@ first, nor name a host of its own that leads here (DNS rebinding).
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -93,12 +94,23 @@ def refusal(status: int, message: str) -> Response:
     return JSONResponse({"error": {"message": message, "type": "invalid_request_error"}}, status_code=status)
 
 
+def proxy_routes(base_url: str) -> list[Route]:
+    """The paths that are the server's. Raises ValueError for an address that is none."""
+    upstream = Upstream(base_url)
+    return [Route(path, upstream.forward, methods=["GET" if path.endswith("models") else "POST"]) for path in PATHS]
+
+
 def page_app(base_url: str, host: str) -> Starlette:
     """The page in front of a server, to listen at `host`. Raises ValueError for an address that is none."""
-    upstream = Upstream(base_url)
-    routes = [
-        *page_routes(),
-        *(Route(path, upstream.forward, methods=["GET" if path.endswith("models") else "POST"]) for path in PATHS),
-    ]
     names = LOCAL if host in ("127.0.0.1", "::1", "localhost") else ["*"]
-    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=names)])
+    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=names)]
+    return Starlette(routes=[*page_routes(), *proxy_routes(base_url)], middleware=middleware)
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises ValueError where it cannot."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return socket.create_server(found[0][4][:2], family=found[0][0])
+    except OSError as error:
+        raise ValueError(f"{host}:{port}: {error.strerror or error}; choose another --port") from None

@@ -1,11 +1,7 @@
 """What is noted of a machine and its GPUs: NVML's real interface from Python, before a stand-in of its C library."""
 
-import ctypes
 import json
-import shutil
-import subprocess
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -14,26 +10,8 @@ from logtrain.observe import monitor, sensors
 from logtrain.observe.health import Event
 from logtrain.observe.monitor import Monitor
 from logtrain.observe.sensors import GpuSensors, HostSensors, Rates
-from tests.support import ROOT
 
-pynvml = pytest.importorskip("pynvml", reason="needs nvidia-ml-py")
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory) -> Path:
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("needs a C compiler")
-    path = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-    source = ROOT / "tests" / "support" / "nvml.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", path, source], check=True)
-    return path
-
-
-@pytest.fixture
-def three_gpus(library, monkeypatch):
-    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(library)))
-    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+pytest.importorskip("pynvml", reason="needs nvidia-ml-py")
 
 
 def test_the_figures_of_a_gpu_that_is_well(three_gpus):

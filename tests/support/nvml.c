@@ -1,5 +1,5 @@
 /* A stand-in for libnvidia-ml.so: the functions of NVML that the sensors call, with figures as an H100 under load gives
-   them. GPU 0 is well, GPU 1 is throttled by heat and has memory errors, GPU 2 is lost. */
+   them. GPU 0 is well, GPU 1 is throttled by heat, has memory errors, a link that is down and half its lanes, GPU 2 is lost. */
 #include <string.h>
 
 typedef struct { unsigned gpu, memory; } Utilization;
@@ -43,4 +43,16 @@ int nvmlDeviceGetFieldValues(void *handle, int count, Field *fields) {
     fields[i].value.ull = kib += 1000000;
   }
   return OK;
+}
+int nvmlSystemGetDriverVersion(char *version, unsigned length) { strncpy(version, "570.86.15", length); return OK; }
+int nvmlDeviceGetName(void *handle, char *name, unsigned length) {
+  ANSWER(handle); strncpy(name, "NVIDIA H100 80GB HBM3", length); return OK;
+}
+int nvmlDeviceGetMaxClockInfo(void *handle, int kind, unsigned *mhz) { ANSWER(handle); *mhz = 1980; return OK; }
+int nvmlDeviceGetCurrPcieLinkGeneration(void *handle, unsigned *generation) { ANSWER(handle); *generation = 5; return OK; }
+int nvmlDeviceGetMaxPcieLinkGeneration(void *handle, unsigned *generation) { ANSWER(handle); *generation = 5; return OK; }
+int nvmlDeviceGetCurrPcieLinkWidth(void *handle, unsigned *lanes) { ANSWER(handle); *lanes = at(handle) ? 8 : 16; return OK; }
+int nvmlDeviceGetMaxPcieLinkWidth(void *handle, unsigned *lanes) { ANSWER(handle); *lanes = 16; return OK; }
+int nvmlDeviceGetNvLinkState(void *handle, unsigned link, unsigned *state) {
+  ANSWER(handle); *state = !(at(handle) && link == 3); return OK;
 }

@@ -21,9 +21,10 @@ from logtrain.core.entry import run
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        *("logtrain.cpt", "logtrain.export", "logtrain.chat", "logtrain.serve"),
+        *("logtrain.cpt", "logtrain.export", "logtrain.chat", "logtrain.serve", "logtrain.synthesise"),
         # What an entry imports after its flags.
         *("logtrain.conversation.repl", "logtrain.generation.load", "logtrain.serving.listening"),
+        *("logtrain.synthesis.rows", "logtrain.synthesis.screen", "logtrain.synthesis.teacher"),
     ]
 )
 

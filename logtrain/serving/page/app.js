@@ -4,25 +4,23 @@ import { Server } from "./api.js";
 import { Attachment } from "./attachment.js";
 import { Conversation, contentOf, keep, kept } from "./conversation.js";
 import { entityRules } from "./entities.js";
+import { listen } from "./listen.js";
 import { LogView } from "./log.js";
 import { element, printable } from "./markdown.js";
+import { Meter } from "./meter.js";
+import { drawTheme, keepSettings, mostTokens, recallSettings, sampling, settings } from "./settings.js";
 import { Turns } from "./turns.js";
 
 const $ = (selector) => document.querySelector(selector);
-const LONG_PASTE = 2000; // characters; longer ones are logs
-const SETTINGS = { model: "", theme: "", system: "", max_tokens: "1024", temperature: "", top_p: "", seed: "", context: "", numbers: true };
-const UNKEPT = ["key"]; // stays in this tab
 const RESERVE = 300; // tokens of a question that is still to come: the longest task has fewer
-const settings = { ...SETTINGS, key: sessionStorage.getItem("key") || "" };
 const server = new Server(settings);
 let conversation = new Conversation();
 let attachment = null; // the log that goes with the next question
 let running = null; // {turn, abort}
 let isSending = false; // while the tokens of a question are counted
-let counting = 0; // number of the last count of tokens
-let excess = 0; // tokens too many
 
 const turns = new Turns($("#turns"), { edit, again, turnTo, copy, showLog, showLine }, entityRules(RULES));
+const meter = new Meter($("#meter"), server);
 const view = new LogView($("#viewer"), unfold, () => ($("#question").focus(), document.body.classList.remove("viewing")));
 
 function say(text, isWrong = false) {
@@ -30,33 +28,31 @@ function say(text, isWrong = false) {
   $("#status").classList.toggle("wrong", isWrong);
 }
 
-function draw() {
+// Changes what is shown; who saw the end of the conversation sees it afterwards.
+function keepingEnd(change) {
   const list = $("#turns");
   const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 80;
-  turns.draw(conversation, running?.turn);
+  change();
+  if (isAtEnd) list.scrollTop = list.scrollHeight;
+}
+
+function draw() {
+  keepingEnd(() => turns.draw(conversation, running?.turn));
   $("#empty").hidden = conversation.path().length > 0;
   document.body.classList.toggle("running", running !== null);
   $("#stop").hidden = running === null;
   $("#send").hidden = running !== null;
   drawAttachment();
-  if (isAtEnd) list.scrollTop = list.scrollHeight;
 }
 
 function drawAttachment() {
-  const place = $("#attached");
-  place.replaceChildren();
-  if (!attachment) return;
-  const chip = turns.chip(attachment.log, () => showLog(attachment.log));
-  const remove = element("button", { type: "button", "aria-label": `remove ${printable(attachment.log.name)}` }, "×");
-  remove.addEventListener("click", () => ((attachment = null), draw(), recount(), $("#question").focus()));
-  place.append(chip, remove, element("span", {}, attachment.size()));
+  const remove = () => ((attachment = null), draw(), recount(), $("#question").focus());
+  $("#attached").replaceChildren(...(attachment ? turns.attached(attachment, remove) : []));
 }
 
 function save() {
-  const { [UNKEPT[0]]: key, ...rest } = settings;
-  sessionStorage.setItem("key", key);
   const facts = { nodes: conversation.nodes, system: conversation.system, draft: $("#question").value, log: attachment?.log };
-  Promise.all([keep("settings", rest), keep("conversation", facts)]).catch(() => say("This browser keeps nothing: save the conversation as a file."));
+  Promise.all([keepSettings(), keep("conversation", facts)]).catch(() => say("This browser keeps nothing: save the conversation as a file."));
 }
 
 // ---- questions and answers
@@ -68,7 +64,7 @@ async function send(text) {
   isSending = true;
   await recount(question);
   isSending = false;
-  if (excess > 0) return;
+  if (meter.excess > 0) return;
   const path = conversation.path();
   const node = conversation.add(path.at(-1)?.id ?? 0, "user", question, attachment?.log ?? null);
   attachment = null;
@@ -93,7 +89,7 @@ async function answer(question) {
       turn.usage = part.usage || turn.usage;
       if (part.text && !isWaiting) {
         isWaiting = true;
-        requestAnimationFrame(() => ((isWaiting = false), running?.turn === turn && update(turn)));
+        requestAnimationFrame(() => ((isWaiting = false), running?.turn === turn && keepingEnd(() => turns.update(turn))));
       }
     }
     say("The answer is complete.");
@@ -120,19 +116,6 @@ function takeBack(question, turn) {
   if (attachment) fit(attachment.show);
 }
 
-function update(turn) {
-  const list = $("#turns");
-  const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 80;
-  turns.update(turn);
-  if (isAtEnd) list.scrollTop = list.scrollHeight;
-}
-
-function sampling() {
-  const given = { max_tokens: Number(settings.max_tokens) || 1024 };
-  for (const name of ["temperature", "top_p", "seed"]) if (settings[name] !== "") given[name] = Number(settings[name]);
-  return given;
-}
-
 function again(turn) {
   if (!running) answer(conversation.nodes[turn.parent]);
 }
@@ -156,21 +139,7 @@ async function copy(turn) {
 }
 
 function edit(turn) {
-  if (running) return;
-  const item = $(`#turns [data-id="${turn.id}"]`);
-  const box = element("textarea", { value: turn.content, rows: 4, "aria-label": "question, edited" });
-  const done = element("button", { type: "submit" }, "Send");
-  const cancel = element("button", { type: "button" }, "Cancel");
-  const form = element("form", { className: "edit" }, box, done, cancel);
-  cancel.addEventListener("click", draw);
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    if (box.value.trim()) answer(conversation.add(turn.parent, "user", box.value.trim(), turn.log));
-  });
-  box.addEventListener("keydown", (event) => event.key === "Escape" && draw());
-  item.querySelector(".question").replaceWith(form);
-  item.querySelector(".tools").remove();
-  box.focus();
+  if (!running) turns.edit(turn, (text) => answer(conversation.add(turn.parent, "user", text, turn.log)), draw);
 }
 
 // ---- logs
@@ -192,7 +161,7 @@ async function fit(show) {
     const path = conversation.messages(conversation.path());
     const before = path.length ? (await server.count(settings.model, { messages: path })).count : 0;
     const size = server.contextSize(settings.model);
-    const room = size ? size - (Number(settings.max_tokens) || 1024) - before - RESERVE : 0;
+    const room = size ? size - mostTokens() - before - RESERVE : 0;
     await one.fit(server, settings, room, show);
     say(`${one.log.name}: ${one.size()}`);
   } catch (error) {
@@ -225,36 +194,18 @@ function showLine(log, first, last) {
 
 // draft: the question; without one, what is typed.
 async function recount(draft = $("#question").value.trim()) {
-  const number = (counting += 1);
-  const meter = $("#meter");
+  const said = conversation.messages(conversation.path());
+  if (draft || !said.length) said.push({ role: "user", content: draft });
   try {
-    const said = conversation.messages(conversation.path());
-    if (draft || !said.length) said.push({ role: "user", content: draft });
-    const { count, isExact } = await server.count(settings.model, { messages: said });
-    if (number !== counting) return;
-    const used = count + (attachment?.tokens || 0);
-    const size = server.contextSize(settings.model);
-    const most = Number(settings.max_tokens) || 1024;
-    excess = size ? used + most - size : 0;
-    const about = isExact ? "" : "about ";
-    const left = size ? ` of ${size.toLocaleString("en")}; ${Math.max(size - used, 0).toLocaleString("en")} left` : "";
-    meter.textContent = `${about}${used.toLocaleString("en")} tokens${left}`;
-    meter.classList.toggle("wrong", excess > 0);
-    if (excess > 0) {
-      const why = `${about}${used.toLocaleString("en")} tokens and an answer of up to ${most.toLocaleString("en")}`;
-      say(`Too long: ${why} are ${excess.toLocaleString("en")} more than the model has room for. Shorten the question, begin anew, or allow a shorter answer.`, true);
-    } else if ($("#status").textContent.startsWith("Too long")) say("");
+    const problem = await meter.count(settings.model, said, attachment?.tokens || 0, mostTokens());
+    if (problem) say(problem, true);
+    else if (problem === "" && $("#status").textContent.startsWith("Too long")) say("");
   } catch (error) {
-    if (number === counting) meter.textContent = "";
-    if (error.status !== undefined) say(String(error.message), true);
+    say(String(error.message), true);
   }
 }
 
 // ---- the rest of the page
-
-function theme() {
-  document.documentElement.dataset.theme = settings.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-}
 
 async function loadModels() {
   const choice = $("#model");
@@ -270,13 +221,8 @@ async function loadModels() {
 }
 
 function download(isEvery) {
-  const rows = conversation.rows(isEvery).filter((row) => row.messages.some((message) => message.role !== "system"));
-  if (!rows.length) return say("Nothing to save: no question was answered.");
-  const text = JSON.stringify(rows.length === 1 ? rows[0] : rows, null, 1);
-  const link = element("a", { href: URL.createObjectURL(new Blob([text], { type: "application/json" })), download: "conversation.json" });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  say(isEvery ? `Saved: ${rows.length} branches.` : "Saved.");
+  const branches = conversation.download(isEvery);
+  say(branches ? `Saved${isEvery ? `: ${branches} branches` : ""}.` : "Nothing to save: no question was answered.");
 }
 
 async function load(file) {
@@ -305,82 +251,31 @@ function begin() {
   $("#question").focus();
 }
 
-function fillSettings() {
-  for (const input of $("#settings").querySelectorAll("[name]")) {
-    if (input.type === "checkbox") input.checked = settings[input.name];
-    else input.value = settings[input.name];
-  }
-}
-
-function readSettings() {
-  for (const input of $("#settings").querySelectorAll("[name]")) {
-    settings[input.name] = input.type === "checkbox" ? input.checked : input.value.trim();
-  }
-  conversation.system = settings.system;
-  theme();
-  save();
-  loadModels().then(recount);
-}
-
-function listen() {
-  const question = $("#question");
-  let pause = 0;
-  question.addEventListener("input", () => (clearTimeout(pause), (pause = setTimeout(() => (recount(), save()), 400))));
-  question.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-    event.preventDefault();
-    send(question.value);
-  });
-  question.addEventListener("paste", (event) => {
-    const text = event.clipboardData.getData("text");
-    if (text.length <= LONG_PASTE) return;
-    event.preventDefault();
-    attach("pasted", text);
-  });
-  $("#composer").addEventListener("submit", (event) => (event.preventDefault(), send(question.value)));
-  for (const button of document.querySelectorAll("[data-task]")) {
-    button.addEventListener("click", () => {
-      if (attachment || conversation.path().some((turn) => turn.log)) send(TASKS[button.dataset.task]);
-      else say("Attach a log first: paste it, drop a file, or choose one.", true);
-    });
-  }
-  $("#stop").addEventListener("click", () => running?.abort.abort());
-  addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || $("dialog[open]")) return;
+const actions = {
+  ...{ send, attach, load, begin, download },
+  typed: () => (recount(), save()),
+  task(question) {
+    if (attachment || conversation.path().some((turn) => turn.log)) send(question);
+    else say("Attach a log first: paste it, drop a file, or choose one.", true);
+  },
+  stop: () => running?.abort.abort(),
+  escape() {
     if (running) running.abort.abort();
     else if (!view.root.hidden) view.close();
-  });
-  $("#choose").addEventListener("click", () => $("#file").click());
-  $("#file").addEventListener("change", async ({ target }) => {
-    if (target.files[0]) await attach(target.files[0].name, await target.files[0].text());
-    target.value = "";
-  });
-  $("#load").addEventListener("click", () => $("#rows").click());
-  $("#rows").addEventListener("change", async ({ target }) => (target.files[0] && (await load(target.files[0])), (target.value = "")));
-  addEventListener("dragover", (event) => (event.preventDefault(), document.body.classList.add("dropping")));
-  addEventListener("dragleave", (event) => !event.relatedTarget && document.body.classList.remove("dropping"));
-  addEventListener("drop", async (event) => {
-    event.preventDefault();
-    document.body.classList.remove("dropping");
-    const [file] = event.dataTransfer.files;
-    if (file) await attach(file.name, await file.text());
-  });
-  $("#model").addEventListener("change", ({ target }) => ((settings.model = target.value), save(), recount()));
-  $("#new").addEventListener("click", () => (conversation.path().length ? $("#sure").showModal() : begin()));
-  $("#sure").addEventListener("close", () => $("#sure").returnValue === "yes" && begin());
-  $("#save").addEventListener("click", () => {
-    if (conversation.rows(true).length > 1) $("#which").showModal();
-    else download(false);
-  });
-  $("#which").addEventListener("close", () => $("#which").returnValue && download($("#which").returnValue === "every"));
-  $("#set").addEventListener("click", () => (fillSettings(), $("#settings").showModal()));
-  $("#settings").addEventListener("close", readSettings);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
-}
+  },
+  choose: (model) => ((settings.model = model), save(), recount()),
+  hasTurns: () => conversation.path().length > 0,
+  hasBranches: () => conversation.rows(true).length > 1,
+  set() {
+    conversation.system = settings.system;
+    save();
+    loadModels().then(recount);
+  },
+};
 
 async function start() {
   try {
-    Object.assign(settings, (await kept("settings")) || {});
+    await recallSettings();
     const facts = await kept("conversation");
     if (facts) {
       conversation = new Conversation(facts);
@@ -390,8 +285,8 @@ async function start() {
   } catch {
     say("This browser keeps nothing: save the conversation as a file.");
   }
-  theme();
-  listen();
+  drawTheme();
+  listen(actions);
   draw();
   await loadModels();
   if (attachment) await fit([]);

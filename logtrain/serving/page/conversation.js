@@ -66,6 +66,18 @@ export class Conversation {
     return leaves.map((leaf) => ({ messages: this.messages(this.upTo(leaf.id)) }));
   }
 
+  // Saves the conversation, or every branch, as a file; -> how many it has.
+  download(isEvery) {
+    const rows = this.rows(isEvery).filter((row) => row.messages.some((message) => message.role !== "system"));
+    if (!rows.length) return 0;
+    const text = JSON.stringify(rows.length === 1 ? rows[0] : rows, null, 1);
+    const link = document.createElement("a");
+    Object.assign(link, { href: URL.createObjectURL(new Blob([text], { type: "application/json" })), download: "conversation.json" });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    return rows.length;
+  }
+
   isThere(node) {
     return node.parent === null || (this.nodes[node.parent].children.includes(node.id) && this.isThere(this.nodes[node.parent]));
   }

@@ -35,6 +35,32 @@ export class Turns {
     if (turn.log) body.append(this.chip(turn.log, () => this.act.showLog(turn.log)));
   }
 
+  // The log that goes with the next question, with a button that takes it away.
+  attached(attachment, remove) {
+    const chip = this.chip(attachment.log, () => this.act.showLog(attachment.log));
+    const button = element("button", { type: "button", "aria-label": `remove ${printable(attachment.log.name)}` }, "×");
+    button.addEventListener("click", remove);
+    return [chip, button, element("span", {}, attachment.size())];
+  }
+
+  // A form in the place of a question; send: what is done with the text, cancel: with none.
+  edit(turn, send, cancel) {
+    const item = this.list.querySelector(`[data-id="${turn.id}"]`);
+    const box = element("textarea", { value: turn.content, rows: 4, "aria-label": "question, edited" });
+    const done = element("button", { type: "submit" }, "Send");
+    const leave = element("button", { type: "button" }, "Cancel");
+    const form = element("form", { className: "edit" }, box, done, leave);
+    leave.addEventListener("click", cancel);
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (box.value.trim()) send(box.value.trim());
+    });
+    box.addEventListener("keydown", (event) => event.key === "Escape" && cancel());
+    item.querySelector(".question").replaceWith(form);
+    item.querySelector(".tools").remove();
+    box.focus();
+  }
+
   chip(log, act) {
     const size = `${numLines(log).toLocaleString("en")} lines${log.folded ? ", folded" : ""}`;
     const chip = element("button", { type: "button", className: "chip" }, `${printable(log.name)}, ${size}`);

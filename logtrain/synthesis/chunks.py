@@ -1,0 +1,243 @@
+"""Raw logs -> chunks, which the teacher is asked about: some records in a row of one file, or a single one.
+
+No two are near-twins, of whatever system: chunks that differ only in values, or in little else, teach the same, and of
+two on different sides of a split the one would tell the other's answer (data/near_twins.py). Of two the earlier stays.
+
+    systems apart   some systems are held out whole
+    times apart     of each other system the latest chunks are held out
+"""
+
+import hashlib
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import orjson
+
+from logtrain.core.atomic import write_file
+from logtrain.core.printable import printable
+from logtrain.core.untrusted import read_bytes
+from logtrain.data.files import InputFile
+from logtrain.data.lines import MAX_ROW_MB, BadRow, lines
+from logtrain.data.log import as_log
+from logtrain.data.near_twins import BAND, SIGNATURE, SURELY_LESS
+from logtrain.data.records import blocks
+from logtrain.data.twins import Twins
+from logtrain.synthesis.config import SynthesiseConfig
+from logtrain.text.log_templates import LogTemplates
+
+FILE = "chunks.jsonl"
+Split = Literal["train", "valid", "valid_systems"]
+AT_ONCE = 64  # chunks whose signatures are computed together
+MOST_TEMPLATES = 20_000  # of a system's single records; what comes then is left out
+FEWEST_RECORD_CHARS = 20
+MOST_CHARS = 1 << 31  # of all chunks, which are in memory
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Records of a log, in a row."""
+
+    system: str
+    file: str
+    first_line: int
+    """its number in the file, from 1"""
+    num_lines: int
+    text: str
+    """printable, without a line end behind it"""
+    split: Split = "train"
+
+
+@dataclass
+class Chunks:
+    """What the teacher is asked about, and what was left out of the logs."""
+
+    chunks: list[Chunk]
+    left_out: Counter[str] = field(default_factory=Counter)
+    """chunks by the reason: near_twin, short, surplus; records: long"""
+
+    @property
+    def sha256(self) -> str:
+        """A hash over all chunks."""
+        return hashlib.sha256(repr([tuple(asdict(chunk).values()) for chunk in self.chunks]).encode()).hexdigest()
+
+
+def read_chunks(config: SynthesiseConfig, note: Callable[[str], None]) -> Chunks:
+    """The chunks of all logs, each with its split, in the order of files and lines. `note` is told what is read. Raises
+    ValueError for a log that cannot be read, and where no chunk is left.
+    """
+    found, seen = Chunks([]), NearTwins()
+    by_system: dict[str, list[Chunk]] = {}
+    num_chars = 0
+    templates: dict[str, LogTemplates] = {}
+    for system, path in config.systems():
+        note(f"reading {path}")
+        if config.rows == "nlplog":
+            made = single_records(config, system, path, found.left_out, templates.setdefault(system, LogTemplates()))
+        else:
+            made = runs_of_records(config, system, path, found.left_out)
+        for chunk in seen.without(made, found.left_out):
+            by_system.setdefault(system, []).append(chunk)
+            num_chars += len(chunk.text)
+            if num_chars > MOST_CHARS:
+                raise ValueError(f"{path}: more than {MOST_CHARS:,} characters in chunks; give fewer or shorter logs")
+    for system, chunks in by_system.items():
+        by_system[system] = spread(chunks, config.chunks_per_system, f"{config.seed} {system}")
+        found.left_out["surplus"] += len(chunks) - len(by_system[system])
+    found.chunks = [chunk for chunks in with_splits(by_system, config) for chunk in chunks]
+    if not found.chunks:
+        left = ", ".join(f"{count:,} {reason}" for reason, count in found.left_out.items() if count)
+        raise ValueError(
+            f"input: no chunk of {config.least_lines} to {config.most_lines} lines in it ({left or 'empty'})"
+        )
+    return found
+
+
+def kept_chunks(config: SynthesiseConfig, folder: Path, prompts_sha256: str, note: Callable[[str], None]) -> Chunks:
+    """The chunks of a run: those that its folder has, or those of the logs, which it has then. Raises ValueError as
+    `read_chunks` does, and where the folder's have been changed, or the file of prompts has.
+    """
+    file = folder / FILE
+    if not os.path.lexists(file):
+        found = read_chunks(config, note)
+        facts = [
+            {"left_out": found.left_out, "sha256": found.sha256, "prompts": prompts_sha256},
+            *map(asdict, found.chunks),
+        ]
+        write_file(file, b"".join(orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in facts))
+        return found
+    try:
+        head, *rest = map(orjson.loads, read_bytes(file, 4 * MOST_CHARS).splitlines())
+        found = Chunks([Chunk(**one) for one in rest], Counter(head["left_out"]))
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{file}: not as it was written: {error}; restore it, or choose another --run") from None
+    if head["sha256"] != found.sha256:
+        raise ValueError(f"{file}: has changed since it was written; restore it, or choose another --run")
+    if head["prompts"] != prompts_sha256:
+        raise ValueError(f"{folder}: was started with other prompts; restore the file, or choose another --run")
+    return found
+
+
+def records(path: str, most_chars: int, left_out: Counter[str]) -> Iterator[tuple[int, str]]:
+    """(number of the first line, text) of each record; one that is too long is left out. Raises ValueError."""
+    file = InputFile(path)
+    if not file.kind.is_text:
+        raise ValueError(f"{path}: not a raw log; give a .log or .txt file")
+    number = 1
+    for record in blocks(lines(file.texts(), MAX_ROW_MB << 20)):
+        if isinstance(record, BadRow) or len(record) > most_chars:
+            left_out["long"] += 1
+        elif record.strip():
+            whole = [f"{line}\n" for line in record.removesuffix("\n").split("\n")]
+            yield number, printable("\n".join(as_log(path, whole, 1).lines).rstrip("\n"))
+        number += 1 if isinstance(record, BadRow) else record.count("\n")
+
+
+def runs_of_records(config: SynthesiseConfig, system: str, path: str, left_out: Counter[str]) -> Iterator[Chunk]:
+    """Chunks of a log: as many records in a row as have a random number of lines."""
+    draws = random.Random(f"{config.seed} {system} {path}")
+    held: list[tuple[int, str]] = []
+    num_lines = num_chars = 0
+    wanted = draws.randint(config.least_lines, config.most_lines)
+
+    def taken() -> Chunk | None:
+        if num_lines < config.least_lines:
+            left_out["short"] += 1
+            return None
+        return Chunk(system, path, held[0][0], num_lines, "\n".join(text for _, text in held))
+
+    for number, text in records(path, config.most_chars, left_out):
+        size = len(text) + 1
+        if held and (num_lines >= wanted or num_chars + size > config.most_chars):
+            if chunk := taken():
+                yield chunk
+            held, num_lines, num_chars = [], 0, 0
+            wanted = draws.randint(config.least_lines, config.most_lines)
+        held.append((number, text))
+        num_lines, num_chars = num_lines + text.count("\n") + 1, num_chars + size
+    if held and (chunk := taken()):
+        yield chunk
+
+
+def single_records(
+    config: SynthesiseConfig, system: str, path: str, left_out: Counter[str], templates: LogTemplates
+) -> Iterator[Chunk]:
+    """The first record of each template of a log, as a chunk of its own."""
+    for number, text in records(path, config.most_chars, left_out):
+        before = len(templates.templates)
+        templates.add([text])
+        if len(templates.templates) == before:
+            left_out["template"] += 1
+        elif len(text) < FEWEST_RECORD_CHARS or before >= MOST_TEMPLATES:
+            left_out["short"] += 1
+        else:
+            yield Chunk(system, path, number, text.count("\n") + 1, text)
+
+
+class NearTwins:
+    """The signatures of the chunks so far, by their bands."""
+
+    def __init__(self):
+        self.signatures = np.empty((0, SIGNATURE), np.uint8)
+        self.count = 0
+        self.by_band: dict[tuple[int, int], list[int]] = {}
+
+    def without(self, chunks: Iterable[Chunk], left_out: Counter[str]) -> Iterator[Chunk]:
+        """The chunks that are no near-twins of earlier ones; the others are counted."""
+        for some in batched(chunks, AT_ONCE):
+            for chunk, signature_S in zip(some, Twins.of([one.text for one in some], b"").signatures_I, strict=True):
+                if self.add(signature_S):
+                    yield chunk
+                else:
+                    left_out["near_twin"] += 1
+
+    def add(self, signature_S: np.ndarray) -> bool:
+        """Whether a text is new, by its signature: uint8 [S]. It is remembered then."""
+        keys = list(enumerate(signature_S.view(BAND).tolist()))
+        alike = sorted({number for key in keys for number in self.by_band.get(key, ())})
+        equal = (self.signatures[alike] == signature_S).mean(1)  # by chance 1 in 256
+        if len(alike) and (equal.max() - 1 / 256) / (1 - 1 / 256) >= SURELY_LESS:
+            return False
+        if self.count == len(self.signatures):
+            self.signatures = np.resize(self.signatures, (max(1024, 2 * self.count), SIGNATURE))
+        self.signatures[self.count] = signature_S
+        for key in keys:
+            self.by_band.setdefault(key, []).append(self.count)
+        self.count += 1
+        return True
+
+
+def batched(chunks: Iterable[Chunk], size: int) -> Iterator[list[Chunk]]:
+    """Lists of so many; the last may have fewer."""
+    for _, group in groupby(enumerate(chunks), key=lambda pair: pair[0] // size):
+        yield [chunk for _, chunk in group]
+
+
+def spread(chunks: list[Chunk], most: int, seed: str) -> list[Chunk]:
+    """At most so many chunks: one at random of each of as many equal parts of the time. 0: all."""
+    if not most or len(chunks) <= most:
+        return chunks
+    draws = random.Random(seed)
+    ends = [len(chunks) * part // most for part in range(most + 1)]
+    return [chunks[draws.randrange(first, stop)] for first, stop in pairwise(ends)]
+
+
+def with_splits(by_system: Mapping[str, Sequence[Chunk]], config: SynthesiseConfig) -> Iterator[list[Chunk]]:
+    """The chunks of each system with their splits."""
+
+    def key(system: str) -> bytes:
+        return hashlib.blake2b(system.encode(), key=str(config.seed).encode()).digest()
+
+    held = set(sorted(by_system, key=key)[: min(config.valid_systems, len(by_system) - 1)])
+    for system, chunks in by_system.items():
+        num_train = len(chunks) - round(config.valid_fraction * len(chunks))
+        splits: list[Split] = [
+            "valid_systems" if system in held else "train" if i < num_train else "valid" for i in range(len(chunks))
+        ]
+        yield [Chunk(**{**asdict(chunk), "split": split}) for chunk, split in zip(chunks, splits, strict=True)]

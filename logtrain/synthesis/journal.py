@@ -1,0 +1,122 @@
+"""What a synthesis has sent and got, on disk before it counts: answers.jsonl, an event a line, to which is only added.
+
+    sent       a request, with the most tokens that it may cost, written before it leaves
+    answer     what the teacher said, and why it is rejected, "" if it is not
+    failure    why there was no answer, and whether it may have cost
+
+Every line has a hash of the rest and is on the disk (fsync) before anything goes on, so a killed run loses no answer; a
+request that was under way then is counted with the most that it may have cost. A torn last line is ignored.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from logtrain.core.atomic import naming, sync
+from logtrain.core.untrusted import SEAL, check_regular, from_json, seal_of
+
+FILE = "answers.jsonl"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request that is about to leave."""
+
+    job: int
+    attempt: int
+    prompt_tokens: int
+    """the most that are expected"""
+    tokens: int
+    """the most of an answer"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the teacher said."""
+
+    job: int
+    attempt: int
+    text: str
+    finish: str
+    """why it ended, in the server's word"""
+    prompt_tokens: int
+    tokens: int
+    is_counted: bool
+    """whether the teacher has counted the tokens; else they are the most that was expected"""
+    rejected: str
+    """why it is no row: a reason, a colon and what is wrong; "" where it is one"""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there was no answer."""
+
+    job: int
+    attempt: int
+    kind: str
+    """an HTTP status, timeout, connection or reply"""
+    detail: str
+    may_cost: bool
+    """whether the teacher may have answered all the same"""
+
+
+Event = Sent | Answer | Failure
+KINDS: dict[str, type[Event]] = {"sent": Sent, "answer": Answer, "failure": Failure}
+NAMES = {kind: name for name, kind in KINDS.items()}
+
+
+class Journal:
+    """The file, to be added to."""
+
+    def __init__(self, folder: Path):
+        """Opens it, or makes it. Raises OSError."""
+        self.file = folder / FILE
+        self.stream = open(self.file, "ab")  # noqa: SIM115 (closed by close())
+        if self.stream.tell():
+            self.stream.write(b"\n")  # the last line may be torn; a blank one is nothing
+        sync(folder)
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Write events, which are on the disk then. Raises OSError."""
+        with naming(self.file):
+            for event in events:
+                self.stream.write(line_of(event))
+            self.stream.flush()
+            os.fsync(self.stream.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self.stream.close()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def line_of(event: Event) -> bytes:
+    """An event as a line."""
+    facts: dict[str, Any] = {"event": NAMES[type(event)], **asdict(event)}
+    return orjson.dumps(facts | {SEAL: seal_of(facts)}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def read_journal(folder: Path) -> Iterator[Event]:
+    """The events, in their order. Raises ValueError for a line that has changed since it was written."""
+    file = folder / FILE
+    if not os.path.lexists(file):
+        return
+    check_regular(file)
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                facts = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+            if not isinstance(facts, dict) or facts.pop(SEAL, None) != seal_of(facts):
+                raise ValueError(f"{file} line {number}: has changed since it was written; delete the line")
+            yield from_json(KINDS[facts.pop("event")], facts)
