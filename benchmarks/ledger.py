@@ -20,6 +20,7 @@ LLAMA = ["--model", "Llama-3.1-8B"]
 SMALL = ["--model", "Llama-3.2-1B"]  # where the recipe takes any model
 RECIPES = {
     "cpt_8xh100": [],
+    "cpt_8xh100_replay": ["--data", *(f"{name}=none" for name in ("logs", "replay", "text"))],
     "sft_full_8xh100": [*LLAMA, *CHATS],
     "sft_lora_4xh100": [*LLAMA, *CHATS, "--gpus", "4"],
     "demo": [*SMALL, "--gpus", "1"],
@@ -31,7 +32,7 @@ HIGHER_IS_BETTER = {"tokens_per_second_per_gpu"}
 
 def figures(recipe: str) -> dict[str, float]:
     """What one step of the recipe costs on one GPU of the job."""
-    flags = [str(ROOT / "launch" / "recipes" / f"{recipe}.toml"), *RECIPES[recipe], "--data", "none"]
+    flags = [str(ROOT / "launch" / "recipes" / f"{recipe}.toml"), "--data", "none", *RECIPES[recipe]]
     result = make_plan(load(PlanConfig, flags)).result
     counted: dict[str, float] = {
         "flops_per_token_executed": result["flops_per_token_executed"],

@@ -237,7 +237,7 @@ ROWS = {
     ),
 }
 HELD_OUT = ("titan-2025", "titan-2025-64", "lingua", "mpt-7b-4k", "nanotron")
-NO_FP8 = "the cost model has no fp8 products yet"
+NO_FP8 = "its casts to float8, by a compiler or by Transformer Engine, are not traced"
 NOT_MODELLED = {
     "Megatron-Bridge 25.11, fp8": NO_FP8,
     "torchtitan 12/2024, compile + float8": NO_FP8,

@@ -1,4 +1,4 @@
-"""Tells which documents were in a step of a run and what each weighed, and replays the run without one.
+"""Tells which documents were in a step of a run and what each weighed, and reruns the run without one.
 
     logtrain trace runs/NAME --step 1200                   the documents of step 1200, with their losses
     logtrain trace runs/NAME --spike                       finds the step by itself, and ranks by gradients, too
@@ -22,14 +22,14 @@ from logtrain.core.run_folder import read_run_config
 from logtrain.training.config import RunConfig
 
 if TYPE_CHECKING:
-    from logtrain.training.replay import Document, Replay, Weighed
+    from logtrain.training.rerun import Document, Rerun, Weighed
 
-AFTER = 5  # steps after the traced one that are replayed to see what its documents change
+AFTER = 5  # steps after the traced one that are rerun to see what its documents change
 
 
 @dataclass(frozen=True, kw_only=True)
 class TraceConfig(Config):
-    """Tell which documents were in a step of a run and what each weighed; replay the run without some of them."""
+    """Tell which documents were in a step of a run and what each weighed; rerun the run without some of them."""
 
     run: str
     """Folder of the run; it may also stand first, without the flag."""
@@ -38,9 +38,9 @@ class TraceConfig(Config):
     spike: bool = False
     """Rank the documents by their gradients, too, which takes a forward and backward each."""
     without: tuple[str, ...] = ()
-    """Documents to leave out, each FILE:ROW or its number, in a replay from the checkpoint before the step."""
+    """Documents to leave out, each FILE:ROW or its number, in a rerun from the checkpoint before the step."""
     until: int = 0
-    """Last step of that replay. 0: five steps after the traced one."""
+    """Last step of that rerun. 0: five steps after the traced one."""
     top: int = 20
     """Documents to show. 0: all."""
     json: bool = False
@@ -53,22 +53,22 @@ def main(argv: list[str]) -> int:
     folder = Path(config.run)
     trained = read_run_config(folder, RunConfig)
     from logtrain.observe.run_files import read_run  # after the flags: --help needs no torch
-    from logtrain.training.replay import Replay, document_of, places_in, ranked
+    from logtrain.training.rerun import Rerun, document_of, places_in, ranked
     from logtrain.training.setup import set_up
 
     files = read_run(folder)
     step = config.step or step_of_spike(files.events, config.spike)
     of_run = set_up(replace(trained, runs=str(folder.absolute().parent), name=folder.absolute().name))
-    replay = Replay(of_run, step)
+    rerun = Rerun(of_run, step)
     recorded = {record["step"]: (record.get("loss"), record.get("grad_norm")) for record in files.steps}
-    made = list(replay.advance(step - 1))
-    pieces = ranked(replay.weigh(config.spike))
-    lines = [f"step {step}, from the checkpoint of step {replay.began_at}{same(made, recorded)}"]
+    made = list(rerun.advance(step - 1))
+    pieces = ranked(rerun.weigh(config.spike))
+    lines = [f"step {step}, from the checkpoint of step {rerun.began_at}{same(made, recorded)}"]
     if config.without:
-        named = {document_of(p): p for number in range(replay.began_at, step) for p in places_in(replay.train, number)}
-        doomed = [find(text, named, replay) for text in config.without]
-        until = min(config.until or step + AFTER, replay.train_step.total_steps)
-        lines += compare(replay, made, recorded, Replay(of_run, step), doomed, until)
+        named = {document_of(p): p for number in range(rerun.began_at, step) for p in places_in(rerun.train, number)}
+        doomed = [find(text, named, rerun) for text in config.without]
+        until = min(config.until or step + AFTER, rerun.train_step.total_steps)
+        lines += compare(rerun, made, recorded, Rerun(of_run, step), doomed, until)
     if of_run.world.is_main:
         tell(pieces[: config.top or None], lines, config)
     of_run.world.close()
@@ -86,19 +86,19 @@ def step_of_spike(events: list[dict], is_asked: bool) -> int:
 
 
 def same(made: list[tuple[int, float, float]], recorded: dict) -> str:
-    """Whether replayed steps are those of the run, bit for bit, in words."""
+    """Whether rerun steps are those of the run, bit for bit, in words."""
     both = [(loss, norm) == recorded[number] for number, loss, norm in made if number in recorded]
     if not both:
-        return "; no record in between to hold the replay against"
+        return "; no record in between to hold the rerun against"
     if all(both):
         return f"; {len(both)} of {len(both)} recorded steps are the same bit for bit"
     return (
-        f"; {sum(both)} of {len(both)} recorded steps are the same bit for bit: replay on as many ranks as the run had"
+        f"; {sum(both)} of {len(both)} recorded steps are the same bit for bit: rerun on as many ranks as the run had"
     )
 
 
-def find(text: str, named: dict, replay: "Replay") -> "Document":
-    """The document that a user names, among those of the replayed steps. Raises ValueError where there is none."""
+def find(text: str, named: dict, rerun: "Rerun") -> "Document":
+    """The document that a user names, among those of the rerun steps. Raises ValueError where there is none."""
     file, _, row = text.rpartition(":")
     for document, place in named.items():
         path, number, _ = place.split.origin(place.document)
@@ -106,20 +106,20 @@ def find(text: str, named: dict, replay: "Replay") -> "Document":
             file and row.isdecimal() and number == int(row) and (path == file or path.endswith(f"/{file}"))
         ):
             return document
-    raise ValueError(f"without = {text}: no such document in steps {replay.began_at + 1} to the traced one")
+    raise ValueError(f"without = {text}: no such document in steps {rerun.began_at + 1} to the traced one")
 
 
 def compare(
-    replay: "Replay", made: list, recorded: dict, other: "Replay", doomed: list["Document"], until: int
+    rerun: "Rerun", made: list, recorded: dict, other: "Rerun", doomed: list["Document"], until: int
 ) -> list[str]:
     """The run with and without some documents, step by step."""
-    whole = [*made, *replay.advance(until)]
+    whole = [*made, *rerun.advance(until)]
     without = list(other.advance(until, doomed))
-    lines = [f"without {len(doomed)} documents, from step {replay.began_at + 1}:{same(whole, recorded)}"]
+    lines = [f"without {len(doomed)} documents, from step {rerun.began_at + 1}:{same(whole, recorded)}"]
     for (number, loss, norm), (_, other_loss, other_norm) in zip(whole, without, strict=True):
         change = f"loss {loss:.4f} -> {other_loss:.4f} ({other_loss - loss:+.4f})"
         lines.append(f"step {number}: {change}, gradient norm {norm:.3g} -> {other_norm:.3g}")
-    losses = replay.valid_loss(), other.valid_loss()
+    losses = rerun.valid_loss(), other.valid_loss()
     if losses[0] is not None and losses[1] is not None:
         lines.append(f"held out after step {until}: {losses[0]:.6f} -> {losses[1]:.6f} ({losses[1] - losses[0]:+.6f})")
     return lines

@@ -23,6 +23,7 @@ from tests.support.training import train
 TIMES = rb"tokens_per_second\w*|step_seconds|data_seconds|eta_seconds|peak_memory_gib|goodput|device_hours|time"
 CLOCKS = re.compile(rb'"(' + TIMES + rb')":[^,}]*')
 OF_CLOCKS = re.compile(rb'"(records_crc32|sha256)":[^,}]*')  # checksums of what the clock gave, in checkpoint.json
+FP8 = ["--precision", "fp8"]
 LORA = ["--lora.rank", "2", "--lora.dropout", "0.2"]
 
 # The field -> flags that change it, and what both runs have besides.
@@ -34,6 +35,10 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
     "seed": (["--seed", "7"], []),
     "dtype": (["--dtype", "bfloat16"], []),
     "export_dtype": (["--export_dtype", "bfloat16"], []),
+    "precision": (["--precision", "fp8"], []),
+    "fp8.recipe": (["--fp8.recipe", "rowwise"], FP8),
+    "fp8.weight_gradient": (["--fp8.weight_gradient", "bf16"], FP8),
+    "fp8.keep": (["--fp8.keep", "1"], FP8),
     "lora.rank": (["--lora.rank", "3"], LORA),
     "lora.alpha": (["--lora.alpha", "3"], LORA),
     "lora.dropout": (["--lora.dropout", "0.5"], LORA),
@@ -112,6 +117,10 @@ NAMED: dict[str, str] = {
     "trainer.save_last": f"{BEST}::test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step",
     "export_merged": f"{BEST}::test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step",
     "trainer.patience": f"{BEST}::test_patience_ends_a_run_that_gets_no_better",
+    "roles": "training/test_forgetting.py::*",
+    "trainer.forget_budget": "training/test_forgetting.py::test_the_best_step_is_within_the_budget_and_told",
+    "trainer.replay_source": "training/test_forgetting.py::*",
+    "trainer.replay_bounds": "training/test_forgetting.py::test_the_share_follows_from_the_recorded_rises",
     "rehearse": "readiness/test_rehearsal.py::*",
     "show": "training/test_facts.py::*",
     "track": "observe/test_trackers.py::*",
@@ -223,6 +232,7 @@ SMALL = {  # commands of few fields: the files that hold their tests
     "export": ["training/test_checkpoint.py"],
     "report": ["entries/test_report.py"],
     "trace": ["entries/test_trace.py"],
+    "replay": ["entries/test_replay.py", "generation/test_self_replay.py"],
     "status": ["entries/test_report.py"],
     "import": ["entries/test_import.py"],
     "doctor": ["entries/test_doctor.py"],

@@ -15,6 +15,7 @@ from liger_kernel.ops import swiglu as liger_swiglu
 from torch import Tensor
 
 from benchmarks.kernels.adapters import ADAPTERS
+from benchmarks.kernels.float8 import CASTS
 from benchmarks.kernels.head import softmax_gradient, softmax_loss
 from benchmarks.kernels.shapes import Shape
 from benchmarks.kernels.work import Work, both, normal, size
@@ -179,4 +180,5 @@ OPERATIONS = (
     softmax_gradient,
     softmax_loss,
     *ADAPTERS,
+    *CASTS,
 )

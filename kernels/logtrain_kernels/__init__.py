@@ -27,6 +27,9 @@ from logtrain_kernels.cost import Cost
 from logtrain_kernels.device import interpreted, pretended_gpu, settle_vector_functions
 from logtrain_kernels.dropout import dropout_steps
 from logtrain_kernels.dropped_linear import DROPPED_LINEAR_KEPT, dropped_linear_backward_cost, dropped_linear_cost
+from logtrain_kernels.float8 import Float8, Scaling, float8_amax, float8_round, float8_scale
+from logtrain_kernels.float8_cast import float8_cast, float8_cast_cost
+from logtrain_kernels.float8_linear import Float8Recipe, float8_linear
 from logtrain_kernels.linear_cross_entropy import (
     IGNORE,
     linear_cross_entropy,
@@ -58,6 +61,7 @@ COSTS = {
     "adapter_outputs": adapter_outputs_cost,
     "adapter_outputs_backward": adapter_outputs_backward_cost,
     "add_rms_norm": add_rms_norm_cost,
+    "float8_cast": float8_cast_cost,
     "dropped_linear": dropped_linear_cost,
     "dropped_linear_backward": dropped_linear_backward_cost,
     "rms_norm": rms_norm_cost,
@@ -82,7 +86,10 @@ __all__ = [
     "AdapterSpan",
     "CacheSlots",
     "Cost",
+    "Float8",
+    "Float8Recipe",
     "Llama3Scaling",
+    "Scaling",
     "adapted_linear",
     "add_rms_norm",
     "add_rms_norm_reference",
@@ -92,6 +99,11 @@ __all__ = [
     "cached_attention",
     "cached_attention_reference",
     "dropout_steps",
+    "float8_amax",
+    "float8_cast",
+    "float8_linear",
+    "float8_round",
+    "float8_scale",
     "interpreted",
     "linear_cross_entropy",
     "linear_cross_entropy_reference",

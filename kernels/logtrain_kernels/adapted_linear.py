@@ -19,6 +19,9 @@ from torch.autograd.function import once_differentiable
 
 from logtrain_kernels.cost import Cost, count_flops, nbytes
 from logtrain_kernels.dropped_linear import dropped_linear_backward_op, dropped_linear_op
+from logtrain_kernels.float8 import Float8, float8_product
+from logtrain_kernels.float8_cast import float8_cast
+from logtrain_kernels.float8_linear import Float8Recipe, input_gradient
 
 
 class AdapterSpan(NamedTuple):
@@ -128,27 +131,45 @@ count_flops(torch.ops.logtrain.adapter_outputs_backward, adapter_outputs_backwar
 # ---- the layer
 
 
+def add_adapters_(y_TO: Tensor, h_TR: Tensor, b_Or: Tensor, bounds: list[int]) -> Tensor:
+    """y + h B^T, in place: beside a product in float8, whose own rounding is the coarser, B's need not come first."""
+    for span in spans_of(bounds):
+        y_TO[:, span.columns].addmm_(h_TR[:, span.ranks], b_Or[span.rows].T)
+    return y_TO
+
+
 class AdaptedLinear(torch.autograd.Function):
     """`adapted_linear`; the products with W are PyTorch's own, so that whatever counts or keeps them sees them."""
 
     @staticmethod
-    def forward(ctx, x_TD: Tensor, weight_OD: Tensor, a_RD: Tensor, b_Or: Tensor, bounds, scale, seeds_T, salt, drop):
+    def forward(ctx, x_TD: Tensor, weight_OD, a_RD: Tensor, b_Or: Tensor, bounds, scale, seeds_T, salt, drop, float8):
         ctx.dtypes, a_RD, b_Or = (a_RD.dtype, b_Or.dtype), a_RD.to(x_TD.dtype), b_Or.to(x_TD.dtype)
         h_TR = dropped_linear_op(x_TD, a_RD, seeds_T, salt, drop, scale)
-        y_TO = adapter_outputs_op(h_TR, b_Or, bounds, len(weight_OD)).addmm_(x_TD, weight_OD.T)
-        ctx.save_for_backward(x_TD, weight_OD, a_RD, b_Or, h_TR, seeds_T, salt)
-        ctx.bounds, ctx.scale, ctx.drop = bounds, scale, drop
+        if float8:
+            recipe, *weight = float8
+            y_TO = float8_product(float8_cast(x_TD, recipe.scaling), Float8(*weight), x_TD.dtype, fast=True)
+            y_TO = add_adapters_(y_TO, h_TR, b_Or, bounds)
+        else:
+            recipe, weight = None, (weight_OD,)
+            y_TO = adapter_outputs_op(h_TR, b_Or, bounds, len(weight_OD)).addmm_(x_TD, weight_OD.T)
+        ctx.save_for_backward(x_TD, a_RD, b_Or, h_TR, seeds_T, salt, *weight)
+        ctx.bounds, ctx.scale, ctx.drop, ctx.recipe = bounds, scale, drop, recipe
         return y_TO
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy_TO: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, weight_OD, a_RD, b_Or, h_TR, seeds_T, salt = ctx.saved_tensors
+        x_TD, a_RD, b_Or, h_TR, seeds_T, salt, *weight = ctx.saved_tensors
         for_x = ctx.needs_input_grad[0]
         dh_TR, db_Or = adapter_outputs_backward_op(dy_TO, h_TR, b_Or, ctx.bounds, ctx.scale)
         dx_TD, da_RD = dropped_linear_backward_op(dh_TR, x_TD, a_RD, seeds_T, salt, ctx.drop, for_x)
-        dx_TD = dx_TD.addmm_(dy_TO, weight_OD) if for_x else None
-        return dx_TD, None, da_RD.to(ctx.dtypes[0]), db_Or.to(ctx.dtypes[1]), *[None] * 5
+        if not for_x:
+            dx_TD = None
+        elif ctx.recipe:
+            dx_TD.add_(input_gradient(dy_TO, Float8(*weight), ctx.recipe))
+        else:
+            dx_TD.addmm_(dy_TO, *weight)
+        return dx_TD, None, da_RD.to(ctx.dtypes[0]), db_Or.to(ctx.dtypes[1]), *[None] * 6
 
 
 # ---- what the model calls
@@ -164,6 +185,7 @@ def adapted_linear(
     seeds_T: Tensor | None = None,
     salt: Tensor | None = None,
     drop: int = 0,
+    float8: tuple[Float8Recipe, Tensor, Tensor] | None = None,
 ) -> Tensor:
     """x W^T with what the adapters of `spans` add, in the order of their columns: x [T, D] and W [O, D] in one dtype,
     fp32 or bf16 -> [T, O]. A and B may be fp32 beside bf16, and so are their gradients then.
@@ -171,5 +193,7 @@ def adapted_linear(
     With drop > 0 the adapters see x without a share of `drop` / 65,536 of its elements. `seeds_T`: int64, 64 random
     bits for each token. `salt`: an int64 scalar of the layer's own on the host; a tensor, since numbers make
     torch.compile compile every layer for itself.
+
+    `float8`: how the products with W are done in float8, and W so, the two tensors of a `Float8`; W itself is not read.
     """
-    return AdaptedLinear.apply(x_TD, weight_OD, a_RD, b_Or, bounds_of(spans), scale, seeds_T, salt, drop)
+    return AdaptedLinear.apply(x_TD, weight_OD, a_RD, b_Or, bounds_of(spans), scale, seeds_T, salt, drop, float8)

@@ -19,6 +19,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from logtrain_kernels.device import on_gpu
+
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 TOP_EXPONENT = {E4M3: 8, E5M2: 15}  # of the largest number, which has the mantissa 1.75 in both
 MOST_EXPONENT = 126  # of a scale
@@ -55,7 +57,7 @@ def float8_scale(amax: Tensor, dtype: torch.dtype = E4M3) -> tuple[Tensor, Tenso
     return m, inverse
 
 
-def amax_of(x_TD: Tensor, scaling: Scaling) -> Tensor:
+def float8_amax(x_TD: Tensor, scaling: Scaling) -> Tensor:
     """The largest absolute value of a matrix, fp32 [], or of each of its rows, fp32 [T, 1]; 0 of nothing."""
     if not x_TD.numel():
         return x_TD.new_zeros((), dtype=torch.float32).expand((len(x_TD), 1) if scaling == "rowwise" else ())
@@ -69,7 +71,18 @@ def float8_round(x_TD: Tensor, m: Tensor, dtype: torch.dtype = E4M3) -> Tensor:
     return (x_TD.float() * m).clamp_(-largest, largest).to(dtype)
 
 
-def float8_cast(x_TD: Tensor, scaling: Scaling, dtype: torch.dtype = E4M3) -> Float8:
-    """A matrix, fp32 or bf16 [T, D], in float8, scaled by its own largest absolute value, or row by row."""
-    m, inverse = float8_scale(amax_of(x_TD, scaling), dtype)
-    return Float8(float8_round(x_TD, m, dtype), inverse)
+def float8_product(a: Float8, b: Float8, dtype: torch.dtype, *, fast: bool) -> Tensor:
+    """a b^T [M, N] in `dtype`, bf16 or fp32, with both operands as they lie: a [M, K], b [N, K], each scaled as a whole
+    or by rows. Sums are fp32.
+
+    On GPUs (sm_89 and later) M, N and K are multiples of 16. `fast`: let Hopper's tensor cores sum some bits less, as
+    they do at full speed. A CPU multiplies the numbers that the operands stand for, in fp32.
+    """
+    if not on_gpu(a.values):
+        return (a.dequantised() @ b.dequantised().T).to(dtype)
+    inverse_a, inverse_b = a.inverse, b.inverse
+    if inverse_a.ndim or inverse_b.ndim:  # cuBLAS takes two numbers or two vectors
+        inverse_a = inverse_a.expand(len(a.values), 1).contiguous()
+        inverse_b = inverse_b.expand(len(b.values), 1).contiguous().T
+    multiply = torch._scaled_mm  # pyright: ignore[reportPrivateImportUsage]
+    return multiply(a.values, b.values.T, inverse_a, inverse_b, out_dtype=dtype, use_fast_accum=fast)

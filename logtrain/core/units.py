@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+import re
+
 SUFFIXES = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -9,3 +11,16 @@ def size(num_bytes: float) -> str:
     while value >= 999.5 and at < len(SUFFIXES) - 1:
         value, at = value / 1000, at + 1
     return f"{value:.0f} {SUFFIXES[at]}" if at == 0 or value >= 99.95 else f"{value:.3g} {SUFFIXES[at]}"
+
+
+def count_of(name: str, text: str) -> int:
+    """The number that a user wrote for the setting `name`: 5M, 300k, 1.5B or 5_000_000. Raises ValueError for another
+    text, and for less than 1.
+    """
+    found = re.fullmatch(r"([0-9_]+(?:\.[0-9]+)?)([kMB]?)", text)
+    count = (
+        round(float(found[1].replace("_", "") or 0) * {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}[found[2]]) if found else 0
+    )
+    if not 1 <= count < 2**53:
+        raise ValueError(f"{name} = {text!r}: expected a number of at least 1, as 5M, 300k or 5_000_000")
+    return count

@@ -20,6 +20,7 @@ from logtrain.data.layout import Layout, token_seeds
 from logtrain.data.shards import Split
 
 MOST_ROWS = 1 << 20  # of a step
+AHEAD = 2  # steps that wait to be trained on; one more is being laid out
 
 
 class Row(NamedTuple):
@@ -190,8 +191,8 @@ class Loader:
             layout.add_sequence(start, end - start)
 
     def __iter__(self) -> Generator[Step, None, None]:
-        """Steps from `self.step` on; a thread lays out the next two while the current one trains."""
-        ready: queue.Queue = queue.Queue(maxsize=2)
+        """Steps from `self.step` on; a thread lays out the next AHEAD while the current one trains."""
+        ready: queue.Queue = queue.Queue(maxsize=AHEAD)
         stopped = threading.Event()
 
         def work(step: int) -> None:

@@ -92,6 +92,20 @@ class Origin(Ingredients):
     fingerprint: str
 
 
+class ReplayFacts(TypedDict):
+    """What a model wrote as its own old data: the samples by what became of them."""
+
+    model_sha256: str
+    """hash of what stands for the model's folder, "" where nothing does; its weights are hashed in sources"""
+    dtype: str
+    """that the model computed in"""
+    samples: int
+    """that were drawn, numbered from 0"""
+    kept: int
+    dropped: dict[str, int]
+    """by reason"""
+
+
 class Manifest(Origin):
     """What is in a prepared folder."""
 
@@ -99,6 +113,8 @@ class Manifest(Origin):
     splits: dict[str, SplitFacts]
     held_out_groups: NotRequired[list[str]]
     """with split_by: the values of the column in the validation split"""
+    replay: NotRequired[ReplayFacts]
+    """of data that a model wrote: it may be trained on, and is no evidence of anything"""
 
 
 def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
@@ -116,25 +132,35 @@ def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in left_out}
     ingredients: Ingredients = {
         "format_version": FORMAT_VERSION,
-        "tokenizer": {
-            "path": origin_of(os.path.abspath(config.tokenizer)),
-            "sha256": tokenizer.sha256,
-            "vocab_size": tokenizer.vocab_size,
-            "bos_id": tokenizer.bos_id,
-            "document_end": next(text for text, id in tokenizer.special_tokens().items() if id == end_id),
-            "document_end_id": end_id,
-        },
+        "tokenizer": tokenizer_facts(tokenizer, config.tokenizer, end_id),
         "settings": json.loads(json.dumps(settings)),  # as they will be read back: tuples are lists
         "sources": [{"path": origin_of(file.path), "bytes": file.num_bytes, "sha256": file.sha256()} for file in files],
     }
     if chat:
-        ingredients["chat"] = {
-            "template_path": os.path.abspath(chat.where),
-            "template_sha256": chat.sha256,
-            "template": chat.source,
-            "named_tokens": chat.named,
-        }
+        ingredients["chat"] = chat_facts(chat)
     return {**ingredients, "fingerprint": fingerprint_of(ingredients)}
+
+
+def tokenizer_facts(tokenizer: Tokenizer, path: str | Path, end_id: int) -> TokenizerFacts:
+    """What a manifest says of a tokenizer; `end_id`: the token that ends a document or an answer."""
+    return {
+        "path": origin_of(os.path.abspath(path)),
+        "sha256": tokenizer.sha256,
+        "vocab_size": tokenizer.vocab_size,
+        "bos_id": tokenizer.bos_id,
+        "document_end": next(text for text, id in tokenizer.special_tokens().items() if id == end_id),
+        "document_end_id": end_id,
+    }
+
+
+def chat_facts(chat: ChatTemplate) -> ChatFacts:
+    """What a manifest says of a chat template."""
+    return {
+        "template_path": os.path.abspath(chat.where),
+        "template_sha256": chat.sha256,
+        "template": chat.source,
+        "named_tokens": chat.named,
+    }
 
 
 def fingerprint_of(ingredients: Ingredients) -> str:

@@ -59,6 +59,8 @@ class Split:
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
+        if split not in manifest["splits"] and "replay" in manifest:
+            raise ValueError(f"{folder}: a model wrote it (logtrain replay), so it trains and tells nothing of a model")
         if split not in manifest["splits"]:
             raise ValueError(
                 f"{folder}: no documents in split {split!r} (it has {', '.join(manifest['splits'])}); "

@@ -11,6 +11,23 @@ LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 
 @dataclass(frozen=True, kw_only=True)
+class Float8Config(Config, prefix="fp8."):
+    """How matrix products are done with precision = "fp8"."""
+
+    recipe: Literal["tensorwise", "rowwise"] = "tensorwise"
+    """One scale for each matrix, or one for each token and each output."""
+    weight_gradient: Literal["fp8", "bf16"] = "fp8"
+    """Precision of the products that give the weights' gradients; bf16: that of the activations."""
+    keep: tuple[int, ...] = ()
+    """Blocks, counted from 0, whose products stay in the precision of the activations."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if min(self.keep, default=0) < 0 or len(set(self.keep)) < len(self.keep):
+            raise ValueError(f"fp8.keep = {self.keep}: expected numbers of blocks, from 0 on, each once")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoraConfig(Config, prefix="lora."):
     """Settings of LoRA: low-rank adapters are trained in the place of all weights."""
 

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from logtrain.model.config import LoraConfig, LoraTarget
+from logtrain.model.float8 import gathered
 from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.weights import WeightSource, generator_of
-from logtrain_kernels import AdapterSpan, adapted_linear, dropout_steps
+from logtrain_kernels import AdapterSpan, Float8, Float8Recipe, adapted_linear, dropout_steps, float8_cast
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,25 @@ class LoraLinear(nn.Module):
         self.weight = base.weight
         self.lora_A = nn.Parameter(torch.empty(matrix.shape_of_a, device="meta"))
         self.lora_B = nn.Parameter(torch.empty(matrix.shape_of_b, device="meta"))
+        self.recipe: Float8Recipe | None = getattr(base, "recipe", None)  # of a layer that computes in float8
+        self.frozen: Float8 | None = None
+
+    def in_float8(self) -> tuple[Float8Recipe, Tensor, Tensor] | None:
+        """Returns the recipe and W in float8, for a layer that computes so: as it was gathered, or cast once."""
+        if self.recipe is None:
+            return None
+        weight = gathered(self.weight)
+        if weight is None:
+            weight = self.frozen = self.frozen or float8_cast(self.weight.detach(), self.recipe.scaling)
+        return self.recipe, weight.values, weight.inverse
 
     def forward(self, x_TD: Tensor) -> Tensor:
         weight, a, b = self.weight, self.lora_A, self.lora_B
         if not (self.drop and torch.is_grad_enabled()):
-            return adapted_linear(x_TD, weight, a, b, self.spans, self.scale)
+            return adapted_linear(x_TD, weight, a, b, self.spans, self.scale, float8=self.in_float8())
         assert len(self.seeds) == 1, "the batch has no seeds to draw dropout from"
-        return adapted_linear(x_TD, weight, a, b, self.spans, self.scale, self.seeds[0], self.salt, self.drop)
+        dropout = self.seeds[0], self.salt, self.drop
+        return adapted_linear(x_TD, weight, a, b, self.spans, self.scale, *dropout, self.in_float8())
 
 
 def add_adapters(model: Llama, config: LoraConfig, dtype: torch.dtype) -> None:

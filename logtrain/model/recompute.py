@@ -12,6 +12,7 @@ PRODUCTS = (  # the matrix products of a block
     "mm",
     "addmm_",  # adds to a kept product: a second time would add twice
     "addmm",  # what a compiler makes of it
+    "_scaled_mm",  # of float8
 )
 KEPT = KEPT_BY_RECOMPUTATION | {f"aten.{name}.default" for name in PRODUCTS}
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from logtrain.model.float8 import held
 from logtrain.model.llama import Llama, LlamaConfig
 
 
@@ -81,7 +82,7 @@ def local_rows(parameter: Tensor) -> tuple[int, Tensor]:
     if not isinstance(parameter, DTensor):
         return 0, parameter.detach()
     _, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-    return offset[0], parameter.to_local().detach()
+    return offset[0], held(parameter.to_local().detach())
 
 
 def read_model(config: LlamaConfig, source: WeightSource, device: torch.device, dtype: torch.dtype) -> Llama:

@@ -12,7 +12,20 @@ class PlanConfig(RunConfig):
     """Predict memory, speed and cost of a training job on GPUs, without one."""
 
     offers: ClassVar[tuple[str, ...]] = (
-        *("name", "model", "data", "mix", "mix.", "seed", "dtype", "recompute", "compile", "attention_backend"),
+        *(
+            "name",
+            "model",
+            "data",
+            "mix",
+            "mix.",
+            "seed",
+            "dtype",
+            "precision",
+            "fp8.",
+            "recompute",
+            "compile",
+            "attention_backend",
+        ),
         *("lora.", "loader.", "trainer.epochs", "trainer.max_steps", "trainer.max_grad_norm", "parallel.shard_ranks"),
         *("parallel.reduce_dtype", "parallel.reshard_after_forward", "parallel.prefetch", "parallel.symmetric_memory"),
         *("gpus", "gpu", "price", "search", "json", "picture", "documents", "document_tokens", "document_sigma"),

@@ -15,6 +15,7 @@ from logtrain.planning.gpu import Gpu
 from logtrain.planning.operation import COLLECTIVES, Op
 
 NODE = 8  # GPUs that share NVLink
+FLOAT8_PRODUCT = "_scaled_mm"
 BLOCK = 128  # tokens of a document that one block of FlashAttention-2 takes, in the forward as in the backward
 
 
@@ -92,7 +93,8 @@ def seconds(op: Op, gpu: Gpu, workload: Workload) -> float:
 def product_seconds(op: Op, gpu: Gpu) -> float:
     """Seconds of a matrix product without its launch: those of its FLOPs or of its bytes, whichever is longer."""
     m, n, k, batch = op.shape
-    return max(gpu.product_rate_seconds(m, n, k, batch), (op.read + op.written) / gpu.bandwidth)
+    faster = gpu.float8 if op.name == FLOAT8_PRODUCT else 1.0
+    return max(gpu.product_rate_seconds(m, n, k, batch) / faster, (op.read + op.written) / gpu.bandwidth)
 
 
 def attention_seconds(op: Op, gpu: Gpu, workload: Workload) -> float:

@@ -68,6 +68,8 @@ class Gpu:
     """FLOP/s of large bf16 matrix products one after the other, when the power limit has lowered the clocks."""
     burst: float
     """FLOP/s of a bf16 matrix product of 8192 x 8192 x 8192 at full clocks, before the power limit is reached."""
+    float8: float
+    """Factor by which large matrix products are faster in float8 than in bf16; 0: it has none, or it is not known."""
     tile: tuple[int, int, int]
     """M, N and K of the tile that one processor computes of a matrix product."""
     bandwidth: float

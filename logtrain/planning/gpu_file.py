@@ -23,8 +23,8 @@ FACTORS = ("beside_product", "beside_attention", "beside_memory")
 def read_gpu(name: str) -> Gpu:
     """The GPU of a file in `GPUS`, by its name there, or of any file by its path (*.toml).
 
-    A file may leave out the peak of a GPU that model/datasheet.py knows. Raises ValueError, one line, where there is no
-    such file, or something in it is missing or of the wrong kind.
+    A file may leave out [float8], and the peak of a GPU that model/datasheet.py knows. Raises ValueError, one line,
+    where there is no such file, or something in it is missing or of the wrong kind.
     """
     path = Path(name) if name.endswith(".toml") else GPUS / f"{name}.toml"
     if not path.is_file():
@@ -36,6 +36,7 @@ def read_gpu(name: str) -> Gpu:
         peak=file.peak(),
         processors=file.integer("processors"),
         tile=file.tile(),
+        float8=file.number("float8", least=1) if "float8" in file.facts else 0.0,
         attention=file.attention(),
         links=file.links(),
         **{key: file.number(key) for key in NUMBERS},

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from torch.utils.flop_counter import flop_registry
 
+from logtrain.model.float8 import check_kept_blocks, check_sides
 from logtrain.model.flops import model_flops
 from logtrain.model.llama import LlamaConfig
 from logtrain.model.lora import num_adapter_parameters
@@ -20,7 +21,7 @@ from logtrain.planning.config import PlanConfig
 from logtrain.planning.corpus import Corpus, read_corpus, with_rows_per_step
 from logtrain.planning.cost import Workload
 from logtrain.planning.gpu import Gpu
-from logtrain.planning.gpu_file import read_gpu
+from logtrain.planning.gpu_file import EXAMPLE, read_gpu
 from logtrain.planning.interval import Interval, step_interval
 from logtrain.planning.memory import at_most
 from logtrain.planning.operation import COLLECTIVES
@@ -158,6 +159,13 @@ def plan_of(config: PlanConfig, gpu: Gpu, shape: LlamaConfig, corpus: Corpus) ->
     config = with_rows_per_step(config, corpus)
     if config.loader.seq_len > shape.max_positions:
         raise ValueError(f"loader.seq_len = {config.loader.seq_len}: the model knows {shape.max_positions} positions")
+    if config.precision == "fp8":
+        if not gpu.float8:
+            raise ValueError(
+                f"precision = fp8: the rate of float8 products on {gpu.name} is not known; see [float8] in {EXAMPLE}"
+            )
+        check_kept_blocks(shape, config.fp8)
+        check_sides(shape, config.loader.seq_len * config.loader.rows_per_batch)
     workload = workload_of(config, gpu, corpus)
     parallel = replace(config.parallel, symmetric_memory=False)  # a step is the same without it, and then needs no GPU
     trace = trace_step(replace(config, parallel=parallel), shape, config.gpus)

@@ -96,7 +96,7 @@ def trace_step(config: RunConfig, shape: LlamaConfig, gpus: int, on_gpu: bool = 
     recorder = Recorder(shape.vocab_size)
     with pretended_world(gpus), contextlib.ExitStack() as stack:
         mesh = make_mesh("cpu", gpus, config.parallel)
-        model = sharded_model(config, shape, mesh, compute_dtype(torch.device("cuda"), config.dtype))
+        model = sharded_model(config, shape, mesh, compute_dtype(torch.device("cuda"), config.compute_dtype))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         if on_gpu:
             stack.enter_context(pretended_gpu())

@@ -49,7 +49,10 @@ def lineage_of(folder: Path) -> dict[str, Any]:
 
 def of_prepared(manifest: dict[str, Any]) -> dict[str, Any]:
     """The lineage of a prepared folder."""
+    replay = manifest.get("replay")
     parents = [{"role": "text", "path": each["path"], "sha256": each["sha256"]} for each in manifest["sources"]]
+    if replay:
+        parents = [{**parent, "role": "model", "sha256": replay["model_sha256"]} for parent in parents]
     parents.append({"role": "tokenizer", "path": manifest["tokenizer"]["path"], "sha256": ""})
     facts = {name: f"{split['documents']:,} documents, {split['tokens']:,} tokens" for name, split in splits(manifest)}
     return {"parents": parents, "config": manifest["settings"], "facts": facts}

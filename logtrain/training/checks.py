@@ -9,16 +9,21 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from logtrain.core.units import size
+from logtrain.model.float8 import check_kept_blocks, check_sides
 from logtrain.model.llama import LlamaConfig, use_attention, use_best_attention
 from logtrain.model.lora import num_adapter_parameters
 from logtrain.training.config import RunConfig
+
+FIRST_WITH_FLOAT8 = (8, 9)  # compute capability
 
 
 def check_device(device: torch.device, dtype: torch.dtype, config: RunConfig, shape: LlamaConfig) -> str:
     """Choose the attention that the config asks for; -> which that is, for the log. Raises ValueError where this
     device, dtype or shape cannot have it.
     """
-    backend = config.attention_backend
+    backend, in_float8 = config.attention_backend, config.precision == "fp8"
+    if in_float8:
+        check_kept_blocks(shape, config.fp8)
     if device.type != "cuda":
         if backend not in ("auto", "torch"):
             raise ValueError(f"attention_backend = {backend}: only for GPUs, and none was found; leave it at auto")
@@ -31,6 +36,13 @@ def check_device(device: torch.device, dtype: torch.dtype, config: RunConfig, sh
     if capability < (8, 0):
         name = torch.cuda.get_device_name(device)
         raise ValueError(f"{name}: attention needs an Ampere GPU (A100) or a newer one")
+    if in_float8 and capability < FIRST_WITH_FLOAT8:
+        name = torch.cuda.get_device_name(device)
+        raise ValueError(
+            f"{name}: precision = fp8 needs an Ada or Hopper GPU (L40S, H100) or a newer one; set it to bf16"
+        )
+    if in_float8:
+        check_sides(shape, config.loader.seq_len * config.loader.rows_per_batch)
     if backend == "auto":
         return use_best_attention(capability[0], shape.head_dim)
     use_attention(backend)

@@ -11,9 +11,10 @@ from typing import Annotated, ClassVar, Literal, Self
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.core.location import FOLDER, MODEL, RUNS
 from logtrain.data.config import LoaderConfig
-from logtrain.model.config import AttentionBackend, LoraConfig, Recompute
+from logtrain.model.config import AttentionBackend, Float8Config, LoraConfig, Recompute
 from logtrain.observe.config import HealthConfig
 
+Role = Literal["domain", "general", "chat"]
 ONLY = ""  # the name of a source that is the only one
 
 
@@ -119,6 +120,13 @@ class TrainerConfig(Config, prefix="trainer."):
     """End after so many validations in a row without a lower loss on the first set. 0: never."""
     save_last: bool = True
     """Save after the last step, too. Without it the export, once it is proven, is all that is left of that step."""
+    forget_budget: float = 0.0
+    """The most that the loss on a general or chat set may rise, as a share of that before the first step: at every
+    validation the share of replay is steered by it, and the best step is the best of those within it. 0: no budget."""
+    replay_source: str = "replay"
+    """With a budget: the source in data of which the share is steered; mix has the one that it begins with."""
+    replay_bounds: tuple[float, ...] = (0.01, 0.5)
+    """With a budget: the least and the greatest share of replay."""
     stop_after: int = 0
     """Save and exit with status 75 after this step, as after SIGTERM; the schedule does not change. 0: never."""
 
@@ -130,6 +138,12 @@ class TrainerConfig(Config, prefix="trainer."):
         for name in ("max_steps", "max_grad_norm", "valid_every", "save_every", "keep", "patience", "stop_after"):
             if getattr(self, name) < 0:
                 raise ValueError(f"trainer.{name} = {getattr(self, name)} must not be negative")
+        if not 0 <= self.forget_budget < math.inf:
+            raise ValueError(f"trainer.forget_budget = {self.forget_budget} must be a finite number >= 0")
+        if len(self.replay_bounds) != 2 or not 0 < self.replay_bounds[0] <= self.replay_bounds[1] < 1:
+            raise ValueError(f"trainer.replay_bounds = {self.replay_bounds}: expected two shares, the least first")
+        if self.forget_budget and not self.keep_best:
+            raise ValueError("trainer.forget_budget keeps the best step within it: set trainer.keep_best")
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole run. Raises ValueError where `max_steps` is more than the epochs have."""
@@ -156,6 +170,9 @@ class RunConfig(Config):
     """Share of a source in the tokens of every step, by its name in data; the shares have the sum 1."""
     valid: Annotated[tuple[str, ...], NONE_BY_DEFAULT, FOLDER] = ()
     """Validation sets beside the data's own, each as NAME=FOLDER of prepared data, of which the valid split is read."""
+    roles: Annotated[dict[str, Role], NONE_BY_DEFAULT] = field(default_factory=dict)
+    """What a validation set tells, by its name: domain, what is to be learned; general or chat, what is not to be
+    forgotten. The first set is of the domain unless it has another role."""
     runs: Annotated[str, RUNS] = "runs"
     """Folder of all runs."""
     init: Literal["pretrained", "random"] = "pretrained"
@@ -166,6 +183,10 @@ class RunConfig(Config):
     """Seed of packing, row order, random weights and dropout."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute precision; master weights are fp32 in any case. auto: bfloat16 on GPUs, float32 on CPUs."""
+    precision: Literal["auto", "bf16", "fp32", "fp8"] = "auto"
+    """Precision of the blocks' matrix products. fp8: float8, by the recipe of fp8, where all else is as dtype says; on
+    GPUs from Hopper and Ada on, computed alike on CPUs. bf16, fp32: dtype, by its other name. auto: as dtype says.
+    """
     export_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the exported weights. auto: the compute precision."""
     export_merged: bool = True
@@ -193,6 +214,7 @@ class RunConfig(Config):
     """Print so many documents of the first step as they are trained, with what is predicted between « and »."""
     price: float = 0.0
     """Price of a GPU for an hour, in dollars, by which a run tells what it costs. 0: not known."""
+    fp8: Float8Config = field(default_factory=Float8Config)
     lora: LoraConfig = field(default_factory=LoraConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -203,6 +225,7 @@ class RunConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         self.check_sources()
+        self.check_budget()
         if not (self.export_merged or self.lora.rank):
             raise ValueError("export_merged = false: only with adapters (lora.rank), which are exported alone then")
         if self.show < 0:
@@ -211,6 +234,15 @@ class RunConfig(Config):
             raise ValueError(f"prometheus = {self.prometheus}: expected a port, up to 65535")
         if self.price < 0:
             raise ValueError(f"price = {self.price} must not be negative")
+        if self.dtype not in ("auto", self.compute_dtype):
+            raise ValueError(f"dtype = {self.dtype} and precision = {self.precision} differ; leave one of them at auto")
+        if self.precision == "fp8" and self.compile:
+            raise ValueError("precision = fp8: not with compile; leave one of them out")
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of activations and of products that are not in float8, or "auto"."""
+        return {"bf16": "bfloat16", "fp32": "float32"}.get(self.precision, self.dtype)
 
     def with_absolute_paths(self) -> Self:
         """The config with absolute paths of model and data, which means the same in any working directory."""
@@ -256,10 +288,24 @@ class RunConfig(Config):
                 "loader.rows_per_step rows: set loader.rows_per_batch to 1 and loader.documents_per_step to 0"
             )
 
+    def check_budget(self) -> None:
+        """Raises ValueError where there is a budget, and no replay to steer or no set that tells what is forgotten."""
+        name, (least, most) = self.trainer.replay_source, self.trainer.replay_bounds
+        if not self.trainer.forget_budget:
+            return
+        if not least <= self.mix.get(name, 0) <= most:
+            raise ValueError(
+                f"trainer.forget_budget steers mix.{name}, which must be in data and mix, from {least} to {most} "
+                f"(trainer.replay_bounds); logtrain replay writes such data, trainer.replay_source names another source"
+            )
+        if not {"general", "chat"}.intersection(self.roles.values()):
+            raise ValueError("trainer.forget_budget: no set has the role general or chat; give one with roles.NAME")
+
 
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.
 MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),
+    *("precision", "fp8"),
     *("compile", "parallel", "loader.rows_per_batch", "price", "health", "track", "prometheus", "show", "rehearse"),
     *("trainer.log_every", "trainer.valid_every", "trainer.save_every", "trainer.keep", "trainer.stop_after"),
     *("trainer.save_last", "export_merged"),

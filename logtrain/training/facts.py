@@ -10,7 +10,7 @@ from logtrain.data.loader import Loader
 from logtrain.data.manifest import SplitFacts
 from logtrain.data.prepared import read_manifest
 from logtrain.model.llama import Llama
-from logtrain.training.replay import places_in
+from logtrain.training.rerun import places_in
 from logtrain.training.setup import RunSetup
 
 FEWEST = 20  # steps of a run and of an epoch: with fewer the learning rate has no course, and a step is no sample
@@ -28,6 +28,7 @@ def what_it_is(run: RunSetup, model: Llama, total_steps: int) -> list[str]:
     sizes = train.sizes.values()  # at(0) would pack the first epoch, which a resumed run may not need
     a_row = sum(epoch.tokens for epoch in sizes) / sum(epoch.rows for epoch in sizes)
     adapters = f" (adapters of rank {config.lora.rank})" if config.lora.rank else ""
+    how = f"{config.fp8.recipe} scaled float8" if config.precision == "fp8" else str(run.dtype).removeprefix("torch.")
     kernels = "attention " + config.attention_backend + ", Triton kernels" if on_gpu else "reference operations"
     more = [f"recompute {config.recompute}"] * (config.recompute != "none") + ["compiled"] * config.compile
     save, export = 12 * trained, run.shape.num_parameters * run.export_dtype.itemsize
@@ -37,8 +38,7 @@ def what_it_is(run: RunSetup, model: Llama, total_steps: int) -> list[str]:
         f"data: {documents:,} documents, {tokens:,} tokens in rows of {train.config.seq_len}; held out: {names}",
         f"steps: {total_steps:,} of {rows} rows, about {rows * a_row:,.0f} tokens each; "
         f"{total_steps / train.steps_per_epoch:.2f} epochs of {train.steps_per_epoch:,} steps",
-        f"on: {world.size} x {device}, {str(run.dtype).removeprefix('torch.')} products, float32 master weights, "
-        f"{', '.join([kernels, *more])}",
+        f"on: {world.size} x {device}, {how} products, float32 master weights, {', '.join([kernels, *more])}",
         f"disk: {size(save)} a checkpoint, {size(export)} the export, {size(disk_usage(run.folder).free)} free; "
         f"everything goes to {run.folder}",
     ]

@@ -16,7 +16,7 @@ from logtrain.observe.health import Event, Health
 from logtrain.observe.records import Record
 from logtrain.training.block_time import BlockTime
 from logtrain.training.interval import Interval
-from logtrain.training.state import TrainState
+from logtrain.training.state import TrainState, set_key
 from logtrain.training.step import StepResult, Validation
 
 
@@ -38,10 +38,10 @@ def of_sources(names: list[str], interval: Interval, state: TrainState, world: W
 
 def of_validation(name: str, found: Validation, loader: Loader, state: TrainState, epoch: float) -> Record:
     """The record of a validation set, of which `state` remembers the loss before the first step."""
-    fingerprint = loader.split.manifest["fingerprint"]
+    key = set_key(loader.split)
     if state.step == 0 and math.isfinite(found.loss):
-        state.start_losses[fingerprint] = found.loss
-    start = state.start_losses.get(fingerprint)  # None for a set that a resumed run has added
+        state.start_losses[key] = found.loss
+    start = state.start_losses.get(key)  # None for a set that a resumed run has added
     record: Record = {
         "time": time.time(),
         "step": state.step,

@@ -32,6 +32,7 @@ from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.checks import check_space
 from logtrain.training.config import MAY_CHANGE, RunConfig
 from logtrain.training.facts import shown, what_it_is
+from logtrain.training.forgetting import Forgetting
 from logtrain.training.optim import make_optimizer
 from logtrain.training.publish import publish_adapter, publish_model
 from logtrain.training.setup import RunSetup, set_up
@@ -129,6 +130,7 @@ def train_in_folder(
                 f"the first validation set is another one than when step {best_step} was the best: the best "
                 "step is found anew"
             )
+        forgetting = Forgetting(config, data.train, data.valid, world, metrics)
         trainer = Trainer(
             config.trainer,
             train_step=train_step,
@@ -142,6 +144,7 @@ def train_in_folder(
             goodput=goodput,
             report=report,
             health=config.health,
+            forgetting=forgetting,
         )
         if not trainer.fit():
             what = "saved; --resume auto goes on" if state.step else "nothing to save; --resume auto starts it"
@@ -149,10 +152,12 @@ def train_in_folder(
             metrics.info(f"stopped after step {state.step} of {total_steps}, {what}")
             return False
         stop.end_if_asked()
-        for line in sources_told(data.train, state):
+        for line in [*sources_told(data.train, state), *forgetting.told(state)]:
             metrics.info(line)
         optimizer.state.clear()
-        if keep_best and state.best_step != state.step:
+        if world.is_main:
+            forgetting.write(run.folder, state)
+        if keep_best and state.best_step not in (0, state.step):
             checkpoints.load(checkpoints.at(state.best_step), model)
             metrics.info(f"step {state.best_step} is the best: loss {state.best_loss:.4f}, and is exported")
         goodput.enter("export")

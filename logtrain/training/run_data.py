@@ -107,6 +107,8 @@ def open_splits(config: RunConfig, shape: LlamaConfig, world: World) -> OpenedSp
         for split in sources.values()
     ]
     valid = valid_splits(sources, config.valid, world)
+    if unknown := [name for name in config.roles if name not in valid]:
+        raise ValueError(f"roles.{unknown[0]}: no such validation set; there are {', '.join(valid) or 'none'}")
     for key in ("keep_best", "patience"):
         if getattr(config.trainer, key) and not valid:
             raise ValueError(

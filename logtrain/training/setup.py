@@ -93,7 +93,7 @@ def set_up(config: RunConfig) -> RunSetup:
     try:
         if world.local_rank == 0:  # once a node
             check_folder(Path(config.model), world.note)
-        shape, dtype = hf.read_config(config.model), compute_dtype(world.device, config.dtype)
+        shape, dtype = hf.read_config(config.model), compute_dtype(world.device, config.compute_dtype)
         check_source(Path(config.model), shape)
         attention = check_device(world.device, dtype, config, shape)
         mesh = make_mesh(world.device.type, world.size, parallel)

@@ -11,6 +11,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from logtrain.core.heap import keep_freed_memory
+from logtrain.model.config import Float8Config
+from logtrain.model.float8 import gather_in_float8, held, share_scales_before_forward, use_float8
 from logtrain.model.llama import Block, Llama, LlamaConfig
 from logtrain.model.lora import add_adapters
 from logtrain.model.weights import WeightSource, empty_model, materialize
@@ -62,13 +64,21 @@ def sharded_model(
     for block in model.blocks:
         assert isinstance(block, Block)
         block.recompute = config.recompute
+    if config.precision == "fp8":
+        use_float8(model, config.fp8)
     if config.lora.rank and adapters:
         add_adapters(model, config.lora, dtype)
-    shard(model, mesh, config.parallel, dtype)
+    shard(model, mesh, config.parallel, dtype, config.fp8 if config.precision == "fp8" else None)
     return model
 
 
-def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype: torch.dtype) -> None:
+def shard(
+    model: Llama,
+    mesh: DeviceMesh,
+    config: ParallelConfig,
+    compute_dtype: torch.dtype,
+    float8: Float8Config | None = None,
+) -> None:
     """Apply FSDP2 to every block, the embedding and the head; a matrix that the last two share (tied) stays with the
     root.
 
@@ -80,6 +90,8 @@ def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype:
         return
     frozen = {p for p in model.parameters() if not p.requires_grad}
     kept_out = frozen if mesh["shard"].size() == 1 else set()
+    if float8:
+        gather_in_float8(model, float8, mesh["shard"].size(), kept_out)
     policy = MixedPrecisionPolicy(
         param_dtype=compute_dtype,
         reduce_dtype=getattr(torch, config.reduce_dtype),
@@ -98,6 +110,8 @@ def shard(model: Llama, mesh: DeviceMesh, config: ParallelConfig, compute_dtype:
         embedding.set_unshard_in_backward(False)  # its backward reads only which rows were looked up
         wrap(model.head, False)  # its backward comes next
     wrap(model, False)
+    if float8:
+        share_scales_before_forward(model, mesh)
     for i, block in enumerate(blocks):
         block.set_modules_to_forward_prefetch(blocks[i + 1 : i + 1 + config.prefetch])
         block.set_modules_to_backward_prefetch(blocks[max(0, i - config.prefetch) : i][::-1])
@@ -116,7 +130,7 @@ def full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     gathering.
     """
     for name, parameter in model.named_parameters():
-        yield name, parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
+        yield name, held(parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach())
 
 
 def last_micro_batch(model: nn.Module, last: bool) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from logtrain.data.epoch import EpochSize
 from logtrain.data.loader import Step
+from logtrain.data.shards import Split
 
 
 @dataclass
@@ -16,6 +17,28 @@ class Counts:
     """Tokens, without padding."""
     targets: int = 0
     """Tokens that were predicted."""
+
+
+@dataclass
+class RowLosses:
+    """The losses of a validation set row by row (with loader.rows_per_batch above 1, by as many), in one order."""
+
+    losses: list[float]
+    """Loss summed over the targets of each, in nats."""
+    targets: list[int]
+    """Targets of each."""
+
+
+@dataclass
+class ShareChange:
+    """A decision on the share of replay."""
+
+    step: int
+    """The first step (0-based) that has the share."""
+    share: float
+    """Of the tokens of a step."""
+    rise: float
+    """The rise of the general loss by which it was decided, as a share of the loss before the first step."""
 
 
 @dataclass
@@ -47,11 +70,17 @@ class TrainState:
     validation_due: bool = False
     """Whether a validation at `step` was given up, because a stop was asked for; it is made first on resuming."""
     start_losses: dict[str, float] = field(default_factory=dict)
-    """Loss on each validation set before the first step, by the fingerprint of its data."""
+    """Loss on each validation set before the first step, by what `set_key` gives."""
     sizes: dict[str, EpochSize] = field(default_factory=dict)
     """Of the first epoch of each source, so that a resumed run need not pack it again."""
     sources: dict[str, Counts] = field(default_factory=dict)
     """What was trained on of each source, by its name, where there are several."""
+    start_rows: dict[str, RowLosses] = field(default_factory=dict)
+    """The rows of each validation set before the first step, by what `set_key` gives."""
+    kept_rows: dict[str, RowLosses] = field(default_factory=dict)
+    """The same at the step that the run would export now."""
+    share_changes: list[ShareChange] = field(default_factory=list)
+    """Decisions on the share of replay, in order."""
 
     def add(self, step: Step, names: Sequence[str]) -> None:
         """Count a step as made. `names`: of the sources, where there are several."""
@@ -89,3 +118,10 @@ class TrainState:
                 f"go on with the same ranks and loader.rows_per_batch"
             )
         return self
+
+
+def set_key(split: Split) -> str:
+    """What a validation set is known by, whatever its name: the fingerprint of its data, and the split where that is
+    not the usual one.
+    """
+    return split.manifest["fingerprint"] + ("" if split.name == "valid" else f" {split.name}")

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from logtrain.core.batch import IGNORE
 from logtrain.core.world import World
 from logtrain.data.loader import Loader, Step
 from logtrain.model.llama import Llama
@@ -110,6 +111,10 @@ class Validation(NamedTuple):
     """Of the targets, those that are the id that was asked for."""
     ends_predicted: int = 0
     """Of these, those for which the model finds it the most likely."""
+    losses_R: tuple[float, ...] = ()
+    """Loss summed over the targets of each micro-batch of all ranks, in the order of the loader."""
+    targets_R: tuple[int, ...] = ()
+    """Targets of each."""
 
 
 @torch.no_grad()
@@ -127,16 +132,22 @@ def validate(
     GivenUp when it returns True.
     """
     sums, targets = torch.zeros(3, device=world.device), 0
+    rows_2R = torch.zeros(2, num_steps * loader.accumulation * world.size, device=world.device)
     for number in range(num_steps):
         if stopping():
             free_gathered(model)
             raise GivenUp
         world.note(f"validation, step {number + 1} of {num_steps}")
         step = loader.at(number)
-        for batch in step.batches:
+        for i, batch in enumerate(step.batches):
             found = model(batch.to(world.device), end_id)
             sums[: found.numel()] += found
+            row = (number * loader.accumulation + i) * world.size + world.rank
+            assert batch.labels_T is not None
+            rows_2R[0, row], rows_2R[1, row] = found.flatten()[0], int((batch.labels_T != IGNORE).sum())
         targets += step.targets
     free_gathered(model)
     summed, ends, predicted = world.sum(sums).tolist()
-    return Validation(summed / max(1, targets), targets, round(ends), round(predicted))
+    losses_R, targets_R = world.sum(rows_2R).tolist()
+    rows = tuple(losses_R), tuple(map(round, targets_R))
+    return Validation(summed / max(1, targets), targets, round(ends), round(predicted), *rows)

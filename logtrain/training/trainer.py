@@ -24,6 +24,7 @@ from logtrain.observe.system import peak_memory_gib
 from logtrain.training.block_time import BlockTime
 from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.config import TrainerConfig
+from logtrain.training.forgetting import Forgetting, restore_shares
 from logtrain.training.interval import Interval, SkippedSteps
 from logtrain.training.record import Watch, of_sources, of_validation
 from logtrain.training.state import TrainState
@@ -48,6 +49,7 @@ class Trainer:
         goodput: Goodput,
         report: LiveReport,
         health: HealthConfig,
+        forgetting: Forgetting,
     ):
         """`valid`: validation sets by name, of which the first decides which step is the best. `state`: the counts of
         the run, which the trainer keeps up to date.
@@ -59,6 +61,8 @@ class Trainer:
         self.checkpoints, self.metrics, self.state = checkpoints, metrics, state
         self.total_steps = train_step.total_steps
         self.train.step, self.train.end = state.step, self.total_steps
+        self.forgetting = forgetting
+        restore_shares(train, config.replay_source, state)
         self.peak_flops = peak_flops(self.world.device)
         parameters = list(self.model.parameters())
         trained = [p for p in parameters if p.requires_grad]
@@ -263,11 +267,7 @@ class Trainer:
         for name, of_set in found.items():
             if number and not math.isfinite(of_set.loss):
                 self.refuse(f"loss {of_set.loss} on {name}")
-        losses, best = [of_set.loss for of_set in found.values()], self.state.best_loss
-        if losses and number and (best is None or losses[0] < best):
-            self.state.best_loss, self.state.best_step, self.state.validations_since_best = losses[0], number, 0
-        elif losses and number:
-            self.state.validations_since_best += 1
+        self.forgetting.judge(found, self.state, is_last=number == self.total_steps)
         return True
 
     def validate_on(self, loader: Loader) -> Validation:

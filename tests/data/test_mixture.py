@@ -151,3 +151,48 @@ def test_an_epoch_with_a_row_more_than_the_first_keeps_steps_as_large(tmp_path):
 def test_a_share_that_never_gets_a_row_is_refused():
     with pytest.raises(ValueError, match=r"mix: a share of 1e-05 is less than a row in 4,096 steps of 8"):
         Shares(np.array([1 - 1e-5, 1e-5]), 8)
+
+
+def changed(splits, changes: dict[int, float], **of_rank) -> MixtureLoader:
+    loader = mixture(splits, **of_rank)
+    for first, share in changes.items():
+        loader.change(first, loader.with_share("general", share))
+    return loader
+
+
+def test_a_changed_share_takes_every_source_on_from_where_it_was(splits):
+    plain, loader = mixture(splits), changed(splits, {10: 0.3, 37: 0.02})
+    taken = np.zeros(3, np.int64)
+    for step in range(90):
+        rows = [loader.slots(step, source) for source in range(3)]
+        assert [of.start for of in rows] == taken.tolist()
+        taken += [len(of) for of in rows]
+        assert sum(map(len, rows)) == 8
+        if step < 10:
+            assert rows == [plain.slots(step, source) for source in range(3)]
+    for steps, share in ((range(10, 37), 0.3), (range(37, 90), 0.02)):
+        tokens_K = np.sum([loader.at(step).tokens_K for step in steps], axis=0)
+        assert tokens_K[1] / tokens_K.sum() == pytest.approx(share, abs=0.03)
+        assert tokens_K[0] / tokens_K[2] == pytest.approx(0.7 / 0.25, rel=0.15)  # the others keep their proportion
+    with pytest.raises(ValueError, match="less than a row"):
+        loader.change(200, loader.with_share("general", 1e-9))
+
+
+def test_a_change_while_steps_are_laid_out_is_that_of_a_fresh_loader(splits):
+    """In the first step that no thread has begun, on any number of ranks; so a resumed run has the same steps."""
+    loader, changes, found = mixture(splits), {}, []
+    loader.end = 30
+    for step in loader:
+        found.append(step.tokens_K)
+        if loader.step in (5, 6, 20):
+            changes[loader.next_free(loader.step)] = 0.4 / loader.step
+            loader.change(loader.next_free(loader.step), loader.with_share("general", 0.4 / loader.step))
+    fresh = changed(splits, changes)
+    assert found == [fresh.at(step).tokens_K for step in range(30)]
+    assert found != [mixture(splits).at(step).tokens_K for step in range(30)]
+    ranks = [changed(splits, changes, rank=rank, world_size=2) for rank in range(2)]
+    for step in (7, 8, 9, 25):
+        whole = [batch.tokens_T.tolist() for batch in fresh.at(step).batches]
+        parts = [[batch.tokens_T.tolist() for batch in of.at(step).batches] for of in ranks]
+        dealt = [part for pair in zip(*parts, strict=True) for part in pair]
+        assert whole == dealt[: len(whole)]  # behind them an empty row where they do not come out even

@@ -1,4 +1,4 @@
-"""The documents of a step and what each weighed; a replay is the run bit for bit, and one without a document is not."""
+"""The documents of a step and what each weighed; a rerun is the run bit for bit, and one without a document is not."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from logtrain.core.run_folder import read_run_config
 from logtrain.data.shards import DOCUMENT, ShardWriter
 from logtrain.text.tokenizer import Tokenizer
 from logtrain.training.config import RunConfig
-from logtrain.training.replay import Replay, places_in, ranked
+from logtrain.training.rerun import Rerun, places_in, ranked
 from logtrain.training.setup import set_up
 from tests.support.ranks import Ranks
 from tests.support.synthetic import write_manifest, write_model
@@ -91,9 +91,9 @@ def test_the_documents_of_a_step_are_all_and_their_losses_are_the_steps(case, ca
 def test_the_gradients_are_the_parts_of_the_steps(case):
     """Of a step of few pieces: the norm of their sum is the step's."""
     of_run = set_up(read_run_config(case.run, RunConfig))
-    replay = Replay(of_run, 1)
-    weighed = replay.weigh(with_gradients=True)
-    (_, _, norm) = next(replay.advance(1))
+    rerun = Rerun(of_run, 1)
+    weighed = rerun.weigh(with_gradients=True)
+    (_, _, norm) = next(rerun.advance(1))
     of_run.world.close()
     assert max(piece.grad_norm for piece in weighed) < norm <= sum(piece.grad_norm for piece in weighed) * (1 + 1e-5)
 
@@ -115,7 +115,7 @@ def test_an_empty_exclusion_is_the_run_bit_for_bit(case, ranks: Ranks, tmp_path,
     """The weights, too: those of the next checkpoint."""
     flags = flags_of(case.model, case.folder / "data", tmp_path, "--trainer.max_steps", "12")
     assert ranks.run(size, train, flags) == [0] * size
-    assert ranks.run(size, replayed_equal, tmp_path / "run") == [True] * size
+    assert ranks.run(size, rerun_equal, tmp_path / "run") == [True] * size
 
 
 def whole(parameter: torch.Tensor) -> torch.Tensor:
@@ -123,10 +123,10 @@ def whole(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
-def replayed_equal(folder: Path) -> bool:
+def rerun_equal(folder: Path) -> bool:
     """Whether steps 5 to 8, made again from the checkpoint of step 4, give the checkpoint of step 8."""
     of_run = set_up(read_run_config(folder, RunConfig))
-    there, here = Replay(of_run, 9), Replay(of_run, 5)
+    there, here = Rerun(of_run, 9), Rerun(of_run, 5)
     assert (there.began_at, here.began_at) == (8, 4)
     list(here.advance(8, without=()))
     pairs = zip(there.model.parameters(), here.model.parameters(), strict=True)
@@ -142,10 +142,10 @@ def test_a_planted_poison_ranks_first(case, tmp_path, seed):
     assert train(flags_of(case.model, tmp_path / "data", tmp_path)) == 0
     step = step_with(tmp_path / "run", poison, 20)
     of_run = set_up(read_run_config(tmp_path / "run", RunConfig))
-    replay = Replay(of_run, step)
-    list(replay.advance(step - 1))
+    rerun = Rerun(of_run, step)
+    list(rerun.advance(step - 1))
     for with_gradients in (False, True):
-        assert ranked(replay.weigh(with_gradients))[0].document == poison
+        assert ranked(rerun.weigh(with_gradients))[0].document == poison
     of_run.world.close()
 
 

@@ -8,6 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from logtrain.core.student_t import student_t
 from logtrain.evaluation import intervals
 from logtrain.evaluation.intervals import Mean, bootstrap, paired, paired_all, wilson
 
@@ -122,8 +123,8 @@ def test_students_t():
     """Quantiles from tables."""
     exact = {2: 4.302653, 4: 2.776445, 9: 2.262157, 19: 2.093024, 75: 1.992102, 499: 1.964729}
     for degrees, t in exact.items():
-        assert intervals._student_t(degrees) == pytest.approx(t, rel=0.01 if degrees == 2 else 4e-4)
-    assert intervals._student_t(19) == pytest.approx(2.093024, rel=1e-6)
+        assert student_t(degrees) == pytest.approx(t, rel=0.01 if degrees == 2 else 4e-4)
+    assert student_t(19) == pytest.approx(2.093024, rel=1e-6)
 
 
 def test_many_samples_take_bounded_memory(monkeypatch):

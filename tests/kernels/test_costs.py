@@ -10,6 +10,7 @@ from benchmarks.kernels.pretend import pretended_h100
 from logtrain_kernels import COSTS
 from logtrain_kernels.adapted_linear import adapter_outputs_op
 from logtrain_kernels.dropped_linear import dropped_linear_backward_op, dropped_linear_op
+from logtrain_kernels.float8_cast import float8_cast_op
 from logtrain_kernels.linear_cross_entropy import softmax_gradient_op
 from logtrain_kernels.rms_norm import add_rms_norm_op, rms_norm_backward_op, rms_norm_op
 from logtrain_kernels.rope import rope_backward_op, rope_op
@@ -23,7 +24,14 @@ T, ROWS, D, R, V = 128, 140, 128, 16, 8192  # more rows than an H100 has process
 OPERATIONS = {
     op._qualname.removeprefix("logtrain::"): op
     for op in (
-        *(adapter_outputs_op, add_rms_norm_op, dropped_linear_op, dropped_linear_backward_op, rms_norm_op),
+        *(
+            adapter_outputs_op,
+            add_rms_norm_op,
+            float8_cast_op,
+            dropped_linear_op,
+            dropped_linear_backward_op,
+            rms_norm_op,
+        ),
         *(rms_norm_backward_op, rope_op, rope_backward_op, softmax_gradient_op, swiglu_op, swiglu_backward_op),
     )
 }
@@ -49,6 +57,9 @@ def calls(dtype: torch.dtype) -> dict[str, tuple]:
         "dropped_linear, nothing dropped": (x_TD, a, None, None, 0, 1.0),
         "dropped_linear_backward": (h, x_TD, a, *dropout, True),
         "dropped_linear_backward, dA alone": (h, x_TD, a, *dropout, False),
+        "float8_cast": (torch.randn(160, 128).to(dtype), None, False),
+        "float8_cast, rows": (x_TD, None, True),
+        "float8_cast, rows, with factors": (x_TD, scale[:D], True),
         "rms_norm": (x_TD, weight_D, 1e-5),
         "rms_norm_backward": (rows[0], None, rows[1], weight_D, scale, True),
         "rms_norm_backward, add": (*rows, weight_D, scale, True),

@@ -6,7 +6,10 @@ import math
 import pytest
 import torch
 
-from logtrain_kernels.float8 import E4M3, E5M2, amax_of, float8_cast, float8_round, float8_scale
+from logtrain_kernels import float8_cast
+from logtrain_kernels.float8 import E4M3, E5M2, Float8, float8_amax, float8_round, float8_scale
+from logtrain_kernels.float8_cast import cast_reference, float8_cast_op
+from tests.support.precision import triton_kernels
 
 UNIT = 400  # numbers are integers of 2^-400: every product of a bf16 number and a scale is one
 FORMATS = pytest.mark.parametrize("dtype", [E4M3, E5M2], ids=["e4m3", "e5m2"])
@@ -82,7 +85,8 @@ def test_the_scale_is_the_largest_power_of_two_that_keeps_amax_within_the_format
 def test_a_cast_is_within_half_a_step_of_every_number(scaling, dtype):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(33, 70, generator=generator) * torch.logspace(-9, 9, 33)[:, None]
-    q = float8_cast(x, scaling, dtype)
+    m, inverse = float8_scale(float8_amax(x, scaling), dtype)
+    q = Float8(float8_round(x, m, dtype), inverse)
     assert q.values.dtype == dtype and q.inverse.shape == ((33, 1) if scaling == "rowwise" else ())
     mantissa_bits, least = (3, -9) if dtype == E4M3 else (2, -16)
     step = torch.maximum(x.abs() * 2.0**-mantissa_bits, q.inverse * 2.0**least)
@@ -109,4 +113,48 @@ def test_zeros_and_the_smallest_numbers(scaling):
     assert torch.equal(float8_cast(x, scaling).dequantised(), x)
     x[1, 2] = 2.0**-149  # a subnormal of fp32, below what any scale lifts to float8
     assert torch.equal(float8_cast(x, scaling).dequantised(), torch.zeros(3, 4))
-    assert amax_of(torch.empty(0, 4), scaling).shape == ((0, 1) if scaling == "rowwise" else ())
+    assert float8_amax(torch.empty(0, 4), scaling).shape == ((0, 1) if scaling == "rowwise" else ())
+
+
+def same(found: tuple[torch.Tensor, torch.Tensor], expected: tuple[torch.Tensor, torch.Tensor]) -> bool:
+    """Whether two casts have the same bits and scales."""
+    (q, inverse), (truth, scales) = found, expected
+    return codes_of(q) == codes_of(truth) and torch.equal(inverse.nan_to_num(-1), scales.nan_to_num(-1))
+
+
+@pytest.mark.parametrize("scaling", ["tensorwise", "rowwise"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_the_kernels_cast_bit_by_bit_as_the_reference(scaling, dtype):
+    """Also where the numbers are large, tiny, at the ends of fp32, zero or not finite: some rows of each."""
+    generator = torch.Generator().manual_seed(0)
+    exponents = torch.tensor([0, 0, 9, -9, 100, -100, 127, -126, -140, -149, 0, 0, 0.0])
+    x = torch.randn(13, 70, generator=generator) * torch.exp2(exponents[:, None])
+    x[10], x[11, 3], x[12, 69] = 0, math.inf, math.nan
+    if dtype == torch.bfloat16:
+        x[7:10] = 0  # subnormal: of these in bf16 Triton's interpreter makes other numbers
+    for part in (x[:11], x, x[10:11], x[:0]):
+        part = part.to(dtype)
+        with triton_kernels():
+            found = float8_cast_op(part, None, scaling == "rowwise")
+        assert same(found, cast_reference(part, None, scaling))
+    many = torch.randn(200, 100, generator=generator).to(dtype)  # several programs
+    with triton_kernels():
+        assert same(float8_cast_op(many, None, scaling == "rowwise"), cast_reference(many, None, scaling))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_columns_are_multiplied_before_a_row_is_cast(dtype):
+    x, factor = torch.randn(5, 90).to(dtype), torch.exp2(torch.arange(-45.0, 45.0))
+    with triton_kernels():
+        found = float8_cast_op(x, factor, True)
+    assert same(found, cast_reference(x.float() * factor, None, "rowwise"))
+
+
+def test_the_interpreters_kernel_rounds_every_bf16_number_as_the_format_is_defined():
+    """Within a row that ends with 448, so that the scale is 1: 124.5 is 128 there, and not 64."""
+    numbers = ALL_BF16[ALL_BF16.abs() <= 448]
+    with triton_kernels():
+        found, inverse = float8_cast_op(numbers[None], None, True)
+    assert inverse.item() == 1
+    of_all = by_definition(0, E4M3)
+    assert codes_of(found[0]) == [of_all[bits & 0xFFFF] for bits in numbers.view(torch.int16).tolist()]

@@ -3,6 +3,7 @@
 import pytest
 
 from logtrain.core import config
+from logtrain.core.run_folder import flatten
 from logtrain.cpt import CptConfig
 from logtrain.sft import SftConfig
 from tests.support import RECIPES
@@ -29,6 +30,17 @@ def test_the_published_recipe():
     assert (recipe.optim.beta1, recipe.optim.beta2, recipe.optim.eps) == (0.9, 0.999, 1e-8)
     assert (recipe.trainer.epochs, recipe.trainer.max_steps) == (1, 0)
     assert (recipe.trainer.max_grad_norm, recipe.trainer.log_every, recipe.trainer.save_every) == (1.0, 10, 0)
+
+
+def test_the_recommended_recipe_is_the_published_one_with_replay_and_a_budget():
+    names = "cpt_8xh100", "cpt_8xh100_replay"
+    plain, ours = (flatten(config.load(CptConfig, [str(RECIPES / f"{name}.toml")])) for name in names)
+    other = {key for key in plain | ours if plain.get(key) != ours.get(key)}
+    assert other == {
+        *("name", "data", "mix", "valid", "roles", "loader.rows_per_batch"),
+        *("trainer.valid_every", "trainer.keep_best", "trainer.forget_budget", "trainer.replay_bounds"),
+    }
+    assert sum(ours["mix"].values()) == pytest.approx(1) and 0 < ours["trainer.forget_budget"] <= 0.01
 
 
 def test_the_published_fine_tuning():

@@ -37,7 +37,8 @@ def first_gradients(flags: list[str]) -> dict[str, torch.Tensor]:
 
         def step(self):
             for parameter in model.parameters():
-                parameter.data.copy_(parameter.grad)
+                if parameter.grad is not None:  # a frozen one stays as it is
+                    parameter.data.copy_(parameter.grad)
             found.update((name, full.detach()) for name, full in full_tensors(model))
 
         def zero_grad(self):

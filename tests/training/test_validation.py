@@ -40,7 +40,9 @@ def test_loss_and_ends_are_those_of_the_logits(tmp_path):
     found = validate(model, loader, loader.steps_per_epoch, world, END)
     assert (found.targets, found.ends, found.ends_predicted) == (targets, ends, predicted)
     assert abs(found.loss - summed / targets) < 1e-5
-    assert validate(model, loader, loader.steps_per_epoch, world) == (found.loss, targets, 0, 0)
+    assert validate(model, loader, loader.steps_per_epoch, world)[:4] == (found.loss, targets, 0, 0)
+    assert sum(found.targets_R) == targets and abs(sum(found.losses_R) - summed) < 1e-3 * summed
+    assert len(found.losses_R) == loader.accumulation * loader.steps_per_epoch
     assert validate(model, loader, loader.steps_per_epoch, world, 319).ends_predicted == 0  # an id that ends nothing
     world.close()
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from logtrain.core.batch import IGNORE
 from logtrain.data.loader import Loader, Step
 from logtrain.data.shards import Split
-from logtrain.training.checkpoint import Checkpoints, step_of
+from logtrain.training.checkpoint import Checkpoints, read_facts, step_of
+from logtrain.training.forgetting import restore_shares
 from logtrain.training.optim import make_optimizer
 from logtrain.training.setup import RunSetup
 from logtrain.training.sharding import clip_grad_norm, last_micro_batch
@@ -90,7 +91,7 @@ def places_in(loader: Loader, step: int) -> list[Place]:
     return found
 
 
-class Replay:
+class Rerun:
     """The run of a checkpoint before a step, which goes on from there. Every rank makes one."""
 
     def __init__(self, run: RunSetup, step: int):
@@ -110,6 +111,9 @@ class Replay:
         self.optimizer = make_optimizer(self.model, run.config.optim)
         self.step = checkpoints.load(path, self.model, self.optimizer).step if path else 0
         self.began_at = self.step
+        if newest := next(reversed(checkpoints.gathered(checkpoints.complete())[0]), None):
+            state = read_facts(newest).state  # with the decisions that were made after `path`, too
+            restore_shares(self.train, trainer.replay_source, state)
         self.train_step = TrainStep(
             self.model, self.optimizer, run.config.optim, trainer.max_grad_norm, total, run.world
         )
