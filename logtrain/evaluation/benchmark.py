@@ -13,7 +13,7 @@ import orjson
 
 from logtrain.core.atomic import write_file
 from logtrain.evaluation.results import MetricMean, Result
-from logtrain.evaluation.score_table import TITLES, interval_text
+from logtrain.evaluation.score_table import TITLES
 from logtrain.evaluation.suite import PublishedFacts, SetFacts, Suite
 
 TEMPLATE = Path(__file__).with_name("benchmark.html.jinja")
@@ -84,13 +84,14 @@ def write_benchmark(folder: Path, benchmark: Benchmark) -> None:
     write_file(folder / "benchmark.html", page.encode())
 
 
-def shown(mean: MetricMean | None) -> tuple[str, str]:
-    """(a figure, its interval with the majority's figure), "" for none."""
+def shown(mean: MetricMean | None) -> tuple[str, str, str]:
+    """(a figure, its interval, the majority's figure), "" for none."""
     if mean is None:
-        return "", ""
+        return "", "", ""
     majority = f"majority {mean['majority']:.3f}" if "majority" in mean else ""
-    interval = interval_text(mean["low"], mean["high"]) or "no interval"
-    return f"{mean['mean']:.3f}", ", ".join(filter(None, (interval, majority)))
+    low, high = mean["low"], mean["high"]
+    interval = "no interval" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    return f"{mean['mean']:.3f}", interval, majority
 
 
 def lines(benchmark: Benchmark) -> list[str]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from logtrain import benchmark
-from logtrain.evaluation.suite import read_suite
+from logtrain.evaluation.config import BenchmarkConfig
+from logtrain.evaluation.suite import config_of, read_suite
 from tests.support import ROOT
 from tests.support.scripted_server import scripted
 
@@ -104,6 +105,18 @@ def test_what_is_wrong_in_a_suite_is_told_before_anything_is_asked(chat_models, 
     with pytest.raises(ValueError, match=told):
         benchmark.main([*arguments, "--models", f"m={chat_models['a']}"])
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_said_once_counts_for_every_set(tmp_path):
+    suite_in(tmp_path)
+    config = BenchmarkConfig(
+        suite=str(tmp_path / "suite.toml"), data=str(tmp_path), models=("m=x",), run="r", backend="openai",
+        base_url="http://x/v1", check_server=False, max_sequences=3, unseen=("B",),
+    )  # fmt: skip
+    anomaly, words = (config_of(config, facts) for facts in read_suite(tmp_path / "suite.toml")["set"])
+    for each in (anomaly, words):
+        assert (each.check_server, each.max_sequences, each.models) == (False, 3, ("m=x",))
+    assert (anomaly.unseen, words.unseen) == (("B",), ()), "only a set that has groups"
 
 
 def test_the_suite_of_logs_is_whole_and_its_files_are_those_that_are_written():
