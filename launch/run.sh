@@ -5,7 +5,7 @@
 #     launch/run.sh sft launch/recipes/sft_lora_4xh100.toml --model runs/nlplog-8b/export --data data/chat
 #     launch/run.sh evaluate --models base=DIR sft=DIR --data TEST.json --format sharegpt --run runs/evaluation
 #
-# The first word names the command, cpt, sft, replay, evaluate, export or doctor; the rest are its own arguments (`launch/run.sh cpt
+# The first word names the command, cpt, sft, dpo, replay, evaluate, blend, export or doctor; the rest are its own arguments (`launch/run.sh cpt
 # --help` lists them). torchrun takes its flags from the environment: PET_NPROC_PER_NODE=4 uses four GPUs. For two
 # machines, run the same command on both with
 #
@@ -16,9 +16,9 @@
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 case "${1:-}" in
-    cpt | sft | replay | evaluate | export | doctor) ;;
+    cpt | sft | dpo | replay | evaluate | blend | export | doctor) ;;
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit ;;
-    *) echo "run.sh: expected cpt, sft, replay, evaluate, export or doctor first, not '${1:-}'; --help shows examples" >&2; exit 2 ;;
+    *) echo "run.sh: expected cpt, sft, dpo, replay, evaluate, blend, export or doctor first, not '${1:-}'; --help shows examples" >&2; exit 2 ;;
 esac
 # shellcheck source=launch/ranks.sh
 . "$here/ranks.sh"

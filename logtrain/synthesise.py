@@ -10,7 +10,6 @@ answers, rows.py writes. The run's folder then holds:
     chunks.jsonl, answers.jsonl, config.toml         what was asked about, every answer: --resume auto goes on with them
 """
 
-import sys
 from pathlib import Path
 
 from logtrain.core.config import load
@@ -46,7 +45,7 @@ def synthesise(config: SynthesiseConfig, stop: StopSignal) -> int:
             teacher = LocalTeacher(config)
         else:
             teacher = RemoteTeacher(config)
-        chunks = kept_chunks(config, folder, prompts.sha256, say)
+        chunks = kept_chunks(config, folder, prompts.sha256)
         jobs, tally = make_jobs(config, prompts, chunks.chunks), Tally(config)
         for event in read_journal(folder):
             tally.apply(event)
@@ -62,11 +61,6 @@ def synthesise(config: SynthesiseConfig, stop: StopSignal) -> int:
     if work.failure:
         raise ValueError(work.failure)
     return INTERRUPTED if stop.asked else 0
-
-
-def say(doing: str) -> None:
-    """Tell what comes next."""
-    print(doing, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
     "loader.attention": (["--loader.attention", "row"], []),
     "optim.lr": (["--optim.lr", "2e-2"], []),
     "optim.schedule": (["--optim.schedule", "linear"], []),
+    "optim.decay_ratio": (["--optim.decay_ratio", "0.5"], ["--optim.schedule", "wsd"]),
     "optim.warmup_ratio": (["--optim.warmup_ratio", "0.9"], []),
     "optim.warmup_steps": (["--optim.warmup_steps", "3"], []),
     "optim.min_lr_ratio": (["--optim.min_lr_ratio", "0.5"], []),
@@ -117,6 +118,8 @@ NAMED: dict[str, str] = {
     "trainer.save_last": f"{BEST}::test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step",
     "export_merged": f"{BEST}::test_a_run_may_leave_its_adapters_and_nothing_else_of_its_last_step",
     "trainer.patience": f"{BEST}::test_patience_ends_a_run_that_gets_no_better",
+    "dpo.beta": "entries/test_dpo.py::test_smoothing_changes_the_loss_and_beta_the_rewards",
+    "dpo.label_smoothing": "entries/test_dpo.py::test_smoothing_changes_the_loss_and_beta_the_rewards",
     "roles": "training/test_forgetting.py::*",
     "trainer.forget_budget": "training/test_forgetting.py::test_the_best_step_is_within_the_budget_and_told",
     "trainer.replay_source": "training/test_forgetting.py::*",
@@ -224,6 +227,7 @@ NAMED: dict[str, str] = {
 SMALL = {  # commands of few fields: the files that hold their tests
     "chat": ["entries/test_chat.py", "conversation/*.py", "generation/test_load.py"],
     "serve": ["entries/test_serve.py", "serving/*.py"],
+    "blend": ["entries/test_blend.py", "entries/test_blend_choice.py"],
     "judge": ["entries/test_judge.py", "evaluation/test_judgement.py", "generation/test_*.py", "test_config_fields.py"],
     "benchmark": ["entries/test_benchmark.py", "entries/test_evaluate*.py", "test_config_fields.py"],
     "merge": ["entries/test_merge.py"],
@@ -348,15 +352,16 @@ def configs() -> dict[str, dict]:
     return found
 
 
+RUNS = ("cpt", "sft", "dpo", "plan", "rehearse")
+
+
 def where(command: str, field: str) -> str | None:
     """Which of the tables has the field."""
-    if command in ("cpt", "sft", "plan", "rehearse") and field in {**TRAINING, **PLANNED}:
+    if command in RUNS and field in {**TRAINING, **PLANNED}:
         return "a run or a plan"
     if command == "evaluate" and field in EVALUATED:
         return "an evaluation"
-    return NAMED.get(f"{command}.{field}") or (
-        NAMED.get(field) if command in ("cpt", "sft", "plan", "rehearse") else None
-    )
+    return NAMED.get(f"{command}.{field}") or (NAMED.get(field) if command in RUNS else None)
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(SMALL)))

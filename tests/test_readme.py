@@ -11,10 +11,12 @@ import pytest
 
 from logtrain.__main__ import COMMANDS
 from logtrain.benchmark import BenchmarkConfig
+from logtrain.blend import BlendConfig
 from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
 from logtrain.doctor import DoctorConfig
+from logtrain.dpo import DpoConfig
 from logtrain.judge import JudgeConfig
 from logtrain.page import PageConfig
 from logtrain.planning.config import PlanConfig
@@ -57,6 +59,8 @@ CONFIGS = {
     "cpt": CptConfig,
     "sft": SftConfig,
     "plan": PlanConfig,
+    "blend": BlendConfig,
+    "dpo": DpoConfig,
     "rehearse": RehearseConfig,
     "doctor": DoctorConfig,
     "chat": ChatConfig,
@@ -113,6 +117,8 @@ def test_flags_of_what_needs_more_than_a_test_has(command, monkeypatch):
     name, arguments = parsed(command)
     if name in OF_RUNS or name == "review":
         arguments = config.words_first(arguments, "--run" if name in OF_RUNS else "--file")
+    if name == "blend":
+        arguments = config.words_first(arguments, "--models")
     config.load({**CONFIGS, **OF_RUNS, "evaluate": EvaluateConfig}[name], arguments)
 
 

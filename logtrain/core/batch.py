@@ -29,6 +29,12 @@ class Batch(NamedTuple):
     """An upper bound of the tokens in a sequence."""
     seeds_T: Tensor | None = None
     """64 random bits of each token for dropout, int64, which no other token of the run has."""
+    pairs_P3: Tensor | None = None
+    """Of each pair of answers the sequences of the chosen and of the rejected one, and its number in the data, int64;
+    of a batch without pairs one of -1.
+    """
+    reference_P2: Tensor | None = None
+    """Log-probabilities of both answers of each pair by the reference model, fp32, in nats; 0 where unknown."""
 
     def to(self, device: torch.device) -> "Batch":
         """A copy of the batch on a device; from pinned memory the copying does not wait."""
@@ -40,6 +46,7 @@ class Batch(NamedTuple):
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with `change` applied to every tensor that it has."""
-        labels_T, seeds_T = (None if x is None else change(x) for x in (self.labels_T, self.seeds_T))
+        optional = (self.labels_T, self.seeds_T, self.pairs_P3, self.reference_P2)
+        labels_T, seeds_T, pairs_P3, reference_P2 = (None if x is None else change(x) for x in optional)
         tokens_T, positions_T, cu_seqlens = map(change, (self.tokens_T, self.positions_T, self.cu_seqlens))
-        return Batch(tokens_T, labels_T, positions_T, cu_seqlens, self.max_seqlen, seeds_T)
+        return Batch(tokens_T, labels_T, positions_T, cu_seqlens, self.max_seqlen, seeds_T, pairs_P3, reference_P2)

@@ -12,7 +12,7 @@ from logtrain.core.location import origin_of
 from logtrain.core.store import sha256_of
 
 LINEAGE = "lineage.json"
-STAND_FOR = ("manifest.json", "checksums.json")  # the files that stand for the folder around them
+STAND_FOR = ("manifest.json", "checksums.json", "checkpoint.json")  # the files that stand for the folder around them
 
 
 def write_lineage(folder: Path, parents: Iterable[dict[str, str]], config: dict[str, Any]) -> None:

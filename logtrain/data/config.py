@@ -16,8 +16,9 @@ from logtrain.data.lines import MAX_ROW_MB
 from logtrain.text.config import DATE, TrainOn, check_date
 
 TextFormat = Literal["auto", "nlplog", "corpus"]
-ChatFormat = Literal["sharegpt", "messages", "alpaca"]
+ChatFormat = Literal["sharegpt", "messages", "alpaca", "dpo"]
 READ_COLUMNS = {"text", "instruction", "input", "output", "log", "conversations", "messages", "system", "domain"}
+READ_COLUMNS |= {"prompt", "chosen", "rejected"}
 """All that some rule reads."""
 TooLong = Literal["auto", "error", "drop", "split_turns", "truncate_content", "truncate_answer"]
 TEXT_ONLY = {
@@ -56,7 +57,9 @@ class PrepareConfig(Config):
     {instruction, input, output} too: Human: {instruction}, a new line, {input} if there is one, Assistant: {output}; it
     is sharegpt or messages where the first row is such a chat.
     For fine-tuning, as the turns of a chat: sharegpt {conversations: [{from, value}]}, messages {messages: [{role,
-    content}]}, alpaca {instruction, input, output}; sharegpt and alpaca may have {system}."""
+    content}]}, alpaca {instruction, input, output}; sharegpt and alpaca may have {system}.
+    For logtrain dpo: dpo {prompt, chosen, rejected}, the prompt a text or messages, or {conversations, chosen,
+    rejected}; a pair that is longer than seq_len with both its answers is left out and counted."""
     seq_len: int = 8192
     """Tokens in a packed row of the training to come. No document is cut here; the report counts what will be split."""
     valid_fraction: float = 0.01
@@ -158,6 +161,11 @@ class PrepareConfig(Config):
                 raise ValueError(
                     f"{name} = {getattr(self, name)} has no meaning with format = {self.format}; it is for {formats}"
                 )
+        if self.format == "dpo" and (self.train_on != "all" or self.too_long not in ("auto", "drop", "error")):
+            raise ValueError(
+                f"format = dpo trains on the two answers of a pair whole: train_on = {self.train_on} and too_long = "
+                f"{self.too_long} must be all, and auto, drop or error"
+            )
 
     @property
     def renamed(self) -> dict[str, str]:

@@ -4,6 +4,8 @@
     messages   {messages: [{role, content}, ...]}               role: user, assistant, system
                either may be the list alone, or JSON in a column of text
     alpaca     {instruction, input, output, system}             one question, "{instruction}\\n{input}", and its answer
+    dpo        {prompt, chosen, rejected, system}           a prompt of text or messages, and two answers to it; also
+               {conversations, chosen, rejected, system}    as in sharegpt; an answer is a text, a turn or a list of one
 
 `system` and `input` may be absent or blank. A conversation is a system turn or none, then user and assistant by turns,
 an assistant's last. Any row may have a `domain`; without one it belongs to the domain named after its file. What no
@@ -33,6 +35,7 @@ from logtrain.data.rows import (
     string,
 )
 from logtrain.text.chat_template import Turn, check_turns
+from logtrain.text.turns import check_question
 
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "human": "user",
@@ -84,7 +87,7 @@ def conversations(
 
     def parse(row: int, value: object) -> Iterator[Conversation]:
         value = reading.named(value)
-        turns, domain = row_conversation(value, format, reading)
+        turns, domain = row_pair(value, reading) if format == "dpo" else row_conversation(value, format, reading)
         domain = domain or file.stem
         if reading.split_by == "system" and turns[0].role == "system":
             value = {"system": turns[0].content}  # also where it is a turn
@@ -120,6 +123,47 @@ def row_conversation(value: object, format: ChatFormat, reading: Reading = AS_TH
     for text in (domain, *(turn.content for turn in turns)):
         refuse_unencodable(text)
     return tuple(turns), domain
+
+
+def row_pair(value: object, reading: Reading = AS_THEY_ARE) -> tuple[tuple[Turn, ...], str]:
+    """The turns of a prompt, behind them the chosen and the rejected answer, and the domain ("" if it names none) of a
+    JSON row. Raises BadRow.
+    """
+    row = columns(value, reading)
+    where = TURNS_IN["sharegpt"] if "conversations" in row else TurnColumns("prompt", "role", "content")
+    if where.turns == "prompt" and not isinstance(row.get("prompt"), list):
+        prompt = [Turn("user", string(row, "prompt"))]
+    else:
+        prompt = listed_turns(row, where, reading.ignore)
+    if system := string(row, "system", required=False):
+        prompt.insert(0, Turn("system", system))
+    answers = [listed_answer(row, name, where, reading.ignore) for name in ("chosen", "rejected")]
+    reads = {where.turns, "chosen", "rejected", "system", "domain", reading.split_by}
+    refuse_unread([name for name in row if name not in reads and holds_text(row[name])])
+    try:
+        check_question(prompt)
+    except ValueError as error:
+        raise BadRow(str(error)) from None
+    if answers[0] == answers[1]:
+        raise BadRow("chosen and rejected are the same")
+    domain = domain_of(row)
+    for text in (domain, *(turn.content for turn in (*prompt, *answers))):
+        refuse_unencodable(text)
+    return (*prompt, *answers), domain
+
+
+def listed_answer(row: dict[str, object], name: str, where: TurnColumns, ignore_columns: Collection[str]) -> Turn:
+    """An answer in a column of its own: a text, a turn of an assistant, or a list of one. Raises BadRow."""
+    value = row.get(name)
+    if not isinstance(value, dict | list):
+        return Turn("assistant", string(row, name))
+    listed: dict[str, object] = {name: [value] if isinstance(value, dict) else value}
+    turns = listed_turns(listed, where._replace(turns=name), ignore_columns)
+    if [turn.role for turn in turns] != ["assistant"]:
+        raise BadRow(
+            f'"{name}" has the turns {", ".join(turn.role for turn in turns) or "none"}, not one of an assistant'
+        )
+    return turns[0]
 
 
 def listed_turns(row: dict[str, object], where: TurnColumns, ignore_columns: Collection[str]) -> list[Turn]:

@@ -68,13 +68,11 @@ class ChatEncoder:
         item_D, part_D, problems = [], [], {}
         for i, turns in enumerate(items):
             try:
-                whole = Sample(*template.encode(turns, self.train_on))
-                case, samples = self._fit(turns, whole, template)
+                outcomes_I[i], samples = self.samples_of(turns, template)
             except ValueError as error:
                 problems[i] = str(error)
                 outcomes_I[i] = (BAD, 0, 0)
                 continue
-            outcomes_I[i] = (case, len(whole.ids), whole.num_targets)
             samples_D += samples
             item_D += [i] * len(samples)
             part_D += [min(part, (1 << PART_BITS) - 1) for part in range(len(samples))]
@@ -96,6 +94,12 @@ class ChatEncoder:
             problems=problems,
             lost=lost_of(tokenizer, texts, tokens_N & np.uint32(CONTEXT - 1), lengths_D, item_D),
         )
+
+    def samples_of(self, turns: Sequence[Turn], template: ChatTemplate) -> tuple[tuple[int, int, int], list[Sample]]:
+        """What becomes of an item, as in OUTCOME, and what is trained on. Raises ValueError for one of no use."""
+        whole = Sample(*template.encode(turns, self.train_on))
+        case, samples = self._fit(turns, whole, template)
+        return (case, len(whole.ids), whole.num_targets), samples
 
     def _fit(self, turns: Sequence[Turn], whole: Sample, template: ChatTemplate) -> tuple[int, list[Sample]]:
         """What becomes of a conversation: one of CASES, and what is trained on."""

@@ -10,6 +10,7 @@ from logtrain.data.chunks import Chunks
 from logtrain.data.config import PrepareConfig
 from logtrain.data.encode import Encoder, TextEncoder
 from logtrain.data.encode_chat import ChatEncoder
+from logtrain.data.encode_pairs import PairEncoder
 from logtrain.data.files import InputFile
 from logtrain.data.format_found import formats_of, reading_of
 from logtrain.data.groups import held_groups
@@ -69,7 +70,8 @@ def encoder_of(config: PrepareConfig, origin: Origin) -> Encoder:
     hash_key = str(config.seed).encode()
     if "chat" in origin:
         template = origin["chat"]["template"]
-        return ChatEncoder(template, config.date, config.train_on, config.too_long, config.seq_len, hash_key)
+        encoder = PairEncoder if config.format == "dpo" else ChatEncoder
+        return encoder(template, config.date, config.train_on, config.too_long, config.seq_len, hash_key)
     return TextEncoder(origin["tokenizer"]["bos_id"], origin["tokenizer"]["document_end_id"], hash_key)
 
 

@@ -45,13 +45,17 @@ def write_card(
     relation: Relation,
     base: Base,
     *,
+    others: Sequence[Base] = (),
     data: Sequence[DataLine] = (),
     recipe: str = "",
     scores: Sequence[Score] = (),
 ) -> None:
-    """Write the card of a model or an adapter. `recipe`: the settings of its run, as TOML."""
+    """Write the card of a model or an adapter. `others`: models besides `base` that it was made from. `recipe`: the
+    settings of its run, as TOML.
+    """
+    bases = [base, *others]
     facts: dict[str, Any] = {
-        "base_model": base.name,
+        "base_model": [each.name for each in bases] if others else base.name,
         "base_model_relation": relation,
         "library_name": LIBRARY[relation],
         "pipeline_tag": "text-generation",
@@ -61,7 +65,8 @@ def write_card(
     facts |= {"model-index": model_index(title, scores)} if scores else {}
     # JSON is YAML; a value on each line can be read by both.
     header = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items()]
-    body = [f"# {line(title)}", f"Made by logtrain from `{line(base.name)}` (weights {base.sha256[:16]})."]
+    made_from = ", ".join(f"`{line(each.name)}` (weights {each.sha256[:16]})" for each in bases)
+    body = [f"# {line(title)}", f"Made by logtrain from {made_from}."]
     if data:
         rows = [f"| {line(of.name)} | {of.kind} | {of.documents:,} | {of.tokens:,} | {of.sha256[:16]} |" for of in data]
         head = ["## Data", "", "| files | kind | number | tokens | fingerprint |", "|--|--|--|--|--|"]

@@ -103,6 +103,10 @@ class Weights:
         name = self.stored.get(name, name)
         return self.files[self.file_of[name]].get_slice(name)
 
+    def let_go(self) -> None:
+        """Give back the memory that the mapped files take in this process: what has been read would stay in it."""
+        self.files = {file: open_file(self.folder / file) for file in self.files}
+
     def rows(self, name: str, start: int, stop: int) -> Iterator[Tensor]:
         """Yields rows [start, stop) of our parameter `name`, in pieces, in the dtype in which they are stored."""
         for tensor in self.published[name]:
@@ -205,6 +209,13 @@ def save(
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder, config, tensors, dtype)
+    save_files(folder, config, dtype, source=source, tokenizer_files=tokenizer_files)
+
+
+def save_files(
+    folder: Path, config: LlamaConfig, dtype: torch.dtype, *, source: Path, tokenizer_files: Iterable[Path]
+) -> None:
+    """Write what stands beside the weights: config.json, generation_config.json and the tokenizer, as `save` does."""
     raw = read_json(source / "config.json")
     raw["dtype" if "dtype" in raw else "torch_dtype"] = str(dtype).removeprefix("torch.")
     raw["vocab_size"] = config.vocab_size

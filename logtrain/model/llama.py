@@ -19,6 +19,7 @@ import logtrain_kernels
 from logtrain.core.batch import IGNORE, Batch
 from logtrain.model.config import Recompute
 from logtrain.model.recompute import recomputed
+from logtrain.model.sequence_losses import by_sequence, token_losses
 from logtrain_kernels import (
     CacheSlots as CacheSlots,  # the generator fills them
 )
@@ -165,13 +166,17 @@ class LossHead(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
 
-    def forward(self, x_TD: Tensor, residual_TD: Tensor, labels_T: Tensor | None) -> Tensor:
-        """Returns the loss summed over the labels (fp32 scalar, in nats), or the logits [T, V] where there are no
-        labels.
+    def forward(
+        self, x_TD: Tensor, residual_TD: Tensor, labels_T: Tensor | None, of_each_token: bool = False
+    ) -> Tensor:
+        """Returns the loss summed over the labels (fp32 scalar, in nats), or of each token (fp32 [T], 0 without a
+        label), or the logits [T, V] where there are no labels.
         """
         _, normed_TD = self.norm(x_TD, residual_TD)
         if labels_T is None:
             return normed_TD @ self.weight.T
+        if of_each_token:
+            return token_losses(normed_TD, self.weight, labels_T)
         return linear_cross_entropy(normed_TD, self.weight, labels_T)
 
 
@@ -194,14 +199,16 @@ class Llama(nn.Module):
             assert isinstance(weight, nn.Parameter)
             self.head.weight = weight
 
-    def forward(self, batch: Batch, end_id: int | None = None) -> Tensor:
+    def forward(self, batch: Batch, end_id: int | None = None, of_sequences: bool = False) -> Tensor:
         """Cross-entropy summed over the batch's targets: fp32 scalar, in nats. Without labels: the logits [T, V].
 
         `end_id`: fp32 [3] instead: that sum, the number of targets that are this id, and of how many of these it is the
-        most likely one.
+        most likely one. `of_sequences`: fp32 [S] instead, the sum of each sequence of the batch.
         """
         self.seeds[:] = [] if batch.seeds_T is None else [batch.seeds_T]
         x_TD, residual_TD = self.decode(batch)
+        if of_sequences:
+            return by_sequence(self.head(x_TD, residual_TD, batch.labels_T, True), batch.cu_seqlens)
         summed = self.head(x_TD, residual_TD, batch.labels_T)
         if end_id is None or batch.labels_T is None:
             return summed

@@ -11,11 +11,11 @@ import hashlib
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
@@ -29,15 +29,26 @@ from logtrain.data.log import as_log
 from logtrain.data.near_twins import BAND, SIGNATURE, SURELY_LESS
 from logtrain.data.records import blocks
 from logtrain.data.twins import Twins
+from logtrain.observe.progress import Progress
 from logtrain.synthesis.config import SynthesiseConfig
 from logtrain.text.log_templates import LogTemplates
 
+T = TypeVar("T")
 FILE = "chunks.jsonl"
 Split = Literal["train", "valid", "valid_systems"]
-AT_ONCE = 64  # chunks whose signatures are computed together
+AT_ONCE = 256  # records whose templates, chunks whose signatures are found together
 MOST_TEMPLATES = 20_000  # of a system's single records; what comes then is left out
 FEWEST_RECORD_CHARS = 20
 MOST_CHARS = 1 << 31  # of all chunks, which are in memory
+
+
+class Record(NamedTuple):
+    """A line, or several that belong together."""
+
+    line: int
+    """number of the first, from 1"""
+    text: str
+    """printable, without a line end behind it"""
 
 
 @dataclass(frozen=True)
@@ -68,25 +79,29 @@ class Chunks:
         return hashlib.sha256(repr([tuple(asdict(chunk).values()) for chunk in self.chunks]).encode()).hexdigest()
 
 
-def read_chunks(config: SynthesiseConfig, note: Callable[[str], None]) -> Chunks:
-    """The chunks of all logs, each with its split, in the order of files and lines. `note` is told what is read. Raises
-    ValueError for a log that cannot be read, and where no chunk is left.
+def read_chunks(config: SynthesiseConfig) -> Chunks:
+    """The chunks of all logs, each with its split, in the order of files and lines. Raises ValueError for a log that
+    cannot be read, and where no chunk is left.
     """
     found, seen = Chunks([]), NearTwins()
     by_system: dict[str, list[Chunk]] = {}
-    num_chars = 0
     templates: dict[str, LogTemplates] = {}
-    for system, path in config.systems():
-        note(f"reading {path}")
-        if config.rows == "nlplog":
-            made = single_records(config, system, path, found.left_out, templates.setdefault(system, LogTemplates()))
-        else:
-            made = runs_of_records(config, system, path, found.left_out)
-        for chunk in seen.without(made, found.left_out):
-            by_system.setdefault(system, []).append(chunk)
-            num_chars += len(chunk.text)
-            if num_chars > MOST_CHARS:
-                raise ValueError(f"{path}: more than {MOST_CHARS:,} characters in chunks; give fewer or shorter logs")
+    files = [(system, open_log(path)) for system, path in config.systems()]
+    num_chars = done = 0
+    with Progress("read", sum(file.num_bytes for _, file in files), title="reading", in_bytes=True) as progress:
+        for system, file in files:
+            read = records(file, config.most_chars, found.left_out)
+            shown = with_progress(read, progress, done, file)
+            done += file.num_bytes
+            if config.rows == "nlplog":
+                made = single_records(shown, system, file, found.left_out, templates.setdefault(system, LogTemplates()))
+            else:
+                made = runs_of_records(shown, config, system, file, found.left_out)
+            for chunk in seen.without(made, found.left_out):
+                by_system.setdefault(system, []).append(chunk)
+                num_chars += len(chunk.text)
+                if num_chars > MOST_CHARS:
+                    raise ValueError(f"{file.path}: more than {MOST_CHARS:,} characters in chunks; give fewer logs")
     for system, chunks in by_system.items():
         by_system[system] = spread(chunks, config.chunks_per_system, f"{config.seed} {system}")
         found.left_out["surplus"] += len(chunks) - len(by_system[system])
@@ -99,13 +114,13 @@ def read_chunks(config: SynthesiseConfig, note: Callable[[str], None]) -> Chunks
     return found
 
 
-def kept_chunks(config: SynthesiseConfig, folder: Path, prompts_sha256: str, note: Callable[[str], None]) -> Chunks:
+def kept_chunks(config: SynthesiseConfig, folder: Path, prompts_sha256: str) -> Chunks:
     """The chunks of a run: those that its folder has, or those of the logs, which it has then. Raises ValueError as
     `read_chunks` does, and where the folder's have been changed, or the file of prompts has.
     """
     file = folder / FILE
     if not os.path.lexists(file):
-        found = read_chunks(config, note)
+        found = read_chunks(config)
         facts = [
             {"left_out": found.left_out, "sha256": found.sha256, "prompts": prompts_sha256},
             *map(asdict, found.chunks),
@@ -124,60 +139,75 @@ def kept_chunks(config: SynthesiseConfig, folder: Path, prompts_sha256: str, not
     return found
 
 
-def records(path: str, most_chars: int, left_out: Counter[str]) -> Iterator[tuple[int, str]]:
-    """(number of the first line, text) of each record; one that is too long is left out. Raises ValueError."""
+def open_log(path: str) -> InputFile:
+    """A raw log. Raises ValueError for a file that is none."""
     file = InputFile(path)
     if not file.kind.is_text:
         raise ValueError(f"{path}: not a raw log; give a .log or .txt file")
+    return file
+
+
+def records(file: InputFile, most_chars: int, left_out: Counter[str]) -> Iterator[Record]:
+    """The records of a log; one that is too long is left out. Raises ValueError."""
     number = 1
     for record in blocks(lines(file.texts(), MAX_ROW_MB << 20)):
         if isinstance(record, BadRow) or len(record) > most_chars:
             left_out["long"] += 1
         elif record.strip():
             whole = [f"{line}\n" for line in record.removesuffix("\n").split("\n")]
-            yield number, printable("\n".join(as_log(path, whole, 1).lines).rstrip("\n"))
+            yield Record(number, printable("\n".join(as_log(str(file.path), whole, 1).lines).rstrip("\n")))
         number += 1 if isinstance(record, BadRow) else record.count("\n")
 
 
-def runs_of_records(config: SynthesiseConfig, system: str, path: str, left_out: Counter[str]) -> Iterator[Chunk]:
+def with_progress(some: Iterable[Record], progress: Progress, before: int, file: InputFile) -> Iterator[Record]:
+    """The records, with what is read of their file shown on the way. `before`: bytes of the files before it."""
+    for count, record in enumerate(some):
+        if not count % AT_ONCE:
+            progress.update(before + file.bytes_read, {"file": file.path.name, "megabytes": file.bytes_read >> 20})
+        yield record
+
+
+def runs_of_records(
+    some: Iterable[Record], config: SynthesiseConfig, system: str, file: InputFile, left_out: Counter[str]
+) -> Iterator[Chunk]:
     """Chunks of a log: as many records in a row as have a random number of lines."""
-    draws = random.Random(f"{config.seed} {system} {path}")
-    held: list[tuple[int, str]] = []
+    draws = random.Random(f"{config.seed} {system} {file.path}")
+    held: list[Record] = []
     num_lines = num_chars = 0
     wanted = draws.randint(config.least_lines, config.most_lines)
 
-    def taken() -> Chunk | None:
+    def taken() -> Iterator[Chunk]:
         if num_lines < config.least_lines:
             left_out["short"] += 1
-            return None
-        return Chunk(system, path, held[0][0], num_lines, "\n".join(text for _, text in held))
+        else:
+            yield Chunk(system, str(file.path), held[0].line, num_lines, "\n".join(one.text for one in held))
 
-    for number, text in records(path, config.most_chars, left_out):
-        size = len(text) + 1
+    for record in some:
+        size = len(record.text) + 1
         if held and (num_lines >= wanted or num_chars + size > config.most_chars):
-            if chunk := taken():
-                yield chunk
+            yield from taken()
             held, num_lines, num_chars = [], 0, 0
             wanted = draws.randint(config.least_lines, config.most_lines)
-        held.append((number, text))
-        num_lines, num_chars = num_lines + text.count("\n") + 1, num_chars + size
-    if held and (chunk := taken()):
-        yield chunk
+        held.append(record)
+        num_lines, num_chars = num_lines + record.text.count("\n") + 1, num_chars + size
+    if held:
+        yield from taken()
 
 
 def single_records(
-    config: SynthesiseConfig, system: str, path: str, left_out: Counter[str], templates: LogTemplates
+    some: Iterable[Record], system: str, file: InputFile, left_out: Counter[str], templates: LogTemplates
 ) -> Iterator[Chunk]:
     """The first record of each template of a log, as a chunk of its own."""
-    for number, text in records(path, config.most_chars, left_out):
-        before = len(templates.templates)
-        templates.add([text])
-        if len(templates.templates) == before:
-            left_out["template"] += 1
-        elif len(text) < FEWEST_RECORD_CHARS or before >= MOST_TEMPLATES:
-            left_out["short"] += 1
-        else:
-            yield Chunk(system, path, number, text.count("\n") + 1, text)
+    for group in batched(some, AT_ONCE):
+        known = len(templates.templates)
+        for record, number in zip(group, templates.add([one.text for one in group]).tolist(), strict=True):
+            if number < known:
+                left_out["template"] += 1
+            elif len(record.text) < FEWEST_RECORD_CHARS or number >= MOST_TEMPLATES:
+                left_out["short"] += 1
+            else:
+                yield Chunk(system, str(file.path), record.line, record.text.count("\n") + 1, record.text)
+            known = max(known, number + 1)
 
 
 class NearTwins:
@@ -213,10 +243,10 @@ class NearTwins:
         return True
 
 
-def batched(chunks: Iterable[Chunk], size: int) -> Iterator[list[Chunk]]:
+def batched(some: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lists of so many; the last may have fewer."""
-    for _, group in groupby(enumerate(chunks), key=lambda pair: pair[0] // size):
-        yield [chunk for _, chunk in group]
+    for _, group in groupby(enumerate(some), key=lambda pair: pair[0] // size):
+        yield [one for _, one in group]
 
 
 def spread(chunks: list[Chunk], most: int, seed: str) -> list[Chunk]:

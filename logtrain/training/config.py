@@ -13,8 +13,10 @@ from logtrain.core.location import FOLDER, MODEL, RUNS
 from logtrain.data.config import LoaderConfig
 from logtrain.model.config import AttentionBackend, Float8Config, LoraConfig, Recompute
 from logtrain.observe.config import HealthConfig
+from logtrain.training.preference_config import PreferenceConfig
 
 Role = Literal["domain", "general", "chat"]
+LR_OF_ADAPTERS = 2e-4  # of LoRA: some ten times that of all parameters (Hu et al. 2021, arXiv:2106.09685, appendix D)
 ONLY = ""  # the name of a source that is the only one
 
 
@@ -24,14 +26,16 @@ class OptimConfig(Config, prefix="optim."):
 
     lr: float = 1e-5
     """Peak learning rate."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the learning rate's course after the warm-up."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """Shape of the learning rate's course after the warm-up. wsd: it stays at the peak, then falls over decay_ratio."""
+    decay_ratio: float = 0.1
+    """Share of all steps, the last ones, over which wsd falls to min_lr_ratio of the peak. 0: it stays there."""
     warmup_ratio: float = 0.1
     """Share of all steps over which the learning rate rises linearly to its peak."""
     warmup_steps: int = 0
     """Steps over which it rises, instead of a share. 0: warmup_ratio counts."""
     min_lr_ratio: float = 0.0
-    """Learning rate of the last step as a share of the peak (cosine and linear)."""
+    """Learning rate of the last step as a share of the peak (not of constant)."""
     beta1: float = 0.9
     """Decay of the mean of the gradients from step to step."""
     beta2: float = 0.999
@@ -43,9 +47,14 @@ class OptimConfig(Config, prefix="optim."):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, low, high in (("warmup_ratio", 0, 1), ("min_lr_ratio", 0, 1), ("beta1", 0, 1), ("beta2", 0, 1)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"optim.{name} = {getattr(self, name)} is outside [{low}, {high}]")
+        for name in ("warmup_ratio", "decay_ratio", "min_lr_ratio", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optim.{name} = {getattr(self, name)} is outside [0, 1]")
+        if self.schedule == "wsd" and not self.warmup_steps and self.warmup_ratio + self.decay_ratio > 1:
+            raise ValueError(
+                f"optim.warmup_ratio = {self.warmup_ratio} and optim.decay_ratio = {self.decay_ratio} are more than "
+                f"the whole run; lower one"
+            )
         if self.warmup_steps < 0:
             raise ValueError(f"optim.warmup_steps = {self.warmup_steps} must not be negative")
         for name in ("lr", "weight_decay", "eps"):
@@ -57,16 +66,21 @@ class OptimConfig(Config, prefix="optim."):
 
         The warm-up takes warmup_steps, or ceil(ratio * total) steps, and its first already moves: (step + 1) / warm-up.
         The first step after it has the peak, unless it is the last, which has `min_lr_ratio` of it (Loshchilov & Hutter
-        2017, arXiv:1608.03983, one cycle).
+        2017, arXiv:1608.03983, one cycle). Of wsd the last ceil(decay_ratio * total) steps fall, by 1 - sqrt of the
+        share of them that is over (Hägele et al. 2024, arXiv:2405.18392); the step before them has the peak.
         """
         warmup = self.warmup_steps or math.ceil(self.warmup_ratio * total_steps)
         if step < warmup:
             return self.lr * (step + 1) / warmup
         last = total_steps - 1
         progress = 1.0 if step == last > 0 else (step - warmup) / max(1, last - warmup)
-        share = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[
-            self.schedule
-        ]
+        decay = min(math.ceil(self.decay_ratio * total_steps), total_steps - warmup) if total_steps > 1 else 0
+        share = {
+            "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+            "linear": 1 - progress,
+            "constant": 1.0,
+            "wsd": 1 - math.sqrt(max(0, step - last + decay) / max(1, decay)),
+        }[self.schedule]
         return self.lr * (self.min_lr_ratio + (1 - self.min_lr_ratio) * share)
 
 
@@ -159,7 +173,7 @@ class TrainerConfig(Config, prefix="trainer."):
 class RunConfig(Config):
     """All settings of a training run."""
 
-    trains_on: ClassVar[Literal["documents", "chats", "either"]] = "either"
+    trains_on: ClassVar[Literal["documents", "chats", "pairs", "either"]] = "either"
     name: str
     """The run's name: everything it writes is under <runs>/<name>/."""
     model: Annotated[str, MODEL]
@@ -216,6 +230,7 @@ class RunConfig(Config):
     """Price of a GPU for an hour, in dollars, by which a run tells what it costs. 0: not known."""
     fp8: Float8Config = field(default_factory=Float8Config)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    dpo: PreferenceConfig = field(default_factory=PreferenceConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -228,6 +243,8 @@ class RunConfig(Config):
         self.check_budget()
         if not (self.export_merged or self.lora.rank):
             raise ValueError("export_merged = false: only with adapters (lora.rank), which are exported alone then")
+        if self.trains_on in ("documents", "chats") and self.dpo != PreferenceConfig():
+            raise ValueError("dpo: its settings are of logtrain dpo alone; leave them out")
         if self.show < 0:
             raise ValueError(f"show = {self.show} must not be negative")
         if not 0 <= self.prometheus <= 65535:

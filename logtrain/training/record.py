@@ -3,7 +3,7 @@
 import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,7 @@ from logtrain.observe.health import Event, Health
 from logtrain.observe.records import Record
 from logtrain.training.block_time import BlockTime
 from logtrain.training.interval import Interval
+from logtrain.training.preference import MEASURES
 from logtrain.training.state import TrainState, set_key
 from logtrain.training.step import StepResult, Validation
 
@@ -36,6 +37,18 @@ def of_sources(names: list[str], interval: Interval, state: TrainState, world: W
     return found
 
 
+def of_measures(result: StepResult, targets: int, world: World) -> Record:
+    """A record's entries for what the objective of the last step tells beside its loss: means over the step's pairs."""
+    if result.measures_M is None:
+        return {}
+    return named(world.sum(result.measures_M.clone()).div(max(1, targets)).tolist())
+
+
+def named(measures: Iterable[float]) -> Record:
+    """The measures of pairs by their names."""
+    return dict(zip(MEASURES, measures, strict=True))
+
+
 def of_validation(name: str, found: Validation, loader: Loader, state: TrainState, epoch: float) -> Record:
     """The record of a validation set, of which `state` remembers the loss before the first step."""
     key = set_key(loader.split)
@@ -51,6 +64,8 @@ def of_validation(name: str, found: Validation, loader: Loader, state: TrainStat
         "delta": None if start is None else found.loss - start,
         "valid_targets": found.targets,
     }
+    if found.measures:
+        record |= named(found.measures)
     if found.ends:
         record["ends_predicted"] = found.ends_predicted / found.ends
     return record

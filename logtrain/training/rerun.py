@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from logtrain.core.batch import IGNORE
 from logtrain.data.loader import Loader, Step
+from logtrain.data.pairs import has_pairs
 from logtrain.data.shards import Split
 from logtrain.training.checkpoint import Checkpoints, read_facts, step_of
 from logtrain.training.forgetting import restore_shares
@@ -99,6 +100,8 @@ class Rerun:
         step that the run does not have.
         """
         self.run, self.world, self.train = run, run.world, run.data.train
+        if has_pairs(self.train.split.manifest):
+            raise ValueError(f"{run.folder}: a run on pairs of answers, whose steps are not traced")
         trainer = run.config.trainer
         total = trainer.total_steps(self.train.steps_per_epoch)
         if not 1 <= step <= total:

@@ -1,6 +1,7 @@
 """The data of a run: prepared folders, opened as loaders and checked against the model and against each other."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +10,10 @@ from logtrain.core.node_folder import is_on_network, node_folder
 from logtrain.core.world import World
 from logtrain.data.epoch import EpochSize, Shared
 from logtrain.data.loader import Loader, OfRank
+from logtrain.data.manifest import Manifest
 from logtrain.data.mixture import MixtureLoader
 from logtrain.data.pack import pack, pieces
+from logtrain.data.pairs import PairLoader, PairSplit, has_pairs
 from logtrain.data.prepared import SPLITS, check_tokenizer
 from logtrain.data.shards import Split
 from logtrain.model.llama import LlamaConfig
@@ -115,6 +118,8 @@ def open_splits(config: RunConfig, shape: LlamaConfig, world: World) -> OpenedSp
                 f"trainer.{key} goes by the validation loss, but {config.data} has no validation split; prepare it "
                 f"with one, name one with --valid, or switch trainer.{key} off"
             )
+    if config.trains_on == "pairs":
+        sources, valid = of_pairs(sources), of_pairs(valid)
     fingerprint = " ".join(
         f"{name}{'=' * bool(name)}{split.manifest['fingerprint']}" for name, split in sources.items()
     )
@@ -122,11 +127,18 @@ def open_splits(config: RunConfig, shape: LlamaConfig, world: World) -> OpenedSp
 
 
 def check_kind(sources: dict[str, Split], trains_on: str) -> None:
-    """Raises ValueError where none of the sources has what is trained on, "documents" or "chats": the loss would fall
-    all the same, for chats read as documents and documents as answers.
+    """Raises ValueError where none of the sources has what is trained on, "documents", "chats" or "pairs": the loss
+    would fall all the same, for chats read as documents and documents as answers.
     """
     folder, *more = (str(split.folder) for split in sources.values())
     which = f"{folder} and {len(more)} more" if more else folder
+    are_pairs = [has_pairs(split.manifest) for split in sources.values()]
+    if trains_on == "pairs" and (not all(are_pairs) or more):
+        raise ValueError(f"{which}: `logtrain dpo` trains on one folder of pairs; prepare it with --format dpo")
+    if trains_on in ("documents", "chats") and any(are_pairs):
+        raise ValueError(
+            f"{which}: prepared as pairs of answers, which `logtrain dpo` trains on, the rejected ones too"
+        )
     are_chats = ["chat" in split.manifest for split in sources.values()]
     if trains_on == "chats" and not any(are_chats):
         raise ValueError(
@@ -138,6 +150,14 @@ def check_kind(sources: dict[str, Split], trains_on: str) -> None:
             f"{which}: prepared as chats, which `logtrain sft` trains on (--lora.rank 0 for all parameters); for "
             f"`logtrain cpt` prepare text, with --format auto"
         )
+
+
+def of_pairs(splits: dict[str, Split]) -> dict[str, Split]:
+    """The splits as those of pairs. Raises ValueError for a folder that was not prepared with pairs."""
+    for split in splits.values():
+        if not has_pairs(split.manifest):
+            raise ValueError(f"{split.folder}: no pairs of answers; prepare it with --format dpo")
+    return {name: PairSplit(split) for name, split in splits.items()}
 
 
 def known_sizes(config: RunConfig, data: str) -> dict[str, EpochSize]:
@@ -157,14 +177,18 @@ def known_sizes(config: RunConfig, data: str) -> dict[str, EpochSize]:
 
 def chat_style(sources: dict[str, Split]) -> ChatStyle | None:
     """The style of the chats among the sources. Raises ValueError where they have several."""
-    found: dict[ChatStyle, Split] = {}
-    for split in sources.values():
-        facts = split.manifest
+    return style_of({str(split.folder): split.manifest for split in sources.values()})
+
+
+def style_of(manifests: Mapping[str, Manifest]) -> ChatStyle | None:
+    """The style of the chats among prepared folders, None without any. Raises ValueError where they have several."""
+    found: dict[ChatStyle, str] = {}
+    for folder, facts in manifests.items():
         if "chat" in facts:
             style = ChatStyle(facts["chat"]["template"], facts["tokenizer"]["document_end_id"])
-            found.setdefault(style, split)
+            found.setdefault(style, folder)
     if len(found) > 1:
-        first, second = (str(split.folder) for split in list(found.values())[:2])
+        first, second = list(found.values())[:2]
         raise ValueError(f"{first} and {second} were prepared with different chat templates; prepare both with one")
     return next(iter(found), None)
 
@@ -205,7 +229,10 @@ class Loaders:
     def make(self, split: Split, rows_per_step: int, name: str) -> Loader:
         """A loader of one split; for `name` see `of_rank`."""
         self.world.note(f"packing {split.folder}")
-        return Loader(split, self.config.loader.with_rows_per_step(rows_per_step), **self.of_rank(split, name))
+        config, of_rank = self.config.loader.with_rows_per_step(rows_per_step), self.of_rank(split, name)
+        return (
+            PairLoader(split, config, **of_rank) if isinstance(split, PairSplit) else Loader(split, config, **of_rank)
+        )
 
     def of_rank(self, split: Split, name: str) -> OfRank:
         """What all loaders of this rank are given. `name`: of the loader's part of the folder that the ranks share."""

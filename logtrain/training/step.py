@@ -13,13 +13,15 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from logtrain.core.batch import IGNORE
+from logtrain.core.batch import IGNORE, Batch
 from logtrain.core.world import World
 from logtrain.data.loader import Loader, Step
 from logtrain.model.llama import Llama
 from logtrain.training.config import OptimConfig
 from logtrain.training.optim import skip_where
 from logtrain.training.sharding import clip_grad_norm, free_gathered, last_micro_batch
+
+MOST_MEASURES = 4  # sums that are told beside a loss
 
 
 class StepResult(NamedTuple):
@@ -33,6 +35,8 @@ class StepResult(NamedTuple):
     """L2 norm of all gradients, over all ranks, before they were clipped; an fp32 scalar."""
     skipped: Tensor
     """1 where the gradients were not finite, so that nothing was updated, else 0; an fp32 scalar."""
+    measures_M: Tensor | None = None
+    """What the objective tells beside its loss, summed over this rank's targets, fp32 [M]; None for nothing."""
 
 
 class GivenUp(Exception):
@@ -53,6 +57,17 @@ class StepWorld(Protocol):
         ...
 
 
+Objective = Callable[[Llama, Batch], Tensor]
+"""What a step makes smaller: the summed loss of a micro-batch, an fp32 scalar; or fp32 [1 + M], that first, and behind
+it sums that are told beside.
+"""
+
+
+def cross_entropy(model: Llama, batch: Batch) -> Tensor:
+    """The objective of training on text and chats: an fp32 scalar, in nats."""
+    return model(batch)
+
+
 class TrainStep:
     """A model with the optimizer that updates it, and the learning rate of each update."""
 
@@ -64,10 +79,12 @@ class TrainStep:
         max_grad_norm: float,
         total_steps: int,
         world: StepWorld,
+        objective: Objective = cross_entropy,
     ):
         """`max_grad_norm`: the norm that gradients are clipped to, 0 for no clipping. `total_steps`: the steps of the
         whole run, over which the learning rate takes its course.
         """
+        self.objective = objective
         self.model, self.optimizer, self.optim = model, optimizer, optim
         self.max_grad_norm, self.total_steps, self.world = max_grad_norm, total_steps, world
 
@@ -78,12 +95,15 @@ class TrainStep:
         `stopping`: asked before every micro-batch; raises GivenUp when it returns True, and nothing is updated.
         """
         summed_loss_K = torch.zeros(max(1, len(step.targets_K)), device=self.world.device)
+        measured: list[Tensor] = []
         for i, batch in enumerate(step.batches):
             if stopping():
                 self.optimizer.zero_grad()
                 raise GivenUp
             last_micro_batch(self.model, last=i == len(step.batches) - 1)
-            summed = self.model(batch.to(self.world.device))
+            found = self.objective(self.model, batch.to(self.world.device))
+            summed = found if found.ndim == 0 else found[0]
+            measured += [found[1:].detach()] if found.ndim else []
             (summed * (self.world.size / max(1, step.targets))).backward()
             summed_loss_K[step.source_of_batch[i] if step.source_of_batch else 0] += summed.detach()
         grad_norm = clip_grad_norm(self.model, self.max_grad_norm)
@@ -93,7 +113,8 @@ class TrainStep:
             group["lr"] = self.lr_at(number)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return StepResult(summed_loss_K.sum(), summed_loss_K, grad_norm, skipped)
+        measures_M = torch.stack(measured).sum(0) if measured else None
+        return StepResult(summed_loss_K.sum(), summed_loss_K, grad_norm, skipped, measures_M)
 
     def lr_at(self, number: int) -> float:
         """Learning rate of update `number` (0-based)."""
@@ -115,6 +136,16 @@ class Validation(NamedTuple):
     """Loss summed over the targets of each micro-batch of all ranks, in the order of the loader."""
     targets_R: tuple[int, ...] = ()
     """Targets of each."""
+    measures: tuple[float, ...] = ()
+    """What an objective tells beside its loss, means a target."""
+
+
+def num_targets(batch: Batch) -> int:
+    """The targets of a micro-batch on the host: its pairs, where it was loaded as pairs, else its labels."""
+    if batch.pairs_P3 is not None:
+        return int((batch.pairs_P3[:, 0] >= 0).sum())
+    assert batch.labels_T is not None
+    return int((batch.labels_T != IGNORE).sum())
 
 
 @torch.no_grad()
@@ -125,13 +156,15 @@ def validate(
     world: World,
     end_id: int | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    objective: Objective | None = None,
 ) -> Validation:
-    """The first `num_steps` steps of a loader, over all ranks. Nothing is trained. Every rank calls this.
+    """The first `num_steps` steps of a loader, over all ranks. Nothing is trained. Every rank calls this. `objective`:
+    None measures the cross-entropy.
 
     `end_id`: the id to count among the targets; None: none. `stopping`: asked before every step; raises
     GivenUp when it returns True.
     """
-    sums, targets = torch.zeros(3, device=world.device), 0
+    sums, targets = torch.zeros(1 + MOST_MEASURES, device=world.device), 0
     rows_2R = torch.zeros(2, num_steps * loader.accumulation * world.size, device=world.device)
     for number in range(num_steps):
         if stopping():
@@ -140,14 +173,16 @@ def validate(
         world.note(f"validation, step {number + 1} of {num_steps}")
         step = loader.at(number)
         for i, batch in enumerate(step.batches):
-            found = model(batch.to(world.device), end_id)
+            on_device = batch.to(world.device)
+            found = objective(model, on_device) if objective else model(on_device, end_id)
             sums[: found.numel()] += found
             row = (number * loader.accumulation + i) * world.size + world.rank
-            assert batch.labels_T is not None
-            rows_2R[0, row], rows_2R[1, row] = found.flatten()[0], int((batch.labels_T != IGNORE).sum())
+            rows_2R[0, row], rows_2R[1, row] = found.flatten()[0], num_targets(batch)
         targets += step.targets
     free_gathered(model)
-    summed, ends, predicted = world.sum(sums).tolist()
+    summed, *others = world.sum(sums).tolist()
     losses_R, targets_R = world.sum(rows_2R).tolist()
-    rows = tuple(losses_R), tuple(map(round, targets_R))
-    return Validation(summed / max(1, targets), targets, round(ends), round(predicted), *rows)
+    rows, loss = (tuple(losses_R), tuple(map(round, targets_R))), summed / max(1, targets)
+    if objective:
+        return Validation(loss, targets, 0, 0, *rows, tuple(other / max(1, targets) for other in others))
+    return Validation(loss, targets, round(others[0]), round(others[1]), *rows)

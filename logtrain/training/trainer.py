@@ -14,6 +14,7 @@ from logtrain.core.stop import StopSignal
 from logtrain.core.units import size
 from logtrain.core.world import StopAgreement, World
 from logtrain.data.loader import Loader, Step
+from logtrain.data.pairs import PairLoader
 from logtrain.model.flops import model_flops, peak_flops
 from logtrain.observe.config import HealthConfig
 from logtrain.observe.goodput import Goodput, clock
@@ -26,7 +27,7 @@ from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.config import TrainerConfig
 from logtrain.training.forgetting import Forgetting, restore_shares
 from logtrain.training.interval import Interval, SkippedSteps
-from logtrain.training.record import Watch, of_sources, of_validation
+from logtrain.training.record import Watch, of_measures, of_sources, of_validation
 from logtrain.training.state import TrainState
 from logtrain.training.step import GivenUp, StepResult, TrainStep, Validation, validate
 
@@ -218,6 +219,7 @@ class Trainer:
             "eta_seconds": (self.total_steps - number) * seconds / interval.steps,
             **self.cost(),
             **of_sources(self.train.names, interval, self.state, self.world),
+            **of_measures(result, step.targets, self.world),
         }
         self.metrics.train(record)
         for event in self.watch.events(record, str(self.checkpoints.folder), self.bytes_to_save):
@@ -274,7 +276,8 @@ class Trainer:
         """What one validation set gives. Raises GivenUp."""
         facts = loader.split.manifest
         end_id = facts["tokenizer"]["document_end_id"] if "chat" in facts else None
-        return validate(self.model, loader, loader.steps_per_epoch, self.world, end_id, self.must_stop)
+        objective = self.train_step.objective if isinstance(loader, PairLoader) else None
+        return validate(self.model, loader, loader.steps_per_epoch, self.world, end_id, self.must_stop, objective)
 
 
 @contextmanager

@@ -18,9 +18,7 @@ SYSTEMS = 12
 def chunks_of(logs, **settings):
     server = {"base_url": "http://127.0.0.1:1/v1", "teacher": "wise"}
     sizes = {"least_lines": 5, "most_lines": 9}
-    return read_chunks(
-        SynthesiseConfig(input=tuple(logs), run="/none", **server, **{**sizes, **settings}), lambda _: None
-    )
+    return read_chunks(SynthesiseConfig(input=tuple(logs), run="/none", **server, **{**sizes, **settings}))
 
 
 def test_chunks_are_the_lines_of_the_log_in_a_row(tmp_path):

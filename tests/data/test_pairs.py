@@ -1,0 +1,147 @@
+"""Pairs of answers from rows to batches: each stays whole, sees nothing else, and is there once an epoch."""
+
+import json
+
+import numpy as np
+import pytest
+
+from logtrain.data.config import LoaderConfig
+from logtrain.data.conversations import row_pair
+from logtrain.data.lines import BadRow
+from logtrain.data.pairs import PairLoader, PairSplit, has_pairs
+from logtrain.data.shards import CONTEXT, Split
+from logtrain.text.chat_template import ChatTemplate, Turn
+from logtrain.text.tokenizer import Tokenizer
+from tests.support.chats import write_tokenizer
+from tests.support.pairs import make_pairs, prepare_pairs
+
+TURNS = (Turn("user", "q"), Turn("assistant", "good"), Turn("assistant", "bad"))
+GOOD, BAD = {"role": "assistant", "content": "good"}, {"role": "assistant", "content": "bad"}
+FORMS = {
+    "texts": {"prompt": "q", "chosen": "good", "rejected": "bad"},
+    "messages": {"prompt": [{"role": "user", "content": "q"}], "chosen": [GOOD], "rejected": [BAD]},
+    "a turn": {"prompt": [{"role": "user", "content": "q"}], "chosen": GOOD, "rejected": BAD},
+    "sharegpt": {
+        "conversations": [{"from": "human", "value": "q"}],
+        "chosen": {"from": "gpt", "value": "good"},
+        "rejected": {"from": "gpt", "value": "bad"},
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_row_is_a_prompt_and_two_answers(form):
+    assert row_pair(FORMS[form]) == (TURNS, "")
+    with_system = row_pair({**FORMS[form], "system": "be brief", "domain": "logs"})
+    assert with_system == ((Turn("system", "be brief"), *TURNS), "logs")
+
+
+BAD_ROWS = {
+    "no prompt": ({"chosen": "a", "rejected": "b"}, 'no "prompt"'),
+    "no rejected": ({"prompt": "q", "chosen": "a"}, 'no "rejected"'),
+    "equal": ({"prompt": "q", "chosen": "a", "rejected": "a"}, "chosen and rejected are the same"),
+    "an answer of a user": (
+        {**FORMS["messages"], "chosen": [{"role": "user", "content": "x"}]},
+        '"chosen" has the turns user, not one of an assistant',
+    ),
+    "answered already": (
+        {**FORMS["messages"], "prompt": [{"role": "user", "content": "q"}, GOOD]},
+        "turn 1 (assistant) is the last; a question ends with a turn of the user",
+    ),
+    "unread": ({**FORMS["texts"], "score": "9.5 of 10"}, 'no rule reads "score"'),
+}
+
+
+@pytest.mark.parametrize("mistake", BAD_ROWS)
+def test_a_bad_row_says_why(mistake):
+    row, message = BAD_ROWS[mistake]
+    with pytest.raises(BadRow) as raised:
+        row_pair(row)
+    assert message in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def split(tokenizer, tmp_path, monkeypatch) -> PairSplit:
+    return PairSplit(Split.open(prepare_pairs(tmp_path, tokenizer, make_pairs(120), monkeypatch)))
+
+
+def test_both_answers_follow_the_same_prompt_and_alone_are_targets(split, tokenizer):
+    template, rows = ChatTemplate.load(Tokenizer.load(tokenizer)), make_pairs(120)
+    assert has_pairs(split.manifest)
+    for pair in range(split.num_documents):
+        row = rows[split.origin(pair)[1]]
+        for stored, answer in zip(split.halves(pair), (row["chosen"], row["rejected"]), strict=True):
+            ids, is_target = template.encode([Turn("user", row["prompt"]), Turn("assistant", answer)])
+            assert (stored & (CONTEXT - 1)).tolist() == ids
+            assert (stored < CONTEXT).tolist() == is_target.tolist()
+
+
+def test_pairs_that_do_not_fit_are_left_out_and_counted(tokenizer, tmp_path, monkeypatch, capsys):
+    rows = make_pairs(40)
+    for row in rows[:3]:
+        row["rejected"] = " ".join(["error"] * 200)
+    output = prepare_pairs(tmp_path, tokenizer, rows, monkeypatch, "--valid_fraction", "0", "--too_long", "drop")
+    assert "dropped" in capsys.readouterr().out
+    assert json.loads((output / "report.json").read_text())["conversations"]["dropped"]["conversations"] == 3
+    kept = PairSplit(Split.open(output))
+    assert kept.num_documents == 37
+    assert {kept.origin(pair)[1] for pair in range(37)} == set(range(3, 40))
+    with pytest.raises(ValueError, match=r"pairs.json row 0: .* tokens, more than seq_len"):
+        prepare_pairs(tmp_path / "strict", tokenizer, rows, monkeypatch, "--too_long", "error")
+    with pytest.raises(ValueError, match="format = dpo trains on the two answers of a pair whole"):
+        prepare_pairs(tmp_path / "cut", tokenizer, rows, monkeypatch, "--too_long", "truncate_content")
+
+
+def test_the_held_out_pairs_are_whole_and_not_trained_on(split):
+    held = PairSplit(Split.open(split.folder, "valid"))
+    assert held.num_documents > 0
+    rows = [{part.origin(pair)[1] for pair in range(part.num_documents)} for part in (split, held)]
+    assert not rows[0] & rows[1]
+    assert len(rows[0] | rows[1]) == split.num_documents + held.num_documents == 120
+
+
+@pytest.mark.parametrize(("ranks", "rows_per_batch"), [(1, 1), (2, 2)])
+def test_a_batch_holds_pairs_whole_which_see_nothing_else(split, ranks, rows_per_batch):
+    config = LoaderConfig(seq_len=96, rows_per_step=4, rows_per_batch=rows_per_batch)
+    loaders = [PairLoader(split, config, seed=3, pad_id=0, rank=rank, world_size=ranks) for rank in range(ranks)]
+    reference_D2 = np.random.default_rng(0).normal(size=(split.num_documents, 2)).astype(np.float32)
+    seen, counted, attended = [], 0, 0
+    for step in range(loaders[0].steps_per_epoch):
+        for loader in loaders:
+            loader.reference_D2 = reference_D2
+            found = loader.at(step)
+            for batch in found.batches:
+                bounds = batch.cu_seqlens.tolist()
+                pairs = [pair for pair in batch.pairs_P3.tolist() if pair[0] >= 0]
+                for place, (chosen, rejected, number) in enumerate(pairs):
+                    assert batch.reference_P2[place].tolist() == reference_D2[number].tolist()
+                    for sequence, stored in zip((chosen, rejected), split.halves(number), strict=True):
+                        span = slice(bounds[sequence], bounds[sequence + 1])
+                        assert batch.tokens_T[span].tolist() == (stored & (CONTEXT - 1)).tolist()
+                        assert batch.positions_T[span].tolist() == list(range(len(stored)))
+                        labels = batch.labels_T[span].tolist()
+                        assert labels[-1] == -100
+                        assert labels[:-1] == [-100 if id & CONTEXT else id for id in stored[1:].tolist()]
+                        attended += len(stored) * (len(stored) + 1) // 2
+                    assert bounds[chosen] // 96 == (bounds[rejected + 1] - 1) // 96  # in one row
+                seen += [number for *_, number in pairs]
+        counted += found.targets
+    assert sorted(seen) == list(range(split.num_documents))
+    assert counted == split.num_documents
+    totals = [loaders[0].at(step).attention_pairs for step in range(loaders[0].steps_per_epoch)]
+    assert sum(totals) == attended
+
+
+def test_a_row_without_a_mask_and_documents_that_are_no_pairs_are_refused(split):
+    with pytest.raises(ValueError, match="an answer would see the other one of its pair"):
+        PairLoader(split, LoaderConfig(seq_len=96, rows_per_step=1, attention="row"), seed=0, pad_id=0)
+    odd = Split.open(split.folder, "train")
+    odd._documents[0] = odd._documents[0][1:]
+    odd._first_document = [0, len(odd._documents[0])]
+    with pytest.raises(ValueError, match=r"documents in train, no pairs; prepare it again"):
+        PairSplit(odd)
