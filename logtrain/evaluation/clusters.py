@@ -11,7 +11,7 @@ An interval takes at each end the one further out of the percentile interval, ex
 its bias correction from the resamples and its acceleration from leaving out each cluster in turn, as intervals.py has
 it for means. The p-value is that of the paired randomisation test with whole clusters swapped between the models. What
 a resample without a positive row leaves undefined is left out of its quantiles. tests/evaluation/test_clusters.py
-simulates it: of 60 clusters of unequal size 90% to 97% of intervals hold the true F1.
+simulates it: of 60 clusters of unequal size 93% to 98% of intervals hold the true value.
 
 Efron 1987, "Better bootstrap confidence intervals"; Cameron, Gelbach and Miller 2008, "Bootstrap-based improvements for
 inference with clustered errors".
