@@ -25,13 +25,14 @@ def main(argv: list[str]) -> int:
     config = load(CptConfig, argv, writes="--rehearse" not in argv)
 
     def work(stop: StopSignal) -> int:
-        from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch
-
         if config.rehearse:
             from logtrain.readiness.rehearsal import rehearse
 
             return rehearse(config)
-        return train(config, stop)
+        from logtrain.readiness.foretold import foretell  # after the flags: --help and a mistyped one need no torch
+        from logtrain.training.run import train
+
+        return train(config, stop, foretell)
 
     return stoppable(work)
 

@@ -27,6 +27,8 @@ class DpoConfig(RunConfig):
 def main(argv: list[str]) -> int:
     """Train as the flags say; -> the exit status."""
     config = load(DpoConfig, argv)
+    if config.rehearse:  # it would leave the reference of two layers beside the data
+        raise ValueError("rehearse: for cpt and sft alone; sft on the same chats rehearses all but the pairs' loss")
 
     def work(stop: StopSignal) -> int:
         from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch

@@ -12,7 +12,7 @@ from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.core.stop import StopSignal, stoppable
 from logtrain.model.config import LoraConfig
-from logtrain.training.config import RunConfig
+from logtrain.training.config import LR_OF_ADAPTERS, OptimConfig, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,8 @@ class SftConfig(RunConfig):
     trains_on = "chats"
     lora: LoraConfig = field(default_factory=lambda: LoraConfig(rank=16, dropout=0.05))
     """Adapters, here of rank 16 by default."""
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=LR_OF_ADAPTERS))
+    """The learning rate is by default one for adapters; all parameters (lora.rank = 0) take about 1e-5."""
 
 
 def main(argv: list[str]) -> int:
@@ -29,13 +31,14 @@ def main(argv: list[str]) -> int:
     config = load(SftConfig, argv, writes="--rehearse" not in argv)
 
     def work(stop: StopSignal) -> int:
-        from logtrain.training.run import train  # after the flags: --help and a mistyped one need no torch
-
         if config.rehearse:
             from logtrain.readiness.rehearsal import rehearse
 
             return rehearse(config)
-        return train(config, stop)
+        from logtrain.readiness.foretold import foretell  # after the flags: --help and a mistyped one need no torch
+        from logtrain.training.run import train
+
+        return train(config, stop, foretell)
 
     return stoppable(work)
 

@@ -1,15 +1,14 @@
 """Casts to float8 with a scale, and the matrix product of two float8 matrices.
 
-    x = q / m        q = round(x m), to nearest, ties to even, in float8        m = 2^k, the largest with amax m <= max
+    x = q / m        q = round(x m), to nearest, ties to even, in float8        amax = the largest |x|
 
-amax is the largest |x| of a tensor, or of each row; max is 448 = 1.75 * 2^8 in e4m3 (4 bits of exponent, 3 of mantissa,
-no infinity) and 57,344 = 1.75 * 2^15 in e5m2 (Micikevicius et al. 2022, arXiv:2209.05433). A power of two makes x m and
-1 / m exact, so that a cast rounds once. It costs nothing but range: rounding to float8 has the same relative error at
-every exponent, and of the 17 (e4m3) binades below max at most one is given up at the bottom.
+max is 448 = 1.75 * 2^8 in e4m3 (4 bits of exponent, 3 of mantissa, no infinity) and 57,344 = 1.75 * 2^15 in e5m2
+(Micikevicius et al. 2022, arXiv:2209.05433). Tensorwise m = max / amax: then the outliers that make most of a matrix's
+norm are near max, where the relative error of a rounding is the least. Rowwise m is the largest power of two with
+amax m <= max, so that x m and 1 / m are exact, and a scale may go into another matrix without rounding it.
 
-Nothing saturates, since amax is that of x itself. Where it is infinite or NaN, 1 / m is NaN, and with it all that is
-multiplied: a step that has diverged is seen in its gradients, as it is in bf16. For amax < 2^-118, m stays 2^126, whose
-inverse no GPU flushes to zero.
+Where amax is infinite or NaN, 1 / m is NaN, and with it all that is multiplied: a step that has diverged is seen in its
+gradients, as it is in bf16. For amax < 2^-117, m stays 2^126, whose inverse no GPU flushes to zero.
 
 Shapes in names: T rows, D elements of a row; M, N, K of a matrix product.
 """
@@ -43,11 +42,16 @@ class Float8(NamedTuple):
         return self.values.float() * self.inverse
 
 
-def float8_scale(amax: Tensor, dtype: torch.dtype = E4M3) -> tuple[Tensor, Tensor]:
-    """(scale m, 1 / m) for tensors whose largest absolute value is `amax`, fp32 of any shape, each a power of two in
-    fp32. 1 / m is NaN, and m is 1, where amax is not finite.
+def float8_scale(amax: Tensor, scaling: Scaling, dtype: torch.dtype = E4M3) -> tuple[Tensor, Tensor]:
+    """(scale m, 1 / m), fp32, of what has the largest absolute value `amax`, fp32 of any shape. 1 / m is NaN, and m is
+    1, where amax is not finite.
     """
-    bits = amax.float().view(torch.int32)
+    amax = amax.float()
+    if scaling == "tensorwise":
+        largest = torch.finfo(dtype).max
+        finite, amax = amax.isfinite(), amax.clamp(min=largest * 2.0**-MOST_EXPONENT)
+        return (largest / amax).where(finite, 1.0), (amax / largest).where(finite, torch.nan)
+    bits = amax.view(torch.int32)
     exponent = (bits >> MANTISSA_BITS) - BIAS
     above = (bits & ((1 << MANTISSA_BITS) - 1)) > MANTISSA_OF_1_75
     k = (TOP_EXPONENT[dtype] - above.int() - exponent).clamp_(max=MOST_EXPONENT)

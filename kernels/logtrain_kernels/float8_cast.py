@@ -34,8 +34,16 @@ def magnitude(x):
 
 
 @triton.jit
+def scales_of_whole(amax):
+    """(m, 1 / m) of the bits of the largest |x| of a matrix, as `float8_scale` says."""
+    largest = tl.maximum(amax, 0x04E00000).to(tl.float32, bitcast=True)  # 448 * 2^-126
+    m = tl.where(amax < 0x7F800000, tl.div_rn(448.0, largest), 1.0)
+    return m, tl.where(amax < 0x7F800000, tl.div_rn(largest, 448.0), float("nan"))
+
+
+@triton.jit
 def scales(amax):
-    """(m, 1 / m) of the bits of the largest |x|, as `float8_scale` says."""
+    """(m, 1 / m) of the bits of the largest |x| of a row, as `float8_scale` says."""
     exponent = (amax >> 23) - 127
     k = tl.minimum(8 - ((amax & 0x7FFFFF) > 0x600000).to(tl.int32) - exponent, 126)
     finite = exponent <= 127
@@ -92,7 +100,7 @@ def float8_largest(x_N, amax_P, N, BLOCK: constexpr, STAGES: constexpr):
 def float8_whole(x_N, amax_P, values_N, inverse, N, P: constexpr, PROGRAMS: constexpr, BLOCK: constexpr):
     """Casts a block by the scale of the whole."""
     program = tl.arange(0, PROGRAMS)
-    m, back = scales(tl.max(tl.load(amax_P + program, mask=program < P, other=0)))
+    m, back = scales_of_whole(tl.max(tl.load(amax_P + program, mask=program < P, other=0)))
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_N + at, mask=at < N, other=0.0).to(tl.float32)
     tl.store(values_N + at, e4m3(x * m), mask=at < N)
@@ -147,7 +155,7 @@ def _(x_TD: Tensor, factor_D: Tensor | None, rowwise: bool) -> tuple[Tensor, Ten
 def cast_reference(x_TD: Tensor, factor_D: Tensor | None, scaling: Scaling) -> tuple[Tensor, Tensor]:
     """`float8_cast_op` in plain PyTorch."""
     x_TD = x_TD if factor_D is None else x_TD.float() * factor_D
-    m, inverse = float8_scale(float8_amax(x_TD, scaling))
+    m, inverse = float8_scale(float8_amax(x_TD, scaling), scaling)
     return float8_round(x_TD, m), inverse
 
 

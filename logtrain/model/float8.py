@@ -226,5 +226,5 @@ def share_scales(model: nn.Module, group: dist.ProcessGroup) -> None:
     if group.size() > 1:
         bits = amax.view(torch.int32)  # in their order NaN comes last, which a maximum of numbers may lose
         dist.all_reduce(bits, dist.ReduceOp.MAX, group)
-    for shard, m, inverse in zip(shards, *float8_scale(amax), strict=True):
+    for shard, m, inverse in zip(shards, *float8_scale(amax, "tensorwise"), strict=True):
         shard.scale[:] = [(m, inverse)]

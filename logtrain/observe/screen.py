@@ -9,6 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from logtrain.core.printable import printable
+from logtrain.core.still import OF_STEPS
+from logtrain.core.watchdog import Watchdog
 from logtrain.observe.records import Record, as_line
 
 
@@ -17,6 +20,7 @@ def on_terminal() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
+MOST_OF_STAGE = 48  # characters
 OF_GPUS = ("tokens_per_second_per_gpu", "mfu")
 
 
@@ -78,13 +82,23 @@ class Remaining(ProgressColumn):
         return Text(f"{hours(task.fields['ends_at'] - time.monotonic())} left", "cyan")
 
 
+class Stage(ProgressColumn):
+    """What the run is at: training, or the last note of its watchdog, as of a validation, a checkpoint, an export."""
+
+    def render(self, task: Task) -> Text:
+        """The column's text, as rich asks for it."""
+        doing = Watchdog.latest.doing if Watchdog.latest else ""
+        is_step = not doing or doing.startswith(OF_STEPS)
+        return Text("training" if is_step else printable(doing, one_line=True)[:MOST_OF_STAGE])
+
+
 class Table:
     """The output to a terminal: a row for each record, above a progress bar with the time left."""
 
     def __init__(self, total_steps: int, step: int):
         self.headings: list[str] = []
         self.progress = Progress(
-            TextColumn("training"),
+            Stage(),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("[progress.percentage]{task.percentage:.0f}%"),

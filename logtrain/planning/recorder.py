@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from logtrain.model.float8 import GatheredWeight, SharedWeight, held
 from logtrain.planning.memory import MemoryEvent
 from logtrain.planning.operation import (
     COLLECTIVE_OPS,
@@ -47,6 +48,7 @@ LOOKUPS = {"embedding", "index", "index_select", "gather"}  # operations that re
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "device", "lift_fresh", "detach"}
 NO_KERNEL |= {"_record_function_enter_new", "_record_function_exit", "wait_tensor", "barrier", "sym_size", "set_data"}
 SYNCS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "unique_consecutive"}
+WITHOUT_MEMORY = (DTensor, SharedWeight, GatheredWeight)
 
 
 class RecordedStream:
@@ -154,7 +156,7 @@ class Recorder(TorchDispatchMode):
         """Set the category of the storages of all tensors in a tree, also of those older than the recording."""
         for tensor in tree_leaves(tensors):
             if isinstance(tensor, Tensor):
-                local = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+                local = held(tensor._local_tensor if isinstance(tensor, DTensor) else tensor)
                 self.record_storage(local, category).category = category
 
     def record_storage(self, tensor: Tensor, category: str) -> Storage:
@@ -189,8 +191,8 @@ class Recorder(TorchDispatchMode):
     # ---- dispatch
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if any(issubclass(t, DTensor) for t in types):
-            return NotImplemented  # it dispatches again with its local tensors
+        if any(issubclass(t, WITHOUT_MEMORY) for t in types):
+            return NotImplemented  # they dispatch again with the tensors that they hold
         name, kwargs = func.overloadpacket.__name__, kwargs or {}
         if name in SYNCS:
             self.syncs.append(f"{func} in {self.phase} {self.module}".strip())

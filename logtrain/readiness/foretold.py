@@ -4,9 +4,11 @@ import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from logtrain.core.atomic import write_file
 from logtrain.core.config import dump
 from logtrain.core.units import size
 from logtrain.model.llama import LlamaConfig
@@ -19,7 +21,8 @@ from logtrain.readiness.weights import slice_of
 from logtrain.training.config import RunConfig
 
 START = 8.0  # seconds until a process has imported torch and met the others
-NO_GPU = "not predicted on a CPU; logtrain plan RECIPE predicts for GPUs"
+PLAN = "plan.json"  # which observe/run_files.py reads
+NO_GPU = "memory and time: not predicted on a CPU; logtrain plan RECIPE predicts for GPUs"
 
 
 def plan_process(config: RunConfig, folder: Path, gpus: int) -> "subprocess.Popen[str] | str":
@@ -61,15 +64,29 @@ def told_by(process: "subprocess.Popen[str] | str") -> tuple[list[str], dict[str
     ], result
 
 
+def foretell(config: RunConfig, gpus: int) -> list[str]:
+    """Memory and time that a run will take, in lines, which go on its screen while it trains; the plan's result is kept
+    as plan.json in its folder, for its report. `gpus`: ranks of the run.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            lines, result = told_by(plan_process(config, Path(scratch), gpus))
+        except (ValueError, OSError) as error:
+            return [f"warning: {error}"]
+    if result:
+        write_file(Path(config.runs) / config.name / PLAN, json.dumps(result).encode())
+    return lines
+
+
 def bytes_of_rehearsal(config: RunConfig, shape: LlamaConfig, stored: int, exported: int) -> tuple[int, int]:
-    """(bytes written, bytes read) by a rehearsal: the slice, its checkpoints at steps 2 and 3, its export. `stored` and
+    """(bytes written, bytes read) by a rehearsal: the slice, its checkpoint of step 2, its export. `stored` and
     `exported`: bytes of a weight in the model's files and in the export.
     """
     small = slice_of(shape)
     count = small.num_parameters
     checkpoint = 12 * (num_adapter_parameters(small, config.lora) or count)
     of_slice = stored * count if config.init == "pretrained" else 0
-    written = of_slice + 2 * checkpoint + exported * count
+    written = of_slice + checkpoint + exported * count
     return written, 2 * of_slice + checkpoint + 2 * exported * count
 
 

@@ -214,6 +214,7 @@ class Rehearsal:
         """The run's config, but for the model, three steps and the place."""
         steps = {"epochs": max(STEPS, self.config.trainer.epochs), "max_steps": STEPS, "log_every": 1, "patience": 0}
         steps |= {"valid_every": STEPS, "save_every": KILLED_AT, "keep": 2, "stop_after": 0, "max_skipped": 1}
+        steps |= {"save_last": False}  # the checkpoint of step 2 has shown that
         return replace(
             self.config,
             name="run",

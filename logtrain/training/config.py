@@ -16,7 +16,7 @@ from logtrain.observe.config import HealthConfig
 from logtrain.training.preference_config import PreferenceConfig
 
 Role = Literal["domain", "general", "chat"]
-
+LR_OF_ADAPTERS = 2e-4  # of LoRA: some ten times that of all parameters (Hu et al. 2021, arXiv:2106.09685, appendix D)
 ONLY = ""  # the name of a source that is the only one
 
 

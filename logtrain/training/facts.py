@@ -10,9 +10,11 @@ from logtrain.data.loader import Loader
 from logtrain.data.manifest import SplitFacts
 from logtrain.data.prepared import read_manifest
 from logtrain.model.llama import Llama
+from logtrain.training.config import LR_OF_ADAPTERS, RunConfig
 from logtrain.training.rerun import places_in
 from logtrain.training.setup import RunSetup
 
+SMALL = 100_000_000  # parameters
 FEWEST = 20  # steps of a run and of an epoch: with fewer the learning rate has no course, and a step is no sample
 
 
@@ -42,7 +44,7 @@ def what_it_is(run: RunSetup, model: Llama, total_steps: int) -> list[str]:
         f"disk: {size(save)} a checkpoint, {size(export)} the export, {size(disk_usage(run.folder).free)} free; "
         f"everything goes to {run.folder}",
     ]
-    return lines + odd(train, total_steps)
+    return lines + odd(train, total_steps) + odd_rate(config, run.shape.num_parameters)
 
 
 def of_sources(run: RunSetup) -> list[SplitFacts]:
@@ -60,6 +62,20 @@ def odd(train: Loader, total_steps: int) -> list[str]:
     if total_steps < FEWEST:
         found.append(f"warning: only {total_steps} steps in all; raise trainer.epochs, or lower loader.rows_per_step")
     return found
+
+
+def odd_rate(config: RunConfig, parameters: int) -> list[str]:
+    """What is odd about the learning rate, a line where there is something: adapters take some ten times as much as all
+    parameters. Small models take other rates, and nothing is said of theirs.
+    """
+    lr = config.optim.lr
+    if parameters < SMALL:
+        return []
+    if not config.lora.rank and config.init == "pretrained" and lr >= LR_OF_ADAPTERS:
+        return [f"warning: optim.lr = {lr:g} is one for adapters, and all parameters are trained; about 1e-5 is usual"]
+    if config.lora.rank and lr <= LR_OF_ADAPTERS / 10:
+        return [f"warning: optim.lr = {lr:g} is one for all parameters; adapters take about {LR_OF_ADAPTERS:g}"]
+    return []
 
 
 def shown(run: RunSetup, count: int) -> list[str]:

@@ -3,6 +3,7 @@ adapters alone in PEFT's format.
 """
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from logtrain.core.config import dump
 from logtrain.core.lineage import parent_of, write_lineage
 from logtrain.core.run_folder import flatten
 from logtrain.core.shared_folder import listing, wait_until_seen
+from logtrain.core.units import rate, size
 from logtrain.core.world import World
 from logtrain.model import hf, peft
 from logtrain.model.base import read_base, write_base
@@ -217,7 +219,9 @@ def in_step(tensors: Iterable[tuple[str, Tensor]], world: World) -> Iterator[tup
     """The tensors, of which no rank gathers the next one before rank 0 has dealt with this one. If all gatherings were
     queued on a GPU at once, those that wait for a slow disk would time out (NCCL: 10 minutes).
     """
+    began, total = time.monotonic(), 0
     for name, tensor in tensors:
-        world.note(f"writing {name}")
+        world.note(f"export, {size(total)} at {rate(total, began)}, {name}")
         yield name, tensor
+        total += tensor.nbytes
         world.barrier()

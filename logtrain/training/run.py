@@ -6,9 +6,13 @@ optim.py       the optimizer                 trainer.py      the loop
 checks.py      checks of device and disk     publish.py      export and adapter
 """
 
+import contextlib
 import os
 import platform
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,18 +46,21 @@ from logtrain.training.state import TrainState
 from logtrain.training.step import TrainStep, cross_entropy
 from logtrain.training.trainer import Trainer
 
+Foretell = Callable[[RunConfig, int], Sequence[str]]
 
-def train(config: RunConfig, stop: StopSignal) -> int:
-    """Train, or resume training, and export; -> the exit status of the program. Every rank calls this.
+
+def train(config: RunConfig, stop: StopSignal, foretell: Foretell | None = None) -> int:
+    """Train, or resume training, and export; -> the exit status of the program. Every rank calls this. `foretell`: what
+    tells, of the config and the number of ranks, memory and time that the run will take, in lines; it may take minutes.
 
     Raises ValueError of one line for every mistake that the user can correct, and Stopped where a stop is asked for and
     there is nothing to save.
     """
     with closing(Still(os.environ.get("RANK", "0") == "0")):
-        return train_aloud(config, stop)
+        return train_aloud(config, stop, foretell)
 
 
-def train_aloud(config: RunConfig, stop: StopSignal) -> int:
+def train_aloud(config: RunConfig, stop: StopSignal, foretell: Foretell | None) -> int:
     """What `train` does, but for saying what takes long."""
     goodput = Goodput()
     check_trackers(config.track)
@@ -66,7 +73,7 @@ def train_aloud(config: RunConfig, stop: StopSignal) -> int:
         try:
             report = LiveReport(run.folder, enabled=run.world.is_main)
             with closing(prometheus), closing(run.world.watchdog):
-                finished = train_in_folder(run, weights, stop, goodput, report, prometheus)
+                finished = train_in_folder(run, weights, stop, goodput, report, prometheus, foretell)
             goodput.end("finished" if finished else "stopped on request")
             report.close()
         except BaseException as error:
@@ -87,6 +94,7 @@ def train_in_folder(
     goodput: Goodput,
     report: LiveReport,
     prometheus: Prometheus,
+    foretell: Foretell | None,
 ) -> bool:
     """Build the parts of a run, train and publish; -> False if the run was stopped on request, and is saved."""
     config, world, data = run.config, run.world, run.data
@@ -130,6 +138,10 @@ def train_in_folder(
         if world.is_main:
             for line in [*what_it_is(run, model, total_steps), *references, *shown(run, config.show)]:
                 metrics.info(line)
+            if foretell is not None:
+                work = partial(tell, metrics, partial(foretell, config, world.size))
+                # A plan takes a minute, for which no step waits; without a GPU there is none.
+                threading.Thread(target=work, daemon=True).start() if world.device.type == "cuda" else work()
         announce(run, metrics, newest)
         if is_other_best:
             metrics.info(
@@ -180,6 +192,13 @@ def is_finished(run: RunSetup) -> bool:
         return False
     print(told(f"{export}: exported already; there is nothing left to do"))
     return True
+
+
+def tell(metrics: Metrics, lines: Callable[[], Sequence[str]]) -> None:
+    """Tell lines that may take long to be found; of those that come once the run has ended nothing."""
+    for line in lines():
+        with contextlib.suppress(ValueError):  # its log is closed
+            metrics.info(line)
 
 
 def outlets_of(run: RunSetup, metrics: Metrics, goodput: Goodput, prometheus: Prometheus) -> Outlets:

@@ -8,6 +8,7 @@ tensor, and its checksum is taken on the way, so that no copy in memory and no s
 
 import json
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from logtrain.core import units
 from logtrain.core.atomic import naming
 from logtrain.core.checksums import FileFacts
 from logtrain.core.untrusted import checked
@@ -51,10 +53,10 @@ def write_tensors(file: Path, tensors: Mapping[str, TensorRows], note: Callable[
         header[name] = {"dtype": DTYPE, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    size = crc = 0
+    size, crc, began = 0, 0, time.monotonic()
     with naming(file), open(file, "wb", buffering=0) as stream:
         for part in (len(text).to_bytes(8, "little"), text, *(as_bytes(rows.tensor) for rows in tensors.values())):
-            note(f"writing {file}, {size:,} bytes so far")
+            note(f"checkpoint, {units.size(size)} at {units.rate(size, began)}, {file.name}")
             for at in range(0, len(part), CHUNK):
                 chunk = memoryview(part)[at : at + CHUNK]
                 crc = zlib.crc32(chunk, crc)

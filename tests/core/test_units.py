@@ -2,7 +2,7 @@
 
 import pytest
 
-from logtrain.core.units import size
+from logtrain.core.units import rate, size
 
 
 @pytest.mark.parametrize(
@@ -12,3 +12,9 @@ from logtrain.core.units import size
 )  # fmt: skip
 def test_size(num_bytes, text):
     assert size(num_bytes) == text
+
+
+def test_rate(monkeypatch):
+    monkeypatch.setattr("time.monotonic", lambda: 12.0)
+    assert rate(3_000_000_000, 10.0) == "1.5 GB/s"
+    assert rate(0, 12.0) == "0 bytes/s"

@@ -8,11 +8,14 @@ import sys
 import threading
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
 
+from logtrain.core.watchdog import Watchdog
 from logtrain.observe.metrics import Metrics
+from logtrain.observe.screen import Stage
 
 
 def record(step: int, **changed) -> dict:
@@ -195,6 +198,7 @@ def run_on_a_terminal(folder: Path, width: int, monkeypatch) -> str:
 
 @pytest.mark.parametrize(("width", "last"), [(80, "MFU"), (120, "tokens")])
 def test_a_terminal_shows_a_table_and_a_bar(tmp_path, monkeypatch, width, last):
+    monkeypatch.setattr(Watchdog, "latest", None)
     written = run_on_a_terminal(tmp_path, width, monkeypatch)
     assert "\x1b[?25l" in written and "\x1b[?25h" in written  # the cursor is hidden and comes back
     lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).split("\r")[-1] for line in written.split("\r\n")]
@@ -215,6 +219,18 @@ def test_a_terminal_shows_a_table_and_a_bar(tmp_path, monkeypatch, width, last):
     assert [line["step"] for line in read(tmp_path)] == [0, 10, 106]
     log = (tmp_path / "log.txt").read_text()
     assert "\x1b" not in log and " step=10 epoch=0.0943396 loss=0.0909091 " in log
+
+
+def test_the_bar_names_the_stage_that_the_watchdog_notes(monkeypatch):
+    now = SimpleNamespace(doing="step 7")
+    monkeypatch.setattr(Watchdog, "latest", now)
+    stage = Stage()
+    assert stage.render(None).plain == "training"
+    for doing in ("validation, step 3 of 18", "export, 3.1 GB at 1.2 GB/s, blocks.3.out"):
+        now.doing = doing
+        assert stage.render(None).plain == doing
+    now.doing = "checkpoint, \x1b[31m" + "x" * 100
+    assert "\x1b" not in stage.render(None).plain and len(stage.render(None).plain) == 48
 
 
 def test_records_that_have_changed_since_are_told(tmp_path):

@@ -44,6 +44,8 @@ def test_all_products_of_the_blocks_are_in_float8_and_gathered_in_bytes(recipe):
     gathered = [sum(o.written for o in t.ops if o.kind == "all_gather") for t in (plain, trace)]
     assert gathered[0] - gathered[1] == pytest.approx(3 * block, rel=0.01)  # forwards, and the first one's backward
     assert not trace.syncs
+    assert trace.bytes_between_steps == pytest.approx(plain.bytes_between_steps, rel=1e-3)
+    assert trace.peak.total < plain.peak.total + 2**16  # the peak is at the head, and scales are small
 
 
 @NEEDS_2_13

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from logtrain import dpo
 from logtrain import rehearse as entry
 from logtrain.core.config import load
 from logtrain.cpt import CptConfig
@@ -198,6 +199,12 @@ def test_the_command_takes_the_job_that_the_data_are_for(case, monkeypatch):
     assert taken[0] == ["cpt", *case.flags, "--rehearse"]
     with pytest.raises(ValueError, match=r"did you mean --optim\.lr"):
         entry.main([*case.flags, "--optim.lrr", "1"])
+
+
+def test_pairs_of_answers_are_not_rehearsed_but_nothing_is_trained_either(case):
+    with pytest.raises(ValueError, match="rehearse: for cpt and sft alone"):
+        dpo.main([*case.flags, "--rehearse"])
+    assert not case.runs.exists()
 
 
 def test_what_a_killed_rehearsal_left_goes_with_the_next(case):

@@ -91,8 +91,11 @@ def write_data(
     lengths: dict[str, Sequence[int]],
     seed: int = 0,
     context: float = 0.0,
+    steps: tuple[int, int] = (1, 4),
 ) -> Path:
-    """A prepared folder with documents of the given lengths by split; `context`: share of tokens that are no target."""
+    """A prepared folder with documents of the given lengths by split; `context`: share of tokens that are no target;
+    `steps`: from id to id, of which each document keeps one.
+    """
     random, loaded = np.random.default_rng(seed), Tokenizer.load(tokenizer)
     folder.mkdir(parents=True)
     splits = {}
@@ -100,7 +103,7 @@ def write_data(
         writer = ShardWriter(folder, split, shard_tokens=1 << 12)
         for row, length in enumerate(wanted):
             # A learnable language: the next id is the last plus a step that the document keeps.
-            ids = (random.integers(loaded.vocab_size) + random.integers(1, 4) * np.arange(length)) % (
+            ids = (random.integers(loaded.vocab_size) + random.integers(*steps) * np.arange(length)) % (
                 loaded.vocab_size - 2
             ) + 2
             ids[0], ids[-1] = 0, 1

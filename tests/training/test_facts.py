@@ -1,9 +1,16 @@
 """What a run says it is: the figures are those of its model and data, and what is odd is said."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from logtrain.core.config import load
+from logtrain.cpt import CptConfig
+from logtrain.model.config import LoraConfig
+from logtrain.sft import SftConfig
+from logtrain.training.config import OptimConfig, RunConfig
+from logtrain.training.facts import odd_rate
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import train
 
@@ -35,13 +42,27 @@ def test_the_figures_of_model_data_steps_and_disk(flags, tmp_path, capsys):
     assert f"{12 * parameters / 1000:.0f} kB a checkpoint" in facts["disk"]
     assert facts["disk"].endswith(f"everything goes to {tmp_path}/run")
     assert "warning" not in facts
+    assert facts["memory and time"].startswith("not predicted on a CPU")
 
 
 def test_few_and_large_steps_are_warned_about_and_adapters_are_named(flags, tmp_path, capsys):
     lines = first_lines(flags, tmp_path, capsys, "--loader.rows_per_step", "8", "--lora.rank", "2")
     assert "trained (adapters of rank 2)" in lines[0]
-    assert lines[-2] == "warning: a step is 1/11 of an epoch; set loader.rows_per_step = 8 to 4 or less"
-    assert lines[-1].startswith("warning: only 11 steps in all")
+    assert lines[-3] == "warning: a step is 1/11 of an epoch; set loader.rows_per_step = 8 to 4 or less"
+    assert lines[-2].startswith("warning: only 11 steps in all")
+
+
+def test_a_rate_that_is_for_adapters_or_for_all_parameters_is_warned_about():
+    whole = RunConfig(name="run", model="model", data="data")
+    adapted = replace(whole, lora=LoraConfig(rank=16))
+    high, low = OptimConfig(lr=2e-4), OptimConfig(lr=1e-5)
+    assert "is one for adapters" in odd_rate(replace(whole, optim=high), 8 * 10**9)[0]
+    assert "is one for all parameters" in odd_rate(replace(adapted, optim=low), 8 * 10**9)[0]
+    assert odd_rate(replace(whole, optim=low), 8 * 10**9) == odd_rate(replace(adapted, optim=high), 8 * 10**9) == []
+    assert odd_rate(replace(whole, optim=high), 10**6) == []  # a small model
+    sft = load(SftConfig, ["--name", "a", "--model", "m", "--data", "d"])
+    assert (sft.lora.rank, sft.optim.lr) == (16, 2e-4)
+    assert load(CptConfig, ["--name", "a", "--model", "m", "--data", "d"]).optim.lr == 1e-5
 
 
 def test_documents_are_shown_as_they_are_trained(flags, tmp_path, capsys):

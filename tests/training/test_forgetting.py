@@ -16,7 +16,7 @@ from tests.support.ranks import Ranks
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import records, train
 
-SEQ_LEN, STEPS = 32, 24
+SEQ_LEN, STEPS, ROW = 32, 24, 64
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +162,69 @@ def test_the_interval_holds_the_truth_in_95_of_100():
         widths.append(found.high - found.low)
     assert 0.92 <= held / 400 <= 0.98
     assert 0.06 < np.mean(widths) < 0.14
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A tiny Llama that knows one language, data of another, and two sets of the first: one to steer by, one fresh."""
+    folder = tmp_path_factory.mktemp("budget")
+    model = write_model(folder / "random", hidden_size=32, intermediate_size=48, vocab_size=130)
+    for seed, name in enumerate(("replay", "wiki", "fresh")):
+        write_data(folder / name, model, seq_len=ROW, lengths={"train": [14] * 400, "valid": [14] * 48}, seed=seed)
+    lengths = {"train": [14] * 400, "valid": [14] * 48}
+    write_data(folder / "logs", model, seq_len=ROW, lengths=lengths, seed=9, steps=(5, 8))
+    first = ["--name", "base", "--model", str(model), "--data", str(folder / "replay"), "--runs", str(folder)]
+    first += [
+        "--optim.lr",
+        "1e-2",
+        "--trainer.epochs",
+        "99",
+        "--trainer.max_steps",
+        "150",
+        "--trainer.log_every",
+        "100",
+        "--trainer.valid_every",
+        "150",
+    ]
+    assert train([*first, "--loader.seq_len", str(ROW), "--loader.rows_per_step", "4"]) == 0
+    return folder
+
+
+def budgeted(case: Path, runs: Path, seed: int, share: float, bounds: tuple[float, float]) -> dict:
+    """forgetting.json of a run with a budget of 10%."""
+    found = ["--name", "run", "--model", str(case / "base" / "export"), "--runs", str(runs), "--optim.lr", "5e-4"]
+    found += ["--data", f"logs={case / 'logs'}", f"replay={case / 'replay'}", "--seed", str(seed)]
+    found += ["--mix.logs", str(1 - share), "--mix.replay", str(share), "--trainer.forget_budget", "0.1"]
+    found += ["--valid", f"wiki={case / 'wiki'}", f"fresh={case / 'fresh'}", "--roles.wiki", "general"]
+    found += ["--trainer.replay_bounds", *map(str, bounds), "--trainer.keep_best", "--trainer.valid_every", "5"]
+    found += ["--loader.seq_len", str(ROW), "--loader.rows_per_step", "4", "--trainer.epochs", "99"]
+    assert train([*found, "--trainer.max_steps", "30", "--trainer.log_every", "100", "--trainer.keep", "1"]) == 0
+    return facts_of(runs / "run")
+
+
+@pytest.mark.slow
+def test_the_budget_holds_and_costs_little_beside_the_best_fixed_share(trained, tmp_path):
+    """On a set that the run does not steer by, within its interval; the domain within 5% of the best fixed share."""
+
+    def run(seed: int, name: str, share: float, bounds: tuple[float, float]) -> dict[str, dict]:
+        facts = budgeted(trained, tmp_path / f"{seed}-{name}", seed, share, bounds)
+        sets = {of["name"]: of for of in facts["sets"]}
+        print(
+            f"FOUND {seed} {name}: {facts['is_within']}, step {facts['step']},",
+            {k: of["rise"] for k, of in sets.items()},
+        )
+        return sets if facts["is_within"] else {}
+
+    excess, domain = [], {}
+    for seed in range(20):
+        sets = run(seed, "steered", 0.2, (0.02, 0.8))
+        if not sets:
+            continue
+        assert sets["wiki"]["rise"] <= 0.1
+        excess.append(sets["fresh"]["low"] / sets["fresh"]["before"] - 0.1)
+        domain[seed] = sets["logs"]["after"]
+    fixed = [run(0, f"{share}", share, (share, share)) for share in (0.05, 0.2, 0.4, 0.6)]
+    best = min(sets["logs"]["after"] for sets in fixed if sets)
+    print(f"FOUND excess {excess}, domain {domain}, best fixed {best}")
+    assert len(excess) == 20 and max(excess) <= 0
+    assert domain[0] <= 1.05 * best
