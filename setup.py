@@ -93,7 +93,7 @@ setup(
         "logtrain.training": ["foreign_keys.toml"],  # the settings of other trainers
         "logtrain.planning": ["gpus/*.toml"],  # descriptions of GPUs
         "logtrain.observe": ["report.html.jinja"],  # the page of a run
-        "logtrain.evaluation": ["compare.html.jinja"],  # the page of an evaluation
+        "logtrain.evaluation": ["*.html.jinja"],  # the pages of an evaluation and a benchmark
         "logtrain.conversation": ["tasks.toml"],  # what a chat's tasks ask
         "logtrain.synthesis": ["*.toml"],  # what a teacher is asked
         "logtrain.text": ["entities.json"],  # what counts as an entity of an answer

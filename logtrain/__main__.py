@@ -24,6 +24,8 @@ COMMANDS = {
     "merge": "merge a LoRA adapter (PEFT's format) into its model",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "evaluate": "let models answer a test set, score the answers and compare",
+    "benchmark": "let models answer a suite of log tasks, beside published figures",
+    "judge": "let a model behind a server say which of an evaluation's models answers better",
     "serve": "answer requests of OpenAI's API with a model of this machine",
     "page": "serve a page for the browser in front of any server of OpenAI's API",
     "synthesise": "make training data of raw logs by a larger model",

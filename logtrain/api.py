@@ -30,8 +30,9 @@ from logtrain.generation.memory import cache_bytes
 from logtrain.generation.request import Answer, Request
 from logtrain.model.config import LoraConfig
 from logtrain.text.chat_template import Turn
-from logtrain.training.config import OptimConfig, ParallelConfig, RunConfig, TrainerConfig
+from logtrain.training.config import ParallelConfig, RunConfig, TrainerConfig
 from logtrain.training.optim import make_optimizer
+from logtrain.training.optim_config import OptimConfig
 from logtrain.training.publish import ExportResult, check_output, publish_model
 from logtrain.training.setup import set_up
 from logtrain.training.step import TrainStep, validate

@@ -12,7 +12,8 @@ from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.core.stop import StopSignal, stoppable
 from logtrain.model.config import LoraConfig
-from logtrain.training.config import LR_OF_ADAPTERS, OptimConfig, RunConfig
+from logtrain.training.config import RunConfig
+from logtrain.training.optim_config import LR_OF_ADAPTERS, OptimConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,7 +168,7 @@ USER, ASSISTANT = untyped.Turn("user", "why"), untyped.Turn("assistant", "becaus
         (lambda case: settings(case, seed=1.5), "seed = 1.5: expected an integer"),
         (lambda case: untyped.LoaderConfig(attention="documents"), "loader.attention = 'documents': expected one of "),
         (lambda case: untyped.LoraConfig(targets=("qproj",)), "lora.targets = ('qproj',): expected a list, each"),
-        (lambda case: untyped.OptimConfig(schedule="wsd"), "optim.schedule = 'wsd': expected one of \"cosine\", "),
+        (lambda case: untyped.OptimConfig(schedule="step"), "optim.schedule = 'step': expected one of \"cosine\", "),
         (lambda case: untyped.OptimConfig(lr="1e-3"), "optim.lr = '1e-3': expected a number"),
         (lambda case: untyped.TrainerConfig(epochs=True), "trainer.epochs = True: expected an integer"),
         (lambda case: untyped.SamplingConfig(top_k=None), "top_k = None: expected an integer"),

@@ -228,6 +228,8 @@ SMALL = {  # commands of few fields: the files that hold their tests
     "chat": ["entries/test_chat.py", "conversation/*.py", "generation/test_load.py"],
     "serve": ["entries/test_serve.py", "serving/*.py"],
     "blend": ["entries/test_blend.py", "entries/test_blend_choice.py"],
+    "judge": ["entries/test_judge.py", "evaluation/test_judgement.py", "generation/test_*.py", "test_config_fields.py"],
+    "benchmark": ["entries/test_benchmark.py", "entries/test_evaluate*.py", "test_config_fields.py"],
     "merge": ["entries/test_merge.py"],
     "page": ["entries/test_page.py"],
     "review": ["serving/test_reviewing.py"],

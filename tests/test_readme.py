@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from logtrain.__main__ import COMMANDS
+from logtrain.benchmark import BenchmarkConfig
 from logtrain.blend import BlendConfig
 from logtrain.chat import ChatConfig
 from logtrain.core import config
 from logtrain.cpt import CptConfig
 from logtrain.doctor import DoctorConfig
 from logtrain.dpo import DpoConfig
+from logtrain.judge import JudgeConfig
 from logtrain.page import PageConfig
 from logtrain.planning.config import PlanConfig
 from logtrain.prepare import PrepareConfig
@@ -66,6 +68,8 @@ CONFIGS = {
     "page": PageConfig,
     "synthesise": SynthesiseConfig,
     "review": ReviewConfig,
+    "judge": JudgeConfig,
+    "benchmark": BenchmarkConfig,
 }
 OF_RUNS = {"report": ReportConfig, "status": StatusConfig, "trace": TraceConfig}  # the first words are folders of runs
 

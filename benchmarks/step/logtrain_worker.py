@@ -10,8 +10,9 @@ from benchmarks.step.recipe import Clock, Recipe
 from logtrain.core.world import World
 from logtrain.model import hf
 from logtrain.observe.system import peak_memory_gib
-from logtrain.training.config import OptimConfig, ParallelConfig, RunConfig
+from logtrain.training.config import ParallelConfig, RunConfig
 from logtrain.training.optim import make_optimizer
+from logtrain.training.optim_config import OptimConfig
 from logtrain.training.sharding import build_model, make_mesh
 from logtrain.training.step import TrainStep
 

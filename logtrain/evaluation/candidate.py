@@ -12,7 +12,7 @@ import numpy as np
 
 from logtrain.core.untrusted import read_bytes
 from logtrain.evaluation.answers import RecordedAnswer, read_answers
-from logtrain.evaluation.config import AnswerConfig, EvaluateConfig
+from logtrain.evaluation.config import AnswerConfig, ModelsConfig
 from logtrain.evaluation.question_set import QuestionSet
 from logtrain.evaluation.remote import RemoteRequest, Server
 from logtrain.generation.generator import Generator
@@ -45,7 +45,7 @@ class ModelFiles:
     """
 
 
-def open_model(name: str, path: str, config: EvaluateConfig) -> ModelFiles:
+def open_model(name: str, path: str, config: ModelsConfig) -> ModelFiles:
     """Open a model's folder and check its files, so that errors are found before any model has answered. The folder of
     a server's model has only tokenizer and template, and perhaps config.json. Raises ValueError for files that are
     missing or wrong.
@@ -176,7 +176,7 @@ def check_recorded_answers(candidates: Sequence[Candidate], folder: Path) -> Non
         candidate.check_answers(folder)
 
 
-def too_long_for_any(candidates: Sequence[Candidate], config: EvaluateConfig) -> dict[int, str]:
+def too_long_for_any(candidates: Sequence[Candidate], config: ModelsConfig) -> dict[int, str]:
     """The questions that are too long for one of the models, with an error's text for each, by number. Raises
     ValueError if there are any and `config.too_long` is "error", and if these are all questions.
     """

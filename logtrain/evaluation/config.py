@@ -28,50 +28,27 @@ class AnswerConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(AnswerConfig):
-    """Let models answer a test set, score the answers, and compare."""
+class ModelsConfig(AnswerConfig):
+    """Which models answer, where, and what of a test set is asked."""
 
     models: Annotated[tuple[str, ...], MODEL]
     """NAME=DIR of each model: a Llama folder, an export or a PEFT adapter; with a server, its name and tokenizer there.
     """
-    data: Annotated[str, FILE]
-    """The test set: .json, .jsonl or .ndjson, also as .gz or .zst."""
-    format: QuestionFormat
-    """Form of the rows: sharegpt, messages or alpaca as in logtrain.prepare, or nlplog {instruction, log, output}."""
     run: Annotated[str, OUTPUT]
     """Folder to write."""
     resume: Literal["none", "auto"] = "none"
     """none: start a new run. auto: go on with the answers that are in the folder."""
-    answers: AnswersOf = "last"
-    """Which answers of a conversation are asked for: the last, or all, each after the reference's turns."""
     limit: int = 0
     """Ask only the first so many questions. 0: all."""
-    task_column: str = TASK_COLUMN
-    """Column that names the task of a row; if there are several tasks, each is scored alone too."""
-    ignore_columns: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
-    """Columns of the rows to leave out, as in logtrain.prepare."""
-    columns: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
-    """Other names of columns, each THEIRS=OURS, as question=instruction answer=output, as in logtrain.prepare."""
-    task: Task = "text"
-    """What the answers are scored as, beside the scores of texts: log templates (parsing), normal or abnormal
-    (anomaly), one of a closed set of labels (diagnosis), short answers (logqa), failures in JSON (rca)."""
-    kind_column: str = ""
-    """Column that names this for each row, in place of --task."""
-    labels: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
-    """The labels of diagnosis. Without them: those of the references."""
-    prepared: Annotated[str, FOLDER] = ""
-    """Folder of the training data, prepared with --split_by COLUMN: rows of groups that it trains on are seen, those of
-    groups that it holds out are unseen, and both are also scored alone."""
-    split_by: str = ""
-    """Column that names the group of a row, as system, where no --prepared says so."""
-    unseen: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
-    """The groups that no model was trained on, beside those that --prepared holds out."""
     max_bad_rows: int = 0
     """Bad rows that may be left out; more of them stop the evaluation."""
     too_long: Literal["error", "skip"] = "error"
     """A question that, with its answer, is longer than a model's context: error stops, skip leaves it out for all."""
-    perplexity: Annotated[tuple[str, ...], NONE_BY_DEFAULT, FILE] = ()
-    """NAME=FILE of each file of texts or chats to measure perplexity on, such as a domain's or a general one."""
+    prepared: Annotated[str, FOLDER] = ""
+    """Folder of the training data, prepared with --split_by COLUMN: rows of groups that it trains on are seen, those of
+    groups that it holds out are unseen, and both are also scored alone."""
+    unseen: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
+    """The groups that no model was trained on, beside those that --prepared holds out."""
     template: Annotated[str, FILE] = ""
     """A jinja file to write the prompts with instead of each model's own chat template."""
     date: str = DATE
@@ -101,16 +78,49 @@ class EvaluateConfig(AnswerConfig):
             raise ValueError(f"memory = {self.memory} must be a finite number >= 0")
         if (self.backend == "openai") != bool(self.base_url):
             raise ValueError("backend = openai and base_url go together: give both or neither")
-        if self.backend == "openai" and self.perplexity:
-            raise ValueError("perplexity: only with backend = local; a server gives no losses")
         if not self.model_paths:
             raise ValueError("models: none given; give at least one NAME=DIR")
-        paths_by_name("perplexity", self.perplexity)
         check_date(self.date)
-        self.check_tasks()
 
-    def check_tasks(self) -> None:
-        """Raises ValueError for settings of tasks and groups that have no meaning together."""
+    @property
+    def model_paths(self) -> dict[str, str]:
+        """{NAME: DIR} of the models."""
+        return paths_by_name("models", self.models)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(ModelsConfig):
+    """Let models answer a test set, score the answers, and compare."""
+
+    data: Annotated[str, FILE]
+    """The test set: .json, .jsonl or .ndjson, also as .gz or .zst."""
+    format: QuestionFormat
+    """Form of the rows: sharegpt, messages or alpaca as in logtrain.prepare, or nlplog {instruction, log, output}."""
+    answers: AnswersOf = "last"
+    """Which answers of a conversation are asked for: the last, or all, each after the reference's turns."""
+    task_column: str = TASK_COLUMN
+    """Column that names the task of a row; if there are several tasks, each is scored alone too."""
+    ignore_columns: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
+    """Columns of the rows to leave out, as in logtrain.prepare."""
+    columns: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
+    """Other names of columns, each THEIRS=OURS, as question=instruction answer=output, as in logtrain.prepare."""
+    task: Task = "text"
+    """What the answers are scored as, beside the scores of texts: log templates (parsing), normal or abnormal
+    (anomaly), one of a closed set of labels (diagnosis), short answers (logqa), failures in JSON (rca)."""
+    kind_column: str = ""
+    """Column that names this for each row, in place of --task."""
+    labels: Annotated[tuple[str, ...], NONE_BY_DEFAULT] = ()
+    """The labels of diagnosis. Without them: those of the references."""
+    split_by: str = ""
+    """Column that names the group of a row, as system, where no --prepared says so."""
+    perplexity: Annotated[tuple[str, ...], NONE_BY_DEFAULT, FILE] = ()
+    """NAME=FILE of each file of texts or chats to measure perplexity on, such as a domain's or a general one."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.backend == "openai" and self.perplexity:
+            raise ValueError("perplexity: only with backend = local; a server gives no losses")
+        paths_by_name("perplexity", self.perplexity)
         check_renames(self.columns, READ_COLUMNS | {self.task_column, self.kind_column, self.split_by} - {""})
         if self.kind_column and self.task != "text":
             raise ValueError(f"task = {self.task} and kind_column = {self.kind_column}: give one of them")
@@ -120,14 +130,53 @@ class EvaluateConfig(AnswerConfig):
             raise ValueError("unseen: give --split_by, the column that names the groups")
 
     @property
-    def model_paths(self) -> dict[str, str]:
-        """{NAME: DIR} of the models."""
-        return paths_by_name("models", self.models)
-
-    @property
     def perplexity_paths(self) -> dict[str, str]:
         """{NAME: FILE} of the texts that perplexity is measured on."""
         return paths_by_name("perplexity", self.perplexity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig(ModelsConfig):
+    """Let models answer every set of a suite; the scores as a table beside published ones."""
+
+    suite: Annotated[str, FILE]
+    """The suite, a TOML file: its sets, the figures that count of each, and what others have published."""
+    data: Annotated[str, FOLDER]
+    """Folder of the files of the sets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig(AnswerConfig):
+    """Let a model behind a server say which of an evaluation's models answers better."""
+
+    run: Annotated[str, FOLDER]
+    """Folder of an evaluation of two models or more."""
+    base_url: str
+    """Address of a server of OpenAI's API, up to and with /v1. Its key is taken from OPENAI_API_KEY."""
+    model: str
+    """The judge's name there."""
+    reference: bool = True
+    """Whether the judge is shown the reference."""
+    prompt: Annotated[str, FILE] = ""
+    """A file with another prompt: {question}, {first} and {second} are needed, {reference} may be there. It asks for a
+    last line "Verdict: 1", "Verdict: 2" or "Verdict: tie"."""
+    limit: int = 0
+    """Judge only the first so many questions. 0: all."""
+    concurrency: int = 32
+    """Requests at once to the server."""
+    price_per_million_in: float = 0.0
+    """Dollars for a million tokens of prompts, to count the cost."""
+    price_per_million_out: float = 0.0
+    """Dollars for a million tokens of replies."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, least in {"limit": 0, "concurrency": 1, "max_new_tokens": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
+        for name in ("price_per_million_in", "price_per_million_out"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} = {getattr(self, name)} must be a finite number >= 0")
 
 
 def paths_by_name(key: str, pairs: tuple[str, ...]) -> dict[str, str]:

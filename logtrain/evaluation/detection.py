@@ -55,7 +55,8 @@ def tally(verdicts: Sequence[Verdict], clusters: Sequence[Hashable]) -> Tally:
         counts.append(
             [called and is_right, called and is_wrong, not called and is_wrong, not called and is_right, said is None]
         )
-    return Tally(by_cluster(np.array(counts, np.float64).reshape(-1, 5), clusters), figures)
+    counts_GK = by_cluster(np.array(counts, np.float64).reshape(-1, 5), clusters)
+    return Tally(counts_GK, figures, ("anomaly_accuracy", "anomaly_unread"))
 
 
 def figures(sums: np.ndarray) -> Mapping[str, np.ndarray]:

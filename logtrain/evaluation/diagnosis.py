@@ -44,7 +44,7 @@ def tally(rows: Sequence[Diagnosed], clusters: Sequence[Hashable]) -> Tally:
         counts_N3L[i, 2, labels[truth]] = said == truth
     unread_N1 = np.array([[row.said is None] for row in rows], np.float64).reshape(-1, 1)
     counts_NK = np.concatenate([unread_N1, counts_N3L.reshape(len(rows), -1)], 1)
-    return Tally(by_cluster(counts_NK, clusters), figures)
+    return Tally(by_cluster(counts_NK, clusters), figures, ("diagnosis_accuracy", "diagnosis_unread"))
 
 
 def figures(sums: np.ndarray) -> Mapping[str, np.ndarray]:

@@ -89,7 +89,7 @@ def tally(lines: Sequence[Parsed]) -> Tally:
         is_pure = not others and predicted is not None
         is_group = is_pure and most == sizes[true]
         counts_GK[number[true], [2, 5, 6, 7]] += [most * is_group, 1, is_group, is_pure and predicted == true[1]]
-    return Tally(counts_GK, figures)
+    return Tally(counts_GK, figures, ("parsing_pa", "parsing_ga", "parsing_unread"))
 
 
 def figures(sums: np.ndarray) -> Mapping[str, np.ndarray]:

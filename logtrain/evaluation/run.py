@@ -10,12 +10,12 @@ import torch
 from logtrain.core.run_folder import enter_run_folder
 from logtrain.core.world import World
 from logtrain.data.files import InputFile
-from logtrain.evaluation.config import MAY_CHANGE, EvaluateConfig
+from logtrain.evaluation.config import MAY_CHANGE, EvaluateConfig, ModelsConfig
 
 GOES_ON = "--resume auto goes on with the answers that are there"
 
 
-def join_world(config: EvaluateConfig) -> World:
+def join_world(config: ModelsConfig) -> World:
     """Join the ranks. Raises ValueError for more than one rank if a server answers."""
     world = World(on_cpu=config.backend == "openai")
     if config.backend == "openai" and world.size > 1:

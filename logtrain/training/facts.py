@@ -10,7 +10,8 @@ from logtrain.data.loader import Loader
 from logtrain.data.manifest import SplitFacts
 from logtrain.data.prepared import read_manifest
 from logtrain.model.llama import Llama
-from logtrain.training.config import LR_OF_ADAPTERS, RunConfig
+from logtrain.training.config import RunConfig
+from logtrain.training.optim_config import LR_OF_ADAPTERS
 from logtrain.training.rerun import places_in
 from logtrain.training.setup import RunSetup
 

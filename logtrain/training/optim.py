@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from logtrain.training.config import OptimConfig
+from logtrain.training.optim_config import OptimConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps for each parameter, in the parameter's own shape
 

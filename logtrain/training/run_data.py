@@ -271,18 +271,15 @@ def matching_tokenizer(split: Split, data: str, model: str, llama: LlamaConfig, 
 
 
 def open_split(folder: str, split: str, world: World) -> Split:
-    """A split of prepared data, verified by all ranks that see the same files, each a part: by those of all nodes where
-    the folder is on a network, else by those of this node.
-    """
+    """A split of prepared data, verified by all ranks that see the same files, a part each: a node's, or all."""
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     part = (world.rank, world.size) if is_on_network(folder) else (world.local_rank, local_size)
     return Split.open(folder, split, part=part, note=world.note)
 
 
 def valid_splits(sources: dict[str, Split], named: tuple[str, ...], world: World) -> dict[str, Split]:
-    """The data's own validation splits by their names, those of several sources with the source's name in the place of
-    "valid", then those that the config names. Raises ValueError for a name that is used twice, and for data of another
-    tokenizer.
+    """The data's own validation splits by their names, of several sources with its name in the place of "valid", then
+    those that the config names. Raises ValueError for a name that is used twice, and for data of another tokenizer.
     """
     splits: dict[str, Split] = {}
     for name, train in sources.items():

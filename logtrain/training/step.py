@@ -17,8 +17,8 @@ from logtrain.core.batch import IGNORE, Batch
 from logtrain.core.world import World
 from logtrain.data.loader import Loader, Step
 from logtrain.model.llama import Llama
-from logtrain.training.config import OptimConfig
 from logtrain.training.optim import skip_where
+from logtrain.training.optim_config import OptimConfig
 from logtrain.training.sharding import clip_grad_norm, free_gathered, last_micro_batch
 
 MOST_MEASURES = 4  # sums that are told beside a loss

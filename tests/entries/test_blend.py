@@ -52,7 +52,7 @@ def case(tmp_path_factory) -> SimpleNamespace:
 
 def blended(output: Path, *arguments: object) -> Weights:
     """What the command writes, as transformers reads it."""
-    assert train([*map(str, arguments), "--output", str(output)], "logtrain.blend") == 0
+    assert train(["--models", *map(str, arguments), "--output", str(output)], "logtrain.blend") == 0
     check_folder(output)
     return dict(load_transformers(output).state_dict())
 

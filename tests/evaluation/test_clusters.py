@@ -5,7 +5,7 @@ import pytest
 
 from logtrain.evaluation import detection
 from logtrain.evaluation.clusters import Tally, by_cluster, figure_differences, figure_intervals, figures_of, ratio
-from logtrain.evaluation.intervals import bootstrap, paired
+from logtrain.evaluation.intervals import bootstrap, paired, wilson
 
 
 def mean_tally(values: np.ndarray) -> Tally:
@@ -84,6 +84,13 @@ def test_what_is_not_defined_has_no_figure_and_few_clusters_no_interval():
     assert "anomaly_f1" not in figure_intervals(normal_alone)
     one = figure_intervals(Tally(np.array([[2, 1, 0, 3, 0]], float), detection.figures))["anomaly_f1"]
     assert (one.low, one.high, one.num_used) == (None, None, 1)
+
+
+def test_none_of_all_is_no_certainty():
+    """Of a share, where no resample differs: Wilson's interval of as many answers as there are clusters."""
+    rows = [detection.Verdict(True, False)] * 40
+    found = figure_intervals(detection.tally(rows, [i // 4 for i in range(40)]))["anomaly_accuracy"]
+    assert found == wilson([0.0] * 10) and found.high > 0.2
 
 
 def test_sums_by_cluster():

@@ -24,8 +24,9 @@ from logtrain.model import llama
 from logtrain.model.llama import LlamaConfig
 from logtrain.model.weights import RandomWeights
 from logtrain.planning.trace import trace_step
-from logtrain.training.config import OptimConfig, ParallelConfig
+from logtrain.training.config import ParallelConfig
 from logtrain.training.optim import make_optimizer
+from logtrain.training.optim_config import OptimConfig
 from logtrain.training.sharding import build_model, make_mesh
 from logtrain.training.step import TrainStep
 from tests.support.ranks import Ranks

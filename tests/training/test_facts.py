@@ -9,8 +9,9 @@ from logtrain.core.config import load
 from logtrain.cpt import CptConfig
 from logtrain.model.config import LoraConfig
 from logtrain.sft import SftConfig
-from logtrain.training.config import OptimConfig, RunConfig
+from logtrain.training.config import RunConfig
 from logtrain.training.facts import odd_rate
+from logtrain.training.optim_config import OptimConfig
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import train
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from logtrain.training.config import OptimConfig
+from logtrain.training.optim_config import OptimConfig
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])

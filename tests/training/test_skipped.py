@@ -10,8 +10,8 @@ from logtrain.core.config import load
 from logtrain.core.kinds import kinds_of
 from logtrain.cpt import CptConfig
 from logtrain.model.llama import Llama
-from logtrain.training.config import OptimConfig
 from logtrain.training.optim import make_optimizer, skip_where
+from logtrain.training.optim_config import OptimConfig
 from logtrain.training.setup import set_up
 from logtrain.training.sharding import full_tensors
 from logtrain.training.step import TrainStep

@@ -24,10 +24,10 @@ EXACT = ("step", "loss", "grad_norm", "lr", "tokens", "set", "valid_loss")
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory) -> SimpleNamespace:
-    """A run of 6 steps, each of 12 slow micro-batches, saved and validated every second, and the whole of it."""
+    """A run of 6 steps, each of 12 micro-batches, saved and validated after every second, and the whole of it."""
     folder = tmp_path_factory.mktemp("stop")
-    model = write_model(folder / "model", num_hidden_layers=6, hidden_size=128, intermediate_size=384)
-    lengths = {"train": [256] * STEPS * MICRO_BATCHES, "valid": [256] * 12}
+    model = write_model(folder / "model", num_hidden_layers=3, hidden_size=128, intermediate_size=384)
+    lengths = {"train": [256] * STEPS * MICRO_BATCHES, "valid": [256] * 6}
     data = write_data(folder / "data", model, seq_len=256, lengths=lengths)
     flags = ["--name", "run", "--model", str(model), "--data", str(data), "--optim.lr", "1e-3"]
     flags += ["--loader.seq_len", "256", "--loader.rows_per_step", str(MICRO_BATCHES)]

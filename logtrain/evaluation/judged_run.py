@@ -1,0 +1,35 @@
+"""The answers of a finished evaluation, to be judged."""
+
+from pathlib import Path
+
+from logtrain.core.config import load
+from logtrain.core.untrusted import read_json
+from logtrain.data.manifest import sha256
+from logtrain.evaluation.answers import read_answers
+from logtrain.evaluation.config import EvaluateConfig
+from logtrain.evaluation.question_set import read_question_set
+from logtrain.evaluation.samples import Sample, read_samples
+
+
+def read_run(run: Path, limit: int) -> dict[str, list[Sample]]:
+    """The samples of each model by its name, of the first `limit` questions that all have answered; 0: of all. Raises
+    ValueError for a folder that is no finished evaluation, for data that has changed since, and for a single model.
+    """
+    if not (run / "scores.json").exists():
+        raise ValueError(f"{run}: holds no scores.json; let logtrain evaluate finish there first")
+    config = load(EvaluateConfig, [str(run / "config.toml")])
+    names = list(config.model_paths)
+    if len(names) < 2:
+        raise ValueError(f"{run}: has the answers of {names[0]} alone; a judge compares two models or more")
+    scored = read_json(run / "scores.json")
+    if scored.get("data", {}).get("sha256") != sha256(Path(config.data)):
+        raise ValueError(f"{config.data}: has changed since {run} was evaluated; restore it")
+    question_set = read_question_set(config)
+    answered = {name: read_answers(run / "answers", name) for name in names}
+    unanswered = {
+        number: "not answered" for number in question_set.numbers if any(number not in answered[name] for name in names)
+    }
+    asked = question_set.without(unanswered)
+    if not asked.numbers:
+        raise ValueError(f"{run}: no question of {config.data} has an answer of all models")
+    return {name: read_samples(run / "answers", name, asked)[: limit or None] for name in names}

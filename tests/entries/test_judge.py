@@ -1,0 +1,67 @@
+"""A judge behind a server: what is asked and paid for is kept, and nothing is asked twice."""
+
+import json
+
+import pytest
+
+from logtrain import judge
+from tests.support.evaluation import evaluated, flags
+from tests.support.scripted_server import scripted
+
+
+def test_a_judgement_by_a_server_is_kept_and_goes_on(chat_models, question_file, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert evaluated(flags(chat_models, question_file, run)) == 0
+    outputs = {}
+    for line in (run / "samples.jsonl").read_text().splitlines():
+        sample = json.loads(line)
+        outputs.setdefault(sample["output"], sample["model"])
+
+    def prefers_b(messages: list[dict]) -> str | int:
+        if len(server.seen) == 7 and not failed:
+            failed.append(True)
+            return 400
+        first = messages[0]["content"].partition("<answer_1>\n")[2].partition("\n</answer_1>")[0]
+        return f"Because.\nVerdict: {1 if outputs[first] == 'b' else 2}"
+
+    failed: list[bool] = []
+    with scripted(prefers_b) as server:
+        arguments = ["--run", str(run), "--base_url", server.url, "--model", "m", "--concurrency", "1",
+                     "--price_per_million_in", "1", "--no_reference", "--max_new_tokens", "50"]  # fmt: skip
+        with pytest.raises(ValueError, match="status 400"):
+            judge.main(arguments)
+        assert not (run / "judge.json").exists()
+        with open(run / "judge" / "verdicts.jsonl", "ab") as stream:
+            stream.write(b'{"torn')
+        assert judge.main(arguments) == 0
+        asked = len(server.seen)
+        assert judge.main(arguments) == 0
+        assert len(server.seen) == asked, "nothing is asked twice"
+    found = json.loads((run / "judge.json").read_text())
+    (pair,) = found["pairs"]
+    assert asked == found["verdicts"] + 1 == 2 * (11 - pair["equal"]) + 1
+    assert pair["preferred"]["mean"] == (11 - pair["equal"] / 2) / 11
+    assert (pair["bias"]["mean"], pair["unread"]) == (0, 0)
+    kept = [
+        json.loads(line) for line in (run / "judge" / "verdicts.jsonl").read_text().splitlines() if "sha256" in line
+    ]
+    assert len(kept) == found["verdicts"] and all("<answer_2>" in one["prompt"] for one in kept)
+    assert found["dollars"] == pytest.approx(sum(one["prompt_tokens"] for one in kept) / 1e6)
+    assert "b preferred to a: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["--limit", "-1"], "limit = -1 must be at least 0"),
+        (["--price_per_million_out", "-1"], "price_per_million_out = -1.0 must be"),
+        (["--prompt", "{prompt}"], r"has no \{first\}"),
+        (["--run", "{empty}"], "holds no scores.json"),
+    ],
+)
+def test_mistakes(finished, tmp_path, changes, told):
+    (tmp_path / "prompt.txt").write_text("{question} {second}")
+    names = {"prompt": tmp_path / "prompt.txt", "empty": tmp_path}
+    flags = [flag.format(**names) for flag in changes]
+    with pytest.raises(ValueError, match=told):
+        judge.main(["--run", str(finished), "--base_url", "http://127.0.0.1:9/v1", "--model", "m", *flags])
