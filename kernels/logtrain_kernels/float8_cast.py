@@ -3,8 +3,9 @@
     rowwise      one kernel: a program reads a row, finds its scale, writes it
     tensorwise   two: the first leaves a largest element for each of its programs, of which the second takes the largest
 
-Each reads what it casts once and writes a byte an element; tensorwise the matrix is read once more before. Columns may
-be multiplied by a vector first (the scales of the other operand, in the backward of float8_linear.py).
+Each reads what it casts once and writes a byte an element; tensorwise the matrix is read once more before, and so are
+rows of more elements than the registers of a program hold. Columns may be multiplied by a vector first (the scales of
+the other operand, in the backward of float8_linear.py).
 
 The largest of absolute values is the largest of their bits as integers, of which NaN are the greatest: no maximum of
 floating-point numbers, which loses NaN or, where it keeps them, lets Triton spoil stores of float8 beside it (Triton
@@ -65,12 +66,23 @@ def loaded(x_TD, factor_D, at, column, inside, FACTOR: constexpr):
 
 @triton.jit
 def float8_rows(x_TD, factor_D, values_TD, inverse_T, D: constexpr, FACTOR: constexpr, BLOCK: constexpr):
-    """Casts a row."""
+    """Casts a row: at once, or where it is longer than a block, block by block with a look at all of them before."""
     row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    inside, at = column < D, row * D + column
-    x = loaded(x_TD, factor_D, at, column, inside, FACTOR)
-    m, inverse = scales(tl.max(magnitude(x)))
-    tl.store(values_TD + at, e4m3(x * m), mask=inside)
+    if D <= BLOCK:
+        inside, at = column < D, row * D + column
+        x = loaded(x_TD, factor_D, at, column, inside, FACTOR)
+        m, inverse = scales(tl.max(magnitude(x)))
+        tl.store(values_TD + at, e4m3(x * m), mask=inside)
+    else:
+        largest = tl.zeros((BLOCK,), dtype=tl.int32)
+        for first in tl.range(0, D, BLOCK):  # pyright: ignore[reportGeneralTypeIssues]
+            inside, at = first + column < D, row * D + first + column
+            largest = tl.maximum(largest, magnitude(loaded(x_TD, factor_D, at, first + column, inside, FACTOR)))
+        m, inverse = scales(tl.max(largest))
+        for first in tl.range(0, D, BLOCK):  # pyright: ignore[reportGeneralTypeIssues]
+            inside, at = first + column < D, row * D + first + column
+            x = loaded(x_TD, factor_D, at, first + column, inside, FACTOR)
+            tl.store(values_TD + at, e4m3(x * m), mask=inside)
     tl.store(inverse_T + row, inverse)
 
 
@@ -97,6 +109,7 @@ def float8_whole(x_N, amax_P, values_N, inverse, N, P: constexpr, PROGRAMS: cons
         tl.store(inverse, back)
 
 
+MOST_COLUMNS = 16_384  # that a program holds: 16 elements a thread
 WHOLE_LAUNCH = {"BLOCK": 4096, "num_warps": 8}  # 16 elements a thread, stored 16 bytes wide
 
 
@@ -106,8 +119,8 @@ def largest_programs(x_TD: Tensor) -> int:
 
 
 def rows_launch(D: int) -> dict[str, int]:
-    """Launch parameters of the rowwise cast: 16 to 32 elements a thread."""
-    block = triton.next_power_of_2(D)
+    """Launch parameters of the rowwise cast: up to 16 elements a thread."""
+    block = min(triton.next_power_of_2(D), MOST_COLUMNS)
     return {"BLOCK": block, "num_warps": min(max(block // 512, 1), 32)}
 
 
@@ -152,7 +165,8 @@ def float8_cast_cost(x_TD: Tensor, factor_D: Tensor | None, rowwise: bool) -> Co
     """The cost of `float8_cast_op`."""
     values = x_TD.numel()
     if rowwise:
-        return Cost(read=nbytes(x_TD, factor_D), written=values + 4 * len(x_TD))
+        reads = 1 if x_TD.shape[1] <= MOST_COLUMNS else 2
+        return Cost(read=reads * nbytes(x_TD, factor_D), written=values + 4 * len(x_TD))
     amax_P = 4 * largest_programs(x_TD)
     return Cost(read=2 * nbytes(x_TD) + amax_P, written=values + amax_P + 4, launches=2, workspace=amax_P)
 

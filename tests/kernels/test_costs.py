@@ -60,6 +60,7 @@ def calls(dtype: torch.dtype) -> dict[str, tuple]:
         "float8_cast": (torch.randn(160, 128).to(dtype), None, False),
         "float8_cast, rows": (x_TD, None, True),
         "float8_cast, rows, with factors": (x_TD, scale[:D], True),
+        "float8_cast, rows longer than a block": (torch.randn(3, 20_000).to(dtype), torch.rand(20_000), True),
         "rms_norm": (x_TD, weight_D, 1e-5),
         "rms_norm_backward": (rows[0], None, rows[1], weight_D, scale, True),
         "rms_norm_backward, add": (*rows, weight_D, scale, True),

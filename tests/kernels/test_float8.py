@@ -153,6 +153,16 @@ def test_columns_are_multiplied_before_a_row_is_cast(dtype):
     assert same(found, cast_reference(x.float() * factor, None, "rowwise"))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_rows_longer_than_a_block_are_cast_by_the_largest_of_all_their_elements(dtype):
+    x, factor = torch.randn(4, 20_000).to(dtype), torch.rand(20_000)
+    x[0, 5], x[1, 19_999], x[2, 16_384], x[3, 16_383] = 30, -30, math.nan, math.inf
+    for factor_D in (None, factor):
+        with triton_kernels():
+            found = float8_cast_op(x, factor_D, True)
+        assert same(found, cast_reference(x, factor_D, "rowwise"))
+
+
 def test_the_interpreters_kernel_rounds_every_bf16_number_as_the_format_is_defined():
     """Within a row that ends with 448, so that the scale is 1: 124.5 is 128 there, and not 64."""
     numbers = ALL_BF16[ALL_BF16.abs() <= 448]
