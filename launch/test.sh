@@ -2,14 +2,18 @@
 # Installs logtrain with what its tests need and runs them, on the CPU (GPUs have launch/gpu_check.sh).
 #
 #     launch/test.sh             what answers within 5 minutes on 2 cores: all but the tests that are marked slow
-#     launch/test.sh --all       every test
+#     launch/test.sh --all       those too, but for trials: what takes a minute or more alone
+#     launch/test.sh --trials    every test
 #     launch/test.sh -k pack     arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/install.sh
 . launch/install.sh test
-which=(-m "not slow")
+which=(-m "not slow and not trial")
 if [ "${1:-}" = --all ]; then
+    which=(-m "not trial")
+    shift
+elif [ "${1:-}" = --trials ]; then
     which=()
     shift
 fi

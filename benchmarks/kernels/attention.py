@@ -1,7 +1,7 @@
 """Attention over a packed row, forward and backward: documents as they come, all of one length, or the row as one.
 
 FlashAttention-2 launches blocks for the longest document times the entries of `cu_seqlens`, most of which have nothing
-to do where lengths differ and the loader has padded `cu_seqlens`. Documents of one length do not show that.
+to do where lengths differ. Documents of one length do not show that.
 """
 
 import functools
@@ -12,29 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.documents import RandomDocuments, lognormal_lengths
+from benchmarks.documents import lognormal_lengths
 from benchmarks.kernels.shapes import Shape
 from benchmarks.kernels.work import Operation, Work, by_autograd, normal
-from logtrain.data.config import LoaderConfig
-from logtrain.data.loader import Loader
 from logtrain_kernels import attention, attention_reference
 
 DOCUMENT = 444  # tokens: NLPLog's mean
-ROWS = 64  # of an epoch, whose most documents in a row decide how far cu_seqlens is padded
+ROWS = 64  # of documents that are drawn
 Bounds = Callable[[int], list[int]]  # T -> cu_seqlens
 
 
 @functools.cache
 def packed_bounds(T: int) -> list[int]:
-    """The cu_seqlens of a row of T tokens: documents of NLPLog's lengths as they come, until the row is full, and T
-    repeated up to the length that the loader gives to the cu_seqlens of an epoch of such documents.
-    """
+    """The cu_seqlens of a row of T tokens: documents of NLPLog's lengths as they come, until the row is full."""
     if T < 2:
         return [0, T]
     lengths = lognormal_lengths(max(2, ROWS * T // DOCUMENT), T)
-    loader = Loader(RandomDocuments(lengths, 2), LoaderConfig(seq_len=T, rows_per_step=1), seed=0, pad_id=0)
-    bounds = [0, *(end for end in lengths.cumsum().tolist() if end < T)]
-    return bounds + [T] * (max(len(bounds) + 1, len(loader.at(0).batches[0].cu_seqlens)) - len(bounds))
+    return [0, *(end for end in lengths.cumsum().tolist() if end < T), T]
 
 
 def equal_bounds(T: int) -> list[int]:

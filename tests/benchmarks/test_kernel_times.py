@@ -44,9 +44,9 @@ def test_no_contender_is_timed_uncompiled_under_the_compilers_name():
     assert len(compiled) == 12
 
 
-def test_attention_is_timed_on_lengths_as_they_come_and_padded_as_they_come():
+def test_attention_is_timed_on_lengths_as_they_come():
     bounds = attention.packed_bounds(TOKENS)
     lengths = [b - a for a, b in pairwise(bounds) if b > a]
     assert (bounds[0], bounds[-1], sum(lengths)) == (0, TOKENS, TOKENS)
-    assert bounds.count(TOKENS) > 1  # the loader pads to the most documents that a row of the epoch has
+    assert bounds.count(TOKENS) == 1  # as the loader leaves it
     assert max(lengths) > 2 * sum(lengths) / len(lengths)  # what equal documents do not show

@@ -53,7 +53,7 @@ def test_names_that_change_places_and_the_column_of_a_split(bytes_tokenizer, tmp
         ({"q": {"a": "b", "c": "lost"}}, ("q.a=text",), 'no rule reads the text in "q"'),
         ({"q": "a"}, ("p=text",), "neither text nor instruction and output among its columns (q)"),
         ({"q": 5}, ("q.a.0=text",), "neither text nor instruction and output among its columns (q)"),
-        ({"q": "a"}, ("q=txt",), "columns: 'q=txt': expected THEIRS=OURS, ours one of conversations, domain, "),
+        ({"q": "a"}, ("q=txt",), "columns: 'q=txt': expected THEIRS=OURS, ours one of chosen, conversations, domain, "),
         ({"q": "a"}, ("q",), "columns: 'q': expected THEIRS=OURS"),
         ({"q": "a"}, ("q=text", "p=text"), "columns: 'q=text p=text': a name stands twice on one side"),
         ({"q": "a"}, ("q=text", "q=log"), "columns: 'q=text q=log': a name stands twice on one side"),

@@ -12,7 +12,8 @@ import torch
 from benchmarks.gpu_check import __main__ as check
 from benchmarks.gpu_check.figures import figures_in, predictions_in
 from benchmarks.gpu_check.parts import LIMIT, Part, kernel_parts, step_parts
-from benchmarks.gpu_check.verdicts import gpu_of, read_predictions, table
+from benchmarks.gpu_check.verdicts import read_predictions, table
+from logtrain.planning.gpu_file import gpu_of
 from tests.support import ROOT
 
 CHECK = ["bash", str(ROOT / "launch" / "gpu_check.sh"), "--as-is"]

@@ -91,6 +91,7 @@ def test_a_stop_within_a_step_drops_it(case, whole, tmp_path):
     check(case, whole, tmp_path / "runs", 1, 0, 1.0, 20)
 
 
+@pytest.mark.trial
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_stop_at_ten_random_moments(case, whole, tmp_path, size):
     """Within a step and a half of where steps 0, 2 and 4 of 6 were recorded."""
