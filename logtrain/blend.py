@@ -20,7 +20,6 @@ from logtrain.core.config import load, words_first
 from logtrain.core.entry import run
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.core.location import FOLDER, MODEL, OUTPUT, told
-from logtrain.core.still import Still
 
 GRID = tuple(tenth / 10 for tenth in range(11))
 
@@ -111,6 +110,7 @@ def blend_adapters(config: BlendConfig, blend) -> int:
 
 def blend_models(config: BlendConfig, blend) -> int:
     """Write the blend of models; -> the exit status. Every rank calls this."""
+    from logtrain.core.still import Still
     from logtrain.core.world import World
     from logtrain.evaluation.blend_choice import Choice, choose_alpha, open_sets
     from logtrain.training.blend_input import open_inputs

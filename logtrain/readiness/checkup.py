@@ -104,7 +104,7 @@ def judged(
     found = [f"{where(device)} {text}" for device in devices for text in gpus.wrong_with(device.facts)]
     for what, doing in WHAT.items():
         rates = [device.speed[what] for device in devices]
-        for device, factor in slow_ones(devices, rates, SLOW[kind]):
+        for device, factor in slow_ones(devices, rates, kind):
             found.append(
                 f"{where(device)} takes {factor:.2f} times as long as the others for {doing}: every step waits"
             )
@@ -127,12 +127,18 @@ def judged(
     return found
 
 
-def slow_ones(devices: Sequence[Device], rates: Sequence[float], factor: float) -> list[tuple[Device, float]]:
-    """The devices that take `factor` times as long as the median of the others, or longer, each with its factor."""
+def slow_ones(devices: Sequence[Device], rates: Sequence[float], kind: str) -> list[tuple[Device, float]]:
+    """The devices that take `SLOW[kind]` times as long as the median of the others, or longer, each with its factor.
+    Ranks on CPUs are held against those of other machines: on one they share its cores, whoever gets more of them.
+    """
     found = []
     for at, (device, rate) in enumerate(zip(devices, rates, strict=True)):
-        others = [other for number, other in enumerate(rates) if number != at]
-        if others and (slower := median(others) / rate) >= factor:
+        others = [
+            other
+            for number, other in enumerate(rates)
+            if (number != at if kind == "cuda" else devices[number].node != device.node)
+        ]
+        if others and (slower := median(others) / rate) >= SLOW[kind]:
             found.append((device, slower))
     return found
 

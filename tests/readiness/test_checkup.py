@@ -46,7 +46,14 @@ def test_the_slow_one_is_named_with_its_factor():
     assert found[1].startswith("rank 2 on node1") and "reaches 536 TFLOP/s" in found[1] and "610 TFLOP/s" in found[1]
     assert "rank 3" in found[2] and "1.50 times" in found[2] and "2.3 TB/s" in found[3]
     assert judged([device(0), device(1)], [], H100, 1, "cuda") == []
-    assert judged([device(0), device(1, product=H100.product / 1.4)], [], None, 1, "cpu") == []  # cores that others use
+
+
+def test_ranks_on_cpus_are_held_against_other_machines():
+    assert judged([device(0), device(1, product=H100.product / 9)], [], None, 1, "cpu") == []  # of the same cores
+    assert judged([device(0), device(2, product=H100.product / 1.4)], [], None, 2, "cpu") == []  # cores that others use
+    slow = [device(rank, product=H100.product / 1.6) for rank in (2, 3)]
+    found = judged([device(0), device(1), *slow], [], None, 2, "cpu")
+    assert [text[:15] for text in found] == ["rank 2 on node1", "rank 3 on node1"] and "1.60 times" in found[0]
 
 
 def test_links_are_held_against_those_of_a_machine_or_of_several():
