@@ -141,17 +141,19 @@ def killed(target, arguments: tuple, seconds: float) -> bool:
 
 
 def test_a_push_or_pull_that_is_killed_leaves_a_sound_store(store, tmp_path):
-    """At random moments of both, 20 times each."""
+    """At random moments of both, to their very ends: 20 times each, and on until 8 of each were hit while they ran."""
     chance = random.Random(16)
     source, pulled = folder(tmp_path / "big", **{f"f{i}": str(i) * 40_000 for i in range(30)}), tmp_path / "pulled"
     pushed = seconds(push_much, (store.root, source))
     took, hits = {"push": pushed, "pull": seconds(pull_much, (store.root, pulled))}, {"push": 0, "pull": 0}
-    for turn in range(20):
+    for turn in range(60):
+        if turn >= 20 and min(hits.values()) >= 8:
+            break
         for i in range(30):
             (source / f"f{i}").write_text(f"{turn} {i}" * 9_000)
         shutil.rmtree(pulled, ignore_errors=True)
-        hits["push"] += killed(push_much, (store.root, source), chance.uniform(0, 0.8) * took["push"])
-        hits["pull"] += killed(pull_much, (store.root, pulled), chance.uniform(0, 0.8) * took["pull"])
+        hits["push"] += killed(push_much, (store.root, source), chance.random() * took["push"])
+        hits["pull"] += killed(pull_much, (store.root, pulled), chance.random() * took["pull"])
         sweep(store, 1.0)
         newest = store.find(parse("big"))
         pull(store, parse("big"), tmp_path / f"out-{turn}")
