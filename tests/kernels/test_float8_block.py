@@ -1,12 +1,15 @@
 """Norms and SwiGLU that write float8: bit by bit the norm, SwiGLU and the cast one after the other."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.library import opcheck
 
 from logtrain_kernels import Float8Recipe, Pass, float8_cast, float8_feed_forward, float8_linear, float8_norm_linear
 from logtrain_kernels.float8_norm import rms_norm_largest_op, rms_norm_pair_op
-from logtrain_kernels.float8_pair import float8_largest_op, float8_pair
+from logtrain_kernels.float8_pair import float8_largest_op, float8_pair, float8_pair_op, float8_transposed_op
 from logtrain_kernels.float8_swiglu import (
     swiglu_backward_largest_op,
     swiglu_backward_pair_op,
@@ -18,6 +21,7 @@ from logtrain_kernels.swiglu import swiglu, swiglu_backward_op, swiglu_op
 from tests.support.precision import DTYPES, triton_kernels
 
 EPS = 1e-5
+COMPARING_NO_FLOAT8 = ("test_faketensor", "test_autograd_registration")  # which PyTorch cannot
 WAYS = pytest.mark.parametrize("ways", [(True, True), (True, False), (False, True)], ids=["both", "straight", "turned"])
 
 
@@ -64,6 +68,25 @@ def test_swiglus_kernels_cast_what_swiglu_and_its_backward_give(rows, width, way
         assert [x.item() for x in largest] == [float8_largest_op(z).item() for z in (y, gradient)]
         assert equal(swiglu_pair_op(gate_up, largest[0], *ways), float8_pair(y, *ways), ways)
         assert equal(swiglu_backward_pair_op(dy, gate_up, largest[1], *ways), float8_pair(gradient, *ways), ways)
+
+
+def test_the_operations_are_registered_as_pytorch_demands():
+    x, w, scale, largest = normal(12, 20), normal(20), normal(12).abs(), torch.tensor(0x40000000, dtype=torch.int32)
+    for ways in ((True, True), (True, False), (False, True)):
+        calls: list[tuple[Any, tuple]] = [
+            (float8_largest_op, (x,)),
+            (float8_pair_op, (x, largest, *ways)),
+            (float8_transposed_op, (x.to(torch.float8_e4m3fn),)),
+            (rms_norm_largest_op, (x, x.clone() if ways[0] else None, w, EPS)),
+            (rms_norm_pair_op, (x, scale, w, largest, *ways)),
+            (swiglu_largest_op, (x,)),
+            (swiglu_pair_op, (x, largest, *ways)),
+            (swiglu_backward_largest_op, (normal(12, 10), x)),
+            (swiglu_backward_pair_op, (normal(12, 10), x, largest, *ways)),
+        ]
+        for operation, arguments in calls:
+            found = opcheck(operation, arguments, test_utils=COMPARING_NO_FLOAT8)
+            assert [*found.values()] == ["SUCCESS"] * 2
 
 
 def layers(x: Tensor, residual: Tensor | None, norm: Tensor, qkv: Tensor, gate_up: Tensor, down: Tensor, fused: bool):
