@@ -1,8 +1,8 @@
 """Every metric of the log tasks a second time, from its definition alone, to hold the package's own against.
 
-Written without sight of `logtrain/evaluation`, as plainly as possible: loops, sets and dictionaries, to be read by eye.
-Where a definition leaves a choice open, the choice is in the docstring. An answer that could not be read is None.
-0 / 0 is 0 unless said otherwise.
+Written without sight of the package's, as plainly as possible: loops, sets and dictionaries, to be read by eye. Where a
+definition leaves a choice open, the choice is in the docstring, and is the package's. An answer that could not be read
+is None, and so is a figure that is not defined. 0 / 0 is 0 unless said otherwise.
 
 Sources of the definitions. PA and GA: Zhu et al., "Tools and Benchmarks for Automated Log Parsing" (ICSE-SEIP 2019)
 and Dai et al., "Logram" (TSE 2020). FTA: Khan et al., "Guidelines for Assessing the Accuracy of Log Message Template
@@ -32,32 +32,23 @@ def harmonic(precision: float, recall: float) -> float:
 
 
 def one_wildcard(template: str) -> str:
-    """The template with adjacent wildcards made one. Choice: wildcards with only white space between are adjacent, too;
-    white space at the ends does not count, and a run of it counts as one space."""
-    template = " ".join(template.split())
-    while "<*><*>" in template or "<*> <*>" in template:
-        template = template.replace("<*><*>", "<*>").replace("<*> <*>", "<*>")
-    return template
+    """The template with adjacent wildcards made one. Choice: with a space between they are two variables, as the
+    definitions compare token by token; white space at the ends does not count."""
+    while "<*><*>" in template:
+        template = template.replace("<*><*>", "<*>")
+    return template.strip()
 
 
-def read_template(answer: str | None) -> str | None:
-    """The answer's template as it is compared; None if there is none. Choice: an empty answer is none."""
-    if answer is None or not answer.strip():
-        return None
-    return one_wildcard(answer)
-
-
-def groups(templates: list[str | None]) -> dict[str, set[int]]:
-    """The numbers of the lines of each template. Choice: lines without a template are in no group."""
-    lines_of: dict[str, set[int]] = {}
-    for line, template in enumerate(templates):
-        if template is not None:
-            lines_of.setdefault(template, set()).add(line)
+def groups(keys: list[tuple[str, str | None]]) -> dict[tuple[str, str | None], set[int]]:
+    """The numbers of the lines of each system and template."""
+    lines_of: dict[tuple[str, str | None], set[int]] = {}
+    for line, key in enumerate(keys):
+        lines_of.setdefault(key, set()).add(line)
     return lines_of
 
 
-def parsing(answers: list[str | None], truths: list[str]) -> dict[str, float]:
-    """PA, GA, FGA, FTA and the mean normalised edit distance.
+def parsing(answers: list[str | None], truths: list[str], systems: list[str]) -> dict[str, float]:
+    """PA, GA, FGA, FTA, the mean normalised edit distance and the share of unreadable answers.
 
     PA: share of the lines with the true template. GA: share of the lines whose group of lines is exactly the group of
     their true template. FGA: precision is the share of predicted groups that are exactly a true one, recall the share
@@ -66,33 +57,29 @@ def parsing(answers: list[str | None], truths: list[str]) -> dict[str, float]:
 
     Edit distance: Levenshtein's over characters, by the longer text's length, the mean over lines; 0 is best.
 
-    Choices: all five look at templates with adjacent wildcards made one, truth and answer alike, and two templates that
-    are then equal are one group. A line without a readable answer is wrong, its distance is 1, it is in no group: its
-    true group cannot be found exactly, but it is not one more predicted group either.
+    Choices: all five look at templates with adjacent wildcards made one, truth and answer alike, and two templates of a
+    system that are then equal are one group. A line without a readable answer is wrong and its distance is 1; all of
+    them in a system are one predicted group, which is never exact and never a correct template.
     """
-    predicted = [read_template(answer) for answer in answers]
-    true = [one_wildcard(truth) for truth in truths]
+    predicted = [(system, answer and one_wildcard(answer)) for system, answer in zip(systems, answers, strict=True)]
+    true = [(system, one_wildcard(truth)) for system, truth in zip(systems, truths, strict=True)]
     predicted_groups, true_groups = groups(predicted), groups(true)
 
     exact_lines = well_grouped_lines = 0
     distance = 0.0
     for mine, right in zip(predicted, true, strict=True):
-        if mine is None:
+        if mine[1] is None:
             distance += 1
             continue
-        if mine == right:
-            exact_lines += 1
-        if predicted_groups[mine] == true_groups[right]:
-            well_grouped_lines += 1
-        distance += normalised_distance(mine, right)
+        exact_lines += mine == right
+        well_grouped_lines += predicted_groups[mine] == true_groups[right]
+        distance += normalised_distance(mine[1], right[1])
 
     exact_groups = correct_templates = 0
-    for template, lines in predicted_groups.items():
-        true_templates = {true[line] for line in lines}
-        if any(lines == of_a_true_one for of_a_true_one in true_groups.values()):
-            exact_groups += 1
-        if true_templates == {template}:
-            correct_templates += 1
+    for key, lines in predicted_groups.items():
+        if key[1] is not None:
+            exact_groups += any(lines == of_a_true_one for of_a_true_one in true_groups.values())
+            correct_templates += {true[line] for line in lines} == {key}
 
     def f1(correct: int) -> float:
         return harmonic(share(correct, len(predicted_groups)), share(correct, len(true_groups)))
@@ -102,7 +89,8 @@ def parsing(answers: list[str | None], truths: list[str]) -> dict[str, float]:
         "ga": share(well_grouped_lines, len(true)),
         "fga": f1(exact_groups),
         "fta": f1(correct_templates),
-        "edit_distance": share(distance, len(true)),
+        "edit": share(distance, len(true)),
+        "unread": share(answers.count(None), len(true)),
     }
 
 
@@ -117,7 +105,12 @@ def normalised_distance(one: str, other: str) -> float:
 
 
 def levenshtein(one: str, other: str) -> int:
-    """The least number of characters inserted, deleted or replaced: the whole table, row by row."""
+    """The least number of characters inserted, deleted or replaced: the whole table, row by row, of what is left
+    without equal beginnings and ends, which cost nothing."""
+    while one and other and one[0] == other[0]:
+        one, other = one[1:], other[1:]
+    while one and other and one[-1] == other[-1]:
+        one, other = one[:-1], other[:-1]
     above = list(range(len(other) + 1))
     for i, mine in enumerate(one, start=1):
         row = [i]
@@ -130,12 +123,12 @@ def levenshtein(one: str, other: str) -> int:
 # Anomaly detection. True is abnormal, which is the positive class; an answer is True, False or None.
 
 
-def anomaly(answers: list[bool | None], truths: list[bool]) -> dict[str, float]:
-    """Precision, recall and F1 of abnormal, MCC, balanced accuracy and accuracy.
+def anomaly(answers: list[bool | None], truths: list[bool]) -> dict[str, float | None]:
+    """Precision, recall and F1 of abnormal, MCC, balanced accuracy, accuracy and the share of unreadable answers.
 
     Choices: an unreadable answer is wrong, so it counts as the other class than the true one: as a false alarm on a
-    normal line, as a miss on an abnormal one. MCC is 0 where a factor below its root is 0. Balanced accuracy is the
-    mean of the recalls of the classes that occur in the truth.
+    normal line, as a miss on an abnormal one. Without an abnormal line there is no precision, recall and F1; with lines
+    of one class alone there is no MCC and no balanced accuracy. MCC is 0 where only one class is answered.
     """
     tp = fp = tn = fn = 0
     for answer, truth in zip(answers, truths, strict=True):
@@ -144,43 +137,49 @@ def anomaly(answers: list[bool | None], truths: list[bool]) -> dict[str, float]:
         fp += taken and not truth
         tn += not taken and not truth
         fn += not taken and truth
-    precision, recall = share(tp, tp + fp), share(tp, tp + fn)
+    precision, recall, specificity = share(tp, tp + fp), share(tp, tp + fn), share(tn, tn + fp)
     below = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    recalls = [recall] * (tp + fn > 0) + [share(tn, tn + fp)] * (tn + fp > 0)
+    mcc = (tp * tn - fp * fn) / math.sqrt(below) if below else 0.0
+    any_abnormal, both = tp + fn > 0, tp + fn > 0 and tn + fp > 0
     return {
-        "precision": precision,
-        "recall": recall,
-        "f1": harmonic(precision, recall),
-        "mcc": (tp * tn - fp * fn) / math.sqrt(below) if below else 0.0,
-        "balanced_accuracy": share(sum(recalls), len(recalls)),
+        "precision": precision if any_abnormal else None,
+        "recall": recall if any_abnormal else None,
+        "f1": harmonic(precision, recall) if any_abnormal else None,
+        "mcc": mcc if both else None,
+        "balanced": (recall + specificity) / 2 if both else None,
         "accuracy": share(tp + tn, len(truths)),
-        "unreadable": sum(answer is None for answer in answers),
+        "unread": share(answers.count(None), len(truths)),
     }
 
 
-def majority(truths: list[bool]) -> dict[str, float]:
-    """The figures of always giving the commoner class. Choice: normal where both are equally common."""
-    abnormal = sum(truths)
-    return anomaly([abnormal > len(truths) - abnormal] * len(truths), truths)
+def commonest(truths: list) -> object:
+    """The commonest truth, with whose figures as every answer a model's are compared. Choice: the first of equals."""
+    best = truths[0]
+    for truth in truths:
+        if truths.count(truth) > truths.count(best):
+            best = truth
+    return best
 
 
 # Diagnosis. A label of a closed set, or None.
 
 
-def diagnosis(answers: list[str | None], truths: list[str], labels: list[str]) -> dict[str, float]:
-    """Accuracy, and the mean over all labels of the set of each label's F1.
+def diagnosis(answers: list[str | None], truths: list[str]) -> dict[str, float]:
+    """Accuracy, the mean over labels of each label's F1, and the share of unreadable answers.
 
-    Choices: a label of the set that neither occurs nor was answered has F1 0 and counts in the mean; an answer that is
-    unreadable or outside the set is wrong: a miss of the true label and a false alarm of none.
+    Choices: the mean is over the labels that are true or answered somewhere: of another one of the closed set F1 would
+    be 0 / 0. An unreadable answer is wrong: a miss of the true label and a false alarm of none.
     """
     f1s = []
-    for label in labels:
+    for label in {*truths, *answers} - {None}:
         hits = sum(answer == label == truth for answer, truth in zip(answers, truths, strict=True))
-        precision = share(hits, sum(answer == label for answer in answers))
-        recall = share(hits, sum(truth == label for truth in truths))
-        f1s.append(harmonic(precision, recall))
+        f1s.append(harmonic(share(hits, answers.count(label)), share(hits, truths.count(label))))
     right = sum(answer == truth for answer, truth in zip(answers, truths, strict=True))
-    return {"accuracy": share(right, len(truths)), "macro_f1": share(sum(f1s), len(f1s))}
+    return {
+        "accuracy": share(right, len(truths)),
+        "macro_f1": share(sum(f1s), len(f1s)),
+        "unread": share(answers.count(None), len(truths)),
+    }
 
 
 # Questions about logs, as SQuAD scores them.
@@ -293,11 +292,11 @@ def grounding_of(named: set[str], log: str, wanted: set[str] | None, answer: str
 
 
 def kappa(one: list[str], other: list[str]) -> float | None:
-    """Cohen's kappa: agreement beyond chance, by its largest possible value. Choices: None for no rows; 1 where both
-    gave one and the same label throughout, for which the definition says 0 / 0."""
+    """Cohen's kappa: agreement beyond chance, by its largest possible value. None for no rows, and where both gave one
+    and the same label throughout, for which the definition says 0 / 0."""
     if not one:
         return None
     count = len(one)
     agree = sum(a == b for a, b in zip(one, other, strict=True)) / count
     chance = sum(one.count(label) / count * (other.count(label) / count) for label in set(one) | set(other))
-    return 1.0 if chance == 1 else (agree - chance) / (1 - chance)
+    return None if chance == 1 else (agree - chance) / (1 - chance)
