@@ -26,7 +26,7 @@ from logtrain.evaluation.scoring import Scores
 ABNORMAL, NORMAL = "abnormal", "normal"
 VERDICTS = {
     NORMAL: NORMAL,
-    **dict.fromkeys((ABNORMAL, "anomalous", "anomaly", "anomalies"), ABNORMAL),
+    **dict.fromkeys((ABNORMAL, "anomalous", "anomaly", "anomalies", "abnormality", "abnormalities"), ABNORMAL),
 }
 """{word: the label of anomaly detection that it stands for}"""
 MOST_LABELS = 100  # of a diagnosis; more are no closed set
