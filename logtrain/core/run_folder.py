@@ -35,11 +35,7 @@ def enter_run_folder(
     process works in it.
     """
     begun = check_begun(folder, resume, flag)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = Lock(folder / LOCK)
-    except Held as other:
-        raise ValueError(f"{folder}: in use by {other}; wait for it or choose another {flag}") from None
+    lock = hold(folder, f" or choose another {flag}")
     try:
         if begun:
             refuse_changes(folder, config, may_change, flag)
@@ -49,6 +45,17 @@ def enter_run_folder(
         lock.close()
         raise
     return lock
+
+
+def hold(folder: Path, otherwise: str = "") -> Lock:
+    """The lock of a folder, which is made where it is missing. `otherwise`: what else can be done than to wait. Raises
+    ValueError where another process works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return Lock(folder / LOCK)
+    except Held as other:
+        raise ValueError(f"{folder}: in use by {other}; wait for it{otherwise}") from None
 
 
 def check_begun(folder: Path, resume: bool, flag: str = "--name") -> bool:

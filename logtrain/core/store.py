@@ -23,7 +23,7 @@ import fsspec
 
 from logtrain.core.atomic import sync
 from logtrain.core.location import RemoteFile, file_system, is_uri, shown, tried
-from logtrain.core.untrusted import DECODER, checked, sealed, unsealed
+from logtrain.core.untrusted import DECODER, OtherFields, check_depth, checked, sealed, unsealed
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -121,10 +121,13 @@ class Store:
         file = Path(where)
         try:
             facts = DECODER.decode(text.decode())
+            check_depth(file, facts, "a version")
             rest = unsealed(file, facts if isinstance(facts, dict) else {})
             if rest.get("removed"):
                 return None
             version: Version = checked(str(file), rest, Version)
+        except OtherFields as other:
+            raise ValueError(f"{self.shown}/{where}: {other.told()}") from None
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.shown}: damaged: {error}") from None
         for path, facts in version["files"].items():
