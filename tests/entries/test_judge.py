@@ -58,38 +58,28 @@ def damage(file: Path, old: bytes, new: bytes) -> None:
     file.write_bytes(file.read_bytes().replace(old, new, 1))
 
 
-@pytest.mark.parametrize(
-    ("damaged", "told"),
-    [
-        (
-            lambda run: damage(run / "scores.json", b'"questions": 1', b'"questions": 7'),
-            r"scores\.json: its content has",
-        ),
-        (
-            lambda run: (run / "scores.json").write_text('{"data": []}'),
-            r"scores\.json: data = \[\]: expected an object",
-        ),
-        (
-            lambda run: damage(run / "config.toml", b"max_new_tokens = 1", b"max_new_tokens = 2"),
-            r"config\.toml: has cha",
-        ),
-        (
-            lambda run: damage(run / "answers/a.00000.jsonl", b'"output"', b'"outpux"'),
-            r"a\.00000\.jsonl line 1: has ch",
-        ),
-        (lambda run: (run / "judge").write_text(""), r"File exists: .*judge"),
-    ],
-)
-def test_a_damaged_evaluation_is_not_judged(finished, tmp_path, damaged, told):
+DAMAGES = {
+    r"scores\.json: its content has changed": lambda run: damage(
+        run / "scores.json", b'"questions": 1', b'"questions": 7'
+    ),
+    r"scores\.json: data = \[\]: expected an object": lambda run: (run / "scores.json").write_text('{"data": []}'),
+    r"config\.toml: has changed": lambda run: damage(run / "config.toml", b"max_new_tokens = 1", b"max_new_tokens = 2"),
+    r"a\.00000\.jsonl line 1: has": lambda run: damage(run / "answers/a.00000.jsonl", b'"output"', b'"outpux"'),
+    r"File exists: .*judge": lambda run: (run / "judge").write_text(""),
+}
+
+
+@pytest.mark.parametrize("told", DAMAGES)
+def test_a_damaged_evaluation_is_not_judged(finished, tmp_path, told):
     run = shutil.copytree(finished, tmp_path / "run")
-    damaged(run)
+    DAMAGES[told](run)
     with pytest.raises((ValueError, OSError), match=told):
         judge.main(["--run", str(run), "--base_url", "http://127.0.0.1:9/v1", "--model", "m"])
 
 
 def test_two_judges_do_not_meet(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
-    with hold(run / "judge"), pytest.raises(ValueError, match="judge: in use by .*; wait for it$"):
+    with hold(run / "judge"), pytest.raises(ValueError, match=r"judge: in use by .*; wait for it$"):
         judge.main(["--run", str(run), "--base_url", "http://127.0.0.1:9/v1", "--model", "m"])
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from logtrain.core.untrusted import sealed
 from logtrain.model import hf, peft
 from logtrain.model.base import base_folder, read_base, write_base
-from logtrain.core.untrusted import sealed
 from logtrain.model.card import DataLine, Score, read_scores, write_card
 from logtrain.model.config import LoraConfig
 from tests.support.lora import adapted, trained
