@@ -1,6 +1,6 @@
 """Files of JSON lines to which a program only adds, so that a kill loses nothing: answers, verdicts, decisions.
 
-    with adding(file) as stream: stream.write(sealed_line(facts))
+    with adding(file) as stream: add(stream, facts)
     for number, facts in read_sealed_lines(file, "it is asked again"): ...
 
 Every line has a hash of the rest of it. Only the end of a file may be torn, by a kill: that is ignored, and cut off by
@@ -10,11 +10,13 @@ the next writer. Any other line that is not as it was written is refused.
 import os
 import re
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
+from logtrain.core.atomic import naming
 from logtrain.core.untrusted import MAX_BYTES, SEAL, OtherFields, check_depth, from_json, open_regular, seal_of
 
 T = TypeVar("T")
@@ -27,18 +29,28 @@ def sealed_line(facts: dict[str, Any]) -> bytes:
     return orjson.dumps(facts | {SEAL: seal_of(facts)}, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def adding(file: Path) -> BinaryIO:
+def adding(file: Path) -> FileIO:
     """The file, to be added to; it is made where it is missing. Raises OSError, and ValueError where it is no regular
     file.
     """
     if os.path.lexists(file):
         open_regular(file).close()
-    stream = open(file, "a+b")  # noqa: SIM115 (the caller closes it)
+    stream = FileIO(file, "a+")  # without a buffer, whose rest would be written, and fail once more, on closing
     mend_end(stream)
     return stream
 
 
-def mend_end(stream: BinaryIO) -> None:
+def add(stream: FileIO, *lines: dict[str, Any], is_durable: bool = False) -> None:
+    """Add objects. `is_durable`: whether they are on the disk (fsync) before this returns. Raises OSError."""
+    with naming(Path(os.fsdecode(stream.name))):
+        rest = b"".join(map(sealed_line, lines))
+        while rest:
+            rest = rest[stream.write(rest) or 0 :]
+        if is_durable:
+            os.fsync(stream.fileno())
+
+
+def mend_end(stream: FileIO) -> None:
     """Cut off what a kill has left of a last line; a whole one without its line end gets it."""
     end = at = stream.seek(0, os.SEEK_END)
     tail = b""
@@ -50,7 +62,6 @@ def mend_end(stream: BinaryIO) -> None:
     stream.seek(0, os.SEEK_END)
     if WHOLE.search(torn):
         stream.write(b"\n")
-        stream.flush()
     elif torn:
         stream.truncate(end - len(torn))
 

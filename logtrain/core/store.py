@@ -189,7 +189,7 @@ class Store:
         where = object_of(facts["sha256"])
         if self.is_local:
             target = Path(self.base, where)
-            if target.exists() and target.stat().st_size == facts["bytes"]:
+            if target.exists() and sha256_of(target) == facts["sha256"]:  # else it has been damaged since
                 os.utime(target)
                 return facts
             target.parent.mkdir(parents=True, exist_ok=True)

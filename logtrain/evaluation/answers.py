@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from logtrain.core.sealed_lines import adding, parsed, read_sealed_lines, sealed_line
+from logtrain.core.sealed_lines import add, adding, parsed, read_sealed_lines
 
 
 class RecordedAnswer(NamedTuple):
@@ -41,8 +41,7 @@ def record_answers(folder: Path, name: str, rank: int, answers: Iterable[Recorde
             if stream is None:
                 folder.mkdir(exist_ok=True)
                 stream = adding(folder / f"{file_name(name)}.{rank:05d}.jsonl")
-            stream.write(sealed_line(answer._asdict()))
-            stream.flush()
+            add(stream, answer._asdict())
             yield answer
     finally:
         if stream:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from logtrain.core.sealed_lines import adding, parsed, read_sealed_lines, sealed_line
+from logtrain.core.sealed_lines import add, adding, parsed, read_sealed_lines
 from logtrain.core.untrusted import read_bytes
 from logtrain.evaluation.config import JudgeConfig
 from logtrain.evaluation.extraction import after_mark, label, spoken
@@ -132,8 +132,7 @@ def ask(config: JudgeConfig, missing: Sequence[Comparison], file: Path) -> Itera
             one = missing[number]
             tokens = answer.prompt_tokens or 0, answer.tokens or 0
             judged = Judged(*one, answer.text, read_verdict(answer.text), *tokens)
-            stream.write(sealed_line(judged._asdict()))
-            stream.flush()
+            add(stream, judged._asdict())
             yield judged
 
 

@@ -8,7 +8,7 @@ Each object has a hash of the rest of it, and names the model. Any number of ran
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from logtrain.core.sealed_lines import adding, parsed, read_sealed_lines, sealed_line
+from logtrain.core.sealed_lines import add, adding, parsed, read_sealed_lines
 from logtrain.generation.self_replay import Sample
 
 
@@ -20,8 +20,7 @@ def record_samples(folder: Path, rank: int, model: str, samples: Iterable[Sample
             if stream is None:
                 stream = adding(folder / f"{rank:05d}.jsonl")
             facts = {**sample._asdict(), "model": model}
-            stream.write(sealed_line(facts))
-            stream.flush()
+            add(stream, facts)
             yield sample
     finally:
         if stream:

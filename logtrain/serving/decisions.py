@@ -10,13 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from io import FileIO
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from logtrain.core.atomic import naming, sync
+from logtrain.core.atomic import sync
 from logtrain.core.lock import flock
-from logtrain.core.sealed_lines import mend_end, parsed, read_sealed_lines, sealed_line
+from logtrain.core.sealed_lines import add, mend_end, parsed, read_sealed_lines
 from logtrain.evaluation.agreement import agreement
 
 VERDICTS = ("accept", "edit", "reject", "open")
@@ -82,12 +83,10 @@ class Decisions:
         """Write a decision, which is on the disk then. Raises OSError."""
         facts: dict[str, Any] = asdict(decision) | {"time": time.strftime("%Y-%m-%d %H:%M:%S %z")}
         is_new = not os.path.lexists(self.path)
-        with naming(self.path), open(self.path, "a+b") as stream:
+        with FileIO(self.path, "a+") as stream:
             flock(stream, wait=True)
             mend_end(stream)
-            stream.write(sealed_line(facts))
-            stream.flush()
-            os.fsync(stream.fileno())
+            add(stream, facts, is_durable=True)
         if is_new:
             sync(self.path.parent)
         self.note(decision)

@@ -8,14 +8,13 @@ Every line has a hash of the rest and is on the disk (fsync) before anything goe
 request that was under way then is counted with the most that it may have cost. A torn last line is ignored.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from logtrain.core.atomic import naming, sync
-from logtrain.core.sealed_lines import adding, parsed, read_sealed_lines, sealed_line
+from logtrain.core.atomic import sync
+from logtrain.core.sealed_lines import add, adding, parsed, read_sealed_lines
 
 FILE = "answers.jsonl"
 
@@ -78,11 +77,7 @@ class Journal:
 
     def add(self, events: Iterable[Event]) -> None:
         """Write events, which are on the disk then. Raises OSError."""
-        with naming(self.file):
-            for event in events:
-                self.stream.write(line_of(event))
-            self.stream.flush()
-            os.fsync(self.stream.fileno())
+        add(self.stream, *map(facts_of, events), is_durable=True)
 
     def close(self) -> None:
         """Close the file."""
@@ -95,10 +90,9 @@ class Journal:
         self.close()
 
 
-def line_of(event: Event) -> bytes:
-    """An event as a line."""
-    facts: dict[str, Any] = {"event": NAMES[type(event)], **asdict(event)}
-    return sealed_line(facts)
+def facts_of(event: Event) -> dict[str, Any]:
+    """An event as JSON."""
+    return {"event": NAMES[type(event)], **asdict(event)}
 
 
 def read_journal(folder: Path) -> Iterator[Event]:

@@ -3,12 +3,13 @@
 import json
 import os
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from logtrain.core.sealed_lines import adding, parsed, read_sealed_lines, sealed_line
+from logtrain.core.sealed_lines import add, adding, parsed, read_sealed_lines
 from logtrain.core.untrusted import SEAL, seal_of
 
 LINES = [{"number": i, "text": "é" * i} for i in range(4)]
@@ -29,8 +30,7 @@ class New:
 @pytest.fixture
 def file(tmp_path) -> Path:
     with adding(tmp_path / "lines.jsonl") as stream:
-        for facts in LINES:
-            stream.write(sealed_line(facts))
+        add(stream, *LINES)
     return tmp_path / "lines.jsonl"
 
 
@@ -46,7 +46,7 @@ def test_wherever_a_kill_tears_the_end_all_before_it_is_there_and_goes_on(file):
         there = sum(end <= size + 1 for end in ends) - 1  # a line without its line end alone is whole
         assert read(file) == LINES[:there]
         with adding(file) as stream:
-            stream.write(sealed_line({"number": 9, "text": ""}))
+            add(stream, {"number": 9, "text": ""})
         assert read(file) == [*LINES[:there], {"number": 9, "text": ""}]
 
 
@@ -89,6 +89,11 @@ def test_a_line_without_an_end_takes_no_memory(file):
     os.truncate(file, 1 << 40)  # sparse
     with pytest.raises(ValueError, match="line 5: has changed"):
         read(file)
+
+
+def test_a_full_disk_is_named():
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"), FileIO("/dev/full", "a+") as stream:
+        add(stream, LINES[0])
 
 
 def test_a_pipe_is_refused(tmp_path):

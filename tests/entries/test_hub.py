@@ -177,6 +177,10 @@ def test_what_was_damaged_is_not_pulled(store, tmp_path):
     with pytest.raises(ValueError, match="file is damaged over there"):
         pull(store, parse("logs"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    push(store, "again", tmp_path / "a")  # mends it
+    pull(store, parse("logs"), tmp_path / "mended")
+    assert content(tmp_path / "mended") == {"file": "content", "other": "o"}
+    store.remove(store.find(parse("again:1")))
     damaged.unlink()
     with pytest.raises(ValueError, match="file in hub://logs:1 are missing; push that folder again"):
         sweep(store, 0.0)
