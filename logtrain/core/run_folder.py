@@ -86,10 +86,16 @@ def read_run_config(folder: Path, cls: type[T]) -> T:
     file = folder / CONFIG
     if not file.exists():
         raise ValueError(f"{folder}: not a run (no {CONFIG})")
+    check_config(file)
+    return load(cls, [str(file)], writes=False)
+
+
+def check_config(file: Path) -> str:
+    """The text of a run's config. Raises ValueError where it has changed since."""
     seal, _, text = read_bytes(file).decode(errors="replace").partition("\n")
     if seal != SEAL + hashlib.sha256(text.encode()).hexdigest():
         raise ValueError(f"{file}: has changed since the run was started; restore it, or start a new run with it")
-    return load(cls, [str(file)], writes=False)
+    return text
 
 
 def refuse_changes(folder: Path, config: Any, may_change: Collection[str], flag: str) -> None:

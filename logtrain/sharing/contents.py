@@ -7,8 +7,10 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypedDict
 
+from logtrain.core.checksums import check_file
 from logtrain.core.lineage import LINEAGE, parent_of
-from logtrain.core.untrusted import checked, read_bytes, read_json, read_own
+from logtrain.core.run_folder import check_config
+from logtrain.core.untrusted import checked, read_json, read_own
 from logtrain.data.manifest import Manifest
 from logtrain.data.prepared import read_manifest
 
@@ -43,6 +45,9 @@ def lineage_of(folder: Path) -> dict[str, Any]:
         return of_prepared(read_manifest(folder))
     if kind == "evaluation":
         return of_evaluation(folder)
+    for name in (LINEAGE, "adapter_config.json"):
+        if (folder / name).is_file():
+            check_file(folder / name)
     if (folder / LINEAGE).is_file():
         losses = folder.parent / f"{folder.name}.json"
         facts = read_json(losses) if losses.is_file() else {}
@@ -85,10 +90,10 @@ def of_evaluation(folder: Path) -> dict[str, Any]:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """A TOML file; empty where there is none. Raises ValueError where it is damaged."""
+    """The config of a run; empty where there is none. Raises ValueError where it is damaged."""
     try:
-        return tomllib.loads(read_bytes(file).decode()) if file.is_file() else {}
-    except ValueError as error:
+        return tomllib.loads(check_config(file)) if file.is_file() else {}
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file}: {error}") from None
 
 

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
@@ -133,6 +134,20 @@ def test_a_table_cut_short_or_damaged_anywhere_ends(tmp_path):
             except ValueError as error:
                 assert str(error).startswith(str(tmp_path / "a.parquet"))
                 assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("lie", [(0, 10, 12, 1 << 30), (0, -9, 12, 13), (0, 1 << 30, 12, 13), (-(1 << 30), 10, 12, 13)])
+@pytest.mark.parametrize("open_new", [pyarrow.ipc.new_file, pyarrow.ipc.new_stream])
+def test_a_text_that_would_lie_elsewhere_in_memory_is_refused(tmp_path, lie, open_new):
+    """Arrow believes the places of texts unless it is told to look at them: the process would end, or read others'."""
+    file, table = tmp_path / "a.arrow", pyarrow.table({"text": ["a" * 10, "bb", "c"]})
+    with open_new(str(file), table.schema) as writer:
+        writer.write_table(table)
+    places = struct.pack("<4i", 0, 10, 12, 13)
+    assert file.read_bytes().count(places) == 1
+    file.write_bytes(file.read_bytes().replace(places, struct.pack("<4i", *lie)))
+    with pytest.raises(ValueError, match=r"a.arrow: row 0: not Arrow, or damaged \(In column 0"):
+        list(InputFile(file).rows(100))
 
 
 def test_without_pyarrow_one_line_says_what_to_install(tmp_path, monkeypatch):

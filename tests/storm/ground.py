@@ -84,15 +84,15 @@ class Ground:
         """Whether a stage has left what it leaves undisturbed."""
         try:
             return stage.result(self.here / stage.leaves) == self.results[stage.name]
-        except (OSError, ValueError):
+        except (OSError, ValueError, LookupError, TypeError):
             return False
 
     def difference(self, stage: Stage) -> str:
         """What is not as it is undisturbed, in a few words."""
         try:
             found = stage.result(self.here / stage.leaves)
-        except (OSError, ValueError) as error:
-            return str(error)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            return repr(error)
         wanted = self.results[stage.name]
         return ", ".join(sorted(name for name in found.keys() | wanted if found.get(name) != wanted.get(name)))
 
@@ -125,7 +125,7 @@ class Ground:
             source = self.kept / name
             (self.here / name).parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
-                shutil.copytree(source, self.here / name, symlinks=True)
+                shutil.copytree(source, self.here / name, symlinks=True, dirs_exist_ok=True)
             elif source.exists():
                 shutil.copy2(source, self.here / name)
 

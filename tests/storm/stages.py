@@ -15,6 +15,7 @@ from tests.storm.stage import (
     of_file,
     of_judgement,
     of_nothing,
+    of_output,
     of_run,
     of_store,
     of_synthesis,
@@ -101,11 +102,12 @@ STAGES = {
             tells="not count",
         ),
         Stage(
-            *("report", "logtrain.report", ("runs/cpt", "--output", "page.html", "--no-pictures"), "page.html"),
+            *("report", "logtrain.report", ("runs/cpt", "--output", "page.html", "--no_pictures"), "page.html"),
             of_nothing,
+            of_output,
         ),
         Stage("status", "logtrain.status", ("runs/cpt",), "none", of_nothing),
-        Stage("trace", "logtrain.trace", ("runs/cpt", "--step", "5"), "none", of_nothing),
-        Stage("lineage", "logtrain.lineage", ("merged", "--store", "store"), "none", of_nothing),
+        Stage("trace", "logtrain.trace", ("runs/cpt", "--step", "5"), "none", of_output),
+        Stage("lineage", "logtrain.lineage", ("merged", "--store", "store"), "none", of_output),
     )
 }
