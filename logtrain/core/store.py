@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import fsspec
 
-from logtrain.core.atomic import sync
+from logtrain.core.atomic import naming, sync, write_file
 from logtrain.core.location import RemoteFile, file_system, is_uri, shown, tried
 from logtrain.core.untrusted import DECODER, OtherFields, check_depth, checked, sealed, unsealed
 
@@ -194,7 +194,8 @@ class Store:
                 return facts
             target.parent.mkdir(parents=True, exist_ok=True)
             with self.aside() as aside:
-                shutil.copyfile(file, aside)
+                with open(file, "rb") as source, open(aside, "wb") as copy:
+                    shutil.copyfileobj(source, copy, CHUNK)
                 if sha256_of(aside) != facts["sha256"]:
                     raise ValueError(f"{file}: changed while it was stored; push it again")
                 sync(aside)
@@ -263,10 +264,7 @@ class Store:
     def write(self, where: str, content: bytes) -> None:
         """Write a file, whole or not at all, also in the place of an older one."""
         if self.is_local:
-            with self.aside() as aside:
-                aside.write_bytes(content)
-                sync(aside)
-                os.replace(aside, Path(self.base, where))
+            write_file(Path(self.base, where), content)
         else:
             tried(self.root, lambda: self.system.pipe_file(f"{self.base}/{where}", content))
 
@@ -280,7 +278,8 @@ class Store:
         path = Path(self.base, "objects", f"{PARTIAL}{secrets.token_hex(8)}")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield path
+            with naming(Path(self.root)):
+                yield path
         finally:
             path.unlink(missing_ok=True)
 

@@ -247,6 +247,20 @@ def test_damaged_archives(tmp_path, monkeypatch):
         Inputs([str(path)], 64)
 
 
+def test_a_member_without_a_name(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("a", "text")
+    content = (tmp_path / "a.zip").read_bytes()
+    end = content.index(b"PK\1\2")
+    named = bytearray(content[:end] + content[end:].replace(b"a", b"", 1))  # in the list of members
+    struct.pack_into("<H", named, end + 28, 0)  # the length of the name
+    struct.pack_into("<L", named, len(named) - 10, len(named) - end - 22)  # the length of the list
+    (tmp_path / "a.zip").write_bytes(named)
+    with pytest.raises(ValueError, match=r"a\.zip"):
+        for file in Inputs([str(tmp_path / "a.zip")], 64).files:
+            list(file.rows(1))
+
+
 def test_a_name_that_no_manifest_could_hold(tmp_path):
     try:
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.csv")).write_text("text\na\n")

@@ -11,6 +11,7 @@ from tests.support.teacher import Say, TeacherServer
 def serving() -> TeacherServer:
     """Such a server, which ends with the process."""
     server = TeacherServer(say)
+    server.handle_error = lambda *_: None  # a client that was killed
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 

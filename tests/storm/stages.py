@@ -69,7 +69,7 @@ STAGES = {
             *("tables", files_of),
         ),
         trained("cpt", "cpt", "cpt", "--data", "data"),
-        trained("cpt on 2 ranks", "cpt", "two", "--data", "data", "--parallel.timeout", "3", ranks=2),
+        trained("cpt on 2 ranks", "cpt", "two", "--data", "data", "--parallel.timeout", "8", ranks=2),
         trained("sft", "sft", "sft", "--data", "chats", *LORA),
         trained("dpo", "dpo", "dpo", "--data", "pairs", *LORA, result=of_dpo, beside=("pairs/reference-*",)),
         Stage(
