@@ -67,11 +67,12 @@ def mend_end(stream: FileIO) -> None:
 
 
 def read_sealed_lines(
-    file: Path, remedy: str, torn: Callable[[int], None] = lambda _: None
+    file: Path, remedy: str, torn: Callable[[int], None] = lambda _: None, is_made_again: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number, from 1, object) of each line, without its hash. `remedy`: what comes of deleting a line, for errors.
-    `torn` is told the number of a last line that was torn. Raises ValueError for a line that has changed since it was
-    written, or that is too long.
+    `torn` is told the number of a last line that was torn. `is_made_again`: whether what a lost line says is made
+    again, so that any may be torn, as older versions left them. Raises ValueError for a line that has changed since it
+    was written, or that is too long.
     """
     if not os.path.lexists(file):
         return
@@ -82,10 +83,19 @@ def read_sealed_lines(
             facts = object_of(line)
             if facts is not None:
                 yield number, facts
-            elif line.strip() and (line.endswith(b"\n") or len(line) > MAX_BYTES or WHOLE.search(line)):
-                raise ValueError(f"{file} line {number}: has changed since it was written; delete the line, {remedy}")
-            elif line.strip():
+            elif is_torn(line) and (is_made_again or not line.endswith(b"\n")):
                 torn(number)
+            elif line.strip():
+                raise ValueError(f"{file} line {number}: has changed since it was written; delete the line, {remedy}")
+
+
+def is_torn(line: bytes) -> bool:
+    """Whether a line is none, and may be the beginning of one."""
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return len(line) <= MAX_BYTES and not WHOLE.search(line) and bool(line.strip())
+    return False
 
 
 def parsed(cls: type[T], facts: dict[str, Any], where: str) -> T:

@@ -54,7 +54,7 @@ def read_answers(folder: Path, name: str) -> dict[int, RecordedAnswer]:
     """
     found: dict[int, RecordedAnswer] = {}
     for file in sorted(folder.glob(f"{file_name(name)}.?????.jsonl")):
-        for number, facts in read_sealed_lines(file, "and it is asked again"):
+        for number, facts in read_sealed_lines(file, "and it is asked again", is_made_again=True):
             answer = parsed(RecordedAnswer, facts, f"{file} line {number}")
             found.setdefault(answer.number, answer)
     return found

@@ -139,7 +139,7 @@ def ask(config: JudgeConfig, missing: Sequence[Comparison], file: Path) -> Itera
 def read_verdicts(file: Path) -> dict[str, Judged]:
     """The verdicts in a file by their keys. A torn one is not there, a changed one raises ValueError."""
     found: dict[str, Judged] = {}
-    for number, facts in read_sealed_lines(file, "and it is asked again"):
+    for number, facts in read_sealed_lines(file, "and it is asked again", is_made_again=True):
         judged = parsed(Judged, facts, f"{file} line {number}")
         found.setdefault(judged.key, judged)
     return found

@@ -33,7 +33,7 @@ def read_samples(folder: Path, model: str) -> dict[int, Sample]:
     """
     found: dict[int, Sample] = {}
     for file in sorted(folder.glob("?????.jsonl")):
-        for number, facts in read_sealed_lines(file, "and it is drawn again"):
+        for number, facts in read_sealed_lines(file, "and it is drawn again", is_made_again=True):
             if facts.pop("model", None) != model:
                 raise ValueError(
                     f"{file} line {number}: was written by another model than the one that is there now; delete the "

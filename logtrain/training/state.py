@@ -120,6 +120,7 @@ class TrainState:
                 f"{checkpoint}: its steps have {self.rows_per_step} rows, here they would have {fresh.rows_per_step}; "
                 f"go on with the same ranks and loader.rows_per_batch"
             )
+        self.sizes = self.sizes or fresh.sizes
         return self
 
 

@@ -75,6 +75,19 @@ def test_another_line_is_refused(file, content):
         read(file)
 
 
+def test_what_is_made_again_may_be_torn_anywhere_but_not_damaged(file):
+    lines, told = file.read_bytes().splitlines(keepends=True), []
+    for cut in range(1, len(lines[1]) - 1):
+        file.write_bytes(lines[0] + lines[1][:cut] + b"\n" + lines[2])
+        read_again = read_sealed_lines(file, "", told.append, is_made_again=True)
+        assert [facts for _, facts in read_again] == [LINES[0], LINES[2]]
+    assert told == [2] * (len(lines[1]) - 2)
+    for other in (b"{}\n", lines[1].replace(b'"', b"'", 1), lines[1].replace(b"1", b"2", 1)):
+        file.write_bytes(lines[0] + other + lines[2])
+        with pytest.raises(ValueError, match="line 2: has changed"):
+            list(read_sealed_lines(file, "", is_made_again=True))
+
+
 def test_a_deep_line_with_a_seal_that_fits_is_refused(file):
     deep: list = []
     for _ in range(400):
