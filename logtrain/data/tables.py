@@ -40,6 +40,7 @@ def parquet_rows(file: Table) -> Iterator[tuple[int, object]]:
                 raise ValueError(f"row group {number} has {group.total_byte_size:,} bytes, more than {MAX_GROUP:,}")
             size = batch_rows(group.num_rows, group.total_byte_size)
             for batch in opened.iter_batches(size, row_groups=[number], use_threads=False):
+                batch.validate(full=True)
                 for value in readable(batch, arrow).to_pylist():
                     yield row, checked(value, file.max_row_bytes)
                     row += 1
@@ -54,6 +55,7 @@ def arrow_rows(file: Table) -> Iterator[tuple[int, object]]:
         row, begun = 0, file.bytes_read
         stream = arrow.OSFile(source) if isinstance(source, str) else arrow.PythonFile(source, mode="r")
         for batch in record_batches(stream, ipc):
+            batch.validate(full=True)  # what a file says of its texts leads anywhere in memory until it is looked at
             check_names(batch.schema.names)
             for first in range(0, batch.num_rows, size := batch_rows(batch.num_rows, batch.nbytes)):
                 for value in readable(batch.slice(first, size), arrow).to_pylist():

@@ -23,7 +23,7 @@ from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.peft_merge import PeftMerge
 from logtrain.model.weights import read_model
 from logtrain.text import template_source
-from logtrain.text.template_source import tokenizer_file
+from logtrain.text.template_source import TemplateSource, tokenizer_file
 
 CPU = torch.device("cpu")
 TOKENS = 256  # for the comparison
@@ -64,14 +64,7 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
     template = template_source.template_of(adapter)
     with new_folder(output) as aside:
         hf.save(aside, shape, tensors, dtype, source=source, tokenizer_files=files)
-        for name in (template_source.CONFIG, published.GENERATION):  # with an adapter that has learned others
-            if os.path.lexists(adapter / name):
-                hf.copy(adapter / name, aside)
-        if template:
-            (aside / template_source.FILE).write_text(template.text, encoding="utf-8")
-            if not os.path.lexists(adapter / published.GENERATION):  # as others leave it out
-                published.add_end(aside)
-        hf.leave_one_template(aside)
+        copy_learned_files(adapter, aside, template)
         write_card(aside, output.name, "merge", read_base(source))
         write_lineage(aside, [parent_of("model", source), parent_of("adapter", adapter)], {"dtype": dtype_name})
         before = reference()
@@ -114,6 +107,18 @@ def merged(source: Path, adapter: Path, shape: LlamaConfig) -> Merged:
 def tokens_of(vocab_size: int) -> Tensor:
     """Returns fixed random tokens: [TOKENS]."""
     return torch.randint(vocab_size, (TOKENS,), generator=torch.Generator().manual_seed(0))
+
+
+def copy_learned_files(adapter: Path, folder: Path, template: TemplateSource | None) -> None:
+    """Copy the settings of chat and generation to the model in `folder` from an adapter that has learned others."""
+    for name in (template_source.CONFIG, published.GENERATION):
+        if os.path.lexists(adapter / name):
+            hf.copy(adapter / name, folder)
+    if template:
+        (folder / template_source.FILE).write_text(template.text, encoding="utf-8")
+        if not os.path.lexists(adapter / published.GENERATION):  # as others leave it out
+            published.add_end(folder)
+    hf.leave_one_template(folder)
 
 
 @torch.no_grad()
