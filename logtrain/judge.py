@@ -21,6 +21,7 @@ def main(argv: list[str]) -> int:
     import orjson
 
     from logtrain.core.atomic import write_file
+    from logtrain.core.run_folder import hold
     from logtrain.evaluation.judge import ask, comparisons, read_verdicts
     from logtrain.evaluation.judged_run import read_run
     from logtrain.evaluation.judgement import make_judgement, told
@@ -28,14 +29,14 @@ def main(argv: list[str]) -> int:
 
     samples = read_run(Path(config.run), config.limit)
     asked = comparisons(config, samples)
-    folder = Path(config.run) / "judge"
-    folder.mkdir(exist_ok=True)
-    verdicts = read_verdicts(folder / "verdicts.jsonl")
-    missing = list({one.key: one for one in asked if one.key not in verdicts}.values())
-    with Progress("judge", len(missing), title=config.model) as progress:
-        for done, judged in enumerate(ask(config, missing, folder / "verdicts.jsonl") if missing else (), start=1):
-            verdicts[judged.key] = judged
-            progress.update(done, {"verdicts": done, "of": len(missing)}, bar=f"{done:,} verdicts")
+    file = Path(config.run) / "judge" / "verdicts.jsonl"
+    with hold(file.parent):
+        verdicts = read_verdicts(file)
+        missing = list({one.key: one for one in asked if one.key not in verdicts}.values())
+        with Progress("judge", len(missing), title=config.model) as progress:
+            for done, judged in enumerate(ask(config, missing, file) if missing else (), start=1):
+                verdicts[judged.key] = judged
+                progress.update(done, {"verdicts": done, "of": len(missing)}, bar=f"{done:,} verdicts")
     prices = config.price_per_million_in, config.price_per_million_out
     judgement = make_judgement(samples, asked, verdicts, (config.model, config.base_url), prices)
     write_file(Path(config.run) / "judge.json", orjson.dumps(judgement, option=orjson.OPT_INDENT_2))

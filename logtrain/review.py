@@ -72,19 +72,18 @@ def main(argv: list[str]) -> int:
 
 def tell(config: ReviewConfig, file: Path) -> int:
     """Print or write what was decided; -> the exit status."""
-    import orjson
-
     from logtrain.core.atomic import write_file
     from logtrain.serving.decisions import Decisions
-    from logtrain.serving.reviewed_file import ReviewedFile
+    from logtrain.serving.reviewed_file import ReviewedFile, line_of
 
     rows = ReviewedFile(file)
     decisions = Decisions(file, rows.hashes)
     if config.export:
+        if not decisions.by:
+            raise ValueError(f"{decisions.path}: no decision in it; review {file} first")
         kept = [rows.edited(row, edits) for row, edits in decisions.kept().items()]
-        lines = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in kept)
-        write_file(Path(config.export), lines)
-        print(f"{config.export}: {len(kept):,} rows of {len(rows.rows):,}")
+        write_file(Path(config.export), b"".join(map(line_of, kept)))
+        print("\n".join([f"{config.export}: {len(kept):,} rows of {len(rows.rows):,}", *decisions.doubts()]))
         return 0
     told = decisions.summary(len(rows.rows))
     print(json.dumps(told, indent=1) if config.summary == "json" else "\n".join(in_words(told)))
@@ -104,9 +103,7 @@ def in_words(told: dict[str, Any]) -> list[str]:
             found.append(f"{' and '.join(pair['reviewers'])}, {what}: kappa {kappa} of {one['num']:,} rows{alike}")
         if pair["differ"]:
             found.append(f"  they differ in rows {', '.join(map(str, pair['differ'][:20]))}")
-    if told["stale"]:
-        found.append(f"{told['stale']:,} decisions are about rows that have changed since, and do not count")
-    return found
+    return [*found, *told["doubts"]]
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from logtrain.core.entry import run
 from logtrain.core.kinds import Config
 from logtrain.core.printable import printable
 from logtrain.core.run_folder import read_run_config
+from logtrain.observe.run_files import is_number, read_run
 from logtrain.training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ def main(argv: list[str]) -> int:
     config = load(TraceConfig, words_first(argv, "--run"))
     folder = Path(config.run)
     trained = read_run_config(folder, RunConfig)
-    from logtrain.observe.run_files import read_run  # after the flags: --help needs no torch
-    from logtrain.training.rerun import Rerun, document_of, places_in, ranked
+    from logtrain.training.rerun import Rerun, document_of, places_in, ranked  # after the flags: no torch for --help
     from logtrain.training.setup import set_up
 
     files = read_run(folder)
@@ -79,7 +79,11 @@ def step_of_spike(events: list[dict], is_asked: bool) -> int:
     """The step of the highest spike. Raises ValueError where none was recorded."""
     if not is_asked:
         raise ValueError("step: give the --step to trace, or --spike to find one")
-    spikes = [(event.get("value", 0.0), event["step"]) for event in events if event.get("kind") == "spike"]
+    spikes = [
+        (event["value"] if is_number(event.get("value")) else 0.0, event["step"])
+        for event in events
+        if event.get("kind") == "spike" and type(event.get("step")) is int
+    ]
     if not spikes:
         raise ValueError("spike: the run has recorded none (events.jsonl); give a --step")
     return max(spikes)[1]

@@ -67,6 +67,15 @@ def foreign(folder: Path) -> str | None:
     return min((path.name for path in folder.iterdir() if path.name not in ours or path.is_dir()), default=None)
 
 
+def check_file(file: Path) -> None:
+    """Raises ValueError where a file is not what it was when its folder was published; without checksums it is taken
+    as it is.
+    """
+    facts = described(file.parent).get(file.name) if (file.parent / FILE).exists() else None
+    if facts and (damage := find_damage(file, facts)):
+        raise ValueError(f"{file.parent}: damaged since it was published: {damage}")
+
+
 def check_folder(folder: Path, note: Callable[[str], None] = lambda _: None) -> None:
     """Raises ValueError where a file is not what it was when the folder was published. Files that have come to it since
     are nobody's business; a folder without checksums is taken as it is.

@@ -35,11 +35,7 @@ def enter_run_folder(
     process works in it.
     """
     begun = check_begun(folder, resume, flag)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = Lock(folder / LOCK)
-    except Held as other:
-        raise ValueError(f"{folder}: in use by {other}; wait for it or choose another {flag}") from None
+    lock = hold(folder, f" or choose another {flag}")
     try:
         if begun:
             refuse_changes(folder, config, may_change, flag)
@@ -49,6 +45,17 @@ def enter_run_folder(
         lock.close()
         raise
     return lock
+
+
+def hold(folder: Path, otherwise: str = "") -> Lock:
+    """The lock of a folder, which is made where it is missing. `otherwise`: what else can be done than to wait. Raises
+    ValueError where another process works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return Lock(folder / LOCK)
+    except Held as other:
+        raise ValueError(f"{folder}: in use by {other}; wait for it{otherwise}") from None
 
 
 def check_begun(folder: Path, resume: bool, flag: str = "--name") -> bool:
@@ -79,10 +86,16 @@ def read_run_config(folder: Path, cls: type[T]) -> T:
     file = folder / CONFIG
     if not file.exists():
         raise ValueError(f"{folder}: not a run (no {CONFIG})")
+    check_config(file)
+    return load(cls, [str(file)], writes=False)
+
+
+def check_config(file: Path) -> str:
+    """The text of a run's config. Raises ValueError where it has changed since."""
     seal, _, text = read_bytes(file).decode(errors="replace").partition("\n")
     if seal != SEAL + hashlib.sha256(text.encode()).hexdigest():
         raise ValueError(f"{file}: has changed since the run was started; restore it, or start a new run with it")
-    return load(cls, [str(file)], writes=False)
+    return text
 
 
 def refuse_changes(folder: Path, config: Any, may_change: Collection[str], flag: str) -> None:

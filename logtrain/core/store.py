@@ -21,9 +21,9 @@ from typing import Any, NamedTuple, TypedDict
 
 import fsspec
 
-from logtrain.core.atomic import sync
+from logtrain.core.atomic import naming, sync, write_file
 from logtrain.core.location import RemoteFile, file_system, is_uri, shown, tried
-from logtrain.core.untrusted import DECODER, checked, sealed, unsealed
+from logtrain.core.untrusted import DECODER, OtherFields, check_depth, checked, sealed, unsealed
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -121,10 +121,13 @@ class Store:
         file = Path(where)
         try:
             facts = DECODER.decode(text.decode())
+            check_depth(file, facts, "a version")
             rest = unsealed(file, facts if isinstance(facts, dict) else {})
             if rest.get("removed"):
                 return None
             version: Version = checked(str(file), rest, Version)
+        except OtherFields as other:
+            raise ValueError(f"{self.shown}/{where}: {other.told()}") from None
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.shown}: damaged: {error}") from None
         for path, facts in version["files"].items():
@@ -186,12 +189,13 @@ class Store:
         where = object_of(facts["sha256"])
         if self.is_local:
             target = Path(self.base, where)
-            if target.exists() and target.stat().st_size == facts["bytes"]:
+            if target.exists() and sha256_of(target) == facts["sha256"]:  # else it has been damaged since
                 os.utime(target)
                 return facts
             target.parent.mkdir(parents=True, exist_ok=True)
             with self.aside() as aside:
-                shutil.copyfile(file, aside)
+                with open(file, "rb") as source, open(aside, "wb") as copy:
+                    shutil.copyfileobj(source, copy, CHUNK)
                 if sha256_of(aside) != facts["sha256"]:
                     raise ValueError(f"{file}: changed while it was stored; push it again")
                 sync(aside)
@@ -260,10 +264,7 @@ class Store:
     def write(self, where: str, content: bytes) -> None:
         """Write a file, whole or not at all, also in the place of an older one."""
         if self.is_local:
-            with self.aside() as aside:
-                aside.write_bytes(content)
-                sync(aside)
-                os.replace(aside, Path(self.base, where))
+            write_file(Path(self.base, where), content)
         else:
             tried(self.root, lambda: self.system.pipe_file(f"{self.base}/{where}", content))
 
@@ -277,7 +278,8 @@ class Store:
         path = Path(self.base, "objects", f"{PARTIAL}{secrets.token_hex(8)}")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield path
+            with naming(Path(self.root)):
+                yield path
         finally:
             path.unlink(missing_ok=True)
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
@@ -20,6 +20,8 @@ T = TypeVar("T")
 MAX_BYTES = 1 << 26  # of a JSON file; the largest that is in use, a tokenizer.json, has some 30 MB
 MAX_DEPTH = 100  # arrays and objects within each other
 HALF_OF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # an escaped surrogate: JSON can spell one alone, and UTF-8 cannot
+LFS = b"version https://git-lfs.github.com/spec/v1\n"  # how a file begins that stands for another one
+ALWAYS = {"always": True}  # metadata of a dataclass's field that every version has written, though it has a default
 SEAL = "sha256"  # the key of a hash over the rest of an object, by which a bit that flipped on the disk is found
 
 
@@ -60,9 +62,12 @@ def open_regular(path: Path, max_bytes: int | None = None) -> BinaryIO:
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     facts = os.fstat(handle)
-    if stat.S_ISREG(facts.st_mode) and (max_bytes is None or facts.st_size <= max_bytes):
+    is_pointer = stat.S_ISREG(facts.st_mode) and facts.st_size < 1024 and os.pread(handle, len(LFS), 0) == LFS
+    if stat.S_ISREG(facts.st_mode) and (max_bytes is None or facts.st_size <= max_bytes) and not is_pointer:
         return os.fdopen(handle, "rb")
     os.close(handle)
+    if is_pointer:
+        raise ValueError(f"{path}: only a pointer of Git LFS to the file; fetch the file itself: git lfs pull")
     if not stat.S_ISREG(facts.st_mode):
         raise ValueError(f"{path}: not a regular file")
     raise ValueError(f"{path}: {facts.st_size:,} bytes, more than the {max_bytes:,} that such a file may have")
@@ -76,8 +81,8 @@ def check_regular(path: Path, max_bytes: int | None = None) -> None:
 
 
 def shown(value: object) -> str:
-    """A JSON value as an error shows it: its first characters."""
-    text = json.dumps(value)
+    """A value of JSON, YAML or TOML as an error shows it: its first characters."""
+    text = json.dumps(value, default=str)
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
@@ -115,18 +120,49 @@ def check_depth(path: Path | str, facts: object, what: str) -> None:
     raise ValueError(f"{path}: arrays and objects within each other too deep to be {what}")
 
 
+class OtherFields(ValueError):
+    """An object has other fields than it should: by `told` of a file that is whole, another version wrote it."""
+
+    def __init__(self, told: str, missing: Collection[str], unknown: Collection[str]):
+        super().__init__(told)
+        self.missing, self.unknown = sorted(missing), sorted(unknown)
+
+    def told(self) -> str:
+        """What it is, if the file is as it was written."""
+        version = "another" if self.missing and self.unknown else "an older" if self.missing else "a newer"
+        lines = [f"{name[:80]} is {what}" for what, names in self.by_kind() for name in names[:5]]
+        return f"written by {version} version of logtrain: {', '.join(lines)}"
+
+    def by_kind(self) -> list[tuple[str, list[str]]]:
+        """The names of what is missing, and of what is unknown."""
+        return [("missing", self.missing), ("unknown to this one", self.unknown)]
+
+
 def from_json(cls: type[T], facts: object) -> T:
-    """The dataclass of which `dataclasses.asdict` gave this JSON object. Raises ValueError, which names the field, for
-    a field that is missing, unknown or of another type.
+    """The dataclass or NamedTuple of which `dataclasses.asdict` gave this JSON object; a field that has a default may
+    be missing, for older versions did not write it. Raises ValueError, which names the field, for one that is missing
+    without (OtherFields), unknown (OtherFields) or of another type.
     """
     kinds = types_of(cls)
-    if not isinstance(facts, dict) or facts.keys() != kinds.keys():
+    missing = kinds.keys() - defaults_of(cls) - facts.keys() if isinstance(facts, dict) else kinds.keys()
+    if not isinstance(facts, dict) or missing or facts.keys() - kinds.keys():
         found = ", ".join(map(str, facts)) if isinstance(facts, dict) else json_type(facts)
-        raise ValueError(f"expected {', '.join(kinds)}, found {found}")
-    return cls(**{name: checked(name, facts[name], kind) for name, kind in kinds.items()})
+        told = f"expected {', '.join(kinds)}, found {found}"
+        raise OtherFields(told, missing, facts.keys() - kinds.keys()) if isinstance(facts, dict) else ValueError(told)
+    return cls(**{name: checked(name, value, kinds[name]) for name, value in facts.items()})
 
 
 types_of = functools.cache(get_type_hints)  # 30 us for a class, as much as all else that a row takes
+
+
+@functools.cache
+def defaults_of(cls: Any) -> frozenset[str]:
+    """The fields of a dataclass or NamedTuple that may be left out."""
+    if not dataclasses.is_dataclass(cls):
+        return frozenset(cls._field_defaults)
+    none = dataclasses.MISSING
+    fields = (field for field in dataclasses.fields(cls) if field.metadata != ALWAYS)
+    return frozenset(field.name for field in fields if (field.default, field.default_factory) != (none, none))
 
 
 def checked(name: str, value: Any, kind: Any) -> Any:
@@ -157,9 +193,11 @@ def checked_entries(name: str, value: Any, kind: Any) -> Any:
     """`value` if it is an object with the entries of a TypedDict and no others, each of its type."""
     if not isinstance(value, dict):
         raise ValueError(f"{name}: expected an object, found {json_type(value)}")
-    kinds = get_type_hints(kind)
-    for key in sorted(kind.__required_keys__ - value.keys()) or sorted(value.keys() - kinds.keys()):
-        raise ValueError(f"{name}.{key}: {'missing' if key in kinds else 'has no meaning there'}")
+    kinds = types_of(kind)
+    missing, unknown = kind.__required_keys__ - value.keys(), value.keys() - kinds.keys()
+    for key in sorted(missing) or sorted(unknown):
+        told = f"{name}.{key}: {'missing' if key in kinds else 'has no meaning there'}"
+        raise OtherFields(told, missing, unknown)
     return {key: checked(f"{name}.{key}", item, kinds[key]) for key, item in value.items()}
 
 
@@ -193,6 +231,14 @@ def sealed(facts: dict[str, Any]) -> bytes:
 def read_sealed(path: Path, what: str = "a JSON object") -> dict[str, Any]:
     """What `sealed` was given. Raises ValueError as `read_json` does, and where it has changed."""
     return unsealed(path, read_json(path, what=what))
+
+
+def read_own(path: Path, what: str = "a JSON object") -> dict[str, Any]:
+    """What a file of ours holds that older versions did not seal: without a seal it is taken as it is. Raises
+    ValueError as `read_sealed` does.
+    """
+    facts = read_json(path, what=what)
+    return unsealed(path, facts) if SEAL in facts else facts
 
 
 def unsealed(path: Path, facts: dict[str, Any]) -> dict[str, Any]:

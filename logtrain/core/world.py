@@ -30,6 +30,21 @@ def compute_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
     return getattr(torch, name)
 
 
+def device_of(local_rank: int, on_cpu: bool) -> torch.device:
+    """The GPU of this number, which is torch's current one from now on; without any, or `on_cpu`, the CPU. Raises
+    ValueError where there are fewer GPUs.
+    """
+    if on_cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"local rank {local_rank} has no GPU: {torch.cuda.device_count()} found; lower --nproc_per_node"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
 def alone() -> Any:
     """A store in which the ranks of a world of one meet."""
     return HashStore()
@@ -103,14 +118,8 @@ class World:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             refuse_half_a_place()
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        on_cuda = torch.cuda.is_available() and not on_cpu
-        if on_cuda and self.local_rank >= torch.cuda.device_count():
-            raise ValueError(
-                f"local rank {self.local_rank} has no GPU: {torch.cuda.device_count()} found; lower --nproc_per_node"
-            )
-        self.device = torch.device("cuda", self.local_rank) if on_cuda else torch.device("cpu")
-        if on_cuda:
-            torch.cuda.set_device(self.device)
+        self.device = device_of(self.local_rank, on_cpu)
+        on_cuda = self.device.type == "cuda"
         if symmetric_memory:
             if not on_cuda:
                 raise ValueError("parallel.symmetric_memory: only for GPUs, and none was found; set it to false")

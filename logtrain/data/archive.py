@@ -23,7 +23,7 @@ class Archive:
         """Raises ValueError where it is no zip archive."""
         self.path = path
         self._zip: zipfile.ZipFile | None = None
-        self.members = [info for info in self._opened().infolist() if not info.is_dir()]
+        self.members = [info for info in self._opened().infolist() if not info.filename.endswith("/")]
 
     def open(self, member: zipfile.ZipInfo) -> BinaryIO:
         """The content of a member. Raises ValueError for one that cannot be read; reading it on raises BadZipFile and

@@ -88,7 +88,8 @@ class InputFile:
             for row, value in self.kind.read(self, text_chars):
                 yield row, value
         except (ValueError, OSError) as error:
-            raise ValueError(f"{self.path}: row {row + 1}: {getattr(error, 'strerror', None) or error}") from None
+            where, what = f"{self.path}: ", getattr(error, "strerror", None) or str(error)
+            raise ValueError(f"{where}row {row + 1}: {what.removeprefix(where)}") from None
         except DAMAGE as error:
             raise ValueError(f"{self.path}: row {row + 1}: the archive is damaged ({error})") from None
 

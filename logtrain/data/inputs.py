@@ -15,7 +15,7 @@ NAMED = 5  # of what is left out
 
 class Inputs:
     """The files of some paths. files: in the order of the paths, and within each by name. left_out: those in folders
-    and archives whose names say of no kind that they are.
+    and archives whose names say that they are no data.
     """
 
     def __init__(self, paths: Iterable[str], max_row_mb: int):
@@ -37,7 +37,7 @@ class Inputs:
         """A line about what is left out; "" where nothing is."""
         if not self.left_out:
             return ""
-        return printable(f"left out, for their names are of no kind of file: {', '.join(self._few())}", one_line=True)
+        return printable(f"left out, for their names are those of no data: {', '.join(self._few())}", one_line=True)
 
     def _few(self) -> list[str]:
         more = len(self.left_out) - NAMED
@@ -48,13 +48,13 @@ class Inputs:
             archive = Archive(path)
             for member in sorted(archive.members, key=lambda member: member.filename):
                 name = Path(member.filename)
-                if name.name.startswith(".") or "__MACOSX" in name.parts:
+                if "__MACOSX" in name.parts or any(part.startswith(".") for part in name.parts):
                     continue
                 if kind_of(name.name) is None:
                     self.left_out.append(str(path / name))
                     continue
                 self._append(InputFile(path, self._max_row_mb, archive, member))
-        elif is_named or kind_of(path.name):
+        elif is_named or (kind_of(path.name) and not is_of_datasets(path)):
             self._append(InputFile(path, self._max_row_mb))
         else:
             self.left_out.append(str(path))
@@ -77,6 +77,15 @@ def matching(given: str) -> list[Path]:
     if not found:
         raise ValueError(f"{given}: no file matches")
     return [Path(path) for path in found]
+
+
+def is_of_datasets(file: Path) -> bool:
+    """Whether a file is one that Hugging Face's datasets write beside rows: facts of them, or a cache of what was made
+    of them.
+    """
+    if file.name == "state.json" or file.match("cache-*.arrow"):
+        return (file.parent / "dataset_info.json").exists()
+    return file.name in ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 
 
 def below(folder: Path) -> Iterator[Path]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from logtrain.core.untrusted import checked, read_json, read_sealed, unsealed
+from logtrain.core.untrusted import OtherFields, checked, read_json, read_sealed, unsealed
 from logtrain.data.manifest import FORMAT_VERSION, Manifest, Origin, deciding, fingerprint_of
 from logtrain.text.tokenizer import Tokenizer
 
@@ -38,7 +38,10 @@ def checked_manifest(file: Path) -> Manifest:
     version = facts.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(f"{file}: format version {str(version)[:20]}, this program reads {FORMAT_VERSION}")
-    manifest: Manifest = checked(f"{file}: manifest", unsealed(file, facts), Manifest)
+    try:
+        manifest: Manifest = checked(f"{file}: manifest", unsealed(file, facts), Manifest)
+    except OtherFields as other:
+        raise ValueError(f"{file}: {other.told()}") from None
     for problem in problems_of(manifest):
         raise ValueError(f"{file}: {problem}")
     return manifest

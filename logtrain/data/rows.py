@@ -49,6 +49,11 @@ class Reading(NamedTuple):
         """A row with the names that the rules know. Raises BadRow."""
         return renamed(row, self.renamed) if self.renamed and isinstance(row, dict) else row
 
+    def unread(self, row: Mapping[str, object], reads: Collection[str]) -> list[str]:
+        """The columns of a row that hold text and are read neither by its rule, which reads `reads`, nor by a split."""
+        known = {*reads, "domain", self.split_by or "domain"}  # a column without a name has one, too: ""
+        return [name for name in row if name not in known and holds_text(row[name])]
+
 
 AS_THEY_ARE = Reading()
 

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-import orjson
-
-from logtrain.core.untrusted import SEAL, check_regular, from_json, seal_of
+from logtrain.core.sealed_lines import add, adding, parsed, read_sealed_lines
 
 
 class RecordedAnswer(NamedTuple):
@@ -42,12 +40,8 @@ def record_answers(folder: Path, name: str, rank: int, answers: Iterable[Recorde
         for answer in answers:
             if stream is None:
                 folder.mkdir(exist_ok=True)
-                stream = open(folder / f"{file_name(name)}.{rank:05d}.jsonl", "ab")  # noqa: SIM115 (closed below)
-                if stream.tell():
-                    stream.write(b"\n")  # the last line may be torn; a blank one is nothing
-            facts = answer._asdict()
-            stream.write(orjson.dumps(facts | {SEAL: seal_of(facts)}, option=orjson.OPT_APPEND_NEWLINE))
-            stream.flush()
+                stream = adding(folder / f"{file_name(name)}.{rank:05d}.jsonl")
+            add(stream, answer._asdict())
             yield answer
     finally:
         if stream:
@@ -60,27 +54,10 @@ def read_answers(folder: Path, name: str) -> dict[int, RecordedAnswer]:
     """
     found: dict[int, RecordedAnswer] = {}
     for file in sorted(folder.glob(f"{file_name(name)}.?????.jsonl")):
-        check_regular(file)
-        with open(file, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    answer = parse_answer(line)
-                except ValueError as error:
-                    raise ValueError(f"{file} line {number}: {error}; delete the line, and it is asked again") from None
-                if answer:
-                    found.setdefault(answer.number, answer)
+        for number, facts in read_sealed_lines(file, "and it is asked again", is_made_again=True):
+            answer = parsed(RecordedAnswer, facts, f"{file} line {number}")
+            found.setdefault(answer.number, answer)
     return found
-
-
-def parse_answer(line: bytes) -> RecordedAnswer | None:
-    """An answer by its line; None for a line that was torn. Raises ValueError for one that has changed."""
-    try:
-        facts = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(facts, dict) or facts.pop(SEAL, None) != seal_of(facts):
-        raise ValueError(f"has changed since it was written ({SEAL} does not fit)")
-    return from_json(RecordedAnswer, facts)
 
 
 def file_name(name: str) -> str:

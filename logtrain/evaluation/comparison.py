@@ -106,7 +106,8 @@ def metrics_of(samples: Sequence[Sample]) -> dict[str, MetricMean]:
 def metric_differences(a: Sequence[Sample], b: Sequence[Sample]) -> dict[str, MetricDifference]:
     """The difference b - a of each mean over rows and of each figure of a set, over the same questions."""
     found = differences_of(by_row(a), by_row(b))
-    of_a, of_b = (tallies([sample.outcome for sample in samples]) for samples in (a, b))
+    outcomes_a, outcomes_b = ([sample.outcome for sample in samples] for samples in (a, b))
+    of_a, of_b = tallies(outcomes_a, outcomes_b), tallies(outcomes_b, outcomes_a)
     for task, tally in of_b.items():
         found |= {name: as_json(each) for name, each in figure_differences(tally, of_a[task]).items()}
     return found

@@ -14,9 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import orjson
-
-from logtrain.core.untrusted import SEAL, check_regular, from_json, read_bytes, seal_of
+from logtrain.core.sealed_lines import add, adding, parsed, read_sealed_lines
+from logtrain.core.untrusted import read_bytes
 from logtrain.evaluation.config import JudgeConfig
 from logtrain.evaluation.extraction import after_mark, label, spoken
 from logtrain.evaluation.remote import RemoteRequest, Server
@@ -128,33 +127,19 @@ def ask(config: JudgeConfig, missing: Sequence[Comparison], file: Path) -> Itera
         RemoteRequest((), [Turn("user", one.prompt)], config.max_new_tokens, config.sampling, number, config.stop)
         for number, one in enumerate(missing)
     )
-    with open(file, "ab") as stream:
-        if stream.tell():
-            stream.write(b"\n")  # the last line may be torn; a blank one is nothing
+    with adding(file) as stream:
         for number, answer in server.answers(config.model, requests):
             one = missing[number]
             tokens = answer.prompt_tokens or 0, answer.tokens or 0
             judged = Judged(*one, answer.text, read_verdict(answer.text), *tokens)
-            facts = judged._asdict()
-            stream.write(orjson.dumps(facts | {SEAL: seal_of(facts)}, option=orjson.OPT_APPEND_NEWLINE))
-            stream.flush()
+            add(stream, judged._asdict())
             yield judged
 
 
 def read_verdicts(file: Path) -> dict[str, Judged]:
-    """The verdicts in a file by their keys; {} without one. Torn lines are nothing, changed ones raise ValueError."""
+    """The verdicts in a file by their keys. A torn one is not there, a changed one raises ValueError."""
     found: dict[str, Judged] = {}
-    if not file.exists():
-        return found
-    check_regular(file)
-    with open(file, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                facts = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue
-            if not isinstance(facts, dict) or facts.pop(SEAL, None) != seal_of(facts):
-                raise ValueError(f"{file} line {number}: has changed since it was written; delete it, to ask again")
-            judged = from_json(Judged, facts)
-            found.setdefault(judged.key, judged)
+    for number, facts in read_sealed_lines(file, "and it is asked again", is_made_again=True):
+        judged = parsed(Judged, facts, f"{file} line {number}")
+        found.setdefault(judged.key, judged)
     return found

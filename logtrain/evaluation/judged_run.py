@@ -1,9 +1,10 @@
 """The answers of a finished evaluation, to be judged."""
 
 from pathlib import Path
+from typing import Any
 
-from logtrain.core.config import load
-from logtrain.core.untrusted import read_json
+from logtrain.core.run_folder import read_run_config
+from logtrain.core.untrusted import checked, read_own
 from logtrain.data.manifest import sha256
 from logtrain.evaluation.answers import read_answers
 from logtrain.evaluation.config import EvaluateConfig
@@ -17,12 +18,13 @@ def read_run(run: Path, limit: int) -> dict[str, list[Sample]]:
     """
     if not (run / "scores.json").exists():
         raise ValueError(f"{run}: holds no scores.json; let logtrain evaluate finish there first")
-    config = load(EvaluateConfig, [str(run / "config.toml")])
+    config = read_run_config(run, EvaluateConfig)
     names = list(config.model_paths)
     if len(names) < 2:
         raise ValueError(f"{run}: has the answers of {names[0]} alone; a judge compares two models or more")
-    scored = read_json(run / "scores.json")
-    if scored.get("data", {}).get("sha256") != sha256(Path(config.data)):
+    file = run / "scores.json"
+    scored = checked(f"{file}: data", read_own(file).get("data"), dict[str, Any])
+    if scored.get("sha256") != sha256(Path(config.data)):
         raise ValueError(f"{config.data}: has changed since {run} was evaluated; restore it")
     question_set = read_question_set(config)
     answered = {name: read_answers(run / "answers", name) for name in names}

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import urllib3
 
 from logtrain.core.printable import printable
-from logtrain.core.untrusted import DECODER
+from logtrain.core.untrusted import DECODER, check_depth
 from logtrain.evaluation.config import Prompts
+from logtrain.evaluation.exchange import HttpReply, TooLarge, exchange
 from logtrain.generation.config import SamplingConfig
 from logtrain.text.chat_template import Turn
 from logtrain.text.tokenizer import Tokenizer
@@ -30,13 +31,10 @@ from logtrain.text.tokenizer import Tokenizer
 TRANSIENT = (408, 409, 429, 500, 502, 503, 504)  # HTTP statuses of a server that is overloaded, ending or starting
 PATIENCE = 300.0  # seconds for which a request that fails is repeated; vLLM takes minutes to start
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds between attempts; each pause is twice the one before
-TIMEOUT = urllib3.Timeout(connect=10, read=600)
-FIRST_TIMEOUT = urllib3.Timeout(10)
+SECONDS, FIRST_SECONDS = 600.0, 10.0  # of a reply to its end; of one that needs no model
 PENALTIES = ("presence_penalty", "frequency_penalty")  # of OpenAI's API
 ADDED = ("top_k", "min_p", "repetition_penalty")  # fields that OpenAI's own server refuses
-
-
-MAX_LISTING = 1 << 20  # bytes of the list of models
+MAX_REPLY, MAX_LISTING = 1 << 24, 1 << 20  # bytes; of the list of models
 PROBE = "sshd[24499]: Failed password for root from 10.0.0.1 port 22 (caf\u00e9)"
 REMEDY = "name the folder that the server has loaded, or take it as it is with --no_check_server"
 NEUTRAL = SamplingConfig()
@@ -91,7 +89,7 @@ class Server:
         self.is_checked = is_checked
         key = os.environ.get("OPENAI_API_KEY")
         self.headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-        self.pool = urllib3.PoolManager(maxsize=concurrency, retries=False, timeout=TIMEOUT)
+        self.pool = urllib3.PoolManager(maxsize=concurrency, retries=False)
         self.lock = threading.Lock()
         self.last_reply = self.last_notice = 0.0  # by time.monotonic
 
@@ -128,11 +126,16 @@ class Server:
     def check_reachable(self) -> None:
         """Raises ValueError, within seconds, if no server is at the address; any reply will do."""
         try:
-            self.pool.request(
-                "GET", f"{self.base_url}/models", headers=self.headers, redirect=False, timeout=FIRST_TIMEOUT
-            )
+            self.get("models")
+        except TooLarge:
+            return
         except urllib3.exceptions.HTTPError as error:
             raise ValueError(f"{self.base_url}: no answer ({error}); is the server running?") from None
+
+    def get(self, path: str) -> HttpReply:
+        """The reply to a GET below base_url. Raises as `exchange` does."""
+        url = f"{self.base_url}/{path}"
+        return exchange(self.pool, "GET", url, self.headers, seconds=FIRST_SECONDS, most=MAX_LISTING)
 
     def answer(self, model: str, request: RemoteRequest) -> RemoteAnswer:
         """The answer to one request. Raises ValueError with the server's error, or that of the connection."""
@@ -142,9 +145,8 @@ class Server:
             raise ValueError(f"{url}: {status_text(response)}")
         try:
             answer = parse_reply(response.data, self.prompts)
-        except (ValueError, LookupError, TypeError, AttributeError):
-            start = response.data[:200].decode(errors="replace")
-            raise ValueError(f"{url}: not the reply of an OpenAI-compatible server: {start}") from None
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            raise ValueError(f"{url}: not the reply of an OpenAI-compatible server: {response.start()}") from None
         if self.is_checked and answer.prompt_tokens not in (None, len(request.ids)):
             raise ValueError(
                 f"{url}: the server makes {answer.prompt_tokens:,} tokens of a prompt that has {len(request.ids):,} by "
@@ -184,8 +186,8 @@ class Server:
         for url, body, text_of in asked:
             try:
                 content = json.dumps({"model": model, **body}).encode()
-                response = self.pool.request(
-                    "POST", url, body=content, headers=self.headers, redirect=False, timeout=FIRST_TIMEOUT
+                response = exchange(
+                    self.pool, "POST", url, self.headers, content, seconds=FIRST_SECONDS, most=MAX_LISTING
                 )
                 text = text_of(DECODER.decode(response.data.decode())) if response.status == 200 else None
             except (urllib3.exceptions.HTTPError, ValueError, LookupError, TypeError, RecursionError):
@@ -197,24 +199,23 @@ class Server:
     def models(self) -> list[dict[str, Any]]:
         """What the server says of its models, [] if it says nothing."""
         try:
-            response = self.pool.request(
-                "GET", f"{self.base_url}/models", headers=self.headers, redirect=False, timeout=FIRST_TIMEOUT
-            )
-            listed = DECODER.decode(response.data[:MAX_LISTING].decode())["data"]
+            listed = DECODER.decode(self.get("models").data.decode())["data"]
         except (urllib3.exceptions.HTTPError, ValueError, LookupError, TypeError, RecursionError):
             return []
         return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
-    def post(self, url: str, body: bytes) -> urllib3.BaseHTTPResponse:
-        """The reply to a request, which is repeated while its failure may pass. Raises ValueError after PATIENCE."""
+    def post(self, url: str, body: bytes) -> HttpReply:
+        """The reply to a request, which is repeated while its failure may pass. Raises ValueError after PATIENCE, and
+        for a reply that is too large.
+        """
         began, pause = 0.0, FIRST_PAUSE
         while True:
             try:
-                response = self.pool.request("POST", url, body=body, headers=self.headers, redirect=False)
+                response = exchange(self.pool, "POST", url, self.headers, body, seconds=SECONDS, most=MAX_REPLY)
                 if response.status not in TRANSIENT:
                     self.last_reply = time.monotonic()
                     return response
-                why, wanted = status_text(response), urllib3.Retry().get_retry_after(response) or 0.0
+                why, wanted = status_text(response), response.pause
             except urllib3.exceptions.HTTPError as error:
                 why, wanted = f"{error}; is the server running?", 0.0
             began = began or time.monotonic()
@@ -261,20 +262,28 @@ def request_body(model: str, request: RemoteRequest, prompts: Prompts) -> dict[s
 
 def parse_reply(data: bytes, prompts: Prompts) -> RemoteAnswer:
     """The answer in a reply. Raises ValueError, LookupError, TypeError or AttributeError for any other data."""
-    reply = json.loads(data)
+    reply = DECODER.decode(data.decode())
+    check_depth("reply", reply, "a reply")
     choice = reply["choices"][0]
     text = choice["text"] if prompts == "ids" else choice["message"]["content"] or ""
     usage = reply.get("usage") or {}
-    tokens, prompt_tokens = usage.get("completion_tokens"), usage.get("prompt_tokens")
+    tokens, prompt_tokens = counted(usage, "completion_tokens"), counted(usage, "prompt_tokens")
     # vLLM and SGLang count the token that ended the answer and say what it was, a text where a stop string did it.
     ended_by = next((key for key in ("stop_reason", "matched_stop") if key in choice), None)
-    if type(tokens) is int and ended_by and choice["finish_reason"] == "stop" and type(choice[ended_by]) is not str:
+    if tokens and ended_by and choice["finish_reason"] == "stop" and type(choice[ended_by]) is not str:
         tokens -= 1
     # Half a surrogate pair, which JSON can spell, is no character that a file could hold.
     text = text.encode(errors="replace").decode()
-    return RemoteAnswer(text, str(choice["finish_reason"]), tokens, prompt_tokens if prompts == "messages" else None)
+    finish = str(choice["finish_reason"])[:40]
+    return RemoteAnswer(text, finish, tokens, prompt_tokens if prompts == "messages" else None)
 
 
-def status_text(response: urllib3.BaseHTTPResponse) -> str:
+def counted(usage: dict[str, Any], name: str) -> int | None:
+    """A number of tokens as a server counts them; None where it says none that can be."""
+    count = usage.get(name)
+    return count if type(count) is int and 0 <= count < 1 << 31 else None
+
+
+def status_text(response: HttpReply) -> str:
     """The status and the text of a reply that is no answer, on one line."""
-    return f"status {response.status}: {' '.join(response.data[:500].decode(errors='replace').split())}"
+    return f"status {response.status}: {response.start()}"

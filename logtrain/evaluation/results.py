@@ -1,4 +1,4 @@
-"""The content of scores.json, with types.
+"""The content of scores.json, with types; the file has a hash over all of it beside.
 
     data          the questions: their file and its SHA-256, their number, that of their rows, and those left out
     models        NAME -> {metrics, corpus, tasks, groups, path, answered_by, perplexity}
@@ -15,6 +15,7 @@ from typing import Any, NotRequired, TypedDict
 import orjson
 
 from logtrain.core.atomic import write_file
+from logtrain.core.untrusted import sealed
 from logtrain.data.manifest import sha256
 from logtrain.evaluation.question_set import QuestionSet
 
@@ -196,5 +197,5 @@ def make_result(
 
 
 def write_result(file: Path, result: Result) -> None:
-    """Write a result as JSON, whole or not at all. Raises OSError."""
-    write_file(file, orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    """Write a result as sealed JSON, whole or not at all. Raises OSError."""
+    write_file(file, sealed(orjson.loads(orjson.dumps(result))))  # what is not finite is null, as JSON has it

@@ -5,20 +5,21 @@ reason and time, as far as the task asks for them.
     partial    share of what the reference names that is right
     unread     1 where the answer has no failure in JSON
 
-The answer's and the reference's failures are JSON, an object of such objects by any key, a list of them, or one alone:
+The answer's and the reference's failures are JSON objects that say something of a failure and hold none that does, in
+a list, in another object by any key, or alone, as extraction.py reads them:
 
     {"1": {"root cause occurrence datetime": "2021-03-04 14:57:00", "root cause component": "Tomcat01",
            "root cause reason": "high memory usage"}}
 
-or shorter "time", "component" and "reason". Component and reason must be equal to the letter, once outer white space is
-off; a time may be off by 60 s, and must be written as there. The failures of both are matched so that most is right;
-where their numbers differ nothing is. What the reference leaves out is not asked.
+or shorter "time", "component" and "reason", each in any case. Component and reason must be equal to the letter, once
+outer white space is off; a time may be off by 60 s, and must be written as there. The failures of both are matched so
+that most is right; where their numbers differ nothing is. What the reference leaves out is not asked.
 """
 
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from logtrain.evaluation.extraction import json_value
+from logtrain.evaluation.extraction import json_values, objects, plain, spoken
 from logtrain.evaluation.scoring import Scores
 
 METRICS = {"rca_solved": "RCA solved", "rca_partial": "RCA partial", "rca_unread": "RCA, unread"}
@@ -27,9 +28,9 @@ MOST_FAILURES = 12  # of a reference; all ways to match them are tried
 TOLERANCE = timedelta(seconds=60)
 FORMAT = "%Y-%m-%d %H:%M:%S"
 NAMES = {
-    "time": ("root cause occurrence datetime", "time", "datetime"),
-    "component": ("root cause component", "component"),
-    "reason": ("root cause reason", "reason"),
+    "time": ("rootcauseoccurrencedatetime", "time", "datetime"),
+    "component": ("rootcausecomponent", "component"),
+    "reason": ("rootcausereason", "reason"),
 }
 
 
@@ -43,13 +44,9 @@ class Failure(NamedTuple):
 
 def failures(text: str) -> list[Failure] | None:
     """The failures that a text gives as JSON; None where it gives none."""
-    found = json_value(text)
-    if isinstance(found, dict) and not is_failure(found):
-        found = list(found.values())
-    listed = [found] if isinstance(found, dict) else found
-    if not listed or not all(isinstance(one, dict) and is_failure(one) for one in listed):
-        return None
-    return [Failure(*(said(one, names) for names in NAMES.values())) for one in listed]
+    found = [one for one in objects(json_values(spoken(text))) if is_failure(one)]
+    innermost = (one for one in found if not any(is_failure(each) for each in objects(list(one.values()))))
+    return [Failure(*(said(one, names) for names in NAMES.values())) for one in innermost] or None
 
 
 def is_failure(one: dict[str, Any]) -> bool:
@@ -59,7 +56,8 @@ def is_failure(one: dict[str, Any]) -> bool:
 
 def said(one: dict[str, Any], names: tuple[str, ...]) -> str:
     """The text by the first of these names that an object has."""
-    return next((str(one[name]).strip() for name in names if isinstance(one.get(name), str | int | float)), "")
+    values = {plain(key): value for key, value in one.items()}
+    return next((str(values[name]).strip() for name in names if isinstance(values.get(name), str | int | float)), "")
 
 
 def scores(answer: list[Failure] | None, reference: list[Failure]) -> Scores:

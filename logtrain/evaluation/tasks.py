@@ -26,7 +26,7 @@ from logtrain.evaluation.scoring import Scores
 ABNORMAL, NORMAL = "abnormal", "normal"
 VERDICTS = {
     NORMAL: NORMAL,
-    **dict.fromkeys((ABNORMAL, "anomalous", "anomaly", "anomalies"), ABNORMAL),
+    **dict.fromkeys((ABNORMAL, "anomalous", "anomaly", "anomalies", "abnormality", "abnormalities"), ABNORMAL),
 }
 """{word: the label of anomaly detection that it stands for}"""
 MOST_LABELS = 100  # of a diagnosis; more are no closed set
@@ -107,8 +107,10 @@ def outcome_of(
     return Outcome(task, truth, read, question.task, cluster), scores
 
 
-def tallies(outcomes: Sequence[Outcome]) -> dict[Task, Tally]:
-    """The counts of each task whose figures are of a set, by the task."""
+def tallies(outcomes: Sequence[Outcome], others: Sequence[Outcome] = ()) -> dict[Task, Tally]:
+    """The counts of each task whose figures are of a set, by the task. `others`: those of a model with whose counts
+    they are to be compared.
+    """
     found: dict[Task, Tally] = {}
     for task in dict.fromkeys(outcome.task for outcome in outcomes):
         rows = [outcome for outcome in outcomes if outcome.task == task]
@@ -120,7 +122,9 @@ def tallies(outcomes: Sequence[Outcome]) -> dict[Task, Tally]:
             truths = (row.truth == ABNORMAL for row in rows)
             found[task] = detection.tally(list(map(detection.Verdict, truths, said)), clusters)
         if task == "diagnosis":
-            found[task] = diagnosis.tally([diagnosis.Diagnosed(row.truth, row.read) for row in rows], clusters)
+            labels = {row.read for row in (*outcomes, *others) if row.task == task and row.read is not None}
+            diagnosed = [diagnosis.Diagnosed(row.truth, row.read) for row in rows]
+            found[task] = diagnosis.tally(diagnosed, clusters, sorted(labels))
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from logtrain.core.atomic import naming
 from logtrain.core.lineage import standing_hash
 from logtrain.core.location import origin_of
 from logtrain.core.untrusted import sealed
@@ -17,6 +18,7 @@ from logtrain.data.manifest import (
     Ingredients,
     Manifest,
     Origin,
+    SplitFacts,
     chat_facts,
     fingerprint_of,
     tokenizer_facts,
@@ -63,13 +65,8 @@ def write_replay(folder: Path, origin: Origin, choice: SampleChoice, dtype: str)
     """Write the kept samples into an empty folder, the manifest last. `dtype`: that the model computed in. Raises
     OSError.
     """
-    writer = ShardWriter(folder, "train", SHARD_TOKENS)
-    for number, tokens_N in choice.kept.items():
-        record = np.zeros(1, DOCUMENT)
-        record["length"], record["row"] = len(tokens_N), number
-        record["targets"] = np.count_nonzero(tokens_N[1:] < CONTEXT)
-        writer.add(tokens_N, record)
-    splits = {"train": writer.close()}
+    with naming(folder):
+        splits = {"train": write_shards(folder, choice)}
     facts = {
         "model_sha256": standing_hash(Path(origin["sources"][0]["path"])),
         "dtype": dtype,
@@ -80,5 +77,17 @@ def write_replay(folder: Path, origin: Origin, choice: SampleChoice, dtype: str)
     manifest: Manifest = {**origin, "domains": ["replay"], "splits": splits, "replay": facts}  # type: ignore[typeddict-item]
     counts = {kind: splits["train"][kind] for kind in ("documents", "tokens", "targets")}
     report: Mapping[str, Any] = {"fingerprint": origin["fingerprint"], "splits": {"train": counts}, "replay": facts}
-    (folder / REPORT).write_bytes(sealed({**report}))
-    (folder / MANIFEST).write_bytes(sealed({**manifest}))
+    with naming(folder):
+        (folder / REPORT).write_bytes(sealed({**report}))
+        (folder / MANIFEST).write_bytes(sealed({**manifest}))
+
+
+def write_shards(folder: Path, choice: SampleChoice) -> SplitFacts:
+    """Write the kept samples into an empty folder; -> what the manifest says of them. Raises OSError."""
+    writer = ShardWriter(folder, "train", SHARD_TOKENS)
+    for number, tokens_N in choice.kept.items():
+        record = np.zeros(1, DOCUMENT)
+        record["length"], record["row"] = len(tokens_N), number
+        record["targets"] = np.count_nonzero(tokens_N[1:] < CONTEXT)
+        writer.add(tokens_N, record)
+    return writer.close()

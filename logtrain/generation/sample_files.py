@@ -8,9 +8,7 @@ Each object has a hash of the rest of it, and names the model. Any number of ran
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import orjson
-
-from logtrain.core.untrusted import SEAL, check_regular, from_json, seal_of
+from logtrain.core.sealed_lines import add, adding, parsed, read_sealed_lines
 from logtrain.generation.self_replay import Sample
 
 
@@ -20,12 +18,9 @@ def record_samples(folder: Path, rank: int, model: str, samples: Iterable[Sample
     try:
         for sample in samples:
             if stream is None:
-                stream = open(folder / f"{rank:05d}.jsonl", "ab")  # noqa: SIM115 (closed below)
-                if stream.tell():
-                    stream.write(b"\n")  # the last line may be torn; a blank one is nothing
+                stream = adding(folder / f"{rank:05d}.jsonl")
             facts = {**sample._asdict(), "model": model}
-            stream.write(orjson.dumps(facts | {SEAL: seal_of(facts)}, option=orjson.OPT_APPEND_NEWLINE))
-            stream.flush()
+            add(stream, facts)
             yield sample
     finally:
         if stream:
@@ -38,30 +33,12 @@ def read_samples(folder: Path, model: str) -> dict[int, Sample]:
     """
     found: dict[int, Sample] = {}
     for file in sorted(folder.glob("?????.jsonl")):
-        check_regular(file)
-        with open(file, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    sample = parse_sample(line, model)
-                except ValueError as error:
-                    raise ValueError(f"{file} line {number}: {error}") from None
-                if sample:
-                    found.setdefault(sample.number, sample)
+        for number, facts in read_sealed_lines(file, "and it is drawn again", is_made_again=True):
+            if facts.pop("model", None) != model:
+                raise ValueError(
+                    f"{file} line {number}: was written by another model than the one that is there now; delete the "
+                    f"folder to start anew"
+                )
+            sample = parsed(Sample, facts, f"{file} line {number}")
+            found.setdefault(sample.number, sample)
     return found
-
-
-def parse_sample(line: bytes, model: str) -> Sample | None:
-    """A sample by its line; None for a line that was torn. Raises ValueError for one that has changed, or is of another
-    model.
-    """
-    try:
-        facts = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(facts, dict) or facts.pop(SEAL, None) != seal_of(facts):
-        raise ValueError(
-            f"has changed since it was written ({SEAL} does not fit); delete the line, and it is drawn again"
-        )
-    if facts.pop("model", None) != model:
-        raise ValueError("was written by another model than the one that is there now; delete the folder to start anew")
-    return from_json(Sample, facts)

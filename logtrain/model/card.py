@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from logtrain.core.printable import printable
+from logtrain.core.untrusted import read_own
 from logtrain.model.base import CARD, Base
-from logtrain.model.hf_layout import read_json
 
 Relation = Literal["finetune", "adapter", "merge"]
 LIBRARY = {"finetune": "transformers", "merge": "transformers", "adapter": "peft"}
@@ -103,7 +103,10 @@ def read_scores(named: str) -> list[Score]:
     if not named:
         return []
     name, _, file = named.partition("=")
-    facts = read_json(Path(file), "give NAME=FILE, the scores.json of an evaluation")
+    try:
+        facts = read_own(Path(file))
+    except ValueError as error:
+        raise ValueError(f"{error}; give NAME=FILE, the scores.json of an evaluation") from None
     try:
         metrics, path = facts["models"][name]["metrics"], facts["data"]["path"]
         return [Score(Path(path).name, metric, float(of["mean"])) for metric, of in metrics.items()]

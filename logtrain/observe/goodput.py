@@ -27,6 +27,9 @@ AGAIN = ("step", "data wait", "validation")  # what is done again after a kill
 LOST, IDLE = "lost", "idle"
 
 
+MOST = 1e18  # of seconds, tokens, dollars: more cannot be
+
+
 @dataclass
 class Attempt:
     """One start of a run, in goodput.json."""
@@ -203,10 +206,20 @@ def read_attempts(folder: Path) -> list[Attempt]:
     if not file.exists():
         return []
     try:
-        return from_json(Attempts, read_json(file)).attempts
+        return [checked_attempt(attempt) for attempt in from_json(Attempts, read_json(file)).attempts]
     except ValueError as error:
         what = str(error).removeprefix(f"{file}: ")
         raise ValueError(f"{file}: {what}; remove it to begin the account anew") from None
+
+
+def checked_attempt(attempt: Attempt) -> Attempt:
+    """An attempt with the seconds of every stage. Raises ValueError for figures that cannot be."""
+    figures = [attempt.began, attempt.last, attempt.price, *attempt.seconds.values()]
+    figures += [value for mark in attempt.marks.values() for value in mark.values()]
+    counts = attempt.devices - 1, attempt.resumed_at, attempt.tokens, attempt.total_steps
+    if not all(-MOST < figure < MOST for figure in figures) or not all(0 <= count < MOST for count in counts):
+        raise ValueError("figures that cannot be")
+    return replace(attempt, seconds={**dict.fromkeys((*STAGES, LOST), 0.0), **attempt.seconds})
 
 
 def account(attempts: Sequence[Attempt]) -> Account:

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from logtrain.core.atomic import write_file
-from logtrain.core.untrusted import read_json
+from logtrain.core.untrusted import read_json, read_own
 from logtrain.observe.charts import Chart, charts_of, draw, png_bytes, svg_bytes
 from logtrain.observe.goodput import account, clock
 from logtrain.observe.run_files import Line, RunFiles, as_table, differing, is_number
@@ -228,7 +228,7 @@ def evaluations(runs: Sequence[RunFiles]) -> list[Mapping[str, Any]]:
     exports = {str((run.folder / "export").absolute()) for run in runs}
     found = []
     for file in sorted({file for run in runs for file in run.folder.absolute().parent.glob("*/scores.json")}):
-        scores = runs[0].attempt(lambda file=file: read_json(file), {})
+        scores = runs[0].attempt(lambda file=file: read_own(file), {})
         models = {name: as_table(model) for name, model in as_table(scores.get("models")).items()}
         if not any(str(model.get("path", "")).rstrip("/") in exports for model in models.values()):
             continue

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import orjson
 
 from logtrain.core.atomic import write_file
+from logtrain.core.untrusted import open_regular
 
 Record = dict[str, float | int | str | None]
 
@@ -36,7 +37,8 @@ def cut_after(path: Path, step: int, validates: bool = False) -> Cut:
     """
     if not path.exists():
         return Cut(0, 0, -1, 0)
-    lines = path.read_bytes().splitlines(keepends=True)
+    with open_regular(path) as stream:
+        lines = stream.read().splitlines(keepends=True)
     steps = [step_of(line) for line in lines]
     again = {i for i, of in enumerate(steps) if validates and of == step and "set" in orjson.loads(lines[i])}
     kept = [

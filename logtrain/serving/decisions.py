@@ -10,15 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from io import FileIO
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from logtrain.core.atomic import naming, sync
+from logtrain.core.atomic import sync
 from logtrain.core.lock import flock
-from logtrain.core.untrusted import SEAL, check_regular, from_json, seal_of
+from logtrain.core.sealed_lines import add, mend_end, parsed, read_sealed_lines
 from logtrain.evaluation.agreement import agreement
 
 VERDICTS = ("accept", "edit", "reject", "open")
@@ -44,7 +43,7 @@ class Decision:
 
 class Decisions:
     """All decisions about a file's rows. by: {reviewer: {row: its decision}}. num_stale: decisions about rows that have
-    changed since.
+    changed since. torn: the line that was torn, 0 for none.
     """
 
     def __init__(self, file: Path, hashes: Sequence[str]):
@@ -52,22 +51,26 @@ class Decisions:
         self.path = file.with_name(f"{file.name}.reviews.jsonl")
         self.by: dict[str, dict[int, Decision]] = {}
         self.num_stale = 0
-        if not os.path.lexists(self.path):
-            return
-        check_regular(self.path)
-        with open(self.path, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    facts = orjson.loads(line)
-                except orjson.JSONDecodeError:
-                    continue
-                if not isinstance(facts, dict) or facts.pop(SEAL, None) != seal_of(facts):
-                    raise ValueError(f"{self.path} line {number}: has changed since it was written; delete the line")
-                decision = from_json(Decision, facts)
-                if 0 <= decision.row < len(hashes) and decision.row_sha256 == hashes[decision.row]:
-                    self.note(decision)
-                else:
-                    self.num_stale += 1
+        self.torn = 0
+        for number, facts in read_sealed_lines(self.path, "and the decision is lost", self.note_torn):
+            decision = parsed(Decision, facts, f"{self.path} line {number}")
+            if 0 <= decision.row < len(hashes) and decision.row_sha256 == hashes[decision.row]:
+                self.note(decision)
+            else:
+                self.num_stale += 1
+
+    def note_torn(self, number: int) -> None:
+        """Remember a line that was torn."""
+        self.torn = number
+
+    def doubts(self) -> list[str]:
+        """What in the file does not count, in sentences."""
+        found = []
+        if self.num_stale:
+            found.append(f"{self.num_stale:,} decisions are about rows that have changed since, and do not count")
+        if self.torn:
+            found.append(f"{self.path} line {self.torn}: torn, by a kill or since; it does not count")
+        return found
 
     def note(self, decision: Decision) -> None:
         """Let a decision count."""
@@ -80,14 +83,10 @@ class Decisions:
         """Write a decision, which is on the disk then. Raises OSError."""
         facts: dict[str, Any] = asdict(decision) | {"time": time.strftime("%Y-%m-%d %H:%M:%S %z")}
         is_new = not os.path.lexists(self.path)
-        with naming(self.path), open(self.path, "a+b") as stream:
+        with FileIO(self.path, "a+") as stream:
             flock(stream, wait=True)
-            end = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, end - 1))
-            torn = b"\n" if stream.read(1) not in (b"", b"\n") else b""
-            stream.write(torn + orjson.dumps(facts | {SEAL: seal_of(facts)}, option=orjson.OPT_APPEND_NEWLINE))
-            stream.flush()
-            os.fsync(stream.fileno())
+            mend_end(stream)
+            add(stream, facts, is_durable=True)
         if is_new:
             sync(self.path.parent)
         self.note(decision)
@@ -110,7 +109,13 @@ class Decisions:
                     "differ": [row for row, x, y in zip(both, a, b, strict=True) if x != y],
                 }
             )
-        return {"rows": num_rows, "reviewers": reviewers, "pairs": pairs, "stale": self.num_stale}
+        return {
+            "rows": num_rows,
+            "reviewers": reviewers,
+            "pairs": pairs,
+            "stale": self.num_stale,
+            "doubts": self.doubts(),
+        }
 
     def kept(self) -> dict[int, dict[str, str]]:
         """{row: its edits} of the rows that somebody keeps and nobody rejects; of two edits the later one counts."""

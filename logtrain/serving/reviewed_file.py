@@ -5,6 +5,7 @@ parts = rows.parts(3)          [Part(name="user", path="messages/0/content", tex
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,4 +87,12 @@ def parts_of(row: dict[str, Any]) -> Iterator[Part]:
 
 def hash_of(row: dict[str, Any]) -> str:
     """What a row is told by, whatever the order of its keys."""
-    return hashlib.sha256(orjson.dumps(row, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(line_of(row, is_sorted=True).removesuffix(b"\n")).hexdigest()
+
+
+def line_of(row: dict[str, Any], is_sorted: bool = False) -> bytes:
+    """A row as a line of JSON."""
+    try:
+        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | (orjson.OPT_SORT_KEYS if is_sorted else 0))
+    except TypeError:  # an integer of more than 64 bits
+        return json.dumps(row, sort_keys=is_sorted, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -1,5 +1,6 @@
 """The chain from a model to the raw files that it came from, of what folders and a store say."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from logtrain.core.store import Store, Version, parse
 from logtrain.sharing.contents import kind_of, lineage_of
 from logtrain.sharing.versions import flat, parents_of
 
-MAX_DEPTH = 20
+MAX_DEPTH, MAX_LINES = 20, 10_000  # versions may name each other in a circle, and each several times
 TOLD = (
     *("optim.lr", "optim.schedule", "trainer.epochs", "trainer.max_steps", "loader.seq_len", "loader.rows_per_step"),
     *("loader.documents_per_step", "lora.rank", "init", "seed", "seq_len", "format", "valid_fraction"),
@@ -35,10 +36,10 @@ class Ancestry:
         """
         if path.startswith("hub://"):
             version = self.store.find(parse(path))
-            return list(self.of_version("", version, 0))
+            return bounded(self.of_version("", version, 0))
         if not Path(path).exists():
             raise ValueError(f"{path}: no such file or folder; a version of the store is hub://NAME:VERSION")
-        return list(self.of("", path, standing_hash(Path(path)), 0))
+        return bounded(self.of("", path, standing_hash(Path(path)), 0))
 
     def of(self, role: str, path: str, sha256: str, depth: int) -> Iterator[str]:
         """The lines of a thing and its ancestors."""
@@ -80,6 +81,12 @@ class Ancestry:
                 for parent in parents_of(version):
                     if parent["role"] == "model" and parent["sha256"] and parent["sha256"] in hashes:
                         yield f"hub://{version['name']}:{version['version']} {scores_in(version)}"
+
+
+def bounded(lines: Iterator[str]) -> list[str]:
+    """The first MAX_LINES lines, and one that says so where there are more."""
+    found = list(itertools.islice(lines, MAX_LINES + 1))
+    return found if len(found) <= MAX_LINES else [*found[:MAX_LINES], f"more than {MAX_LINES:,} ancestors"]
 
 
 def scores_in(version: Version) -> str:

@@ -5,10 +5,23 @@ leads now.
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from logtrain.core.checksums import check_file
 from logtrain.core.lineage import LINEAGE, parent_of
-from logtrain.core.untrusted import read_bytes, read_json
+from logtrain.core.run_folder import check_config
+from logtrain.core.untrusted import checked, read_json, read_own
+from logtrain.data.manifest import Manifest
+from logtrain.data.prepared import read_manifest
+
+
+class Parent(TypedDict):
+    """What a thing was made from."""
+
+    role: str
+    path: str
+    sha256: str
+
 
 KINDS = {
     "manifest.json": "prepared",
@@ -29,13 +42,20 @@ def lineage_of(folder: Path) -> dict[str, Any]:
     """What a folder or file was made from. Raises ValueError for files that are damaged."""
     kind = kind_of(folder)
     if kind == "prepared":
-        return of_prepared(read_json(folder / "manifest.json"))
+        return of_prepared(read_manifest(folder))
     if kind == "evaluation":
         return of_evaluation(folder)
+    for name in (LINEAGE, "adapter_config.json"):
+        if (folder / name).is_file():
+            check_file(folder / name)
     if (folder / LINEAGE).is_file():
         losses = folder.parent / f"{folder.name}.json"
         facts = read_json(losses) if losses.is_file() else {}
-        return {"config": {}, "parents": [], **read_json(folder / LINEAGE), "facts": facts}
+        found = read_json(folder / LINEAGE)
+        where = f"{folder / LINEAGE}: "
+        parents = checked(f"{where}parents", found.get("parents", []), list[Parent])
+        config = checked(f"{where}config", found.get("config", {}), dict[str, Any])
+        return {"commit": found.get("commit"), "config": config, "parents": parents, "facts": facts}
     parents = []
     if kind == "adapter":
         base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
@@ -47,20 +67,18 @@ def lineage_of(folder: Path) -> dict[str, Any]:
     return {"parents": parents, "config": {}, "facts": {}}
 
 
-def of_prepared(manifest: dict[str, Any]) -> dict[str, Any]:
+def of_prepared(manifest: Manifest) -> dict[str, Any]:
     """The lineage of a prepared folder."""
     replay = manifest.get("replay")
     parents = [{"role": "text", "path": each["path"], "sha256": each["sha256"]} for each in manifest["sources"]]
     if replay:
         parents = [{**parent, "role": "model", "sha256": replay["model_sha256"]} for parent in parents]
     parents.append({"role": "tokenizer", "path": manifest["tokenizer"]["path"], "sha256": ""})
-    facts = {name: f"{split['documents']:,} documents, {split['tokens']:,} tokens" for name, split in splits(manifest)}
+    facts = {
+        name: f"{split['documents']:,} documents, {split['tokens']:,} tokens"
+        for name, split in manifest["splits"].items()
+    }
     return {"parents": parents, "config": manifest["settings"], "facts": facts}
-
-
-def splits(manifest: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The splits of a manifest."""
-    return list(manifest["splits"].items())
 
 
 def of_evaluation(folder: Path) -> dict[str, Any]:
@@ -68,14 +86,14 @@ def of_evaluation(folder: Path) -> dict[str, Any]:
     config = read_toml(folder / "config.toml")
     parents = [parent_of("model", path) for path in paths(config.get("models"))]
     parents += [parent_of("questions", path) for path in paths(config.get("data"))]
-    return {"parents": parents, "config": config, "facts": {"scores": read_json(folder / "scores.json").get("models")}}
+    return {"parents": parents, "config": config, "facts": {"scores": read_own(folder / "scores.json").get("models")}}
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """A TOML file; empty where there is none. Raises ValueError where it is damaged."""
+    """The config of a run; empty where there is none. Raises ValueError where it is damaged."""
     try:
-        return tomllib.loads(read_bytes(file).decode()) if file.is_file() else {}
-    except ValueError as error:
+        return tomllib.loads(check_config(file)) if file.is_file() else {}
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file}: {error}") from None
 
 

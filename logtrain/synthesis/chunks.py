@@ -15,13 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
 
 from logtrain.core.atomic import write_file
 from logtrain.core.printable import printable
+from logtrain.core.sealed_lines import object_of, sealed_line
 from logtrain.core.untrusted import read_bytes
 from logtrain.data.files import InputFile
 from logtrain.data.lines import MAX_ROW_MB, BadRow, lines
@@ -121,21 +122,34 @@ def kept_chunks(config: SynthesiseConfig, folder: Path, prompts_sha256: str) -> 
     file = folder / FILE
     if not os.path.lexists(file):
         found = read_chunks(config)
-        facts = [
-            {"left_out": found.left_out, "sha256": found.sha256, "prompts": prompts_sha256},
-            *map(asdict, found.chunks),
-        ]
-        write_file(file, b"".join(orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in facts))
+        head = {"left_out": dict(found.left_out), "chunks_sha256": found.sha256, "prompts": prompts_sha256}
+        write_file(file, sealed_line(head) + b"".join(map(line_of, found.chunks)))
         return found
     try:
-        head, *rest = map(orjson.loads, read_bytes(file, 4 * MOST_CHARS).splitlines())
-        found = Chunks([Chunk(**one) for one in rest], Counter(head["left_out"]))
+        first, *rest = read_bytes(file, 4 * MOST_CHARS).splitlines()
+        head = head_of(first)
+        found = Chunks([Chunk(**orjson.loads(one)) for one in rest], Counter(head["left_out"]))
+        if head["chunks_sha256"] != found.sha256:
+            raise ValueError("its hash does not fit")
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{file}: not as it was written: {error}; restore it, or choose another --run") from None
-    if head["sha256"] != found.sha256:
-        raise ValueError(f"{file}: has changed since it was written; restore it, or choose another --run")
     if head["prompts"] != prompts_sha256:
         raise ValueError(f"{folder}: was started with other prompts; restore the file, or choose another --run")
+    return found
+
+
+def line_of(chunk: Chunk) -> bytes:
+    """A chunk as a line."""
+    return orjson.dumps(asdict(chunk), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def head_of(line: bytes) -> dict[str, Any]:
+    """What the first line of a run's chunks says of all. Raises ValueError where it has changed."""
+    facts = orjson.loads(line)
+    if isinstance(facts, dict) and facts.keys() == {"left_out", "sha256", "prompts"}:  # of an older version
+        return {**facts, "chunks_sha256": facts["sha256"]}
+    if (found := object_of(line)) is None:
+        raise ValueError("its first line has changed")
     return found
 
 

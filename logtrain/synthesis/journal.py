@@ -8,16 +8,13 @@ Every line has a hash of the rest and is on the disk (fsync) before anything goe
 request that was under way then is counted with the most that it may have cost. A torn last line is ignored.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from logtrain.core.atomic import naming, sync
-from logtrain.core.untrusted import SEAL, check_regular, from_json, seal_of
+from logtrain.core.atomic import sync
+from logtrain.core.sealed_lines import add, adding, parsed, read_sealed_lines
 
 FILE = "answers.jsonl"
 
@@ -73,20 +70,14 @@ class Journal:
     """The file, to be added to."""
 
     def __init__(self, folder: Path):
-        """Opens it, or makes it. Raises OSError."""
+        """Opens it, or makes it. Raises OSError and ValueError."""
         self.file = folder / FILE
-        self.stream = open(self.file, "ab")  # noqa: SIM115 (closed by close())
-        if self.stream.tell():
-            self.stream.write(b"\n")  # the last line may be torn; a blank one is nothing
+        self.stream = adding(self.file)
         sync(folder)
 
     def add(self, events: Iterable[Event]) -> None:
         """Write events, which are on the disk then. Raises OSError."""
-        with naming(self.file):
-            for event in events:
-                self.stream.write(line_of(event))
-            self.stream.flush()
-            os.fsync(self.stream.fileno())
+        add(self.stream, *map(facts_of, events), is_durable=True)
 
     def close(self) -> None:
         """Close the file."""
@@ -99,24 +90,16 @@ class Journal:
         self.close()
 
 
-def line_of(event: Event) -> bytes:
-    """An event as a line."""
-    facts: dict[str, Any] = {"event": NAMES[type(event)], **asdict(event)}
-    return orjson.dumps(facts | {SEAL: seal_of(facts)}, option=orjson.OPT_APPEND_NEWLINE)
+def facts_of(event: Event) -> dict[str, Any]:
+    """An event as JSON."""
+    return {"event": NAMES[type(event)], **asdict(event)}
 
 
 def read_journal(folder: Path) -> Iterator[Event]:
     """The events, in their order. Raises ValueError for a line that has changed since it was written."""
     file = folder / FILE
-    if not os.path.lexists(file):
-        return
-    check_regular(file)
-    with open(file, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                facts = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue
-            if not isinstance(facts, dict) or facts.pop(SEAL, None) != seal_of(facts):
-                raise ValueError(f"{file} line {number}: has changed since it was written; delete the line")
-            yield from_json(KINDS[facts.pop("event")], facts)
+    for number, facts in read_sealed_lines(file, "and what it says is lost"):
+        where, name = f"{file} line {number}", facts.pop("event", None)
+        if not isinstance(name, str) or name not in KINDS:
+            raise ValueError(f"{where}: written by another version of logtrain: {str(name)[:80]!r} is no event")
+        yield parsed(KINDS[name], facts, where)

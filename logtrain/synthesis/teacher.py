@@ -8,7 +8,6 @@ or one that is no reply is a failure like any other.
 import json
 import math
 import threading
-import time
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol
@@ -17,7 +16,8 @@ import urllib3
 
 from logtrain.core.printable import printable
 from logtrain.core.untrusted import DECODER, check_depth
-from logtrain.evaluation.remote import TRANSIENT, RemoteRequest, Server, request_body
+from logtrain.evaluation.exchange import HttpReply, Late, TooLarge, exchange
+from logtrain.evaluation.remote import TRANSIENT, RemoteRequest, Server, counted, request_body
 from logtrain.synthesis.config import SynthesiseConfig
 from logtrain.synthesis.prompts import Task
 from logtrain.text.chat_template import Turn
@@ -144,6 +144,8 @@ class RemoteTeacher:
             return self.asked(ask)
         except Late:
             return Trouble("timeout", f"no answer in {self.config.timeout:g} s", True, True)
+        except TooLarge:
+            return Trouble("reply", f"more than {MAX_REPLY:,} bytes", True, True)
         except urllib3.exceptions.NewConnectionError as error:
             return Trouble("connection", printable(str(error), one_line=True), True, False)
         except urllib3.exceptions.TimeoutError as error:
@@ -155,47 +157,28 @@ class RemoteTeacher:
             return Trouble("reply", f"{type(error).__name__}: {printable(str(error)[:200], one_line=True)}", True, True)
 
     def asked(self, ask: Ask) -> Reply | Trouble:
-        """Send a request and read what comes. Raises urllib3's errors, and Late."""
-        until = time.monotonic() + self.config.timeout
-        response = self.server.pool.request(
+        """Send a request and read what comes. Raises as `exchange` does."""
+        reply = exchange(
+            self.server.pool,
             "POST",
             self.url,
-            body=self.body(ask),
-            headers=self.server.headers,
-            redirect=False,
-            preload_content=False,
-            timeout=urllib3.Timeout(connect=min(10.0, self.config.timeout), read=self.config.timeout),
+            self.server.headers,
+            self.body(ask),
+            seconds=self.config.timeout,
+            most=MAX_REPLY,
         )
-        is_whole = False
-        try:
-            data = bytearray()
-            while piece := response.read1(1 << 16):
-                data += piece
-                if len(data) > MAX_REPLY:
-                    return Trouble("reply", f"more than {MAX_REPLY:,} bytes", True, True)
-                if time.monotonic() > until:
-                    raise Late
-            is_whole = True
-        finally:
-            if is_whole:
-                response.release_conn()
-            else:
-                response.close()
-        return read_status(response, bytes(data)) or read_reply(bytes(data))
+        return read_status(reply) or read_reply(reply.data)
 
 
-class Late(Exception):
-    """A reply has not come in time."""
-
-
-def read_status(response: urllib3.BaseHTTPResponse, data: bytes) -> Trouble | None:
+def read_status(reply: HttpReply) -> Trouble | None:
     """What a status says of a request that was not answered."""
-    status = response.status
+    status = reply.status
     if status == 200:
         return None
-    pause = urllib3.Retry().get_retry_after(response) if status in TRANSIENT else None
-    detail = printable(" ".join(data[:300].decode(errors="replace").split()), one_line=True)
-    return Trouble(str(status), detail, status in TRANSIENT, False, min(pause or 0.0, LONGEST_PAUSE), status in NO_LUCK)
+    pause = min(reply.pause, LONGEST_PAUSE) if status in TRANSIENT else 0.0
+    return Trouble(
+        str(status), printable(reply.start(), one_line=True), status in TRANSIENT, False, pause, status in NO_LUCK
+    )
 
 
 def read_reply(data: bytes) -> Reply | Trouble:
@@ -206,10 +189,7 @@ def read_reply(data: bytes) -> Reply | Trouble:
         choice, usage = facts["choices"][0], facts.get("usage") or {}
         text = choice["message"]["content"] or ""
         text = text.encode(errors="replace").decode()  # half a surrogate pair, which JSON can spell
-        prompt, answer = (
-            count if type(count := usage.get(f"{of}_tokens")) is int and 0 <= count < 1 << 31 else None
-            for of in ("prompt", "completion")
-        )
+        prompt, answer = counted(usage, "prompt_tokens"), counted(usage, "completion_tokens")
         return Reply(text[:MAX_TEXT], str(choice.get("finish_reason"))[:40], prompt, answer)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         start = printable(data[:200].decode(errors="replace"), one_line=True)

@@ -31,7 +31,7 @@ from torch.distributed.tensor import DTensor
 from logtrain.core.atomic import sync, write_file
 from logtrain.core.checksums import FileFacts, find_damage
 from logtrain.core.shared_folder import listing, wait_until_seen
-from logtrain.core.untrusted import from_json, read_sealed, sealed
+from logtrain.core.untrusted import OtherFields, from_json, read_sealed, sealed
 from logtrain.core.world import host_group
 from logtrain.model.weights import fill_rows, local_rows
 from logtrain.training.optim import MOMENTS, create_moments, trained_parameters
@@ -275,6 +275,8 @@ def read_facts(path: Path) -> CheckpointFacts:
             raise ValueError(f"is of step {facts.state.step}")
         if outside := next((name for name in facts.files if Path(name).name != name or name == FACTS), None):
             raise ValueError(f"names the file {outside!r}")
+    except OtherFields as other:  # the seal fits, so it is as it was written
+        raise ValueError(f"{file}: {other.told()}; go on with that version, or start a new run") from None
     except ValueError as error:
         what = str(error).removeprefix(f"{file}: ")
         raise ValueError(f"{file}: damaged ({what}); remove the checkpoint to resume from an older one") from None

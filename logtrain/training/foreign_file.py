@@ -3,13 +3,14 @@ LLaMA-Factory and transformers have for them. What the keys mean is in foreign_k
 """
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from logtrain.core.untrusted import MAX_DEPTH, nearest, parse_int, read_bytes, shown
+from logtrain.core.untrusted import MAX_DEPTH, check_depth, nearest, parse_int, read_bytes, shown
 
 MAX_BYTES = 1 << 18  # of a file of settings; YAML of this size takes two seconds to read
 KEYS = tomllib.loads((Path(__file__).parent / "foreign_keys.toml").read_text(encoding="utf-8"))
@@ -44,9 +45,9 @@ class Given:
         if value is None:
             return None
         try:
-            if isinstance(value, bool):
+            if isinstance(value, bool) or not math.isfinite(number := float(value)):
                 raise ValueError
-            return float(value)
+            return number
         except (TypeError, ValueError, OverflowError):
             raise self.error(key, "expected a number") from None
 
@@ -153,6 +154,7 @@ def read_table(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: holds characters that no text has")
     try:
         facts = from_yaml(text) if file.suffix.lower() in (".yaml", ".yml") else from_json(text)
+        check_depth("its values", facts, "settings")
     except RecursionError:
         raise ValueError(f"{file}: lists and tables within each other too deep to be settings") from None
     except ValueError as error:
@@ -165,7 +167,9 @@ def read_table(file: Path) -> dict[str, Any]:
 def from_json(text: str) -> object:
     """The value of a JSON text."""
     try:
-        return json.loads(text, object_pairs_hook=table, parse_int=parse_int)
+        facts = json.loads(text, object_pairs_hook=table, parse_int=parse_int)
+        json.dumps(facts, ensure_ascii=False).encode()  # raises for half a surrogate pair, which is no text
+        return facts
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error}); a YAML file is named .yaml or .yml") from None
 

@@ -19,6 +19,7 @@ from logtrain.core.lineage import parent_of, write_lineage
 from logtrain.core.run_folder import flatten
 from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.units import rate, size
+from logtrain.core.untrusted import read_json
 from logtrain.core.world import World
 from logtrain.model import hf, peft
 from logtrain.model.base import read_base, write_base
@@ -89,8 +90,8 @@ def check_output(folder: Path) -> None:
     if not os.path.lexists(report):
         return
     try:
-        is_report = ExportResult._fields[0] in orjson.loads(report.read_bytes())
-    except (OSError, orjson.JSONDecodeError, TypeError):
+        is_report = ExportResult._fields[0] in read_json(report)
+    except ValueError:
         is_report = False
     if not is_report:
         raise ValueError(f"{report}: in the way of the export's report, and not written by an export; move it")

@@ -1,19 +1,20 @@
 """A training run from its config to the exported model, with every part that it builds in order.
 
 setup.py       ranks, model shape, data      checkpoint.py   saving and resuming
-sharding.py    the model on the ranks        step.py         forward, backward, update
-optim.py       the optimizer                 trainer.py      the loop
-checks.py      checks of device and disk     publish.py      export and adapter
+checks.py      checks of device and disk     step.py         forward, backward, update
+parts.py       what is trained, how far      trainer.py      the loop
+sharding.py    the model on the ranks        publish.py      export and adapter
 """
 
 import contextlib
 import os
 import platform
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,19 +33,13 @@ from logtrain.observe.metrics import Metrics
 from logtrain.observe.outlets import Outlets
 from logtrain.observe.prometheus import Prometheus
 from logtrain.observe.trackers import check_trackers
-from logtrain.training.checkpoint import Checkpoints
-from logtrain.training.checks import check_space
 from logtrain.training.config import MAY_CHANGE, RunConfig
 from logtrain.training.facts import shown, what_it_is
 from logtrain.training.forgetting import Forgetting
-from logtrain.training.optim import make_optimizer
-from logtrain.training.preference import Preference
+from logtrain.training.parts import Parts, build_parts
 from logtrain.training.publish import publish_adapter, publish_model
-from logtrain.training.reference import give_references
 from logtrain.training.setup import RunSetup, set_up
 from logtrain.training.state import TrainState
-from logtrain.training.step import TrainStep, cross_entropy
-from logtrain.training.trainer import Trainer
 
 Foretell = Callable[[RunConfig, int], Sequence[str]]
 
@@ -97,91 +92,59 @@ def train_in_folder(
     foretell: Foretell | None,
 ) -> bool:
     """Build the parts of a run, train and publish; -> False if the run was stopped on request, and is saved."""
-    config, world, data = run.config, run.world, run.data
-    if not config.trainer.save_last and world.from_main(world.is_main and is_finished(run)):
+    world = run.world
+    if not run.config.trainer.save_last and world.from_main(world.is_main and is_finished(run)):
         return True
-    keep, keep_best = config.trainer.keep, config.trainer.keep_best
-    checkpoints = Checkpoints(run.folder / "checkpoints", keep, keep_best, world.note)
-    checkpoints.clean()
-    if world.is_main:
-        steps, present = data.train.steps_per_epoch, len(checkpoints.complete())
-        check_space(run.folder, config, run.shape, run.export_dtype, steps, present)
-    newest = checkpoints.newest()
-    is_in_checkpoint = newest is not None and not config.lora.rank  # frozen weights are in none
     goodput.enter("load")
-    model = run.build_model(None if is_in_checkpoint else weights)
-    world.barrier()  # disks differ; NCCL's clock must not start before all have loaded
-    optimizer = make_optimizer(model, config.optim)
-    rows_per_step, sizes = data.train.config.rows_per_step, data.train.sizes
-    state = TrainState(data=data.fingerprint, rows_per_step=rows_per_step, sizes=sizes)
-    if newest:
-        state = checkpoints.load(newest, model, optimizer).continued_as(
-            state, newest, " ".join(config.sources.values())
-        )
-    best_step, is_other_best = state.best_step, state.judge_by(data.first_valid_set)
-    total_steps = config.trainer.total_steps(data.train.steps_per_epoch)
-    is_pairs, objective, references = config.trains_on == "pairs", cross_entropy, list[str]()
-    if is_pairs:
-        objective, references = Preference(config.dpo), give_references(run, model, is_new=state.step == 0)
-    max_norm = config.trainer.max_grad_norm
-    train_step = TrainStep(model, optimizer, config.optim, max_norm, total_steps, world, objective)
-    resumed = {"resume_step": state.step, "crc32": state.records_crc32, "validates": state.validation_due}
+    parts = build_parts(run, weights)
     if world.is_main:
-        device = torch.cuda.get_device_name() if world.device.type == "cuda" else "rank"
-        facts = {"devices": world.size, "device": device, "total_steps": total_steps, "price": config.price}
-        goodput.open(run.folder, state.step, **facts)
+        goodput.open(run.folder, parts.state.step, **devices_of(run), total_steps=parts.total_steps)
     with (
-        Metrics(run.folder, enabled=world.is_main, total_steps=total_steps, **resumed) as metrics,
+        Metrics(run.folder, enabled=world.is_main, total_steps=parts.total_steps, **parts.resumed()) as metrics,
         closing(outlets_of(run, metrics, goodput, prometheus)) as outlets,
     ):
         stop.say = metrics.info
-        if world.is_main:
-            for line in [*what_it_is(run, model, total_steps), *references, *shown(run, config.show)]:
-                metrics.info(line)
-            if foretell is not None:
-                work = partial(tell, metrics, partial(foretell, config, world.size))
-                # A plan takes a minute, for which no step waits; without a GPU there is none.
-                threading.Thread(target=work, daemon=True).start() if world.device.type == "cuda" else work()
-        announce(run, metrics, newest)
-        if is_other_best:
-            metrics.info(
-                f"the first validation set is another one than when step {best_step} was the best: the best "
-                "step is found anew"
-            )
-        forgetting = Forgetting(config, data.train, data.valid, world, metrics)
-        trainer = Trainer(
-            config.trainer,
-            train_step=train_step,
-            train=data.train,
-            valid=data.valid,
-            world=world,
-            checkpoints=checkpoints,
-            metrics=metrics,
-            state=state,
-            stop=stop,
-            goodput=goodput,
-            report=report,
-            health=config.health,
-            forgetting=forgetting,
-        )
+        introduce(run, parts, metrics, foretell)
+        forgetting = Forgetting(run.config, run.data.train, run.data.valid, world, metrics)
+        trainer = parts.trainer(run, stop, metrics, goodput, report, forgetting)
         if not trainer.fit():
-            what = "saved; --resume auto goes on" if state.step else "nothing to save; --resume auto starts it"
             tell_account(metrics, goodput)
-            metrics.info(f"stopped after step {state.step} of {total_steps}, {what}")
+            what = "saved; --resume auto goes on" if parts.state.step else "nothing to save; --resume auto starts it"
+            metrics.info(f"stopped after step {parts.state.step} of {parts.total_steps}, {what}")
             return False
         stop.end_if_asked()
-        for line in [*sources_told(data.train, state), *forgetting.told(state)]:
-            metrics.info(line)
-        optimizer.state.clear()
-        if world.is_main:
-            forgetting.write(run.folder, state)
-        if keep_best and state.best_step not in (0, state.step):
-            checkpoints.load(checkpoints.at(state.best_step), model)
-            metrics.info(f"step {state.best_step} is the best: loss {state.best_loss:.4f}, and is exported")
+        conclude(run, parts, metrics, forgetting)
         goodput.enter("export")
-        outlets.exported(publish(run, model, metrics))
+        outlets.exported(publish(run, parts.model, metrics))
         tell_account(metrics, goodput)
     return True
+
+
+def introduce(run: RunSetup, parts: Parts, metrics: Metrics, foretell: Foretell | None) -> None:
+    """Tell what the run is, what it will take, and how its parts came about."""
+    if not run.world.is_main:
+        return
+    for line in [*what_it_is(run, parts.model, parts.total_steps), *shown(run, run.config.show)]:
+        metrics.info(line)
+    if foretell is not None:
+        work = partial(tell, metrics, partial(foretell, run.config, run.world.size))
+        # A plan takes a minute, for which no step waits; without a GPU there is none.
+        threading.Thread(target=work, daemon=True).start() if run.world.device.type == "cuda" else work()
+    for line in [*parts.told, *unforeseen(run)]:
+        metrics.info(line)
+
+
+def conclude(run: RunSetup, parts: Parts, metrics: Metrics, forgetting: Forgetting) -> None:
+    """Tell what was trained on and forgotten, and leave in the model the weights that are to be published."""
+    state = parts.state
+    for line in [*sources_told(run.data.train, state), *forgetting.told(state)]:
+        metrics.info(line)
+    if run.world.is_main:
+        forgetting.write(run.folder, state)
+    parts.optimizer.state.clear()
+    if run.config.trainer.keep_best and state.best_step not in (0, state.step):
+        parts.checkpoints.load(parts.checkpoints.at(state.best_step), parts.model)
+        metrics.info(f"step {state.best_step} is the best: loss {state.best_loss:.4f}, and is exported")
 
 
 def is_finished(run: RunSetup) -> bool:
@@ -250,14 +213,16 @@ def publish(run: RunSetup, model: Llama, metrics: Metrics) -> Path:
     return folder
 
 
-def announce(run: RunSetup, metrics: Metrics, newest: Path | None) -> None:
-    """Report what the config alone does not say: where the run was resumed, which attention it has, and the documents
-    of a step.
-    """
-    if newest:
-        metrics.info(f"resumed from {newest}")
+def unforeseen(run: RunSetup) -> Iterator[str]:
+    """Lines on what the config alone does not say: which attention the run has, and the documents of a step."""
     if run.world.device.type == "cuda":
-        metrics.info(run.attention)
+        yield run.attention
     if wanted := run.config.loader.documents_per_step:
         rows, mean = run.data.train.config.rows_per_step, run.data.documents_per_step
-        metrics.info(f"{rows} rows a step hold {mean:.1f} documents on average, {wanted} were asked for")
+        yield f"{rows} rows a step hold {mean:.1f} documents on average, {wanted} were asked for"
+
+
+def devices_of(run: RunSetup) -> dict[str, Any]:
+    """The devices of the run and their price, of which its cost is counted."""
+    device = torch.cuda.get_device_name() if run.world.device.type == "cuda" else "rank"
+    return {"devices": run.world.size, "device": device, "price": run.config.price}

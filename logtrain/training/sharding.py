@@ -113,12 +113,17 @@ def shard(
     wrap(model, False)
     if float8:
         share_scales_before_forward(model, mesh)
-    for i, block in enumerate(blocks):
-        block.set_modules_to_forward_prefetch(blocks[i + 1 : i + 1 + config.prefetch])
-        block.set_modules_to_backward_prefetch(blocks[max(0, i - config.prefetch) : i][::-1])
+    prefetch(blocks, config.prefetch)
     if config.symmetric_memory:
         for module in sharded_modules(model):
             module.set_symm_mem_for_comm()
+
+
+def prefetch(blocks: list[FSDPModule], count: int) -> None:
+    """Have each block's weights gathered while `count` blocks before it compute, in the forward and in the backward."""
+    for i, block in enumerate(blocks):
+        block.set_modules_to_forward_prefetch(blocks[i + 1 : i + 1 + count])
+        block.set_modules_to_backward_prefetch(blocks[max(0, i - count) : i][::-1])
 
 
 def sharded_modules(model: nn.Module) -> Iterator[FSDPModule]:

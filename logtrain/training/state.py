@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from logtrain.core.untrusted import ALWAYS
 from logtrain.data.epoch import EpochSize
 from logtrain.data.loader import Step
 from logtrain.data.shards import Split
@@ -43,27 +44,29 @@ class ShareChange:
 
 @dataclass
 class TrainState:
-    """The counts of a run, which the trainer keeps up to date; equal on every rank but for what is said."""
+    """The counts of a run, which the trainer keeps up to date; equal on every rank but for what is said. A checkpoint
+    of an older version has fewer: what is missing is what it is by default.
+    """
 
     data: str
     """Fingerprint of the prepared data."""
     rows_per_step: int
     """Packed rows of a step, over all ranks."""
-    step: int = 0
+    step: int = field(default=0, metadata=ALWAYS)
     """Steps that have been made."""
-    tokens: int = 0
+    tokens: int = field(default=0, metadata=ALWAYS)
     """Tokens that have been trained on; padding does not count."""
-    targets: int = 0
+    targets: int = field(default=0, metadata=ALWAYS)
     """Targets that have been trained on."""
     skipped: int = 0
     """Steps that updated nothing, because their gradients were not finite."""
-    best_step: int = 0
+    best_step: int = field(default=0, metadata=ALWAYS)
     """Step with the lowest loss on the first validation set; 0 where none was validated."""
-    best_loss: float | None = None
+    best_loss: float | None = field(default=None, metadata=ALWAYS)
     """Loss on the first validation set at `best_step`, in nats per target."""
     best_set: str = ""
     """Fingerprint of the data of the first validation set, by which the best step was found."""
-    validations_since_best: int = 0
+    validations_since_best: int = field(default=0, metadata=ALWAYS)
     """Validations in a row without a lower loss."""
     records_crc32: int = 0
     """Checksum of the records that rank 0 has made; 0 on the other ranks, which make none."""
@@ -117,6 +120,7 @@ class TrainState:
                 f"{checkpoint}: its steps have {self.rows_per_step} rows, here they would have {fresh.rows_per_step}; "
                 f"go on with the same ranks and loader.rows_per_batch"
             )
+        self.sizes = self.sizes or fresh.sizes
         return self
 
 

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
@@ -135,6 +136,20 @@ def test_a_table_cut_short_or_damaged_anywhere_ends(tmp_path):
                 assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("lie", [(0, 10, 12, 1 << 30), (0, -9, 12, 13), (0, 1 << 30, 12, 13), (-(1 << 30), 10, 12, 13)])
+@pytest.mark.parametrize("open_new", [pyarrow.ipc.new_file, pyarrow.ipc.new_stream])
+def test_a_text_that_would_lie_elsewhere_in_memory_is_refused(tmp_path, lie, open_new):
+    """Arrow believes the places of texts unless it is told to look at them: the process would end, or read others'."""
+    file, table = tmp_path / "a.arrow", pyarrow.table({"text": ["a" * 10, "bb", "c"]})
+    with open_new(str(file), table.schema) as writer:
+        writer.write_table(table)
+    places = struct.pack("<4i", 0, 10, 12, 13)
+    assert file.read_bytes().count(places) == 1
+    file.write_bytes(file.read_bytes().replace(places, struct.pack("<4i", *lie)))
+    with pytest.raises(ValueError, match=r"a.arrow: row 0: not Arrow, or damaged \(In column 0"):
+        list(InputFile(file).rows(100))
+
+
 def test_without_pyarrow_one_line_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(parquet([{"a": "x"}]))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -176,7 +191,7 @@ def test_files_of_an_archive_and_of_a_folder(tmp_path, monkeypatch):
         "z.zip/b/x.log.1",
         "deep/c.csv",
     ]
-    assert inputs.told().startswith("left out, for their names are of no kind of file: ")
+    assert inputs.told().startswith("left out, for their names are those of no data: ")
     assert "notes.doc" in inputs.told()
     assert "README.md" in inputs.told()
     values = [[value for _, value in file.rows(9)] for file in inputs.files]
@@ -230,6 +245,20 @@ def test_damaged_archives(tmp_path, monkeypatch):
     path.write_bytes(end)
     with pytest.raises(ValueError, match="a list of members of 2,147,483,648 bytes"):
         Inputs([str(path)], 64)
+
+
+def test_a_member_without_a_name(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("a", "text")
+    content = (tmp_path / "a.zip").read_bytes()
+    end = content.index(b"PK\1\2")
+    named = bytearray(content[:end] + content[end:].replace(b"a", b"", 1))  # in the list of members
+    struct.pack_into("<H", named, end + 28, 0)  # the length of the name
+    struct.pack_into("<L", named, len(named) - 10, len(named) - end - 22)  # the length of the list
+    (tmp_path / "a.zip").write_bytes(named)
+    with pytest.raises(ValueError, match=r"a\.zip"):
+        for file in Inputs([str(tmp_path / "a.zip")], 64).files:
+            list(file.rows(1))
 
 
 def test_a_name_that_no_manifest_could_hold(tmp_path):

@@ -14,8 +14,10 @@ import pytest
 from logtrain import hub, lineage
 from logtrain.core.config import load
 from logtrain.core.store import Store, parse
+from logtrain.core.untrusted import read_sealed, sealed
 from logtrain.cpt import CptConfig
 from logtrain.sharing import versions
+from logtrain.sharing.ancestry import Ancestry
 from logtrain.sharing.versions import pull, push, sweep
 from tests.support.elsewhere import s3_server
 from tests.support.preparing import write_bytes_tokenizer
@@ -43,7 +45,7 @@ def store(tmp_path) -> Store:
 
 def folder(path: Path, **files: str) -> Path:
     for name, text in files.items():
-        file = path / name.replace("__", "/")
+        file = path / name.replace("__json", ".json").replace("__bin", ".bin").replace("__", "/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     return path
@@ -175,6 +177,10 @@ def test_what_was_damaged_is_not_pulled(store, tmp_path):
     with pytest.raises(ValueError, match="file is damaged over there"):
         pull(store, parse("logs"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    push(store, "again", tmp_path / "a")  # mends it
+    pull(store, parse("logs"), tmp_path / "mended")
+    assert content(tmp_path / "mended") == {"file": "content", "other": "o"}
+    store.remove(store.find(parse("again:1")))
     damaged.unlink()
     with pytest.raises(ValueError, match="file in hub://logs:1 are missing; push that folder again"):
         sweep(store, 0.0)
@@ -184,6 +190,41 @@ def test_what_was_damaged_is_not_pulled(store, tmp_path):
     facts.write_text(facts.read_text().replace("file", "../f"))
     with pytest.raises(ValueError, match="damaged"):
         pull(store, parse("logs:1"), tmp_path / "out")
+
+
+def test_versions_that_name_each_other_have_an_end(store, tmp_path):
+    parents = [{"role": "model", "path": "hub://a:1", "sha256": ""}] * 3
+    facts = {"parents": parents, "config": {}}
+    push(store, "a", folder(tmp_path / "a", weights__bin="a", lineage__json=json.dumps(facts)))
+    lines = Ancestry(store).lines("hub://a:1")
+    assert len(lines) == 10_001 and lines[-1] == "more than 10,000 ancestors"
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"parents": {}}, "lineage.json: parents = {}: expected an array"),
+        ({"parents": [{"role": "model"}]}, r"lineage.json: parents\[0\].path: missing"),
+        ({"parents": [3]}, r"lineage.json: parents\[0\]: expected an object, found a number"),
+        ({"config": []}, r"lineage.json: config = \[\]: expected an object"),
+    ],
+)
+def test_a_damaged_lineage_is_one_line(store, tmp_path, facts, told):
+    path = folder(tmp_path / "a", lineage__json=json.dumps(facts))
+    for use in (lambda: push(store, "a", path), lambda: Ancestry(store).lines(str(path))):
+        with pytest.raises(ValueError, match=told):
+            use()
+
+
+def test_a_version_of_a_newer_program_is_told(store, tmp_path):
+    push(store, "a", folder(tmp_path / "a", x="a"))
+    file = Path(store.root, "versions/a/000001.json")
+    file.write_bytes(sealed(read_sealed(file) | {"signed": "x"}))
+    with pytest.raises(ValueError, match="written by a newer version of logtrain: signed is unknown to this one"):
+        store.find(parse("a:1"))
+    file.write_bytes(file.read_bytes().replace(b'"x"', b'"y"'))
+    with pytest.raises(ValueError, match=r"damaged: .* has changed since it was written"):
+        store.find(parse("a:1"))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -301,7 +302,7 @@ def test_the_stage_and_the_gpus_that_a_file_does_not_say_are_said_to_be_assumed(
         ({"batch_size": True}, "batch_size = true: expected a number"),
         ({"epochs": 0.5}, "epochs = 0.5: logtrain takes whole passes; max_steps"),
         ({"weight_decay": -1}, "optim.weight_decay = -1.0 must be a finite number >= 0"),
-        ({"learning_rate": float("nan")}, "optim.lr = nan must be"),
+        ({"learning_rate": float("nan")}, "learning_rate = NaN: expected a number"),
         ({"stage": "dpo"}, 'stage = "dpo": logtrain trains pt and sft'),
         ({"liger_kernel": True, "lr_scheduler_type": ["cosine"]}, "expected a string"),
     ],
@@ -332,6 +333,21 @@ def test_a_key_can_be_left_out(tmp_path, capsys):
 )
 def test_yaml_that_is_no_recipe(tmp_path, text, expected):
     assert expected in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "2020-01-01", "!!set {a}", "!!binary aGk=", "[[1]]", "9" * 400])
+@pytest.mark.parametrize("key", ["learning_rate", "save_steps", "num_train_epochs"])
+def test_a_value_that_is_no_number_is_named(tmp_path, key, value):
+    told = refused(tmp_path, f"model_name_or_path: m\nstage: pt\n{key}: {value}\n")
+    assert re.search(rf"mine.yaml: {key} = .*: expected a (whole )?number", told)
+
+
+def test_json_that_is_too_deep_or_no_text(tmp_path):
+    deep: list = []
+    for _ in range(400):
+        deep = [deep]
+    assert "too deep" in refused(tmp_path, {"epochs": deep})
+    assert "surrogates not allowed" in refused(tmp_path, {"model": "\ud800"})
 
 
 def test_a_json_key_that_is_there_twice(tmp_path):

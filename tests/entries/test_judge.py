@@ -1,10 +1,13 @@
 """A judge behind a server: what is asked and paid for is kept, and nothing is asked twice."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from logtrain import judge
+from logtrain.core.run_folder import hold
 from tests.support.evaluation import evaluated, flags
 from tests.support.scripted_server import scripted
 
@@ -48,6 +51,36 @@ def test_a_judgement_by_a_server_is_kept_and_goes_on(chat_models, question_file,
     assert len(kept) == found["verdicts"] and all("<answer_2>" in one["prompt"] for one in kept)
     assert found["dollars"] == pytest.approx(sum(one["prompt_tokens"] for one in kept) / 1e6)
     assert "b preferred to a: " in capsys.readouterr().out
+
+
+def damage(file: Path, old: bytes, new: bytes) -> None:
+    assert old in file.read_bytes()
+    file.write_bytes(file.read_bytes().replace(old, new, 1))
+
+
+DAMAGES = {
+    r"scores\.json: its content has changed": lambda run: damage(
+        run / "scores.json", b'"questions": 1', b'"questions": 7'
+    ),
+    r"scores\.json: data = \[\]: expected an object": lambda run: (run / "scores.json").write_text('{"data": []}'),
+    r"config\.toml: has changed": lambda run: damage(run / "config.toml", b"max_new_tokens = 1", b"max_new_tokens = 2"),
+    r"a\.00000\.jsonl line 1: has": lambda run: damage(run / "answers/a.00000.jsonl", b'"output"', b'"outpux"'),
+    r"File exists: .*judge": lambda run: (run / "judge").write_text(""),
+}
+
+
+@pytest.mark.parametrize("told", DAMAGES)
+def test_a_damaged_evaluation_is_not_judged(finished, tmp_path, told):
+    run = shutil.copytree(finished, tmp_path / "run")
+    DAMAGES[told](run)
+    with pytest.raises((ValueError, OSError), match=told):
+        judge.main(["--run", str(run), "--base_url", "http://127.0.0.1:9/v1", "--model", "m"])
+
+
+def test_two_judges_do_not_meet(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    with hold(run / "judge"), pytest.raises(ValueError, match=r"judge: in use by .*; wait for it$"):
+        judge.main(["--run", str(run), "--base_url", "http://127.0.0.1:9/v1", "--model", "m"])
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,8 @@ def test_a_spike_is_found_by_itself(case, tmp_path, capsys):
         trace.main([str(case.run), "--spike"])
     events = case.run / "events.jsonl"
     kept = events.read_bytes()
-    spikes = [{"time": 1.0, "step": step, "kind": "spike", "text": "", "value": z} for step, z in ((5, 9.0), (9, 20.0))]
+    found = ((5, 9.0), (9, 20.0), (3, "99"), (4, None), ("7", 99.0), (None, 99.0))  # only two of them by our own hand
+    spikes = [{"time": 1.0, "step": step, "kind": "spike", "text": "", "value": z} for step, z in found]
     events.write_text("".join(json.dumps(spike) + "\n" for spike in spikes))
     assert trace.main([str(case.run), "--spike", "--top", "3"]) == 0
     events.write_bytes(kept)

@@ -5,11 +5,12 @@ from math import sqrt
 import pytest
 
 from logtrain.evaluation import detection, diagnosis, log_parsing, log_qa, root_cause
-from logtrain.evaluation.clusters import figures_of
+from logtrain.evaluation.clusters import figure_differences, figures_of
 from logtrain.evaluation.detection import Verdict
 from logtrain.evaluation.diagnosis import Diagnosed
 from logtrain.evaluation.grounding import scores as grounding
 from logtrain.evaluation.log_parsing import Parsed
+from logtrain.evaluation.tasks import Outcome, majority_figures, tallies
 from logtrain.text.chat_template import Turn
 
 
@@ -79,8 +80,35 @@ def test_diagnosis():
     rows.append(Diagnosed("net", "fan"))
     found = figures_of(diagnosis.tally(rows, range(5)))
     assert found["diagnosis_accuracy"] == 2 / 5
-    assert found["diagnosis_macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 0) / 3)
+    # disk: one right, one missed; net: one right, one missed, one false; cpu: missed; fan: false
+    assert found["diagnosis_macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 0 + 0) / 4)
     assert found["diagnosis_unread"] == 1 / 5
+
+
+def test_the_labels_of_two_models_differ():
+    """Of three rows a says each right, and b one, with two labels that are never true."""
+    a, b = (
+        [
+            Outcome("diagnosis", truth, said, "", bytes([i]))
+            for i, (truth, said) in enumerate(zip("xyz", told, strict=True))
+        ]
+        for told in ("xyz", "xvw")
+    )
+    found = figure_differences(tallies(a, b)["diagnosis"], tallies(b, a)["diagnosis"])
+    assert found["diagnosis_macro_f1"].difference == pytest.approx(1 - 1 / 5)  # b: x 1; y, z missed; v, w false
+    assert found["diagnosis_accuracy"].difference == pytest.approx(2 / 3)
+
+
+def test_the_majority_beside():
+    """Of five rows three are normal; of four diagnoses two are disk."""
+    said = [("anomaly", truth, "abnormal") for truth in ("normal", "abnormal", "normal", "normal", "abnormal")]
+    said += [("diagnosis", truth, None) for truth in ("net", "disk", "disk", "cpu")]
+    found = majority_figures([Outcome(task, truth, read, "", b"") for task, truth, read in said])
+    assert found == {
+        "anomaly_accuracy": 3 / 5, "anomaly_precision": 0, "anomaly_recall": 0, "anomaly_f1": 0, "anomaly_mcc": 0,
+        "anomaly_balanced": 1 / 2, "diagnosis_accuracy": 2 / 4,
+        "diagnosis_macro_f1": pytest.approx((4 / 6 + 0 + 0) / 3),  # disk: two right, two false
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -133,3 +161,6 @@ def test_grounding():
     assert found == {"grounded": 2 / 3, "recalled": 1}, "equal entities count once"
     assert grounding("Somebody failed.", turns, "10.0.0.5, port 49602") == {"grounded": None, "recalled": 0}
     assert grounding("See line 1 and L9.", turns, "L9")["recalled"] == 1
+
+    turns = [Turn("user", "Block blk_7 of size 67108864 was lost.")]
+    assert grounding("64 MB of blk_7 and 64 others were lost.", turns, "")["grounded"] == 1 / 2, "64 is not, once"

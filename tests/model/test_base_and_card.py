@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from logtrain.core.untrusted import sealed
 from logtrain.model import hf, peft
 from logtrain.model.base import base_folder, read_base, write_base
 from logtrain.model.card import DataLine, Score, read_scores, write_card
@@ -90,6 +91,12 @@ def test_scores_of_an_evaluation(tmp_path):
     result = {"data": {"path": "/x/test.json"}, "models": {"sft": {"metrics": {"fuzzy": {"mean": 0.5}}}}}
     (tmp_path / "scores.json").write_text(json.dumps(result))
     assert read_scores(f"sft={tmp_path}/scores.json") == [Score("test.json", "fuzzy", 0.5)]
+    (tmp_path / "scores.json").write_bytes(sealed(result))
+    assert read_scores(f"sft={tmp_path}/scores.json") == [Score("test.json", "fuzzy", 0.5)]
+    (tmp_path / "scores.json").write_bytes(sealed(result).replace(b"0.5", b"0.6"))
+    with pytest.raises(ValueError, match=r"scores\.json: its content has changed since it was written"):
+        read_scores(f"sft={tmp_path}/scores.json")
+    (tmp_path / "scores.json").write_bytes(sealed(result))
     assert read_scores("") == []
     with pytest.raises(ValueError, match=r"scores\.json: no scores of a model 'base'"):
         read_scores(f"base={tmp_path}/scores.json")

@@ -75,7 +75,20 @@ def test_an_older_checkpoint_loses_the_attempts_after_it():
     assert (found.seconds["step"], found.seconds["lost"]) == (20 + 3, 20 + 25)
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b'{"attempts": [{"began": "x"}]}', b"\xff"])
+IMPOSSIBLE = [
+    b'{"attempts": [{"began": 1, "last": 2, "devices": %s}]}' % more
+    for more in (b"0", b'1, "seconds": {"step": NaN}', b'1, "seconds": {"step": Infinity}', b'1, "tokens": -1')
+]
+
+
+def test_an_account_of_an_older_version_has_fewer_stages(tmp_path):
+    (tmp_path / goodput.FILE).write_text(
+        '{"attempts": [{"began": 1, "last": 5, "devices": 2, "seconds": {"step": 4}}]}'
+    )
+    assert account(read_attempts(tmp_path)).seconds["step"] == 4 == account(read_attempts(tmp_path)).wall
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"attempts": [{"began": "x"}]}', b"\xff", *IMPOSSIBLE])
 def test_a_damaged_account_is_told_and_stops_no_run(tmp_path, content):
     (tmp_path / goodput.FILE).write_bytes(content)
     with pytest.raises(ValueError, match="remove it to begin the account anew"):

@@ -118,6 +118,27 @@ def test_a_torn_line_is_ignored_and_what_was_changed_is_refused(file):
         Decisions(file, hashes)
 
 
+def test_a_lost_end_is_told_and_lost_decisions_are_no_empty_export(file, tmp_path, capsys):
+    decide(file, "ann", {0: "accept", 1: "accept"})
+    path, kept = file.with_name("rows.jsonl.reviews.jsonl"), tmp_path / "kept.jsonl"
+    os.truncate(path, path.stat().st_size - 9)
+    assert main([str(file), "--export", str(kept)]) == 0
+    assert "reviews.jsonl line 2: torn, by a kill or since; it does not count" in capsys.readouterr().out
+    assert len(kept.read_text().splitlines()) == 1
+    for lose in (lambda: path.write_bytes(b""), path.unlink):
+        lose()
+        with pytest.raises(ValueError, match=r"reviews.jsonl: no decision in it; review .*rows.jsonl first"):
+            main([str(file), "--export", str(kept)])
+
+
+def test_a_number_of_more_than_64_bits_is_kept(tmp_path):
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps([{"text": "a", "id": 2**70}]))
+    decide(file, "ann", {0: "accept"})
+    assert main([str(file), "--export", str(tmp_path / "kept.jsonl")]) == 0
+    assert json.loads((tmp_path / "kept.jsonl").read_text()) == {"text": "a", "id": 2**70}
+
+
 def test_summary_and_export(file, tmp_path, capsys):
     decide(file, "ann", {0: "accept", 1: "reject", 2: "edit", 3: "accept"})
     decide(file, "bob", {0: "accept", 1: "reject", 2: "accept", 3: "reject"})

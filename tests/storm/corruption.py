@@ -8,22 +8,19 @@ from random import Random
 
 from tests.storm.ground import Ground
 from tests.storm.outcome import Outcome, verdict_of
-from tests.storm.stage import STAGES
+from tests.storm.stages import STAGES
 
 KIND, PATIENCE = "corruption", 40.0
 READERS = (  # what is damaged, the stage that reads it, and whether that goes on from what is left of it half-way
-    *[
-        ("data", "cpt", False),
-        ("chats", "sft", False),
-        ("runs/cpt", "export", False),
-        ("runs/sft/adapter", "merge", False),
-    ],
-    *[("runs/cpt", "cpt", True), ("runs/sft", "sft", True)] * 2,
-    *[
-        ("runs/cpt/export", "evaluate", False),
-        ("runs/sft/adapter", "evaluate", False),
-        ("evaluation", "evaluate", False),
-    ],
+    *[("data", "cpt", False), ("chats", "sft", False), ("pairs", "dpo", False), ("replayed", "budget", False)],
+    *[("runs/cpt", "cpt", True), ("runs/sft", "sft", True), ("runs/budget", "budget", True)] * 2,
+    *[("runs/dpo", "dpo", True), ("replayed.samples", "replay", True), ("synthesised", "synthesise", True)] * 2,
+    *[("evaluation/judge", "judge", True), ("evaluation", "judge", False), ("synthesised", "synthesise", False)],
+    *[("runs/cpt", "export", False), ("runs/cpt", "blend", False), ("runs/sft/adapter", "merge", False)],
+    *[("runs/cpt", "report", False), ("runs/cpt", "status", False), ("runs/cpt", "trace", False)],
+    *[("runs/cpt/export", "evaluate", False), ("runs/sft/adapter", "evaluate", False)],
+    *[("evaluation", "evaluate", False), ("benchmark", "benchmark", False), ("merged", "lineage", False)],
+    *[("store", "hub pull", False), ("store", "lineage", False), ("reviewed.json.reviews.jsonl", "review", False)],
 )
 
 
@@ -35,16 +32,15 @@ def attack(ground: Ground, random: Random) -> Outcome:
         ground.half(stage)
     elif thing != stage.leaves:
         ground.take_away(stage)
-    files = sorted(path for path in (ground.here / thing).rglob("*") if path.is_file() and path.name != ".lock")
+    place = ground.here / thing
+    files = sorted(path for path in [place, *place.rglob("*")] if path.is_file() and path.name != ".lock")
     file = random.choice(files)
     how = random.choice(HOWS)
     done = how(file, random, [path for path in files if path.suffix == file.suffix and path != file])
     what = f"{'half ' * is_half}{file.relative_to(ground.here)}: {done}; {name}"
     ended = ground.run(stage, *(stage.resumes if is_half or thing == stage.leaves else ()), patience=PATIENCE)
     verdict, detail = verdict_of(ground, stage, ended, PATIENCE)
-    ground.reset(sorted({thing, stage.leaves}))
-    if stage.name == "export":
-        ground.reset(["exported", "exported.json"])
+    ground.restore(stage, thing)
     return Outcome(KIND, what, verdict, detail, 1, ended.seconds, ended.peak_gib)
 
 

@@ -13,6 +13,11 @@ SERVER.set_forkserver_preload(
     [
         *("logtrain.prepare", "logtrain.cpt", "logtrain.sft", "logtrain.merge", "logtrain.export", "logtrain.evaluate"),
         *("logtrain.training.run", "logtrain.training.publish", "logtrain.model.merging", "logtrain.generation.load"),
+        *("logtrain.dpo", "logtrain.replay", "logtrain.blend", "logtrain.judge", "logtrain.benchmark", "logtrain.hub"),
+        *("logtrain.review", "logtrain.report", "logtrain.status", "logtrain.trace", "logtrain.lineage"),
+        *("logtrain.training.reference", "logtrain.generation.replay_rounds", "logtrain.training.blending"),
+        *("logtrain.evaluation.judged_run", "logtrain.evaluation.suite", "logtrain.observe.page", "pyarrow.parquet"),
+        *("logtrain.training.rerun", "logtrain.serving.decisions", "logtrain.serving.reviewed_file"),
         *("logtrain.evaluation.run", "logtrain.evaluation.answering", "logtrain.evaluation.page"),
     ]
 )

@@ -9,7 +9,8 @@ from random import Random
 
 from tests.storm.ground import Ground
 from tests.storm.outcome import Outcome, ended_well, last_line
-from tests.storm.stage import STAGES, Stage
+from tests.storm.stage import Stage
+from tests.storm.stages import STAGES
 
 KIND, PATIENCE, DISK = "full disk", 40.0, "disk"
 PAGE = 4096
@@ -17,7 +18,7 @@ PAGE = 4096
 
 def attack(ground: Ground, random: Random) -> Outcome:
     """Run a stage whose output lies on a small disk, make room, and run it again."""
-    stage = on_disk(random.choice(list(STAGES.values())))
+    stage = on_disk(random.choice([stage for stage in STAGES.values() if place_of(stage) in stage.flags]))
     disk = ground.here / DISK
     need = sum(-(-path.stat().st_size // PAGE) * PAGE for path in (ground.kept / STAGES[stage.name].leaves).rglob("*"))
     size = max(PAGE, int(need * random.uniform(0, 1.2)) // PAGE * PAGE)
@@ -52,9 +53,14 @@ def filled(ground: Ground, stage: Stage, size: int, need: int) -> Outcome:
 
 def on_disk(stage: Stage) -> Stage:
     """The same stage, but for the place of what it leaves."""
-    place = "runs" if stage.leaves.startswith("runs/") else stage.leaves
+    place = place_of(stage)
     flags = tuple(f"{DISK}/{place}" if flag == place else flag for flag in stage.flags)
     return dataclasses.replace(stage, flags=flags, leaves=f"{DISK}/{stage.leaves}")
+
+
+def place_of(stage: Stage) -> str:
+    """What of a stage's flags says where it writes."""
+    return "runs" if stage.leaves.startswith("runs/") else stage.leaves
 
 
 def is_possible(folder: Path) -> bool:

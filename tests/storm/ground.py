@@ -5,17 +5,22 @@ An attack is made in `here`, always the same path, for files name each other by 
 """
 
 import os
-import random
 import shutil
+import signal
+import time
 from pathlib import Path
 
-from tests.storm.execution import Ended, execute
-from tests.storm.stage import STAGES, Result, Stage
-from tests.support.evaluation import ROWS, write_chat_model
-from tests.support.preparing import dump, make_rows
+from tests.storm.execution import Ended, Execution
+from tests.storm.inputs import write_inputs
+from tests.storm.server import serving
+from tests.storm.stage import Result, Stage
+from tests.storm.stages import STAGES
 
 HALF = "half"  # what is left of a stage that was stopped on its way: half/runs/cpt, say
-STOPPED = {"cpt": ("--trainer.stop_after", "5"), "sft": ("--trainer.stop_after", "5")}
+STOP = ("--trainer.stop_after", "5")
+STOPPED = {"cpt": STOP, "sft": STOP, "budget": STOP, "dpo": STOP}
+KILLED = {"replay": "replayed.samples/00000.jsonl", "judge": "evaluation/judge/verdicts.jsonl"}
+KILLED["synthesise"] = "synthesised/answers.jsonl"  # stage -> the file that it adds to
 
 
 class Ground:
@@ -25,15 +30,8 @@ class Ground:
         self.output = folder / "output"
         self.here.mkdir(parents=True)
         os.chdir(self.here)
-        write_chat_model(self.here / "model", 0.3)
-        source = random.Random(5)
-        chats = [
-            {"instruction": f"why error {i}?", "input": "disk " * source.randrange(9), "output": f"because disk {i}."}
-            for i in range(40)
-        ]
-        dump(self.here / "text.json", make_rows(60))
-        dump(self.here / "chats.json", chats)
-        dump(self.here / "test.json", ROWS[:5])
+        self.server = serving()
+        write_inputs(self.here)
         self.results: dict[str, Result] = {}
         self.seconds: dict[str, float] = {}
         for stage in STAGES.values():
@@ -41,6 +39,8 @@ class Ground:
         shutil.copytree(self.here, self.kept, symlinks=True)
         for name, flags in STOPPED.items():
             self.stop(STAGES[name], flags)
+        for name, file in KILLED.items():
+            self.kill(STAGES[name], self.here / file)
 
     def make(self, stage: Stage) -> None:
         """Run a stage undisturbed, and note what it gave."""
@@ -51,42 +51,71 @@ class Ground:
     def stop(self, stage: Stage, flags: tuple[str, ...]) -> None:
         """Keep what a training leaves that is stopped on its way."""
         self.take_away(stage)
-        ended = execute(stage.entry, [*stage.flags, *flags], self.output)
+        ended = self.run(stage, *flags)
         assert ended.statuses == [75], ended.said
-        shutil.copytree(self.here / stage.leaves, self.kept / HALF / stage.leaves)
-        self.reset([stage.leaves])
+        self.keep(stage)
+
+    def kill(self, stage: Stage, file: Path) -> None:
+        """Keep what a stage leaves that is killed once it has added some lines to a file."""
+        self.take_away(stage)
+        self.server.delay = 0.05
+        under_way = self.start(stage)
+        while under_way.is_running and not (file.exists() and file.read_bytes().count(b"\n") > 8):
+            time.sleep(0.001)
+        under_way.send(signal.SIGKILL)
+        under_way.end()
+        self.server.delay = 0.0
+        self.keep(stage)
+
+    def keep(self, stage: Stage) -> None:
+        """Keep what is there of a stage as its half."""
+        half = stage.half or stage.leaves
+        shutil.copytree(self.here / half, self.kept / HALF / half)
+        self.restore(stage)
+
+    def start(self, stage: Stage, *more: str) -> Execution:
+        flags = [flag.format(server=self.server.url) for flag in (*stage.flags, *more)]
+        return Execution(stage.entry, flags, self.output, ranks=stage.ranks)
 
     def run(self, stage: Stage, *more: str, patience: float = 60.0) -> Ended:
-        return execute(stage.entry, [*stage.flags, *more], self.output, ranks=stage.ranks, patience=patience)
+        return self.start(stage, *more).end(patience)
 
     def is_equal(self, stage: Stage) -> bool:
         """Whether a stage has left what it leaves undisturbed."""
         try:
             return stage.result(self.here / stage.leaves) == self.results[stage.name]
-        except (OSError, ValueError):
+        except (OSError, ValueError, LookupError, TypeError):
             return False
 
     def difference(self, stage: Stage) -> str:
         """What is not as it is undisturbed, in a few words."""
         try:
             found = stage.result(self.here / stage.leaves)
-        except (OSError, ValueError) as error:
-            return str(error)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            return repr(error)
         wanted = self.results[stage.name]
         return ", ".join(sorted(name for name in found.keys() | wanted if found.get(name) != wanted.get(name)))
 
     def take_away(self, stage: Stage) -> None:
         """Remove what a stage leaves, so that it can be run."""
         remove(self.here / stage.leaves)
-        if stage.name == "export":
-            remove(self.here / f"{stage.leaves}.json")
+        for pattern in stage.beside:
+            for path in self.here.glob(pattern):
+                remove(path)
         for left in (self.here / stage.leaves).parent.glob(".*.partial"):
             remove(left)
 
     def half(self, stage: Stage) -> None:
         """Put there what the stage had left when it was stopped on its way."""
         self.take_away(stage)
-        shutil.copytree(self.kept / HALF / stage.leaves, self.here / stage.leaves)
+        half = stage.half or stage.leaves
+        shutil.copytree(self.kept / HALF / half, self.here / half)
+
+    def restore(self, stage: Stage, *things: str) -> None:
+        """Bring back what a stage leaves, and these things, after an attack."""
+        self.take_away(stage)
+        beside = [str(path.relative_to(self.kept)) for pattern in stage.beside for path in self.kept.glob(pattern)]
+        self.reset(sorted({*things, stage.leaves, *beside}))
 
     def reset(self, things: list[str] | None = None) -> None:
         """Bring things, or all, back to what they were."""
@@ -96,7 +125,7 @@ class Ground:
             source = self.kept / name
             (self.here / name).parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
-                shutil.copytree(source, self.here / name, symlinks=True)
+                shutil.copytree(source, self.here / name, symlinks=True, dirs_exist_ok=True)
             elif source.exists():
                 shutil.copy2(source, self.here / name)
 

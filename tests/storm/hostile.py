@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.storm.ground import Ground, remove
 from tests.storm.outcome import Outcome, ended_well, last_line
-from tests.storm.stage import STAGES
+from tests.storm.stages import STAGES
 
 KIND, PATIENCE = "hostile", 20.0
 TARGETS = (  # a file, and the stages that read it
@@ -30,6 +30,21 @@ TARGETS = (  # a file, and the stages that read it
     ("chats/manifest.json", ("sft",)),
     ("runs/sft/adapter/adapter_config.json", ("merge", "evaluate")),
     ("runs/sft/adapter/adapter_model.safetensors", ("merge",)),
+    ("pairs.json", ("prepare pairs",)),
+    ("rows.parquet", ("prepare tables",)),
+    ("rows.csv.gz", ("prepare tables",)),
+    ("logs.zip", ("prepare tables",)),
+    ("a.log", ("synthesise",)),
+    ("suite.toml", ("benchmark",)),
+    ("reviewed.json", ("review",)),
+    ("runs/sft/adapter/base_model.json", ("merge",)),
+    ("merged/lineage.json", ("lineage",)),
+    ("store/versions/logs/000001.json", ("hub pull", "lineage")),
+    ("evaluation/scores.json", ("judge",)),
+    ("runs/cpt/goodput.json", ("status", "report")),
+    ("runs/cpt/export.json", ("status", "report")),
+    ("runs/cpt/metrics.jsonl", ("status", "report", "trace")),
+    ("runs/cpt/events.jsonl", ("status", "report")),
 )
 VALUES: tuple[Any, ...] = (
     *(None, True, [], {}, "", [[]], {"a": {}}, 0, -1, 1, 2**31, 2**62, 2**70, -(2**63), 1e308, 0.5),
@@ -57,11 +72,11 @@ def attack(ground: Ground, random: Random) -> Outcome:
     name, stages = random.choice(TARGETS)
     file, stage = ground.here / name, STAGES[random.choice(stages)]
     ground.take_away(stage)
-    hows = (
-        [value_in_json] * 4 + [deep, special_file, noise, keys_gone]
-        if file.suffix == ".json"
-        else [header, special_file]
-    )
+    hows = {
+        ".json": [value_in_json] * 4 + [deep, special_file, noise, keys_gone],
+        ".safetensors": [header, special_file],
+        ".jsonl": [value_in_line] * 3 + [special_file, noise],
+    }.get(file.suffix, [noise] * 3 + [special_file])
     if file.name == "tokenizer_config.json":
         hows += [template] * 6
     how = random.choice(hows)
@@ -71,8 +86,7 @@ def attack(ground: Ground, random: Random) -> Outcome:
     is_refused = ended.statuses[0] == 2 and len(ended.errors) == len(ended.statuses)
     verdict = wrong or ("taken" if ended.is_done else "refused" if is_refused else "status")
     remove(ground.here / "HARM")
-    ground.reset([name.split("/")[0]])
-    ground.reset([stage.leaves, *(["exported.json"] if stage.name == "export" else [])])
+    ground.restore(stage, name.split("/")[0])
     return Outcome(KIND, what, verdict, last_line(ended)[:200], 1, ended.seconds, ended.peak_gib)
 
 
@@ -94,6 +108,18 @@ def value_in_json(file: Path, random: Random) -> str:
     container[key] = VALUES[number]
     file.write_text(json.dumps(facts))
     return f"{key!r} = {json.dumps(VALUES[number])[:40]}"
+
+
+def value_in_line(file: Path, random: Random) -> str:
+    """Another value in the place of one, in a line of JSON."""
+    lines = file.read_text().splitlines() or ['{"step": 1, "kind": "spike", "time": 1.0, "text": ""}']
+    at, number = random.randrange(len(lines)), random.randrange(len(VALUES))
+    facts = json.loads(lines[at])
+    key = random.choice(list(facts))
+    facts[key] = VALUES[number]
+    lines[at] = json.dumps(facts)
+    file.write_text("\n".join(lines) + "\n")
+    return f"line {at + 1}: {key!r} = {json.dumps(VALUES[number])[:40]}"
 
 
 def keys_gone(file: Path, random: Random) -> str:

@@ -2,6 +2,7 @@
 end with the bytes that it gives undisturbed.
 """
 
+import re
 import signal
 import time
 from pathlib import Path
@@ -10,9 +11,11 @@ from random import Random
 from tests.storm.execution import Ended, Execution
 from tests.storm.ground import Ground
 from tests.storm.outcome import Outcome, ended_well, last_line
-from tests.storm.stage import STAGES, Stage
+from tests.storm.stage import Stage
+from tests.storm.stages import STAGES
 
 KIND, PATIENCE, MOST = "kill", 60.0, 4
+THERE = re.compile("exists already|not empty")  # a command that was killed when its output had just got its name
 
 
 def attack(ground: Ground, random: Random) -> Outcome:
@@ -26,13 +29,13 @@ def attack(ground: Ground, random: Random) -> Outcome:
         if moment:
             sent += 1
             told.append(f"{number.name} {moment}")
-        if (wrong := wrong_with(stage, number, ended)) and "exists already" not in ended.said:
+        if (wrong := wrong_with(stage, number, ended)) and not THERE.search(ended.said):
             return outcome(ground, stage, told, sent, wrong, f"{ended.statuses} {last_line(ended)}")
-        if ended.is_done or "exists already" in ended.said:
+        if ended.is_done or THERE.search(ended.said):
             break
     else:
         ended = ground.run(stage, *stage.resumes, patience=PATIENCE)
-    is_there = "exists already" in ended.said and ground.is_equal(stage)  # killed when it had just got its name
+    is_there = THERE.search(ended.said) and ground.is_equal(stage)
     if not ended.is_done and not is_there:
         wrong = "traceback" if "Traceback" in ended.said else "not resumed"
         return outcome(ground, stage, told, sent, wrong, f"{ended.statuses} {last_line(ended)}")
@@ -45,10 +48,7 @@ def attack(ground: Ground, random: Random) -> Outcome:
 def outcome(ground: Ground, stage: Stage, told: list[str], sent: int, verdict: str, detail: str) -> Outcome:
     for left in (ground.here / stage.leaves).parent.glob(".*.partial"):
         detail += f" left: {left.name}" if verdict == "equal" and stage.name != "export" else ""
-    ground.take_away(stage)
-    ground.reset([stage.leaves])
-    if stage.name == "export":
-        ground.reset(["exported.json"])
+    ground.restore(stage)
     return Outcome(KIND, f"{stage.name}: {', '.join(told) or 'none'}", verdict, detail, sent)
 
 
@@ -56,7 +56,7 @@ def hit(ground: Ground, stage: Stage, number: signal.Signals, random: Random, *m
     """Start the stage and send it a signal -> how it ended, and when it was hit; "" where it had ended before."""
     waits_for_aside, share = random.random() < 0.4, random.random()
     rank = random.randrange(stage.ranks) if stage.ranks > 1 and random.random() < 0.7 else None
-    under_way = Execution(stage.entry, [*stage.flags, *more], ground.output, ranks=stage.ranks)
+    under_way = ground.start(stage, *more)
     leaves = ground.here / stage.leaves
     while under_way.is_running:
         if waits_for_aside and aside(leaves):

@@ -1,5 +1,5 @@
-"""The commands as a storm meets them: a stage is one command with its flags, the things that it reads, and what of the
-things that it leaves must be the same however often it was interrupted.
+"""A command as a storm meets it: its flags, and what of the things that it leaves must be the same however often it was
+interrupted. Which there are is in stages.py.
 """
 
 import hashlib
@@ -19,17 +19,19 @@ class Stage:
     name: str
     entry: str
     flags: tuple[str, ...]
-    """relative to the ground"""
-    reads: tuple[str, ...]
-    """the things of the ground that it reads"""
+    """relative to the ground; {server}: the address of the ground's server"""
     leaves: str
     """the thing that it writes"""
     result: Callable[[Path], Result]
     resumes: tuple[str, ...] = ()
     """flags with which it goes on where it was interrupted; without, the same command is given again"""
     ranks: int = 1
-    again: str = ""
-    """the same from the beginning, where `leaves` is there already: the thing to start from"""
+    beside: tuple[str, ...] = ()
+    """what it writes elsewhere, as patterns"""
+    half: str = ""
+    """what it leaves when it is stopped on its way, if not `leaves`"""
+    tells: str = ""
+    """a part of the line that tells of a change which is not refused"""
 
 
 def digest(path: Path) -> str:
@@ -61,7 +63,8 @@ def series(run: Path) -> str:
 
 def of_run(run: Path) -> Result:
     """Of a training: its series, its last checkpoint and what it published."""
-    found = {"series": series(run), "export.json": digest(run / "export.json")}
+    found = {"series": series(run)}
+    found |= {name: digest(run / name) for name in ("export.json", "forgetting.json") if (run / name).exists()}
     for folder in (run / "export", run / "adapter", run / "checkpoints" / f"step-{STEPS:06d}"):
         found |= {f"{folder.name}/{name}": value for name, value in files_of(folder).items()} if folder.is_dir() else {}
     last = f"step-{STEPS:06d}/checkpoint.json"
@@ -70,59 +73,50 @@ def of_run(run: Path) -> Result:
     return found | {last: str(facts)}
 
 
-def of_model(folder: Path) -> Result:
-    return files_of(folder)
+def of_dpo(run: Path) -> Result:
+    """Of a training on pairs: the numbers of its reference, too."""
+    return of_run(run) | {file.name: digest(file) for file in Path("pairs").glob("reference-*")}
 
 
-def of_data(folder: Path) -> Result:
-    return files_of(folder)
+def of_synthesis(run: Path) -> Result:
+    """Rows, and how many; what they cost depends on the requests that were lost."""
+    names = ("train.jsonl", "valid.jsonl", "valid_systems.jsonl", "chunks.jsonl", "rejected.jsonl")
+    told = json.loads((run / "report.json").read_text())
+    return {name: digest(run / name) for name in names} | {
+        name: str(told[name]) for name in ("rows", "by_task", "chunks")
+    }
+
+
+def of_judgement(folder: Path) -> Result:
+    return {"judge.json": digest(folder.with_suffix(".json"))}
+
+
+def of_store(store: Path) -> Result:
+    """The files of each version; when and by whom it was pushed differs."""
+    versions = sorted(store.glob("versions/*/*.json"))
+    named = {str(file.relative_to(store)): json.loads(file.read_text())["files"] for file in versions}
+    there = {of["sha256"] for files in named.values() for of in files.values()}
+    objects = {digest(store / "objects" / sha256[:2] / sha256) for sha256 in there}
+    return {name: str(files) for name, files in named.items()} | {"objects": str(sorted(objects))}
+
+
+def of_benchmark(run: Path) -> Result:
+    return {"benchmark.json": digest(run / "benchmark.json")}
+
+
+def of_file(file: Path) -> Result:
+    return {file.name: digest(file)}
+
+
+def of_output(_: Path) -> Result:
+    """Of what only tells, but for its first line, which says how much of the run's records there was to compare."""
+    return {"told": str(Path("../output").read_text().splitlines()[1:])}
+
+
+def of_nothing(_: Path) -> Result:
+    """Of what tells of times."""
+    return {}
 
 
 def of_evaluation(run: Path) -> Result:
     return {name: digest(run / name) for name in ("scores.json", "samples.jsonl")}
-
-
-def training(name: str, data: str, *more: str) -> tuple[str, ...]:
-    fixed = ("--name", name, "--runs", "runs", "--model", "model", "--data", data, "--optim.lr", "1e-3")
-    loader = ("--loader.seq_len", str(SEQ_LEN), "--loader.rows_per_step", "2", "--trainer.max_steps", str(STEPS))
-    every = ("--trainer.epochs", "9", "--trainer.log_every", "1", "--trainer.save_every", "2", "--trainer.keep", "2")
-    return (*fixed, *loader, *every, "--trainer.valid_every", "4", *more)
-
-
-def preparing(source: str, output: str, *more: str) -> tuple[str, ...]:
-    fixed = ("--input", source, "--tokenizer", "model", "--output", output, "--seq_len", str(SEQ_LEN))
-    return (*fixed, "--valid_fraction", "0.2", "--workers", "1", *more)
-
-
-EVALUATE = ("--models", "base=model", "cpt=runs/cpt/export", "sft=runs/sft/adapter", "--data", "test.json")
-EVALUATE += ("--format", "alpaca", "--run", "evaluation", "--max_new_tokens", "8", "--perplexity", "own=text.json")
-AUTO = ("--resume", "auto")
-LORA = ("--lora.rank", "2", "--lora.alpha", "4")
-STAGES = {
-    stage.name: stage
-    for stage in (
-        Stage("prepare", "logtrain.prepare", preparing("text.json", "data"), ("model", "text.json"), "data", of_data),
-        Stage(
-            *("prepare chats", "logtrain.prepare", preparing("chats.json", "chats", "--format", "alpaca")),
-            *(("model", "chats.json"), "chats", of_data),
-        ),
-        Stage("cpt", "logtrain.cpt", training("cpt", "data"), ("model", "data"), "runs/cpt", of_run, AUTO),
-        Stage(
-            *("cpt on 2 ranks", "logtrain.cpt", training("two", "data", "--parallel.timeout", "3")),
-            *(("model", "data"), "runs/two", of_run, AUTO, 2),
-        ),
-        Stage("sft", "logtrain.sft", training("sft", "chats", *LORA), ("model", "chats"), "runs/sft", of_run, AUTO),
-        Stage(
-            *("export", "logtrain.export", ("--run", "runs/cpt", "--output", "exported")),
-            *(("model", "data", "runs/cpt"), "exported", of_model),
-        ),
-        Stage(
-            *("merge", "logtrain.merge", ("--model", "model", "--adapter", "runs/sft/adapter", "--output", "merged")),
-            *(("model", "runs/sft"), "merged", of_model),
-        ),
-        Stage(
-            *("evaluate", "logtrain.evaluate", EVALUATE),
-            *(("model", "runs/cpt", "runs/sft", "test.json", "text.json"), "evaluation", of_evaluation, AUTO),
-        ),
-    )
-}

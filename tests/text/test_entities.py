@@ -48,6 +48,10 @@ CASES = {  # what an answer says -> the entities of it that the log does not hav
     "2 failed passwords, 3 lines with failed, 6 lines; 20 failed passwords": ["20"],
     "1. read/write over TCP/IP\n2) and/or the 24th, e.g. 5 of them\n10. OpenSSH, SHA256, IPv4, HTTP/1.1, 5xx": [],
     "a 10-second wait, 99% and 42%": ["99", "42"],
+    "10.0.33.1": ["10.0.33.1"],  # at the beginning of a line, where numbers of sections stand
+    "10.0.0.7 failed\n13.5 s later\n10.0.0.5": ["10.0.0.7", "13.5"],
+    "13.5.\n": ["13.5"],
+    "12.3 Cause\n12.3.1 **Why**\n**12.4** How\n12) a\n12.3. b": [],
     "Ünïcode – 10.0.0.5\u00a0and\u2028x ١٢٣ ²": [],
     "": [],
 }
