@@ -221,3 +221,18 @@ def test_turns_that_are_no_json_in_a_table(tmp_path):
     row = next(InputFile(tmp_path / "a.csv").rows(1))[1]
     with pytest.raises(BadRow, match='"conversations" is a string, not an array'):
         row_conversation(row, "sharegpt")
+
+
+def test_a_file_that_is_given_twice_is_read_once(tmp_path):
+    """By patterns that overlap, and by links as `current.log`: rows would count twice without a word."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "app.log").write_text("disk error\n")
+    (tmp_path / "logs" / "current.log").symlink_to("app.log")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.jsonl", ROWS)
+        archive.writestr("b.jsonl", ROWS)
+    given = ["logs/*.log", "logs", "./logs/app.log", "a.zip", "a.zip"]
+    inputs = Inputs([str(tmp_path / path) for path in given], 64)
+    assert [file.path.name for file in inputs.files] == ["app.log", "a.jsonl", "b.jsonl"]
+    assert inputs.told().startswith("left out, for they were given before: ")
+    assert inputs.told().count("current.log") == 2
