@@ -30,6 +30,7 @@ from logtrain.data.rows import (
     columns,
     domain_of,
     group_of,
+    hint_of_rows,
     parsed_rows,
     refuse_unencodable,
     string,
@@ -169,9 +170,11 @@ def listed_turns(row: dict[str, object], where: TurnColumns, ignore_columns: Col
     """The turns in the column of a row that lists them. Raises BadRow."""
     listed = row.get(where.turns)
     if listed is None:
-        raise BadRow(f'no "{where.turns}" among its columns ({", ".join(row)})')
+        raise BadRow(f'no "{where.turns}" among its columns ({", ".join(row)}){hint_of_rows(row)}')
     if isinstance(listed, str):  # in a table of text
         listed = json_cell(listed)
+    if isinstance(listed, dict):  # columns of turns, as Hugging Face's datasets keep lists of objects
+        listed = rows_of(listed)
     if not isinstance(listed, list):
         what = "a string" if isinstance(listed, str) else json_type(listed)  # of a Cell, too
         raise BadRow(f'"{where.turns}" is {what}, not an array')
@@ -192,6 +195,14 @@ def listed_turns(row: dict[str, object], where: TurnColumns, ignore_columns: Col
         except BadRow as bad:
             raise BadRow(f"turn {i}: {bad}") from None
     return turns
+
+
+def rows_of(columns: dict[str, object]) -> object:
+    """The objects that columns of equal lengths stand for; the columns as they are where they do not."""
+    lists = [value for value in columns.values() if isinstance(value, list)]
+    if len(lists) < len(columns) or len({len(values) for values in lists}) != 1:
+        return columns
+    return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
 
 def json_cell(text: str) -> object:

@@ -28,6 +28,7 @@ from logtrain.data.rows import (
     columns,
     domain_of,
     group_of,
+    hint_of_rows,
     parsed_rows,
     refuse_unencodable,
     string,
@@ -93,7 +94,7 @@ def row_document(value: object, format: TextFormat, reading: Reading = AS_THEY_A
         text = f"Human: {prompt}\nAssistant: {string(row, 'output')}\n"
     else:
         found = next((format for column, format in CHAT_COLUMNS.items() if column in row), None)
-        hint = f"; a chat to fine-tune on is read with --format {found}" if found else ""
+        hint = f"; a chat to fine-tune on is read with --format {found}" if found else hint_of_rows(row)
         raise BadRow(f"neither text nor instruction and output among its columns ({', '.join(row)}){hint}")
     if unread := reading.unread(row, reads):
         raise BadRow(f'no rule reads the text in "{unread[0]}"; to leave it out, --ignore_columns {shlex.join(unread)}')

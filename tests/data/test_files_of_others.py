@@ -215,9 +215,45 @@ def test_turns_with_the_names_of_the_other_format(turns):
             row_conversation({column: [turns[0] | {"weight": 0}, turns[1]]}, format)
 
 
+@pytest.mark.parametrize("turns", [BY_ROLE, BY_FROM])
+def test_turns_by_columns(tmp_path, turns):
+    """As Hugging Face's datasets keep a Sequence of objects."""
+    by_column = {name: [turn[name] for turn in turns] for name in turns[0]}
+    path = write(tmp_path / "a.parquet", pyarrow.table({"messages": [by_column]}))
+    row = next(InputFile(path).rows(1))[1]
+    assert row_conversation(row, "messages")[0] == (Turn("user", "q"), Turn("assistant", "a"))
+    for wrong in ({"role": ["user"], "content": ["q", "a"]}, {"role": "user", "content": ["q"]}, {}):
+        with pytest.raises(BadRow, match='"messages" is an object, not an array'):
+            row_conversation({"messages": wrong}, "messages")
+
+
+def test_rows_within_an_object(tmp_path):
+    (tmp_path / "a.json").write_text('{"version": "1", "data": [{"text": "a"}, {"text": "b"}]}')
+    assert texts(tmp_path / "a.json")[0].endswith('; if "data" holds the rows, write it alone into a file: jq .data')
+    with pytest.raises(
+        BadRow, match=r'no "messages" among its columns \(train\); if "train" holds the rows, write it alo'
+    ):
+        row_conversation({"train": [{"messages": BY_ROLE}]}, "messages")
+
+
 def test_turns_that_are_no_json_in_a_table(tmp_path):
     """As pandas writes lists into CSV."""
     (tmp_path / "a.csv").write_text("conversations\n\"[{'from': 'human', 'value': 'q'}]\"\n")
     row = next(InputFile(tmp_path / "a.csv").rows(1))[1]
     with pytest.raises(BadRow, match='"conversations" is a string, not an array'):
         row_conversation(row, "sharegpt")
+
+
+def test_a_file_that_is_given_twice_is_read_once(tmp_path):
+    """By patterns that overlap, and by links as `current.log`: rows would count twice without a word."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "app.log").write_text("disk error\n")
+    (tmp_path / "logs" / "current.log").symlink_to("app.log")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.jsonl", ROWS)
+        archive.writestr("b.jsonl", ROWS)
+    given = ["logs/*.log", "logs", "./logs/app.log", "a.zip", "a.zip"]
+    inputs = Inputs([str(tmp_path / path) for path in given], 64)
+    assert [file.path.name for file in inputs.files] == ["app.log", "a.jsonl", "b.jsonl"]
+    assert inputs.told().startswith("left out, for they were given before: ")
+    assert inputs.told().count("current.log") == 2
