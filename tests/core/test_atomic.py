@@ -289,6 +289,6 @@ def visible(folder: Path) -> dict[str, str]:
 
 def test_a_full_disk_in_a_new_folder_is_named(tmp_path):
     """A file that is open has no name in what the system says."""
-    with pytest.raises(OSError, match="No space left on device: '.*/a'"), new_folder(tmp_path / "a"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a'"), new_folder(tmp_path / "a"):
         Path("/dev/full").write_text("a")
     assert not list(tmp_path.iterdir())
