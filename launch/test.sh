@@ -17,4 +17,4 @@ elif [ "${1:-}" = --trials ]; then
     which=()
     shift
 fi
-CUDA_VISIBLE_DEVICES="" exec python -m pytest -q --numprocesses auto --dist loadfile ${which[@]+"${which[@]}"} "$@"
+CUDA_VISIBLE_DEVICES="" exec python -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder ${which[@]+"${which[@]}"} "$@"

@@ -11,6 +11,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: within `interpreted()` its kernels run on the CPU
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -32,6 +33,16 @@ hypothesis.settings.load_profile("logtrain")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # the tensors of tests are small: on busy cores a second thread made them 17 times slower
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files by how long they take, the longest first: workers take a file each, and none waits at the end for
+    another that has just begun a long one.
+    """
+    seconds = Counter()
+    for item in items:
+        seconds[item.path] += 8.0 if item.get_closest_marker("slow") else 0.1
+    items.sort(key=lambda item: (-seconds[item.path], str(item.path)))  # within a file as they were
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -161,3 +161,6 @@ def test_grounding():
     assert found == {"grounded": 2 / 3, "recalled": 1}, "equal entities count once"
     assert grounding("Somebody failed.", turns, "10.0.0.5, port 49602") == {"grounded": None, "recalled": 0}
     assert grounding("See line 1 and L9.", turns, "L9")["recalled"] == 1
+
+    turns = [Turn("user", "Block blk_7 of size 67108864 was lost.")]
+    assert grounding("64 MB of blk_7 and 64 others were lost.", turns, "")["grounded"] == 1 / 2, "64 is not, once"

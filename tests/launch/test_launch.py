@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 from tests.support import LAUNCH
-from tests.support.program import last_step
+from tests.support.program import Program, last_step
 from tests.support.synthetic import write_data, write_model
 
 TERM, KILL = -signal.SIGTERM, -signal.SIGKILL  # as a parent sees the end of a process by a signal
 
 WORKER = """
 import os, pathlib, signal, sys, time
-how, rank, stopped = sys.argv[1], os.environ["RANK"], []
+how, folder, rank, stopped = sys.argv[1], pathlib.Path(sys.argv[2]), os.environ["RANK"], []
 if how == "stop":
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.append(1))
-pathlib.Path("ready-" + rank).touch()
+(folder / ("ready-" + rank)).touch()
 if how == "wrong":  # as core/entry.py ends: rank 0 speaks, the others wait for it
     if rank == "0":
         sys.exit(print("error: one clear line", file=sys.stderr) or 2)
@@ -35,22 +35,22 @@ while not stopped:
 time.sleep(1.0)  # a save takes a while, and not equally long on all ranks
 if rank == "1":
     time.sleep(0.5)
-pathlib.Path("saved-" + rank).touch()
+(folder / ("saved-" + rank)).touch()
 sys.exit(75)
 """
 
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts two fake workers under launch/torchrun.py in tmp_path and waits until they run."""
+    """Starts two fake workers under launch/torchrun.py and waits until they run."""
 
-    def start(how: str) -> subprocess.Popen:
+    def start(how: str) -> Program:
         (tmp_path / "worker.py").write_text(WORKER)
-        command = [sys.executable, LAUNCH / "torchrun.py", "--standalone", "--nproc_per_node", "2", "worker.py", how]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        launcher = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        flags = ["--standalone", "--nproc_per_node", "2", str(tmp_path / "worker.py"), how, str(tmp_path)]
+        environment = {"OMP_NUM_THREADS": "1"}
+        launcher = Program(flags, tmp_path / "said", entry=str(LAUNCH / "torchrun.py"), environment=environment)
         first = 1 if how == "wrong" else 2  # it may end before the other has begun
-        until(lambda: len(list(tmp_path.glob("ready-*"))) >= first, launcher)
+        launcher.until_or_end(lambda: len(list(tmp_path.glob("ready-*"))) >= first)
         return launcher
 
     return start
@@ -69,21 +69,20 @@ def until(happened, process: subprocess.Popen, seconds: float = 120) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_request_lets_the_workers_save_and_gives_75(start, tmp_path, number):
     launcher = start("stop")
-    launcher.send_signal(number)
-    _, errors = launcher.communicate(timeout=240)
-    assert launcher.returncode == 75
+    launcher.send(number)
+    assert launcher.wait(240) == [75], launcher.output.read_text()
     assert len(list(tmp_path.glob("saved-*"))) == 2
-    assert errors == ""
+    assert launcher.output.read_text() == ""
 
 
 def test_a_wrong_input_is_one_line_and_the_status_of_the_worker(start):
-    _, errors = (launcher := start("wrong")).communicate(timeout=240)
-    assert (launcher.returncode, errors) == (2, "error: one clear line\n")
+    launcher = start("wrong")
+    assert (launcher.wait(240), launcher.output.read_text()) == ([2], "error: one clear line\n")
 
 
 def test_a_killed_worker_is_named_and_ends_the_others(start):
-    _, errors = (launcher := start("crash")).communicate(timeout=240)
-    assert (launcher.returncode, errors) == (137, "torchrun: rank 1 was killed by SIGKILL\n")
+    launcher = start("crash")
+    assert (launcher.wait(240), launcher.output.read_text()) == ([137], "torchrun: rank 1 was killed by SIGKILL\n")
 
 
 @pytest.mark.parametrize(
@@ -109,12 +108,13 @@ def test_exit_status(codes, status):
 
 @pytest.mark.slow
 def test_cpt_stops_with_75_and_goes_on(tmp_path):
-    """launch/run.sh cpt with the real trainer on two ranks: SIGTERM saves, --resume auto finishes."""
+    """launch/run.sh cpt with the real trainer on two ranks: SIGTERM saves; --resume auto finishes."""
     model = write_model(tmp_path / "model", hidden_size=32, vocab_size=130, num_attention_heads=4)
     data = write_data(tmp_path / "data", model, seq_len=32, lengths={"train": [32] * 200})
     run = tmp_path / "stopped"
-    command = [LAUNCH / "run.sh", "cpt", "--name", "stopped", "--model", model, "--data", data, "--runs", tmp_path]
-    command += ["--loader.seq_len", "32", "--loader.rows_per_step", "2", "--trainer.log_every", "1"]
+    flags = ["--name", "stopped", "--model", str(model), "--data", str(data), "--runs", str(tmp_path)]
+    flags += ["--loader.seq_len", "32", "--loader.rows_per_step", "2", "--trainer.log_every", "1"]
+    command = [LAUNCH / "run.sh", "cpt", *flags]
     environment = {**os.environ, "PET_NPROC_PER_NODE": "2", "VIRTUAL_ENV": sys.prefix, "PYTHONUNBUFFERED": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
 
@@ -127,10 +127,10 @@ def test_cpt_stops_with_75_and_goes_on(tmp_path):
     assert 2 <= saved < 100
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{saved:06d}"]
 
-    command += ["--resume", "auto", "--trainer.log_every", "100"]
-    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert (second.returncode, second.stderr) == (0, "")
-    assert f"resumed from {run}/checkpoints/step-{saved:06d}" in second.stdout
+    flags += ["--resume", "auto", "--trainer.log_every", "100"]
+    second = Program(flags, tmp_path / "said", ranks=2)  # as ranks that a launcher has started
+    assert second.wait(240) == [0, 0], second.output.read_text()
+    assert f"resumed from {run}/checkpoints/step-{saved:06d}" in second.output.read_text()
     assert last_step(run) == 100
     assert (run / "export" / "model.safetensors").exists()
 

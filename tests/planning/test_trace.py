@@ -95,8 +95,8 @@ KINDS = {"_allgather_base_": "all_gather", "_reduce_scatter_base_": "reduce_scat
 
 @patch.object(llama, "attention", lambda *args: whole_rows(*args))  # a rank lives on for other tests
 def real_step(config: CptConfig) -> tuple[int, Counter]:
-    """On a rank: the second of two real steps; -> (bytes that it held at most beyond those before it, as PyTorch's own
-    profiler counted them; collectives with their bytes).
+    """On a rank: the second of two real steps, of which the first has one micro-batch; -> (bytes that it held at most
+    beyond those before it, as PyTorch's own profiler counted them; collectives with their bytes).
     """
     torch.set_num_threads(1)
     world = World()
@@ -107,12 +107,12 @@ def real_step(config: CptConfig) -> tuple[int, Counter]:
     ids = torch.randint(SHAPE.vocab_size, (tokens,))
     positions, cu_seqlens = torch.arange(tokens, dtype=torch.int32), torch.tensor([0, tokens])
     batch = Batch(ids, ids, positions, cu_seqlens, config.loader.seq_len, seeds_T=ids)
+    first = Step([batch], tokens=tokens, targets=tokens, attention_pairs=0)  # creates the optimizer's state
     step = Step([batch] * config.loader.accumulation(world.size), tokens=tokens, targets=tokens, attention_pairs=0)
-    train_step(step, 0)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    train_step(first, 0)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile, Calls() as calls:
         train_step(step, 1)
-    with Calls() as calls:
-        train_step(step, 2)
     world.close()
     with tempfile.TemporaryDirectory() as folder:
         profile.export_chrome_trace(f"{folder}/trace.json")

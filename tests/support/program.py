@@ -7,6 +7,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -22,6 +23,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         *("logtrain.cpt", "logtrain.export", "logtrain.chat", "logtrain.serve", "logtrain.synthesise"),
+        "torch.distributed.run",  # of launch/torchrun.py
         # What an entry imports after its flags.
         *("logtrain.conversation.repl", "logtrain.generation.load", "logtrain.serving.listening"),
         *("logtrain.synthesis.rows", "logtrain.synthesis.screen", "logtrain.synthesis.teacher"),
@@ -30,7 +32,9 @@ SERVER.set_forkserver_preload(
 
 
 class Program:
-    """`python -m logtrain.cpt FLAGS`, or another entry, on so many ranks; what they print goes to the file `output`."""
+    """`python -m logtrain.cpt FLAGS`, or another entry or the path of a script, on so many ranks; what they print goes
+    to the file `output`.
+    """
 
     def __init__(
         self,
@@ -92,7 +96,10 @@ def become(entry: str, flags: Sequence[str], env: dict[str, str], output: Path) 
     os.dup2(file, 2)
     torch.set_num_threads(1)
     sys.argv = [entry, *flags]
-    run(importlib.import_module(entry).main)
+    if entry.endswith(".py"):
+        runpy.run_path(entry, run_name="__main__")
+    else:
+        run(importlib.import_module(entry).main)
 
 
 def last_step(run: Path) -> int:
