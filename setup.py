@@ -51,6 +51,7 @@ EXTRAS = {
     "yaml": ["pyyaml>=6.0"],  # recipes of other trainers; whole in C since 6.0
     "track": ["tensorboard>=2.16", "wandb>=0.17", "mlflow>=2.14", "trackio>=0.2"],  # --track
     "parquet": ["pyarrow>=26.0"],  # .parquet, .arrow and .feather
+    "peft": ["peft>=0.17", "transformers>=5.0"],  # merging adapters of other methods than LoRA
     "bench": ["transformers>=5.0", "accelerate>=1.1", "liger-kernel>=0.8"],  # what we compare ourselves with
     # transformers, peft and rouge-score are the oracles; our kernels must not move more bytes than Liger's. rouge-score
     # is not at run time: all that scoring.py could use of it is a regular expression, and it brings nltk with it.

@@ -14,6 +14,13 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM
 
+
+class Server(ThreadingHTTPServer):
+    """A thread a connection, of which as many may come at once as there are clients in any load."""
+
+    daemon_threads, request_queue_size = True, 128
+
+
 Waiting = tuple[list[int], int, "queue.SimpleQueue[list[int]]"]
 
 
@@ -54,8 +61,7 @@ def main() -> None:
             self.end_headers()
             self.wfile.write(content)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"at http://127.0.0.1:{server.server_address[1]}/v1", flush=True)
     while True:

@@ -21,7 +21,7 @@ COMMANDS = {
     "trace": "tell which documents were in a step and what each weighed; rerun without one",
     "replay": "let a model write its own old data, to mix in when it is trained on new",
     "blend": "average, interpolate or add up the weights of models, checkpoints or adapters",
-    "merge": "merge a LoRA adapter (PEFT's format) into its model",
+    "merge": "merge an adapter (PEFT's format) into its model",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "evaluate": "let models answer a test set, score the answers and compare",
     "benchmark": "let models answer a suite of log tasks, beside published figures",

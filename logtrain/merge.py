@@ -17,7 +17,7 @@ from logtrain.core.location import MODEL, OUTPUT
 
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig(Config):
-    """Merge a LoRA adapter in PEFT's format into its model."""
+    """Merge an adapter in PEFT's format into its model: LoRA, or by PEFT itself what else it merges."""
 
     adapter: Annotated[str, MODEL]
     """Folder of the adapter, with adapter_config.json and adapter_model.safetensors."""

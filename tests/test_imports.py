@@ -20,7 +20,7 @@ LEVEL_OF = {name.strip(): level for level, names in enumerate(HOUSE.split("<")) 
 
 NATIVE = {"logtrain._pack": ("data",), "logtrain._rouge": ("evaluation",)}  # compiled from csrc/, and who may import it
 ONLY_IN = {**NATIVE, "logtrain_kernels": ("model", "planning")}  # a package of which only these may import
-OPTIONAL = {"pyarrow", "flash_attn", "yaml"}  # what an extra brings, so imported where it is used
+OPTIONAL = {"pyarrow", "flash_attn", "yaml", "peft", "transformers"}  # of extras, so imported where they are used
 KERNELS_MAY_IMPORT = {"torch", "triton", "logtrain_kernels"} | sys.stdlib_module_names
 
 

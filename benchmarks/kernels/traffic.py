@@ -26,7 +26,7 @@ NUM_PARTS = dropped_linear.num_parts
 FEW = (1, 2, 3)
 COUNTED: dict[Operation, tuple[int, int, int]] = {
     **dict.fromkeys((rms_norm_backward, add_rms_norm_backward), (264, 265, 266)),  # ours has 132 programs, Liger's 264
-    CASTS[1]: (132, 133, 134),  # 528 programs, as at all tokens, have a block of 4096: four or more a row
+    CASTS[0]: (132, 133, 134),  # 528 programs, as at all tokens, have a block of 4096: four or more a row
     **dict.fromkeys(ADAPTERS, (64, 128, 192)),  # programs of 64 rows
 }
 LEFT_OUT = ADAPTERS[2:]  # the same kernels at another width, which take the interpreter minutes

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,16 +15,20 @@ from unittest.mock import patch
 from torch import nn
 
 from benchmarks.precision.variant import Job
-from logtrain.model.float8 import Float8Linear
+from logtrain.model.float8 import Float8Block, Float8Linear
+from logtrain.model.llama import Block
 from logtrain.training.optim import make_optimizer
 from logtrain.training.step import TrainStep, validate
 
 T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}  # Student's t, two-sided
 
 
-def weights_as_they_are() -> AbstractContextManager[Any]:
+@contextmanager
+def weights_as_they_are() -> Iterator[None]:
     """Meanwhile models compute as they would be exported: nothing of them is cast to float8."""
-    return patch.object(Float8Linear, "forward", nn.Linear.forward)
+    block, linear = (Float8Block, "forward", Block.compute), (Float8Linear, "forward", nn.Linear.forward)
+    with patch.object(*block), patch.object(*linear):
+        yield
 
 
 def train_once(job: Job, variant: str, seed: int, lr: float, valid_steps: int) -> dict[str, Any]:

@@ -53,8 +53,8 @@ def float8_amax(x_TD: Tensor, scaling: Scaling) -> Tensor:
     """The largest absolute value of a matrix, fp32 [], or of each of its rows, fp32 [T, 1]; 0 of nothing."""
     if not x_TD.numel():
         return x_TD.new_zeros((), dtype=torch.float32).expand((len(x_TD), 1) if scaling == "rowwise" else ())
-    found = x_TD.abs().amax(-1, keepdim=True) if scaling == "rowwise" else x_TD.abs().amax()
-    return found.float()
+    by_rows = {"dim": -1, "keepdim": True} if scaling == "rowwise" else {}
+    return torch.linalg.vector_norm(x_TD, torch.inf, **by_rows).float()
 
 
 def float8_round(x_TD: Tensor, m: Tensor, dtype: torch.dtype = E4M3) -> Tensor:

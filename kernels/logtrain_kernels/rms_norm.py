@@ -65,14 +65,9 @@ def normalise_backward(
 
 
 @triton.jit
-def rms_norm_forward(
-    x_TD, residual_TD, weight_D, sum_TD, y_TD, scale_T, eps, D: constexpr, ADD: constexpr, BLOCK: constexpr
-):
-    """Normalises one row of x, or of residual + x."""
-    row = tl.program_id(0).to(tl.int64)  # T * D may pass 2^31
-    column = tl.arange(0, BLOCK)
-    inside = column < D
-    at = row * D + column
+def summed_row(x_TD, residual_TD, sum_TD, scale_T, eps, row, column, D: constexpr, ADD: constexpr):
+    """-> a row of x, or of residual + x, in fp32, and its scale; writes both, but not x"""
+    inside, at = column < D, row * D + column
     r = tl.load(x_TD + at, mask=inside, other=0.0)
     if ADD:
         r = (r.to(tl.float32) + tl.load(residual_TD + at, mask=inside, other=0.0)).to(sum_TD.dtype.element_ty)
@@ -80,8 +75,18 @@ def rms_norm_forward(
     r = r.to(tl.float32)
     scale = 1 / tl.sqrt(tl.sum(r * r) / D + eps)
     tl.store(scale_T + row, scale)
-    weight = tl.load(weight_D + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y_TD + at, (r * scale * weight).to(y_TD.dtype.element_ty), mask=inside)
+    return r, scale
+
+
+@triton.jit
+def rms_norm_forward(
+    x_TD, residual_TD, weight_D, sum_TD, y_TD, scale_T, eps, D: constexpr, ADD: constexpr, BLOCK: constexpr
+):
+    """Normalises one row of x, or of residual + x."""
+    row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)  # T * D may pass 2^31
+    r, scale = summed_row(x_TD, residual_TD, sum_TD, scale_T, eps, row, column, D, ADD)
+    weight = tl.load(weight_D + column, mask=column < D, other=0.0).to(tl.float32)
+    tl.store(y_TD + row * D + column, (r * scale * weight).to(y_TD.dtype.element_ty), mask=column < D)
 
 
 # ---- Triton, backward: a program walks over rows and sums its part of dw in registers, so that dw costs no atomics and

@@ -48,29 +48,44 @@ def gate_backward(dy_TF: Tensor, gate_up_T2F: Tensor) -> None:
 
 
 @triton.jit
+def halves(gate_up_T2F, at, F, inside):
+    """-> elements of g, which begin at `at`, and those of u, in fp32"""
+    g = tl.load(gate_up_T2F + at, mask=inside, other=0.0).to(tl.float32)
+    return g, tl.load(gate_up_T2F + at + F, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def gated(g, u):
+    """-> y"""
+    return g * tl.sigmoid(g) * u
+
+
+@triton.jit
+def gated_backward(dy, g, u):
+    """-> dg, du"""
+    sigmoid = tl.sigmoid(g)
+    return dy * u * sigmoid * (1 + g * (1 - sigmoid)), dy * g * sigmoid
+
+
+@triton.jit
 def swiglu_forward(gate_up_T2F, y_TF, F, BLOCK: constexpr):
     """Gives BLOCK elements of y."""
     row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < F
-    gate_up = gate_up_T2F + row * 2 * F + column
-    g = tl.load(gate_up, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(gate_up + F, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y_TF + row * F + column, (g * tl.sigmoid(g) * u).to(y_TF.dtype.element_ty), mask=inside)
+    g, u = halves(gate_up_T2F, row * 2 * F + column, F, column < F)
+    tl.store(y_TF + row * F + column, gated(g, u).to(y_TF.dtype.element_ty), mask=column < F)
 
 
 @triton.jit
 def swiglu_backward(dy_TF, gate_up_T2F, F, BLOCK: constexpr):
     """Writes dg and du over BLOCK elements of g and u."""
     row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < F
-    gate_up = gate_up_T2F + row * 2 * F + column
+    inside, at = column < F, row * 2 * F + column
     dy = tl.load(dy_TF + row * F + column, mask=inside, other=0.0).to(tl.float32)
-    g = tl.load(gate_up, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(gate_up + F, mask=inside, other=0.0).to(tl.float32)
-    sigmoid = tl.sigmoid(g)
+    g, u = halves(gate_up_T2F, at, F, inside)
+    dg, du = gated_backward(dy, g, u)
     dtype = gate_up_T2F.dtype.element_ty
-    tl.store(gate_up, (dy * u * sigmoid * (1 + g * (1 - sigmoid))).to(dtype), mask=inside)
-    tl.store(gate_up + F, (dy * g * sigmoid).to(dtype), mask=inside)
+    tl.store(gate_up_T2F + at, dg.to(dtype), mask=inside)
+    tl.store(gate_up_T2F + at + F, du.to(dtype), mask=inside)
 
 
 # A thread has 16 elements and 32 registers on sm_90 (38 in the backward), so that 64 (48) of 64 warps are resident. F

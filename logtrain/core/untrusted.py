@@ -20,6 +20,7 @@ T = TypeVar("T")
 MAX_BYTES = 1 << 26  # of a JSON file; the largest that is in use, a tokenizer.json, has some 30 MB
 MAX_DEPTH = 100  # arrays and objects within each other
 HALF_OF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # an escaped surrogate: JSON can spell one alone, and UTF-8 cannot
+LFS = b"version https://git-lfs.github.com/spec/v1\n"  # how a file begins that stands for another one
 ALWAYS = {"always": True}  # metadata of a dataclass's field that every version has written, though it has a default
 SEAL = "sha256"  # the key of a hash over the rest of an object, by which a bit that flipped on the disk is found
 
@@ -61,9 +62,12 @@ def open_regular(path: Path, max_bytes: int | None = None) -> BinaryIO:
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     facts = os.fstat(handle)
-    if stat.S_ISREG(facts.st_mode) and (max_bytes is None or facts.st_size <= max_bytes):
+    is_pointer = stat.S_ISREG(facts.st_mode) and facts.st_size < 1024 and os.pread(handle, len(LFS), 0) == LFS
+    if stat.S_ISREG(facts.st_mode) and (max_bytes is None or facts.st_size <= max_bytes) and not is_pointer:
         return os.fdopen(handle, "rb")
     os.close(handle)
+    if is_pointer:
+        raise ValueError(f"{path}: only a pointer of Git LFS to the file; fetch the file itself: git lfs pull")
     if not stat.S_ISREG(facts.st_mode):
         raise ValueError(f"{path}: not a regular file")
     raise ValueError(f"{path}: {facts.st_size:,} bytes, more than the {max_bytes:,} that such a file may have")

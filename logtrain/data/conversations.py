@@ -2,7 +2,7 @@
 
     sharegpt   {conversations: [{from, value}, ...], system}    from: human or user, gpt or assistant, system
     messages   {messages: [{role, content}, ...]}               role: user, assistant, system
-               either may be the list alone, or JSON in a column of text
+               either may be the list alone, or JSON in a column of text, and have the other's names within a turn
     alpaca     {instruction, input, output, system}             one question, "{instruction}\\n{input}", and its answer
     dpo        {prompt, chosen, rejected, system}           a prompt of text or messages, and two answers to it; also
                {conversations, chosen, rejected, system}    as in sharegpt; an answer is a text, a turn or a list of one
@@ -15,6 +15,7 @@ named in `ignore_columns`: to leave out a weight, a tool call or a thought would
 No text is changed on its way here. What a chat template strips, it strips in a chat too.
 """
 
+import shlex
 from collections.abc import Collection, Iterator
 from typing import Literal, NamedTuple
 
@@ -29,7 +30,7 @@ from logtrain.data.rows import (
     columns,
     domain_of,
     group_of,
-    holds_text,
+    hint_of_rows,
     parsed_rows,
     refuse_unencodable,
     string,
@@ -114,7 +115,7 @@ def row_conversation(value: object, format: ChatFormat, reading: Reading = AS_TH
         reads.add("system")
         if system := string(row, "system", required=False):
             turns.insert(0, Turn("system", system))
-    refuse_unread([name for name in row if name not in reads | {"domain", reading.split_by} and holds_text(row[name])])
+    refuse_unread(reading.unread(row, reads))
     try:
         check_turns(turns)
     except ValueError as error:
@@ -138,8 +139,7 @@ def row_pair(value: object, reading: Reading = AS_THEY_ARE) -> tuple[tuple[Turn,
     if system := string(row, "system", required=False):
         prompt.insert(0, Turn("system", system))
     answers = [listed_answer(row, name, where, reading.ignore) for name in ("chosen", "rejected")]
-    reads = {where.turns, "chosen", "rejected", "system", "domain", reading.split_by}
-    refuse_unread([name for name in row if name not in reads and holds_text(row[name])])
+    refuse_unread(reading.unread(row, {where.turns, "chosen", "rejected", "system"}))
     try:
         check_question(prompt)
     except ValueError as error:
@@ -170,27 +170,39 @@ def listed_turns(row: dict[str, object], where: TurnColumns, ignore_columns: Col
     """The turns in the column of a row that lists them. Raises BadRow."""
     listed = row.get(where.turns)
     if listed is None:
-        raise BadRow(f'no "{where.turns}" among its columns ({", ".join(row)})')
+        raise BadRow(f'no "{where.turns}" among its columns ({", ".join(row)}){hint_of_rows(row)}')
     if isinstance(listed, str):  # in a table of text
         listed = json_cell(listed)
+    if isinstance(listed, dict):  # columns of turns, as Hugging Face's datasets keep lists of objects
+        listed = rows_of(listed)
     if not isinstance(listed, list):
-        raise BadRow(f'"{where.turns}" is {json_type(listed)}, not an array')
+        what = "a string" if isinstance(listed, str) else json_type(listed)  # of a Cell, too
+        raise BadRow(f'"{where.turns}" is {what}, not an array')
     turns = []
     for i, turn in enumerate(listed):
         if not isinstance(turn, dict):
             raise BadRow(f"turn {i} is {json_type(turn)}, not an object")
+        found = next((names for names in (where, *TURNS_IN.values()) if names.role in turn), where)
         try:
-            name = string(turn, where.role)
+            name = string(turn, found.role)
             if name in TOOL_ROLES:
-                raise BadRow(f"{where.role} {name!r} is a tool's: conversations with tools are not supported")
+                raise BadRow(f"{found.role} {name!r} is a tool's: conversations with tools are not supported")
             if name not in ROLES:
-                raise BadRow(f"unknown {where.role} {name!r}, not one of {', '.join(ROLES)}")
-            turns.append(Turn(ROLES[name], string(turn, where.text)))
-            others = [key for key in turn if key not in {where.role, where.text, *ignore_columns}]
+                raise BadRow(f"unknown {found.role} {name!r}, not one of {', '.join(ROLES)}")
+            turns.append(Turn(ROLES[name], string(turn, found.text)))
+            others = [key for key in turn if key not in {found.role, found.text, *ignore_columns}]
             refuse_unread([key for key in others if turn[key] not in (None, "", [], {})])
         except BadRow as bad:
             raise BadRow(f"turn {i}: {bad}") from None
     return turns
+
+
+def rows_of(columns: dict[str, object]) -> object:
+    """The objects that columns of equal lengths stand for; the columns as they are where they do not."""
+    lists = [value for value in columns.values() if isinstance(value, list)]
+    if len(lists) < len(columns) or len({len(values) for values in lists}) != 1:
+        return columns
+    return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
 
 def json_cell(text: str) -> object:
@@ -207,4 +219,4 @@ def json_cell(text: str) -> object:
 def refuse_unread(names: list[str]) -> None:
     """Raises BadRow where a row or a turn has columns that no rule reads."""
     if names:
-        raise BadRow(f'no rule reads "{names[0]}"; to leave it out, --ignore_columns {" ".join(names)}')
+        raise BadRow(f'no rule reads "{names[0]}"; to leave it out, --ignore_columns {shlex.join(names)}')

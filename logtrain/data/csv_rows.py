@@ -5,6 +5,7 @@ in the first line, which may also be Excel's "sep=;".
 """
 
 import csv
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 
@@ -61,7 +62,7 @@ def csv_rows(texts: Iterable[str], max_bytes: int, separator: str = "") -> Itera
     the first line has most of. Raises ValueError where the columns have no names of their own, or quotes go on and on.
     """
     csv.field_size_limit(max(csv.field_size_limit(), max_bytes))  # of the whole process, thus never less
-    source = _Lines(texts, max_bytes)
+    source = _Lines(with_line_ends(iter(texts)), max_bytes)
     separator = found_separator(source, separator)
     reader, row, rereads = csv.reader(source, delimiter=separator, strict=True), -1, 0
     names: list[str] = []
@@ -88,6 +89,14 @@ def csv_rows(texts: Iterable[str], max_bytes: int, separator: str = "") -> Itera
         row += 1
 
 
+def with_line_ends(texts: Iterator[str]) -> Iterator[str]:
+    """The texts; of a file that ends lines with "\\r" alone, as old Macs and Excel for Mac do, with "\\n" for it."""
+    first = next(texts, "")
+    is_old = "\r" in first[:-1] and "\n" not in first
+    for text in itertools.chain([first], texts):
+        yield text.replace("\r", "\n") if is_old else text
+
+
 def record(names: list[str], fields: list[str] | BadRow) -> dict[str, Cell | None] | BadRow:
     """A record by the names of its columns."""
     if isinstance(fields, BadRow):
@@ -98,8 +107,10 @@ def record(names: list[str], fields: list[str] | BadRow) -> dict[str, Cell | Non
 
 
 def checked_names(fields: list[str]) -> list[str]:
-    """The names of the columns. Raises ValueError where one stands twice, and for too many."""
-    names = [field.strip() for field in fields]
+    """The names of the columns; one without is called by its place. Raises ValueError where one stands twice, and for
+    too many.
+    """
+    names = [field.strip() or f"column {place}" for place, field in enumerate(fields, 1)]
     if len(names) > MAX_COLUMNS:
         raise ValueError(f"{len(names):,} columns, more than {MAX_COLUMNS:,}")
     if twice := next((name for name in names if names.count(name) > 1), None):

@@ -14,6 +14,7 @@ named in `ignore_columns`. Columns of numbers, booleans and nulls hold no text a
 A row of a text file is a document as it stands. No text is changed on its way: not stripped, not normalised.
 """
 
+import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from logtrain.data.rows import (
     columns,
     domain_of,
     group_of,
-    holds_text,
+    hint_of_rows,
     parsed_rows,
     refuse_unencodable,
     string,
@@ -83,20 +84,18 @@ def row_document(value: object, format: TextFormat, reading: Reading = AS_THEY_A
     """The text and domain ("" if it names none) of a JSON row. Raises BadRow."""
     row = columns(value, reading)
     if format == "corpus" or (format == "auto" and "text" in row):
-        reads = {"text", "domain"}
+        reads = {"text"}
         text = string(row, "text")
     elif format == "nlplog" or "instruction" in row or "output" in row:
-        reads = {"instruction", "log" if format == "nlplog" or "log" in row else "input", "output", "domain"}
+        reads = {"instruction", "log" if format == "nlplog" or "log" in row else "input", "output"}
         prompt = string(row, "instruction")
         if "input" in reads and (context := string(row, "input", required=False)):
             prompt = f"{prompt}\n{context}"
         text = f"Human: {prompt}\nAssistant: {string(row, 'output')}\n"
     else:
         found = next((format for column, format in CHAT_COLUMNS.items() if column in row), None)
-        hint = f"; a chat to fine-tune on is read with --format {found}" if found else ""
+        hint = f"; a chat to fine-tune on is read with --format {found}" if found else hint_of_rows(row)
         raise BadRow(f"neither text nor instruction and output among its columns ({', '.join(row)}){hint}")
-    reads.add(reading.split_by)
-    unread = [name for name in row if name not in reads and holds_text(row[name])]
-    if unread:
-        raise BadRow(f'no rule reads the text in "{unread[0]}"; to leave it out, --ignore_columns {" ".join(unread)}')
+    if unread := reading.unread(row, reads):
+        raise BadRow(f'no rule reads the text in "{unread[0]}"; to leave it out, --ignore_columns {shlex.join(unread)}')
     return text, domain_of(row)

@@ -39,7 +39,7 @@ class InputFile:
 
     path: as it was given; of a member of an archive, archive/member. stem: its name without the endings. kind: of
     KINDS. num_bytes: its size; bytes_read: how far `rows` has come. max_row_bytes: of a row, of a line of text.
-    records: what the lines of a text file become before they are put together.
+    records: what the lines of a text file become before they are put together. on_disk: it, or its archive.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class InputFile:
             raise ValueError(f"{path}: not named {either(KIND_OF)} (nor one of these + {either(COMPRESSIONS)})")
         self.stem, self.kind, compression = named
         self.compression = COMPRESSIONS[compression] if compression else None
-        self._on_disk, self._stat = on_disk, on_disk.stat()
+        self.on_disk, self._stat = on_disk, on_disk.stat()
         self.num_bytes = member.file_size if member else self._stat.st_size
         self.bytes_read = 0
         self.records: Callable[[Iterator[str | BadRow]], Iterator[str | BadRow]] = iter
@@ -88,13 +88,14 @@ class InputFile:
             for row, value in self.kind.read(self, text_chars):
                 yield row, value
         except (ValueError, OSError) as error:
-            raise ValueError(f"{self.path}: row {row + 1}: {getattr(error, 'strerror', None) or error}") from None
+            where, what = f"{self.path}: ", getattr(error, "strerror", None) or str(error)
+            raise ValueError(f"{where}row {row + 1}: {what.removeprefix(where)}") from None
         except DAMAGE as error:
             raise ValueError(f"{self.path}: row {row + 1}: the archive is damaged ({error})") from None
 
     def has_changed(self) -> bool:
         """Whether, since this object was made, the file has been written to."""
-        now = self._on_disk.stat()
+        now = self.on_disk.stat()
         return (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns)
 
     def sha256(self) -> str:
@@ -209,7 +210,7 @@ FILE_NAME = re.compile(
     re.IGNORECASE,
 )
 SYSTEM_LOG = re.compile(
-    rf"(?P<stem>syslog|messages|secure|dmesg|kern|maillog|cron|boot|console)"
+    rf"(?P<stem>syslog|messages|secure|dmesg|kern|maillog|cron|boot|console|(?:\w+_)?(?:access|error)_log)"
     rf"(?P<rotation>(?:[._-](?:\d[\d._:TZ-]*|old|bak))+)?(?:\.(?P<compression>{'|'.join(COMPRESSIONS)}))?"
 )
 """Logs that have never had an ending."""

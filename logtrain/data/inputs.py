@@ -15,46 +15,46 @@ NAMED = 5  # of what is left out
 
 class Inputs:
     """The files of some paths. files: in the order of the paths, and within each by name. left_out: those in folders
-    and archives whose names say of no kind that they are.
+    and archives whose names say that they are no data. given_before: those that are files of before, by a pattern that
+    overlaps or a link, whose rows would count twice.
     """
 
     def __init__(self, paths: Iterable[str], max_row_mb: int):
         """Raises ValueError for a path that is no such file, a folder or an archive without any, and too many."""
         self.files: list[InputFile] = []
         self.left_out: list[str] = []
+        self.given_before: list[str] = []
+        self._seen: set[tuple[int, int, str]] = set()
         self._max_row_mb = max_row_mb
         for path in (one for given in paths for one in matching(given)):
-            before = len(self.files)
+            before = len(self.files) + len(self.given_before)
             if path.is_dir():
                 for inner in below(path):
                     self._add(inner, is_named=False)
             else:
                 self._add(path, is_named=True)
-            if len(self.files) == before:
-                raise ValueError(f"{path}: no file in it is one to read: {', '.join(self._few()) or 'it is empty'}")
+            if len(self.files) + len(self.given_before) == before:
+                left_out = ", ".join(few(self.left_out)) or "it is empty"
+                raise ValueError(f"{path}: no file in it is one to read: {left_out}")
 
     def told(self) -> str:
         """A line about what is left out; "" where nothing is."""
-        if not self.left_out:
-            return ""
-        return printable(f"left out, for their names are of no kind of file: {', '.join(self._few())}", one_line=True)
-
-    def _few(self) -> list[str]:
-        more = len(self.left_out) - NAMED
-        return self.left_out[:NAMED] + ([f"and {more:,} others"] if more > 0 else [])
+        reasons = {"their names are those of no data": self.left_out, "they were given before": self.given_before}
+        parts = [f"left out, for {why}: {', '.join(few(names))}" for why, names in reasons.items() if names]
+        return printable("; ".join(parts), one_line=True)
 
     def _add(self, path: Path, is_named: bool) -> None:
         if path.suffix.lower() == ".zip" and path.is_file():
             archive = Archive(path)
             for member in sorted(archive.members, key=lambda member: member.filename):
                 name = Path(member.filename)
-                if name.name.startswith(".") or "__MACOSX" in name.parts:
+                if "__MACOSX" in name.parts or any(part.startswith(".") for part in name.parts):
                     continue
                 if kind_of(name.name) is None:
                     self.left_out.append(str(path / name))
                     continue
                 self._append(InputFile(path, self._max_row_mb, archive, member))
-        elif is_named or kind_of(path.name):
+        elif is_named or (kind_of(path.name) and not is_of_datasets(path)):
             self._append(InputFile(path, self._max_row_mb))
         else:
             self.left_out.append(str(path))
@@ -64,9 +64,21 @@ class Inputs:
             raise ValueError(
                 f"{file.path}: a name that is not UTF-8, which the manifest could not hold; rename the file"
             )
+        facts = file.on_disk.stat()
+        key = facts.st_dev, facts.st_ino, "" if file.on_disk == file.path else str(file.path)
+        if key in self._seen:
+            self.given_before.append(str(file.path))
+            return
+        self._seen.add(key)
         self.files.append(file)
         if len(self.files) > MAX_FILES:
             raise ValueError(f"input: more than {MAX_FILES:,} files; put many into one")
+
+
+def few(names: list[str]) -> list[str]:
+    """The first names of some, and how many others there are."""
+    more = len(names) - NAMED
+    return names[:NAMED] + ([f"and {more:,} others"] if more > 0 else [])
 
 
 def matching(given: str) -> list[Path]:
@@ -77,6 +89,15 @@ def matching(given: str) -> list[Path]:
     if not found:
         raise ValueError(f"{given}: no file matches")
     return [Path(path) for path in found]
+
+
+def is_of_datasets(file: Path) -> bool:
+    """Whether a file is one that Hugging Face's datasets write beside rows: facts of them, or a cache of what was made
+    of them.
+    """
+    if file.name == "state.json" or file.match("cache-*.arrow"):
+        return (file.parent / "dataset_info.json").exists()
+    return file.name in ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 
 
 def below(folder: Path) -> Iterator[Path]:

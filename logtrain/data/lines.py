@@ -16,6 +16,15 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
+NO_TEXT = {  # how files begin that are no text, and what their names should end with
+    b"\x1f\x8b": ".gz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    b"\xfd7zXZ\0": ".xz",
+    **{b"BZh%d1AY&SY" % level: ".bz2" for level in range(1, 10)},
+    b"PK\3\4": ".zip",
+    b"PAR1": ".parquet",
+    b"ARROW1\0\0": ".arrow",
+}
 
 
 class BadRow(Exception):
@@ -34,6 +43,7 @@ def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
     head = b""
     while len(head) < HEAD_BYTES and (block := next(blocks, None)) is not None:
         head += block
+    refuse_other_kinds(head)
     encoding, mark = encoding_of(head)
     errors = "surrogateescape" if encoding == "utf-8" else "surrogatepass"
     decoder = codecs.getincrementaldecoder(encoding)(errors)
@@ -45,6 +55,15 @@ def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
         if error.reason != "truncated data":
             raise ValueError(f"not {encoding.upper()}: {error.reason}") from None
         yield "\udcff"  # the file ends within a character
+
+
+def refuse_other_kinds(head: bytes) -> None:
+    """Raises ValueError for the beginning of a file that is no text, though its name says so."""
+    ending = next((ending for mark, ending in NO_TEXT.items() if head.startswith(mark)), "")
+    if ending:
+        raise ValueError(f"no text, but what a file named {ending} holds; give it a name that ends so")
+    if head[257:262] == b"ustar":
+        raise ValueError("no text, but a tar archive; unpack it and give its files, or put them into a .zip")
 
 
 def encoding_of(head: bytes) -> tuple[str, bytes]:

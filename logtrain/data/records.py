@@ -3,7 +3,7 @@
 A record is a line, or a block: a line that begins one and what goes on below it, such as a stack trace. A line begins a
 block if it is not indented and its word at one place has one shape, which are found by themselves: those that most of
 the first lines have in common. So `2024-01-01 10:00:00,123 ERROR` and `[Sun Dec 04 04:47:44 2005]` begin one, and
-`Caused by: ...` does not.
+`Caused by: ...` does not. Where most are JSON objects, each begins one.
 
 System logs are repetitions for the most part: of each template (text/log_templates.py) only the first N records may be
 kept, and values may be masked.
@@ -28,7 +28,13 @@ MOST_CHARS = 1 << 20  # of a block; what is longer goes on in another
 BATCH_CHARS = 1 << 16  # whose templates are found at a time
 MOST_VARIANTS = 1 << 18
 """Lines different with their values masked, some 100 MB. After so many templates are counted anew."""
-SHAPES = (re.compile(r"\d+"), "0"), (re.compile(r"[A-Za-z]+"), "a")
+SHAPES = (  # in this order
+    (re.compile(r"\b(?=[a-f]*\d)[0-9a-f]{8,}\b", re.IGNORECASE), "0"),
+    (re.compile(r"\d+"), "0"),
+    (re.compile(r"[A-Za-z]+"), "a"),
+    (re.compile(r"(?<=0:0:0)[.,]0"), ""),  # some loggers leave .000 out
+)
+OBJECT = "{"
 
 
 class Beginning(NamedTuple):
@@ -37,14 +43,19 @@ class Beginning(NamedTuple):
     place: int
     """of a word, from 0"""
     shape: str
-    """the word with "0" for its digits and "a" for its letters; "" for any that is not indented"""
+    """the word with "0" for its digits and "a" for its letters; "" for any that is not indented, "{" for any object"""
 
     def is_of(self, line: str) -> bool:
         """Whether a line begins a block."""
-        if line[:1].isspace():
-            return False
-        words = line.split(maxsplit=PLACES)
+        if line[:1].isspace() or self.shape == OBJECT:
+            return line.startswith(OBJECT)
+        words = words_of(line)
         return not self.shape or (len(words) > self.place and shape(words[self.place]) == self.shape)
+
+
+def words_of(line: str) -> list[str]:
+    """The first words of a line; "[   12.3]", as the kernel writes its times, is one."""
+    return (f"[{line[1:].lstrip()}" if line.startswith("[ ") else line).split(maxsplit=PLACES)
 
 
 def shape(word: str) -> str:
@@ -57,13 +68,16 @@ def shape(word: str) -> str:
 def found_beginning(head: Iterable[str]) -> Beginning:
     """How lines look that begin blocks: as most of a log's first lines do."""
     counts: Counter[Beginning] = Counter()
-    num_lines = 0
+    num_lines = num_objects = 0
     for line in head:
         num_lines += bool(line.strip())
+        num_objects += line.startswith(OBJECT) and line.rstrip().endswith("}")
         if not line[:1].isspace():
-            shapes = enumerate(map(shape, line.split(maxsplit=PLACES)[:PLACES]))
+            shapes = enumerate(map(shape, words_of(line)[:PLACES]))
             counts.update(Beginning(place, found) for place, found in shapes if "0" in found)
     most = max(counts.values(), default=0)
+    if num_objects > max(most, LEAST_SHARE * num_lines):
+        return Beginning(0, OBJECT)  # whose words differ with what they say
     if most < LEAST_SHARE * num_lines or not most:
         return Beginning(0, "")
     # Lines below may have a number in the same place, but hardly a time: of the frequent shapes that with most signs.

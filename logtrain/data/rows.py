@@ -11,7 +11,7 @@ from logtrain.data.files import InputFile
 from logtrain.data.lines import BadRow
 
 T = TypeVar("T")
-MAX_DOMAIN_CHARS, MAX_NUMBER = 100, 40
+MAX_DOMAIN_CHARS, MAX_NUMBER, ROWS_SEEN = 100, 40, 10
 
 
 class NoRow(BadRow):
@@ -48,6 +48,11 @@ class Reading(NamedTuple):
     def named(self, row: object) -> object:
         """A row with the names that the rules know. Raises BadRow."""
         return renamed(row, self.renamed) if self.renamed and isinstance(row, dict) else row
+
+    def unread(self, row: Mapping[str, object], reads: Collection[str]) -> list[str]:
+        """The columns of a row that hold text and are read neither by its rule, which reads `reads`, nor by a split."""
+        known = {*reads, "domain", self.split_by or "domain"}  # a column without a name has one, too: ""
+        return [name for name in row if name not in known and holds_text(row[name])]
 
 
 AS_THEY_ARE = Reading()
@@ -123,6 +128,14 @@ def domain_of(row: dict[str, object]) -> str:
     if len(domain) > MAX_DOMAIN_CHARS:
         raise BadRow(f'"domain" has {len(domain):,} characters, more than {MAX_DOMAIN_CHARS}')
     return domain
+
+
+def hint_of_rows(row: Mapping[str, object]) -> str:
+    """What to do where an object holds rows and is none itself, as {"version": ..., "data": [{...}, ...]}; "" else."""
+    for name, value in row.items():
+        if isinstance(value, list) and value and all(isinstance(one, dict) for one in value[:ROWS_SEEN]):
+            return f'; if "{name}" holds the rows, write it alone into a file: jq .{name}'
+    return ""
 
 
 def group_of(row: object, split_by: str, domain: str) -> str:

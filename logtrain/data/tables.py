@@ -1,12 +1,14 @@
 """Rows of Parquet and Arrow files, some at a time, as the values that a JSON file would have."""
 
 import contextlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from decimal import Decimal
 from types import ModuleType
 from typing import Any, BinaryIO, Protocol
 
-from logtrain.data.lines import too_long
+from logtrain.data.lines import BadRow, too_long
 
 BATCH_BYTES, BATCH_ROWS = 1 << 23, 1024  # of rows made values at a time
 MAX_GROUP = 1 << 32  # bytes of a row group or a batch: one is in memory, as far as it is being read
@@ -30,6 +32,7 @@ def parquet_rows(file: Table) -> Iterator[tuple[int, object]]:
         opened = parquet.ParquetFile(
             source, thrift_string_size_limit=MAX_THRIFT, thrift_container_size_limit=MAX_THRIFT, pre_buffer=False
         )
+        check_names(opened.schema_arrow.names)
         row, begun = 0, file.bytes_read
         for number in range(opened.num_row_groups):
             group = opened.metadata.row_group(number)
@@ -38,7 +41,7 @@ def parquet_rows(file: Table) -> Iterator[tuple[int, object]]:
             size = batch_rows(group.num_rows, group.total_byte_size)
             for batch in opened.iter_batches(size, row_groups=[number], use_threads=False):
                 batch.validate(full=True)
-                for value in batch.to_pylist():
+                for value in readable(batch, arrow).to_pylist():
                     yield row, checked(value, file.max_row_bytes)
                     row += 1
                 file.bytes_read = max(begun, file.num_bytes * row // max(1, opened.metadata.num_rows))
@@ -53,8 +56,9 @@ def arrow_rows(file: Table) -> Iterator[tuple[int, object]]:
         stream = arrow.OSFile(source) if isinstance(source, str) else arrow.PythonFile(source, mode="r")
         for batch in record_batches(stream, ipc):
             batch.validate(full=True)  # what a file says of its texts leads anywhere in memory until it is looked at
+            check_names(batch.schema.names)
             for first in range(0, batch.num_rows, size := batch_rows(batch.num_rows, batch.nbytes)):
-                for value in batch.slice(first, size).to_pylist():
+                for value in readable(batch.slice(first, size), arrow).to_pylist():
                     yield row, checked(value, file.max_row_bytes)
                     row += 1
             file.bytes_read = max(begun, min(stream.tell(), file.num_bytes))
@@ -73,6 +77,31 @@ def record_batches(stream: Any, ipc: ModuleType) -> Iterator[Any]:
     opened = ipc.open_file(stream)
     for number in range(opened.num_record_batches):
         yield opened.get_batch(number)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises ValueError where two columns have one name: one of the two would be lost."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"two columns are named {twice[0][:80]!r}")
+
+
+def readable(batch: Any, arrow: ModuleType) -> Any:
+    """A batch in which times that are finer than Python's have become text, and such durations integers."""
+    kinds = [readable_type(column.type, arrow) for column in batch.columns]
+    columns = [column.cast(kind) for column, kind in zip(batch.columns, kinds, strict=True)]
+    return arrow.record_batch(columns, names=batch.schema.names) if kinds else batch
+
+
+def readable_type(kind: Any, arrow: ModuleType) -> Any:
+    """The type of what a column, or what is in it, becomes."""
+    types = arrow.types
+    if types.is_struct(kind):
+        return arrow.struct([(field.name, readable_type(field.type, arrow)) for field in kind])
+    if types.is_list(kind):
+        return arrow.list_(readable_type(kind.value_type, arrow))
+    if getattr(kind, "unit", "") != "ns":
+        return kind
+    return arrow.int64() if types.is_duration(kind) else arrow.string()
 
 
 def needed(module: str) -> ModuleType:
@@ -112,13 +141,21 @@ def checked(value: dict[str, Any], max_bytes: int) -> object:
         elif isinstance(value, list):
             size += len(value)
             if value and all(isinstance(item, tuple) for item in value):  # a map
-                return {str(plain(key)): plain(item) for key, item in value}
+                found = {str(plain(key)): plain(item) for key, item in value}
+                if len(found) < len(value):
+                    raise BadRow("a key stands twice in a map: one of the two would be lost")
+                return found
             return [plain(item) for item in value]
         elif isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
+        elif isinstance(value, Decimal):
+            return float(value)
         elif not isinstance(value, bool | int | float | None):
-            return str(value)  # a date, a decimal number
+            return str(value)  # a date
         return value
 
-    row = plain(value)
+    try:
+        row = plain(value)
+    except BadRow as bad:
+        return bad
     return too_long(max_bytes) if size > max_bytes else row

@@ -12,7 +12,8 @@ label, template), the last of them is all of the answer. Then
                 place of the colon, near the beginning of a line, or behind "classify this as", on that line, or on the
                 next if nothing else is on it; the last value of such a name, or of "prediction" or "result", in a JSON
                 object, where of two labels true and false may say whether it is the one the name ends with; the label
-                that alone is a sentence or line; the only label in the text as whole words, longer ones first.
+                that the answer begins with before a comma, a semicolon or a dash; the one that is a sentence or line;
+                the only one in the text as whole words, longer ones first.
                 A label is no mention directly after "not", "no", "without", "rather than" or another of `NEGATION`, or
                 up to seven words after it in the same clause, nor before ": no" or "not detected"; of two labels it
                 means the other. "normal or abnormal" is no mention of either. Several different ones are none.
@@ -84,6 +85,8 @@ def label(answer: str, words: Mapping[str, str]) -> str | None:
             return told[first][1]
     if said := last_known(label_values(text, known), known):
         return said
+    if told and begins_with_one(text, known):
+        return told[0][1]
     alone = {known[each] for piece in re.split(r"[.!\n]+", text) if (each := piece.strip(MARKS)) in known}
     return the_only(alone) or the_only({meant for _, meant in told})
 
@@ -93,6 +96,18 @@ def folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
 
 
+def any_of(known: Mapping[str, str]) -> str:
+    """A pattern of the words of labels, longer ones first."""
+    return "|".join(re.escape(word) for word in sorted(known, key=len, reverse=True))
+
+
+def begins_with_one(text: str, known: Mapping[str, str]) -> bool:
+    """Whether a folded text begins with a label before a dash, or before a comma or semicolon and no other label."""
+    either = any_of(known)
+    pause = rf"[,;](?!\W*(?:{either}))|\s+[-\u2013\u2014]\s"
+    return bool(re.match(rf"[^\w\n]*(?:{either})[*_\"'`]*(?:{pause})", text))
+
+
 def the_only(labels: set[str]) -> str | None:
     """The label of a set of one."""
     return next(iter(labels)) if len(labels) == 1 else None
@@ -100,7 +115,7 @@ def the_only(labels: set[str]) -> str | None:
 
 def mentions(text: str, known: Mapping[str, str]) -> Iterator[tuple[int, str]]:
     """(place, label) of each of its words in a folded text; a negated one of two is the other."""
-    either = "|".join(re.escape(word) for word in sorted(known, key=len, reverse=True))
+    either = any_of(known)
     alternative = r"[\"'*`]*(?:\s+(?:or|vs\.?|versus)\s+|\s*[/|]\s*)(?:an?\s+)?[\"'*`]*"
     negation = re.compile(NEGATION.replace("EITHER", either))
     labels = set(known.values())

@@ -44,8 +44,13 @@ EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 UNSUPPORTED = (  # that PEFT cannot merge into a Llama, or that is no part of LoRA
     *("use_qalora", "use_bdlora", "lora_bias", "layer_replication", "target_parameters", "alora_invocation_tokens"),
 )
+BY_MERGE = "; logtrain merge makes a model of it where PEFT can"
 MAX_PATTERNS, LONGEST_PATTERN = 10_000, 200
 STRANGE = re.compile(r"\)[*+{?]|[^\w.|()*+\\^$\[\]-]")
+
+
+class NotComputed(ValueError):
+    """An adapter with a feature that is not computed here, which PEFT may know."""
 
 
 class Adapter:
@@ -79,7 +84,7 @@ class Adapter:
         used += ["peft_type"] if facts.get("peft_type", "LORA") != "LORA" else []
         used += ["init_lora_weights"] if facts.get("init_lora_weights") not in peft.INITIAL else []
         if used:
-            raise ValueError(f"{self.config_file}: {used[0]} = {shown(facts[used[0]])} is not supported")
+            raise NotComputed(f"{self.config_file}: {used[0]} = {shown(facts[used[0]])} is not supported{BY_MERGE}")
         peft.check_numbers(self.config_file, facts)
         for key in ("alpha_pattern", "rank_pattern"):
             patterns = facts.get(key) or {}
@@ -109,6 +114,8 @@ class Adapter:
         is_resized = any(count != shape.vocab_size for count in rows.values())
         if shape.tied and is_resized and not head:
             tied = True  # the new rows are of both
+        elif shape.tied and not head and (embedding.keys() == {"tokens"} or self.facts.get("ensure_weight_tying")):
+            tied = True  # as PEFT has trained it
         elif shape.tied and embedding.keys() == head.keys() == {"weight"}:
             tied = torch.equal(embedding["weight"], head["weight"])
         else:
@@ -138,7 +145,7 @@ class Adapter:
             expected |= {"lora_embedding_A": (rank, rows), "lora_embedding_B": (columns, rank)}
             wanted = {"lora_embedding_A", "lora_embedding_B"}
             if self.facts.get("use_dora"):
-                raise ValueError(f"{self.config_file}: use_dora = true is not supported for {module}")
+                raise NotComputed(f"{self.config_file}: use_dora = true is not supported for {module}{BY_MERGE}")
         elif parts.keys() & {"lora_A", "lora_B", "lora_magnitude_vector"}:
             expected |= {"lora_A": (rank, columns), "lora_B": (rows, rank), "lora_magnitude_vector": (rows,)}
             wanted = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if self.facts.get("use_dora") else set())

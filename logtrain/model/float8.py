@@ -18,17 +18,21 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from logtrain.model.config import Float8Config
-from logtrain.model.llama import Llama, LlamaConfig
+from logtrain.model.config import Float8Config, Recompute
+from logtrain.model.llama import Block, Llama, LlamaConfig, Sequences
+from logtrain.model.recompute import recomputed
 from logtrain_kernels import (
+    ONLY,
     Float8,
     Float8Recipe,
+    Pass,
     Scaling,
     float8_amax,
-    float8_cast,
+    float8_feed_forward,
     float8_linear,
-    float8_round,
+    float8_norm_linear,
     float8_scale,
+    float8_weight,
 )
 
 MATRICES = ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down")
@@ -53,13 +57,65 @@ def recipe_of(config: Float8Config) -> Float8Recipe:
     return Float8Recipe(config.recipe, config.weight_gradient == "fp8")
 
 
-def use_float8(model: Llama, config: Float8Config) -> None:
-    """Let the linear layers of all blocks but those of `config.keep` compute in float8."""
+class Float8Block(Block):
+    """A block whose norms and SwiGLU write the operands of its products in float8, tensorwise."""
+
+    def __init__(self, block: Block):
+        nn.Module.__init__(self)
+        self.attention_norm, self.feed_forward_norm = block.attention_norm, block.feed_forward_norm
+        self.attention, self.feed_forward, self.recompute = block.attention, block.feed_forward, block.recompute
+
+    def forward(self, x_TD: Tensor, residual_TD: Tensor | None, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        passes = iter(PASSES[self.recompute] if torch.is_grad_enabled() else [Pass(saves=False)])
+
+        def compute(x_TD: Tensor, residual_TD: Tensor | None, sequences: Sequences) -> tuple[Tensor, Tensor]:
+            return self.compute(x_TD, residual_TD, sequences, next(passes))
+
+        return recomputed(self.recompute, compute, x_TD, residual_TD, sequences)
+
+    def compute(
+        self, x_TD: Tensor, residual_TD: Tensor | None, sequences: Sequences, of: Pass = ONLY
+    ) -> tuple[Tensor, Tensor]:
+        norm, out = self.attention_norm, self.attention.out
+        qkv = both(self.attention.qkv)
+        sum_TD, qkv_TO = float8_norm_linear(x_TD, residual_TD, norm.weight, norm.eps, *qkv, of)
+        attended_TO = self.attention.attend(qkv_TO, sequences)
+        x_TD = float8_linear(attended_TO, out.weight, Float8Recipe(), gathered(out.weight), of)
+        norm, layer = self.feed_forward_norm, self.feed_forward
+        matrices = both(layer.gate_up), both(layer.down)
+        sum_TD, x_TD = float8_feed_forward(x_TD, sum_TD, norm.weight, norm.eps, *matrices, of)
+        return x_TD, sum_TD
+
+
+PASSES: dict[Recompute, tuple[Pass, ...]] = {
+    "none": (ONLY,),
+    "selective": (Pass(saves=False), Pass(multiplies=False)),
+    "full": (Pass(saves=False), ONLY),
+}
+"""The passes of a block's forward, by how it is recomputed."""
+
+
+def both(linear: nn.Linear) -> tuple[Tensor, Float8 | None]:
+    """A layer's weight, and what it is in float8 where it was gathered so."""
+    return linear.weight, gathered(linear.weight)
+
+
+def use_float8(model: Llama, config: Float8Config, *, adapters: bool) -> None:
+    """Let the linear layers of all blocks but those of `config.keep` compute in float8. `adapters`: some will be put
+    beside them, which read their inputs, too; as does a weight's gradient in bf16.
+    """
+    recipe = recipe_of(config)
     for i, block in enumerate(model.blocks):
-        for path in () if i in config.keep else MATRICES:
+        assert isinstance(block, Block)
+        if i in config.keep:
+            continue
+        if recipe == Float8Recipe() and not adapters:
+            model.blocks[i] = Float8Block(block)
+            continue
+        for path in MATRICES:
             linear = block.get_submodule(path)
             assert isinstance(linear, nn.Linear)
-            block.set_submodule(path, Float8Linear(linear, recipe_of(config)))
+            block.set_submodule(path, Float8Linear(linear, recipe))
 
 
 def check_kept_blocks(shape: LlamaConfig, config: Float8Config) -> None:
@@ -90,7 +146,7 @@ def check_sides(shape: LlamaConfig, tokens: int) -> None:
 
 
 class SharedWeight(torch.Tensor):
-    """A rank's rows of a weight, of which FSDP2 sends float8. held: the rows. scale: tensorwise, (m, 1 / m) of all
+    """A rank's rows of a weight, of which FSDP2 sends float8. held: the rows. scale: tensorwise, (amax, 1 / m) of all
     ranks' rows, in a list that is shared with all tensors that are made of this one: FSDP2 pads a rank's rows anew
     within the first forward, after `share_scales`.
     """
@@ -130,9 +186,12 @@ class SharedWeight(torch.Tensor):
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """What this rank sends, and what the receiver knows besides."""
         if self.scaling == "rowwise":
-            return tuple(float8_cast(self.held, "rowwise")), ()
-        m, inverse = self.scale[0]
-        values, missing = float8_round(self.held, m), -(-outer_size[0] // mesh.size()) - len(self.held)
+            return tuple(float8_weight(self.held, "rowwise")), ()
+        amax, inverse = self.scale[0]
+        values, missing = (
+            float8_weight(self.held, "tensorwise", amax)[0],
+            -(-outer_size[0] // mesh.size()) - len(self.held),
+        )
         if missing:  # rows of the last ranks, which FSDP2 wants to be as many as the others'
             values = F.pad(values.view(torch.uint8), (0, 0, 0, missing)).view(values.dtype)
         return (values,), (inverse,)
@@ -226,5 +285,5 @@ def share_scales(model: nn.Module, group: dist.ProcessGroup) -> None:
     if group.size() > 1:
         bits = amax.view(torch.int32)  # in their order NaN comes last, which a maximum of numbers may lose
         dist.all_reduce(bits, dist.ReduceOp.MAX, group)
-    for shard, m, inverse in zip(shards, *float8_scale(amax), strict=True):
-        shard.scale[:] = [(m, inverse)]
+    for shard, largest, inverse in zip(shards, amax, float8_scale(amax)[1], strict=True):
+        shard.scale[:] = [(largest, inverse)]

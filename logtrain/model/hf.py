@@ -28,6 +28,14 @@ DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 BUFFERS = tuple(f"rotary_emb.{name}" for name in ("inv_freq", "original_inv_freq", "cos_cached", "sin_cached"))
+SAVED_ANEW = "transformers opens it and saves safetensors: LlamaForCausalLM.from_pretrained(DIR{}).save_pretrained(NEW)"
+OTHERS = {  # weights in other forms, by the names of their files, and what to do
+    "pytorch_model*.bin*": SAVED_ANEW.format(""),
+    "*.gguf": SAVED_ANEW.format(", gguf_file=NAME"),
+    "consolidated*": "Meta's own form; give the Hugging Face folder of the same model",
+    "original/consolidated*": "Meta's own form; give the Hugging Face folder of the same model",
+    "adapter_model.*": "an adapter; give the folder of its model",
+}
 MAX_FILES = 10_000  # of a model: each is open and mapped while it is read
 MAX_HEADER_BYTES = 1 << 23  # of one file of safetensors: Llama-3.1-405B's largest has some 20 KB
 
@@ -124,7 +132,9 @@ def file_names(folder: Path) -> list[str]:
         return [WHOLE]
     index = folder / INDEX
     if not os.path.lexists(index):
-        raise ValueError(f"{folder}: neither {WHOLE} nor {INDEX}; give a folder with safetensors weights")
+        others = ((what, found) for pattern, what in OTHERS.items() for found in folder.glob(pattern))
+        what, found = next(others, ("give a folder with safetensors weights", None))
+        raise ValueError(f"{folder}: neither {WHOLE} nor {INDEX}{f', but {found.name}' if found else ''}; {what}")
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index}: no weight_map")

@@ -112,7 +112,11 @@ class Attention(nn.Module):
         self.out = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=False)
 
     def forward(self, x_TD: Tensor, sequences: Sequences) -> Tensor:
-        qkv_TNH = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim))
+        return self.out(self.attend(self.qkv(x_TD), sequences))
+
+    def attend(self, qkv_TO: Tensor, sequences: Sequences) -> Tensor:
+        """What each token's query heads find: queries, keys and values [T, (N + 2K) H] -> [T, N H]."""
+        qkv_TNH = qkv_TO.unflatten(-1, (-1, self.head_dim))
         cos_TH2, sin_TH2 = sequences.rotations
         q_TNH, k_TKH, v_TKH = rope(qkv_TNH, cos_TH2, sin_TH2, self.num_heads, self.num_kv_heads)
         cu_seqlens, longest = sequences.cu_seqlens, sequences.max_seqlen
@@ -121,7 +125,7 @@ class Attention(nn.Module):
             out_TNH = cached_attention(q_TNH, k_TKH, v_TKH, cu_seqlens, longest, keys_CKH, values_CKH, cache.slots)
         else:
             out_TNH = attention(q_TNH, k_TKH, v_TKH, cu_seqlens, longest)
-        return self.out(out_TNH.flatten(1))
+        return out_TNH.flatten(1)
 
 
 class FeedForward(nn.Module):

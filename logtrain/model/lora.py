@@ -23,7 +23,7 @@ from logtrain.model.config import LoraConfig, LoraTarget
 from logtrain.model.float8 import gathered
 from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.weights import WeightSource, generator_of
-from logtrain_kernels import AdapterSpan, Float8, Float8Recipe, adapted_linear, dropout_steps, float8_cast
+from logtrain_kernels import AdapterSpan, Float8, Float8Recipe, adapted_linear, dropout_steps, float8_weight
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class LoraLinear(nn.Module):
             return None
         weight = gathered(self.weight)
         if weight is None:
-            weight = self.frozen = self.frozen or float8_cast(self.weight.detach(), self.recipe.scaling)
+            weight = self.frozen = self.frozen or float8_weight(self.weight.detach(), self.recipe.scaling)
         return self.recipe, weight.values, weight.inverse
 
     def forward(self, x_TD: Tensor) -> Tensor:

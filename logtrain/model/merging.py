@@ -4,6 +4,7 @@ its name.
 
 import os
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,11 @@ from logtrain.core.batch import Batch
 from logtrain.core.checksums import check_folder, write_checksums
 from logtrain.core.lineage import parent_of, write_lineage
 from logtrain.model import hf, published
-from logtrain.model.adapter import Adapter
+from logtrain.model.adapter import BY_MERGE, Adapter, NotComputed
 from logtrain.model.base import read_base, read_reference
 from logtrain.model.card import write_card
-from logtrain.model.llama import Llama
+from logtrain.model.llama import Llama, LlamaConfig
+from logtrain.model.peft_merge import PeftMerge
 from logtrain.model.weights import read_model
 from logtrain.text import template_source
 from logtrain.text.template_source import TemplateSource, tokenizer_file
@@ -57,17 +59,15 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
     base_shape = hf.read_config(source)
     published.check_source(source, base_shape)
     published.read_generation(adapter / published.GENERATION)
-    learned = Adapter(adapter, base_shape)
-    shape, weights = learned.shape, learned.merged(hf.Weights(source, base_shape))
+    shape, tensors, reference = merged(source, adapter, base_shape)
     files = published.read_tokenizer(adapter if tokenizer_file(adapter) else source, shape).files
     template = template_source.template_of(adapter)
-    tensors = ((name, torch.cat(list(weights.rows(name, 0, sys.maxsize)))) for name in hf.published_tensors(shape))
     with new_folder(output) as aside:
         hf.save(aside, shape, tensors, dtype, source=source, tokenizer_files=files)
         copy_learned_files(adapter, aside, template)
         write_card(aside, output.name, "merge", read_base(source))
         write_lineage(aside, [parent_of("model", source), parent_of("adapter", adapter)], {"dtype": dtype_name})
-        before = logits(read_model(shape, weights, CPU, torch.float32))
+        before = reference()
         after = logits(read_model(shape, hf.Weights(aside, shape), CPU, torch.float32))
         difference = ((after - before).abs().max() / before.abs().max()).item()
         write_checksums(aside)
@@ -79,6 +79,34 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
         with published.called(aside, output):
             odd = published.check_model(aside, trained_template=template is not None)
     return MergeResult(difference, [line.replace(str(aside), str(output)) for line in odd], dtype_name)
+
+
+class Merged(NamedTuple):
+    """A model with an adapter in its weights, before they are written."""
+
+    shape: LlamaConfig
+    """Sizes of the model, which the adapter may have changed."""
+    tensors: Iterable[tuple[str, Tensor]]
+    """Our names and full tensors, in order."""
+    logits: Callable[[], Tensor]
+    """Gives what it should compute of the tokens of `logits`."""
+
+
+def merged(source: Path, adapter: Path, shape: LlamaConfig) -> Merged:
+    """Merges the adapter into the model in `source`, which has this shape; by PEFT, what is not computed here."""
+    try:
+        learned = Adapter(adapter, shape)
+    except NotComputed as error:
+        by_peft = PeftMerge(source, adapter, shape, tokens_of(shape.vocab_size), str(error).removesuffix(BY_MERGE))
+        return Merged(by_peft.shape, by_peft.tensors(), lambda: by_peft.logits)
+    shape, weights = learned.shape, learned.merged(hf.Weights(source, shape))
+    tensors = ((name, torch.cat(list(weights.rows(name, 0, sys.maxsize)))) for name in hf.published_tensors(shape))
+    return Merged(shape, tensors, lambda: logits(read_model(shape, weights, CPU, torch.float32)))
+
+
+def tokens_of(vocab_size: int) -> Tensor:
+    """Returns fixed random tokens: [TOKENS]."""
+    return torch.randint(vocab_size, (TOKENS,), generator=torch.Generator().manual_seed(0))
 
 
 def copy_learned_files(adapter: Path, folder: Path, template: TemplateSource | None) -> None:
@@ -96,6 +124,6 @@ def copy_learned_files(adapter: Path, folder: Path, template: TemplateSource | N
 @torch.no_grad()
 def logits(model: Llama) -> Tensor:
     """Returns the logits [TOKENS, V] of fixed random tokens, which are one document."""
-    tokens = torch.randint(model.config.vocab_size, (TOKENS,), generator=torch.Generator().manual_seed(0))
+    tokens = tokens_of(model.config.vocab_size)
     positions, bounds = torch.arange(TOKENS, dtype=torch.int32), torch.tensor([0, TOKENS], dtype=torch.int32)
     return model(Batch(tokens, None, positions, bounds, TOKENS))

@@ -25,7 +25,9 @@ def find_marks(added: Mapping[int, AddedToken], folder: Path, templates: str) ->
     """Returns the ids of the marks among a tokenizer's added tokens, by their texts. `templates`: all text of chat
     templates. Raises ValueError for a file that names as special what is no token.
     """
-    named = set(named_tokens(folder).values()) | {token.content for token in listed_tokens(folder) if token.special}
+    named = set(named_tokens(folder).values()) | {
+        token.content for tokens in listed_tokens(folder) for token in tokens if token.special
+    }
     return {
         token.content: id
         for id, token in added.items()
@@ -37,29 +39,47 @@ def find_marks(added: Mapping[int, AddedToken], folder: Path, templates: str) ->
     }
 
 
-def add_missing(tokenizer: tokenizers.Tokenizer, folder: Path) -> list[str]:
-    """Adds the tokens to an opened tokenizer that only the files beside it list, in the order of their ids, as
-    transformers does; returns their texts.
+def add_listed(tokenizer: tokenizers.Tokenizer, folder: Path) -> list[str]:
+    """Adds the tokens to an opened tokenizer that only the files beside it list, in the order of their ids, or name,
+    and gives others the flags that these list, as transformers does; returns what it has changed.
     """
-    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    missing = {token.content: token for token in listed_tokens(folder) if token.content not in known}
-    tokenizer.add_tokens(list(missing.values()))
-    return list(missing)
+    known = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
+    named = named_tokens(folder, defaults=False)
+    if tokenizer.token_to_id(named.get("bos_token", "")) is None:  # a mistake, of which the user hears
+        named.pop("bos_token", None)
+    with_ids, others = listed_tokens(folder)
+    of_names = [AddedToken(text, special=True, normalized=False) for text in named.values() if text not in known]
+    tokens = {token.content: token for token in (*with_ids, *of_names, *others)}
+    added: list[AddedToken] = []
+    for text, token in tokens.items():
+        if text in known:
+            flags = {flag: getattr(token, flag) for flag in FLAGS if flag != "special"}  # which decides no ids
+            if all(getattr(known[text], flag) == value for flag, value in flags.items()):
+                continue
+            token = AddedToken(text, special=known[text].special, **flags)
+        added.append(token)
+    tokenizer.add_tokens(added)
+    return [token.content if token.content not in known else repr(token) for token in added]
 
 
-def listed_tokens(folder: Path) -> list[AddedToken]:
-    """Returns the added tokens that the files beside a tokenizer list, those with ids first."""
-    found: list[AddedToken | None] = []
+def listed_tokens(folder: Path) -> tuple[list[AddedToken], list[AddedToken]]:
+    """Returns the added tokens that the files beside a tokenizer list: those with ids, by their ids, and the others."""
+    with_ids: list[AddedToken | None] = []
+    others: list[AddedToken | None] = []
     for facts in (read_config(folder / name) for name in reversed(CONFIG_FILES)):
         by_id = facts.get("added_tokens_decoder")
         if isinstance(by_id, dict):
             ids = (id for id in by_id if id.isdecimal() and len(id) < MAX_DIGITS)
-            found += [added_token(by_id[id]) for id in sorted(ids, key=int)]
+            with_ids += [added_token(by_id[id]) for id in sorted(ids, key=int)]
         for name in ("additional_special_tokens", "extra_special_tokens"):
             values = facts.get(name)
             values = list(values.values()) if isinstance(values, dict) else values
-            found += [added_token(one, special=True) for one in values] if isinstance(values, list) else []
-    return [token for token in found if token is not None]
+            others += [added_token(one, special=True) for one in values] if isinstance(values, list) else []
+    if not with_ids:  # older versions of transformers left them in a file of their own
+        id_of = {text: id for text, id in read_config(folder / "added_tokens.json").items() if type(id) is int}
+        special = set(named_tokens(folder).values()) | {token.content for token in others if token}
+        with_ids = [added_token(text, text in special) for text in sorted(id_of, key=id_of.__getitem__)]
+    return [token for token in with_ids if token], [token for token in others if token]
 
 
 def added_token(facts: Any, special: bool = False) -> AddedToken | None:

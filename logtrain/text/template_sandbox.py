@@ -212,13 +212,15 @@ GROWTH: dict[str, Growth] = {
 
 
 class GenerationBlock(ext.Extension):
-    """{% generation %} ... {% endgeneration %}, by which some templates mark their answers: its content is rendered."""
+    """{% generation %} ... {% endgeneration %}, by which some templates mark their answers: its content is rendered.
+    What is set in it is not known behind it.
+    """
 
     tags = {"generation"}  # noqa: RUF012 (jinja2 reads it of the class)
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 def raise_exception(message: str) -> None:

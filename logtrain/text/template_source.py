@@ -19,7 +19,7 @@ TOKENIZER_FILES = (  # of a Hugging Face folder: the first two decide the ids, t
 )
 MAX_TEMPLATE_BYTES = 1 << 20  # the longest that is known has some 30 KB
 MAX_CONFIG_BYTES = 1 << 24  # the largest that is honest, of many added tokens, has some 3 MB
-LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
+LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast")
 OF_LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # that those classes have unless told
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -55,6 +55,8 @@ def template_of(folder: Path) -> TemplateSource | None:
         return read_template(folder / FILE)
     config_file = folder / CONFIG
     found = read_config(config_file).get("chat_template")
+    if isinstance(found, dict):
+        found = [{"name": name, "template": text} for name, text in found.items()]
     if isinstance(found, list):  # several by name
         by_name = {
             one["name"]: one.get("template")
@@ -91,17 +93,31 @@ def template_text(folder: Path) -> str:
 
 def named_tokens(*folders: Path, defaults: bool = True) -> dict[str, str]:
     """Returns the special tokens by what the files of tokenizers call them: {"bos_token": "<|begin_of_text|>", ...}; a
-    later folder goes before an earlier one. `defaults`: also those that Llama's class of tokenizers has. Raises
-    ValueError for a file that is not JSON, and for a name whose value is no token.
+    later folder goes before an earlier one. `defaults`: also those that Llama's class of tokenizers has. As in
+    transformers, the older special_tokens_map.json goes before tokenizer_config.json, and counts only where that lists
+    no added tokens; a model may have names of its own (`eot_token`). Raises ValueError for a file that is not JSON, and
+    for a name whose value is no token.
     """
     found: dict[str, str | None] = {}
     for folder in folders:
-        for file in (folder / "special_tokens_map.json", folder / CONFIG):
-            facts = read_config(file)
-            if defaults and facts.get("tokenizer_class") in LLAMA_CLASSES:
-                found = OF_LLAMA | found
+        config = read_config(folder / CONFIG)
+        if defaults and config.get("tokenizer_class") in LLAMA_CLASSES:
+            found = OF_LLAMA | found
+        map_file = folder / "special_tokens_map.json"
+        older = read_config(map_file)
+        for file, facts in ((folder / CONFIG, config), (map_file, {} if "added_tokens_decoder" in config else older)):
             found |= {name: token_text(file, facts[name], name) for name in NAMED_TOKENS if name in facts}
-    return {name: text for name in NAMED_TOKENS if (text := found.get(name))}
+            found |= own_tokens(facts)
+    return {name: text for name, text in found.items() if text}
+
+
+def own_tokens(facts: dict[str, Any]) -> dict[str, str]:
+    """Returns the special tokens that a file of a tokenizer calls by names of the model's own."""
+    extra = facts.get("extra_special_tokens")
+    named = {name: value for name, value in facts.items() if name.endswith("_token") and name not in NAMED_TOKENS}
+    named |= extra if isinstance(extra, dict) else {}
+    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in named.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
 def tokenizer_file(folder: Path) -> Path | None:

@@ -17,7 +17,8 @@ import sentencepiece
 import tokenizers
 
 from logtrain.core.untrusted import nearest, read_bytes
-from logtrain.text.marks import TURN_MARKS, add_missing, begin_of_text, find_marks
+from logtrain.text.llama_class import as_its_class
+from logtrain.text.marks import TURN_MARKS, add_listed, begin_of_text, find_marks
 from logtrain.text.panics import panics_named, raise_if_ours
 from logtrain.text.plain_text import Encoding, PlainText
 from logtrain.text.template_source import TOKENIZER_FILES, named_tokens, read_config, template_text, tokenizer_file
@@ -145,9 +146,9 @@ class JsonTokenizer(Tokenizer):
     def __init__(self, file: Path, template: str = ""):
         """`template`: a chat template that knows marks beside those of the folder's own."""
         super().__init__(file)
-        tokenizer, missing = self._open()
-        if missing:
-            self.sha256 = hashlib.sha256("\n".join((self.sha256, *missing)).encode()).hexdigest()
+        tokenizer, changes = self._open()
+        if changes:
+            self.sha256 = hashlib.sha256("\n".join((self.sha256, *changes)).encode()).hexdigest()
         try_out(file, tokenizer)
         self._added = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
         named = named_tokens(self.folder, defaults=False).get("bos_token", "")
@@ -164,7 +165,7 @@ class JsonTokenizer(Tokenizer):
             self._plain = PlainText(tokenizer, self.marks)
 
     def _open(self) -> tuple[tokenizers.Tokenizer, list[str]]:
-        """Opens the file; also returns which tokens it lacks, that others beside it list."""
+        """Opens the file; also returns what others beside it change: how spaces are written, which tokens it lacks."""
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(self._file))
         except BaseException as error:  # the library raises bare Exception, and panics that are none
@@ -175,7 +176,8 @@ class JsonTokenizer(Tokenizer):
         tokenizer.no_padding()
         if getattr(tokenizer.model, "dropout", None):
             tokenizer.model.dropout = None
-        return tokenizer, add_missing(tokenizer, self.folder)
+        of_class = as_its_class(tokenizer, self.folder)
+        return tokenizer, [*([of_class] if of_class else []), *add_listed(tokenizer, self.folder)]
 
     @functools.cached_property
     def _spelled(self) -> tokenizers.Tokenizer:

@@ -64,9 +64,10 @@ def sharded_model(
     for block in model.blocks:
         assert isinstance(block, Block)
         block.recompute = config.recompute
+    adapters = adapters and config.lora.rank > 0
     if config.precision == "fp8":
-        use_float8(model, config.fp8)
-    if config.lora.rank and adapters:
+        use_float8(model, config.fp8, adapters=adapters)
+    if adapters:
         add_adapters(model, config.lora, dtype)
     shard(model, mesh, config.parallel, dtype, config.fp8 if config.precision == "fp8" else None)
     return model

@@ -30,6 +30,8 @@ def empty(path: Path) -> Path:
         ("syslog", "syslog", True),
         ("syslog.7.gz", "syslog", True),
         ("messages-20240101", "messages", True),
+        ("access_log", "access_log", True),
+        ("ssl_error_log-20240101.gz", "ssl_error_log", True),
         ("a.csv", "a", False),
         ("a.b.tsv.bz2", "a.b", False),
         ("a.parquet", "a", False),

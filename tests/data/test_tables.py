@@ -191,7 +191,7 @@ def test_files_of_an_archive_and_of_a_folder(tmp_path, monkeypatch):
         "z.zip/b/x.log.1",
         "deep/c.csv",
     ]
-    assert inputs.told().startswith("left out, for their names are of no kind of file: ")
+    assert inputs.told().startswith("left out, for their names are those of no data: ")
     assert "notes.doc" in inputs.told()
     assert "README.md" in inputs.told()
     values = [[value for _, value in file.rows(9)] for file in inputs.files]

@@ -51,6 +51,24 @@ def test_where_no_time_is_found_what_is_indented_goes_on():
     assert list(blocks(iter(lines))) == ["one\n  two\n", "three\n", "four\n\tfive\n"]
 
 
+SAID = ["disk full", "10.0.0.1 connected", "retry 3 of 5", 'user "root"', "GET /api?id=3 200"]
+VARIED = {  # heads that are not the same in all lines
+    "docker": lambda i, said: json.dumps({"log": said, "stream": "stdout", "time": i}, separators=(",", ":")),
+    "zap": lambda i, said: json.dumps({"level": "info", "ts": i + 0.5, "caller": f"x{i % 3}/y.go", "msg": said}),
+    "kernel": lambda i, said: f"[{i * 131.071:12.6f}] {said}",
+    "milliseconds left out": lambda i, said: f"2024-01-01 10:00:{i % 60:02}{'.123' if i % 3 else ''} INFO {said}",
+    "hexadecimal": lambda i, said: f"{i * 0x9E3779B97F4A7C15 % 2**64:016x} {said}",
+}
+
+
+@pytest.mark.parametrize("below", BELOW)
+@pytest.mark.parametrize("head", VARIED)
+def test_heads_that_vary(head, below):
+    """JSON logs, and a kernel's that has been up for 10,000 s: most of their lines went on a block of others."""
+    expected = [VARIED[head](i, SAID[i * 7 % 5]) + "\n" + (BELOW[below] if i % 3 == 0 else "") for i in range(200)]
+    assert list(blocks(iter("".join(expected).splitlines(keepends=True)))) == expected
+
+
 @pytest.mark.parametrize("name", ["Android", "Apache", "BGL", "HDFS", "Linux", "OpenSSH", "Spark", "Zookeeper"])
 def test_lines_of_real_logs_are_records(shared, name):
     (path,) = (shared / "data" / "loghub" / name).glob("*.log")

@@ -10,7 +10,15 @@ from benchmarks.kernels.pretend import pretended_h100
 from logtrain_kernels import COSTS
 from logtrain_kernels.adapted_linear import adapter_outputs_op
 from logtrain_kernels.dropped_linear import dropped_linear_backward_op, dropped_linear_op
-from logtrain_kernels.float8_cast import float8_cast_op
+from logtrain_kernels.float8_norm import rms_norm_largest_op, rms_norm_pair_op
+from logtrain_kernels.float8_pair import float8_largest_op, float8_pair_op, float8_transposed_op
+from logtrain_kernels.float8_rows import float8_rows_op
+from logtrain_kernels.float8_swiglu import (
+    swiglu_backward_largest_op,
+    swiglu_backward_pair_op,
+    swiglu_largest_op,
+    swiglu_pair_op,
+)
 from logtrain_kernels.linear_cross_entropy import softmax_gradient_op
 from logtrain_kernels.rms_norm import add_rms_norm_op, rms_norm_backward_op, rms_norm_op
 from logtrain_kernels.rope import rope_backward_op, rope_op
@@ -27,11 +35,19 @@ OPERATIONS = {
         *(
             adapter_outputs_op,
             add_rms_norm_op,
-            float8_cast_op,
             dropped_linear_op,
             dropped_linear_backward_op,
             rms_norm_op,
         ),
+        *(
+            float8_largest_op,
+            float8_pair_op,
+            float8_rows_op,
+            float8_transposed_op,
+            rms_norm_largest_op,
+            rms_norm_pair_op,
+        ),
+        *(swiglu_backward_largest_op, swiglu_backward_pair_op, swiglu_largest_op, swiglu_pair_op),
         *(rms_norm_backward_op, rope_op, rope_backward_op, softmax_gradient_op, swiglu_op, swiglu_backward_op),
     )
 }
@@ -48,6 +64,7 @@ def calls(dtype: torch.dtype) -> dict[str, tuple]:
     logits, labels = torch.randn(8, V).to(dtype), torch.arange(8)
     h, a, b = torch.randn(T, R).to(dtype), torch.randn(R, D).to(dtype), torch.randn(40, R // 2).to(dtype)
     dropout = torch.arange(T) * 2**40, torch.tensor(77, device="cpu"), 3277
+    largest = torch.tensor(0x40000000, dtype=torch.int32)  # the bits of 2
     spans = [8, 32, 0, 24, 0, 8, 32, 48, 24, 40, 8, 16]
     return {
         "adapter_outputs": (h, b, spans, 48),
@@ -57,21 +74,33 @@ def calls(dtype: torch.dtype) -> dict[str, tuple]:
         "dropped_linear, nothing dropped": (x_TD, a, None, None, 0, 1.0),
         "dropped_linear_backward": (h, x_TD, a, *dropout, True),
         "dropped_linear_backward, dA alone": (h, x_TD, a, *dropout, False),
-        "float8_cast": (torch.randn(160, 128).to(dtype), None, False),
-        "float8_cast, rows": (x_TD, None, True),
-        "float8_cast, rows, with factors": (x_TD, scale[:D], True),
-        "float8_cast, rows longer than a block": (torch.randn(3, 20_000).to(dtype), torch.rand(20_000), True),
+        "float8_largest": (torch.randn(160, 128).to(dtype),),
+        "float8_pair": (x_TD, largest, True, True),
+        "float8_pair, one way": (x_TD, largest, False, True),
+        "float8_rows": (x_TD, None),
+        "float8_rows, with factors": (x_TD, scale[:D]),
+        "float8_rows, longer than a block": (torch.randn(3, 20_000).to(dtype), torch.rand(20_000)),
+        "float8_transposed": (x_TD.to(torch.float8_e4m3fn),),
         "rms_norm": (x_TD, weight_D, 1e-5),
         "rms_norm_backward": (rows[0], None, rows[1], weight_D, scale, True),
         "rms_norm_backward, add": (*rows, weight_D, scale, True),
         "rms_norm_backward, fewer rows than processors": (rows[0][:9], None, rows[1][:9], weight_D, scale[:9], True),
         "rms_norm_backward, frozen weight": (*rows, weight_D, scale, False),
+        "rms_norm_largest": (x_TD, x_TD.clone(), weight_D, 1e-5),
+        "rms_norm_largest, no residual": (x_TD, None, weight_D, 1e-5),
+        "rms_norm_pair": (x_TD, scale[:T], weight_D, largest, True, True),
+        "rms_norm_pair, one way": (x_TD, scale[:T], weight_D, largest, True, False),
         "rope_": (qkv, *tables, 8, 4),
         "rope_backward": (q, k, k.clone(), *tables),
         "softmax_gradient_": (logits, labels, True),
         "softmax_gradient_, loss only": (logits, labels, False),
         "swiglu": (gate_up,),
         "swiglu_backward_": (dy, gate_up),
+        "swiglu_backward_largest": (dy, gate_up),
+        "swiglu_backward_pair": (dy, gate_up, largest, True, True),
+        "swiglu_largest": (gate_up,),
+        "swiglu_pair": (gate_up, largest, True, True),
+        "swiglu_pair, one way": (gate_up, largest, False, True),
     }
 
 

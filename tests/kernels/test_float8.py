@@ -8,7 +8,14 @@ import torch
 
 from logtrain_kernels import float8_cast
 from logtrain_kernels.float8 import E4M3, E5M2, Float8, float8_amax, float8_round, float8_scale
-from logtrain_kernels.float8_cast import cast_reference, float8_cast_op
+from logtrain_kernels.float8_pair import (
+    float8_largest_op,
+    float8_pair_op,
+    float8_transposed,
+    largest_reference,
+    pair_reference,
+)
+from logtrain_kernels.float8_rows import float8_rows_op, rows_reference
 from tests.support.precision import triton_kernels
 
 UNIT = 400  # numbers are integers of 2^-400: every product of a bf16 number and a scale is one
@@ -125,6 +132,12 @@ def same(found: tuple[torch.Tensor, torch.Tensor], expected: tuple[torch.Tensor,
     return codes_of(q) == codes_of(truth) and torch.equal(inverse.nan_to_num(-1), scales.nan_to_num(-1))
 
 
+def by_reference(x: torch.Tensor, scaling: str) -> tuple[torch.Tensor, torch.Tensor]:
+    if scaling == "rowwise":
+        return rows_reference(x, None)
+    return pair_reference(x, largest_reference(x), True, False).straight
+
+
 @pytest.mark.parametrize("scaling", ["tensorwise", "rowwise"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_the_kernels_cast_bit_by_bit_as_the_reference(scaling, dtype):
@@ -138,19 +151,42 @@ def test_the_kernels_cast_bit_by_bit_as_the_reference(scaling, dtype):
     for part in (x[:11], x, x[10:11], x[:0]):
         part = part.to(dtype)
         with triton_kernels():
-            found = float8_cast_op(part, None, scaling == "rowwise")
-        assert same(found, cast_reference(part, None, scaling))
+            found = float8_cast(part, scaling)
+        assert same(found, by_reference(part, scaling))
     many = torch.randn(200, 100, generator=generator).to(dtype)  # several programs
     with triton_kernels():
-        assert same(float8_cast_op(many, None, scaling == "rowwise"), cast_reference(many, None, scaling))
+        assert same(float8_cast(many, scaling), by_reference(many, scaling))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("shape", [(128, 64), (144, 80), (129, 65), (7, 200), (300, 3), (0, 5)], ids=str)
+def test_both_ways_of_a_matrix_are_one_cast(shape, dtype):
+    """Of whole tiles, of sides that are multiples of 16 and of others; and what is not asked for has no memory."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with triton_kernels():
+        largest = float8_largest_op(x)
+        pairs = [float8_pair_op(x, largest, *ways) for ways in ((True, True), (True, False), (False, True))]
+        turned = float8_transposed(pairs[0][0])
+    assert torch.equal(largest, largest_reference(x))
+    truth = pair_reference(x, largest, True, True)
+    assert torch.equal(truth.transposed.float(), truth.values.float().T)
+    for values, transposed, inverse in pairs:
+        for found, expected in ((values, truth.values), (transposed, truth.transposed)):
+            assert found.shape == expected.shape
+            if found.untyped_storage().nbytes() > 1 or x.numel() < 2:
+                assert found.is_contiguous() and same((found, inverse), (expected, truth.inverse))
+    assert [(v.untyped_storage().nbytes() > 1, t.untyped_storage().nbytes() > 1) for v, t, _ in pairs] == (
+        [(True, True), (True, False), (False, True)] if x.numel() else [(False, False)] * 3
+    )
+    assert codes_of(turned) == codes_of(truth.transposed)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_columns_are_multiplied_before_a_row_is_cast(dtype):
     x, factor = torch.randn(5, 90).to(dtype), torch.exp2(torch.arange(-45.0, 45.0))
     with triton_kernels():
-        found = float8_cast_op(x, factor, True)
-    assert same(found, cast_reference(x.float() * factor, None, "rowwise"))
+        found = float8_rows_op(x, factor)
+    assert same(found, rows_reference(x.float() * factor, None))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -159,15 +195,15 @@ def test_rows_longer_than_a_block_are_cast_by_the_largest_of_all_their_elements(
     x[0, 5], x[1, 19_999], x[2, 16_384], x[3, 16_383] = 30, -30, math.nan, math.inf
     for factor_D in (None, factor):
         with triton_kernels():
-            found = float8_cast_op(x, factor_D, True)
-        assert same(found, cast_reference(x, factor_D, "rowwise"))
+            found = float8_rows_op(x, factor_D)
+        assert same(found, rows_reference(x, factor_D))
 
 
 def test_the_interpreters_kernel_rounds_every_bf16_number_as_the_format_is_defined():
     """Within a row that ends with 448, so that the scale is 1: 124.5 is 128 there, and not 64."""
     numbers = ALL_BF16[ALL_BF16.abs() <= 448]
     with triton_kernels():
-        found, inverse = float8_cast_op(numbers[None], None, True)
+        found, inverse = float8_rows_op(numbers[None], None)
     assert inverse.item() == 1
     of_all = by_definition(1.0, E4M3)
     assert codes_of(found[0]) == [of_all[bits & 0xFFFF] for bits in numbers.view(torch.int16).tolist()]

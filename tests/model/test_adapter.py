@@ -41,11 +41,28 @@ KINDS: dict[str, dict[str, Any]] = {
     "head, DoRA": {"target_modules": ["q_proj", "lm_head"], "use_dora": True},
     "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
     "tokens": {"target_modules": ATTENTION, "trainable_token_indices": {"embed_tokens": [3, 7, 300]}},
+    "tokens of both": {
+        "target_modules": ATTENTION,
+        "trainable_token_indices": {"embed_tokens": [3], "lm_head": [9, 7]},
+    },
+    "tied embedding": {"target_modules": ATTENTION, "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "tied LoRA": {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
     "fan_in_fan_out": {"target_modules": ATTENTION, "fan_in_fan_out": True},
 }
 TOKENS = torch.randint(320, (256,), generator=torch.Generator().manual_seed(0))  # that `logits` asks
 CLOSE = 1e-5  # logits of random models in fp32 differ so far from those in fp64; the weights are compared to 1e-6
-TIED = ("LoRA", "saved head", "saved embedding and head", "head", "DoRA")
+TIED = (
+    "LoRA",
+    "saved head",
+    "saved embedding and head",
+    "head",
+    "DoRA",
+    "tokens",
+    "tokens of both",
+    "tied embedding",
+    "tied LoRA",
+)
+STAY_TIED = ("LoRA", "DoRA", "tokens", "tied embedding")  # in PEFT head and embedding are one matrix
 
 
 def trained_by_peft(model: Path, at: Path, rows: int = 0, **settings) -> torch.Tensor:
@@ -75,7 +92,9 @@ def differ(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found.double() - expected).abs().max() / expected.abs().max()).item()
 
 
-@pytest.mark.parametrize(("kind", "tied"), [(kind, False) for kind in KINDS] + [(kind, True) for kind in TIED])
+@pytest.mark.parametrize(
+    ("kind", "tied"), [(kind, False) for kind in KINDS] + [(kind, True) for kind in (*TIED, "tokens of both")]
+)
 def test_what_peft_trains_is_loaded_and_merged_as_peft_computes_it(tmp_path, kind: str, tied: bool):
     model = write_model(tmp_path / "model", initializer_range=0.1, tie_word_embeddings=tied)
     expected = trained_by_peft(model, tmp_path / "adapter", **KINDS[kind])
@@ -83,7 +102,7 @@ def test_what_peft_trains_is_loaded_and_merged_as_peft_computes_it(tmp_path, kin
     assert differ(logits(folder.load(CPU).model), expected) < CLOSE
     merge_folders(model, tmp_path / "adapter", tmp_path / "merged", "float32")
     shape = hf.read_config(tmp_path / "merged")
-    assert shape.tied == (tied and not any(word in kind for word in ("head", "embedding")))
+    assert shape.tied == (tied and kind in STAY_TIED)
     assert (
         differ(logits(read_model(shape, hf.Weights(tmp_path / "merged", shape), CPU, torch.float32)), expected) < CLOSE
     )

@@ -83,8 +83,16 @@ DAMAGE = {
         r"model\.safetensors: damaged or cut short",
     ),
     "not safetensors": (
-        lambda folder: (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
+        lambda folder: (folder / "model.safetensors").write_bytes(b"weights of a model, in another form\n"),
         r"model\.safetensors: damaged or cut short",
+    ),
+    "a pointer": (
+        lambda folder: (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
+        r"model\.safetensors: only a pointer of Git LFS to the file; fetch the file itself: git lfs pull",
+    ),
+    "another form": (
+        lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model-00001-of-00002.bin"),
+        r"neither model\.safetensors nor model\.safetensors\.index\.json, but pytorch_model-00001-of-00002\.bin; tra",
     ),
     "no weights": (
         lambda folder: (folder / "model.safetensors").unlink(),

@@ -147,7 +147,7 @@ def test_adapters_train_beside_frozen_weights_in_float8(case, ranks: Ranks, reci
 
 def test_frozen_weights_are_cast_once(case):
     """In a step of eight micro-batches."""
-    with patch.object(lora, "float8_cast", wraps=lora.float8_cast) as cast:
+    with patch.object(lora, "float8_weight", wraps=lora.float8_weight) as cast:
         first_gradients(in_float8(case, "tensorwise", *LORA))
     assert cast.call_count == 2 * 4  # blocks, matrices
 

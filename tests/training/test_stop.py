@@ -103,3 +103,22 @@ def test_stops_at_ten_random_moments(case, whole, tmp_path, size):
         for step in steps:
             stop(case, runs, size, step, chosen.uniform(0, longest), 20)
         finish(case, whole, runs, size)
+
+
+def test_a_stop_between_the_last_step_and_the_end(case, whole, tmp_path):
+    """It comes in time, and the run goes on later, or too late: what is exported is whole, or is not there."""
+    records = map(json.loads, (whole[1] / "metrics.jsonl").read_text().splitlines())
+    last = max(record["time"] for record in records if "loss" in record)
+    chosen, longest = random.Random(0), read_attempts(whole[1])[-1].last - last
+    for number in range(6):
+        runs = tmp_path / str(number)
+        runs.mkdir()
+        weights = runs / "run/export/model.safetensors"
+        program = Program([*case.flags, "--runs", str(runs)], runs / "output")
+        program.until(lambda run=runs / "run": last_step(run) >= STEPS)
+        time.sleep(chosen.uniform(0, longest))
+        program.send(signal.SIGTERM)
+        status = program.wait(300)
+        assert status == [0 if weights.exists() else 75], program.output.read_text()
+        assert not weights.exists() or weights.read_bytes() == (whole[1] / "export/model.safetensors").read_bytes()
+        finish(case, whole, runs, 1)
