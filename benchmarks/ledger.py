@@ -20,6 +20,7 @@ LLAMA = ["--model", "Llama-3.1-8B"]
 SMALL = ["--model", "Llama-3.2-1B"]  # where the recipe takes any model
 RECIPES = {
     "cpt_8xh100": [],
+    "cpt_8xh100_fp8": ["--precision", "fp8"],
     "cpt_8xh100_replay": ["--data", *(f"{name}=none" for name in ("logs", "replay", "text"))],
     "sft_full_8xh100": [*LLAMA, *CHATS],
     "sft_lora_4xh100": [*LLAMA, *CHATS, "--gpus", "4"],
@@ -27,12 +28,14 @@ RECIPES = {
     "demo_sft": [*SMALL, "--gpus", "1"],
     "demo_own": [*SMALL, "--gpus", "1"],
 }
+VARIANTS = {"cpt_8xh100_fp8": "cpt_8xh100"}  # of a recipe, with flags
 HIGHER_IS_BETTER = {"tokens_per_second_per_gpu"}
 
 
 def figures(recipe: str) -> dict[str, float]:
     """What one step of the recipe costs on one GPU of the job."""
-    flags = [str(ROOT / "launch" / "recipes" / f"{recipe}.toml"), "--data", "none", *RECIPES[recipe]]
+    file = ROOT / "launch" / "recipes" / f"{VARIANTS.get(recipe, recipe)}.toml"
+    flags = [str(file), "--data", "none", *RECIPES[recipe]]
     result = make_plan(load(PlanConfig, flags)).result
     counted: dict[str, float] = {
         "flops_per_token_executed": result["flops_per_token_executed"],

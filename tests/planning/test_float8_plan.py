@@ -1,5 +1,6 @@
 """The plan of a job in float8: its products are costed by a sourced factor, its gathers are bytes, or it is refused."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from logtrain.model.config import Float8Config
 from logtrain.planning.config import PlanConfig
 from logtrain.planning.cost import FLOAT8_PRODUCT, product_seconds
 from logtrain.planning.gpu_file import read_gpu
+from logtrain.planning.operation import COMPUTE
 from logtrain.planning.prediction import make_plan
 from logtrain.planning.shape import read_shape
 from logtrain.planning.trace import trace_step
@@ -46,6 +48,25 @@ def test_all_products_of_the_blocks_are_in_float8_and_gathered_in_bytes(recipe):
     assert not trace.syncs
     assert trace.bytes_between_steps == pytest.approx(plain.bytes_between_steps, rel=1e-3)
     assert trace.peak.total < plain.peak.total + 2**16  # the peak is at the head, and scales are small
+
+
+@NEEDS_2_13
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_a_forward_casts_only_what_this_pass_needs(recompute):
+    """x as it lies where it is multiplied, transposed where the backward comes next; a kept look is not done again."""
+    config = replace(PLAIN, precision="fp8", dtype="bfloat16", recompute=recompute)
+    ops = [o for o in trace_step(config, SHAPE, 2).ops if o.stream == COMPUTE]  # on others shards are cast
+    names = Counter(o.name for o in ops)
+    T, x, dy = 1024, 2048 + 2048 + 2048 + 8192, 3072 + 2048 + 2 * 8192 + 2048  # operands' elements of a token and block
+    ways = {"none": (2, 0), "selective": (1, 1), "full": (1, 2)}[recompute]
+    written = {
+        phase: sum(o.written - 4 for o in ops if o.name.endswith("_pair") and o.phase == phase)
+        for phase in ("forward", "backward")
+    }
+    assert written == {"forward": 2 * T * ways[0] * x, "backward": 2 * T * (ways[1] * x + 2 * dy)}
+    again = recompute == "full"
+    assert (names["swiglu_largest"], names["swiglu_backward_largest"]) == (2 + 2 * again, 2)
+    assert names["float8_largest"] == 2 * (1 + 3) + 2 * again  # x of o; dy of q, k and v, of o, of down
 
 
 @NEEDS_2_13
