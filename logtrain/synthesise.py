@@ -47,7 +47,7 @@ def synthesise(config: SynthesiseConfig, stop: StopSignal) -> int:
             teacher = RemoteTeacher(config)
         chunks = kept_chunks(config, folder, prompts.sha256)
         jobs, tally = make_jobs(config, prompts, chunks.chunks), Tally(config)
-        for event in read_journal(folder):
+        for event in read_journal(folder, len(jobs)):
             tally.apply(event)
         tally.resumed()
         with Journal(folder) as journal:

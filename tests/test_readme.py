@@ -93,7 +93,6 @@ def test_every_command_is_run_or_parsed_by_a_test():
 
 
 @pytest.mark.slow
-@pytest.mark.trial
 def test_the_tour(tmp_path):
     """The block of commands from generated data to a result, one after the other."""
     (tmp_path / "launch").symlink_to(LAUNCH)

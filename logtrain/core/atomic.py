@@ -65,7 +65,8 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         try:
             if os.path.lexists(folder) and (not folder.is_dir() or (any(folder.iterdir()) and not replace)):
                 raise ValueError(f"{folder}: not empty; empty it, or choose another name")
-            yield aside
+            with naming(folder):
+                yield aside
             sync_tree(aside)
             put_in_place(aside, folder)
         except BaseException:

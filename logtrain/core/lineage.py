@@ -3,6 +3,7 @@ parents, which are the model and the data, each with a hash by which it is found
 """
 
 import json
+import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,7 +29,7 @@ def parent_of(role: str, path: str | Path) -> dict[str, str]:
 
 def standing_hash(path: Path) -> str:
     """The hash of the file that stands for a folder, or of the file itself; "" where there is none."""
-    files = [path] if path.is_file() else [path / name for name in STAND_FOR if (path / name).is_file()]
+    files = [path] if os.path.isfile(path) else [path / name for name in STAND_FOR if os.path.isfile(path / name)]
     return sha256_of(files[0]) if files else ""
 
 

@@ -38,14 +38,15 @@ class StopSignal:
         self.number, self.first = 0, 0.0
         self.promise: Callable[[], str] | None = None
         self.say: Callable[[str], None] = say_on_main
-        self.is_raised = False
+        self.is_raised = True  # not before all of this is there: a signal until then ends the work as it begins
         self.ours, theirs = os.pipe()
         os.set_blocking(theirs, False)
-        self.before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         self.wakeup = theirs, signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
+        self.before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self.listen, name="stop signal", daemon=True)
         self.thread.start()
+        self.is_raised = False
 
     @property
     def asked(self) -> bool:
@@ -100,6 +101,7 @@ class StopSignal:
 
     def close(self) -> None:
         """Acknowledge what has come, and restore the handlers that the signals had before."""
+        self.is_raised = True
         self.closing.set()
         theirs, before = self.wakeup
         for number, handler in self.before.items():
@@ -121,8 +123,9 @@ def stoppable(work: Callable[[StopSignal], int]) -> int:
     """The exit status that `work` returns, or INTERRUPTED where a stop was asked for and nothing had to be saved."""
     stop = StopSignal()
     try:
-        return work(stop)
-    except Stopped:
+        try:
+            return work(stop)
+        finally:
+            stop.close()
+    except Stopped:  # also at the last moment before `close`
         return INTERRUPTED
-    finally:
-        stop.close()

@@ -41,7 +41,7 @@ def parquet_rows(file: Table) -> Iterator[tuple[int, object]]:
             size = batch_rows(group.num_rows, group.total_byte_size)
             for batch in opened.iter_batches(size, row_groups=[number], use_threads=False):
                 batch.validate(full=True)
-                for value in readable(batch, arrow).to_pylist():
+                for value in values_of(readable(batch, arrow)):
                     yield row, checked(value, file.max_row_bytes)
                     row += 1
                 file.bytes_read = max(begun, file.num_bytes * row // max(1, opened.metadata.num_rows))
@@ -58,7 +58,7 @@ def arrow_rows(file: Table) -> Iterator[tuple[int, object]]:
             batch.validate(full=True)  # what a file says of its texts leads anywhere in memory until it is looked at
             check_names(batch.schema.names)
             for first in range(0, batch.num_rows, size := batch_rows(batch.num_rows, batch.nbytes)):
-                for value in readable(batch.slice(first, size), arrow).to_pylist():
+                for value in values_of(readable(batch.slice(first, size), arrow)):
                     yield row, checked(value, file.max_row_bytes)
                     row += 1
             file.bytes_read = max(begun, min(stream.tell(), file.num_bytes))
@@ -127,8 +127,20 @@ def batch_rows(num_rows: int, num_bytes: int) -> int:
     return max(1, min(BATCH_ROWS, num_rows * BATCH_BYTES // max(1, num_bytes)))
 
 
-def checked(value: dict[str, Any], max_bytes: int) -> object:
+def values_of(batch: Any) -> list[Any]:
+    """The rows of a batch; a BadRow for one with a date or a number that Python does not have."""
+    try:
+        return batch.to_pylist()
+    except ArithmeticError as error:  # of dates, OverflowError; of decimal numbers, its own
+        if batch.num_rows == 1:
+            return [BadRow(f"a date or a number that cannot be ({str(error)[:80]})")]
+    return [value for at in range(batch.num_rows) for value in values_of(batch.slice(at, 1))]
+
+
+def checked(value: Any, max_bytes: int) -> object:
     """A row as JSON has it; a BadRow for one that is too long."""
+    if isinstance(value, BadRow):
+        return value
     size = 0
 
     def plain(value: Any) -> Any:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from logtrain.core.atomic import naming
 from logtrain.core.lineage import standing_hash
 from logtrain.core.location import origin_of
 from logtrain.core.untrusted import sealed
@@ -65,8 +64,7 @@ def write_replay(folder: Path, origin: Origin, choice: SampleChoice, dtype: str)
     """Write the kept samples into an empty folder, the manifest last. `dtype`: that the model computed in. Raises
     OSError.
     """
-    with naming(folder):
-        splits = {"train": write_shards(folder, choice)}
+    splits = {"train": write_shards(folder, choice)}
     facts = {
         "model_sha256": standing_hash(Path(origin["sources"][0]["path"])),
         "dtype": dtype,
@@ -77,9 +75,8 @@ def write_replay(folder: Path, origin: Origin, choice: SampleChoice, dtype: str)
     manifest: Manifest = {**origin, "domains": ["replay"], "splits": splits, "replay": facts}  # type: ignore[typeddict-item]
     counts = {kind: splits["train"][kind] for kind in ("documents", "tokens", "targets")}
     report: Mapping[str, Any] = {"fingerprint": origin["fingerprint"], "splits": {"train": counts}, "replay": facts}
-    with naming(folder):
-        (folder / REPORT).write_bytes(sealed({**report}))
-        (folder / MANIFEST).write_bytes(sealed({**manifest}))
+    (folder / REPORT).write_bytes(sealed({**report}))
+    (folder / MANIFEST).write_bytes(sealed({**manifest}))
 
 
 def write_shards(folder: Path, choice: SampleChoice) -> SplitFacts:

@@ -90,7 +90,7 @@ def base_folder(adapter: Path) -> Path:
     name = read_json(path, peft.SAVED).get("base_model_name_or_path")
     names = [one for one in (name, reference.get("path")) if isinstance(one, str) and one and "\0" not in one]
     places = [place / one for one in names for place in (Path(), adapter)]
-    found = next((place for place in places if place.is_dir()), None)
+    found = next((place for place in places if os.path.isdir(place)), None)  # False for a name that no file can have
     if found is None:
         hub_id = reference.get("hub_id")
         known = f"; it is {hub_id[:200]} on the hub" if isinstance(hub_id, str) and hub_id else ""

@@ -92,9 +92,9 @@ class Metrics:
         """Close the files and leave the screen as it is. A second call does nothing."""
         if self.enabled and not self.log.closed:
             self.screen.close()
-            self.records.close()
-            self.events.close()
-            self.log.close()
+            for stream in (self.records, self.events, self.log):
+                with naming(Path(stream.name)):  # a full disk may be noticed only now
+                    stream.close()
 
     def __enter__(self) -> "Metrics":
         return self

@@ -1,6 +1,7 @@
 """The page of one or several runs: a single file to watch, read, send and print, without a script in it."""
 
 import base64
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -208,7 +209,7 @@ def data_rows(runs: Sequence[RunFiles]) -> list[list[str]]:
         several = given if isinstance(given, list) else [f"={given}"]
         named = [text.partition("=")[2] for text in several if isinstance(text, str)]
         for folder in filter(None, named):
-            if not (Path(folder) / "manifest.json").is_file():
+            if not os.path.isfile(Path(folder) / "manifest.json"):
                 continue
             facts = run.attempt(lambda folder=folder: read_json(Path(folder) / "manifest.json"), {})
             for split, counts in as_table(facts.get("splits")).items():

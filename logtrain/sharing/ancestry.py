@@ -1,6 +1,7 @@
 """The chain from a model to the raw files that it came from, of what folders and a store say."""
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Ancestry:
                 yield from self.of_version(role, self.store.find(parse(path)), depth)
             except ValueError:
                 yield line(role, f"{path} (not in {self.store.shown})", {}, depth)
-        elif not Path(path).exists():
+        elif not os.path.exists(path):  # a path that others wrote may be none that a file can have
             yield line(role, f"{path} (not here)", {}, depth)
         else:
             folder = Path(path)

@@ -95,11 +95,16 @@ def facts_of(event: Event) -> dict[str, Any]:
     return {"event": NAMES[type(event)], **asdict(event)}
 
 
-def read_journal(folder: Path) -> Iterator[Event]:
-    """The events, in their order. Raises ValueError for a line that has changed since it was written."""
+def read_journal(folder: Path, num_jobs: int) -> Iterator[Event]:
+    """The events, in their order. `num_jobs`: of the run. Raises ValueError for a line that has changed since it was
+    written, and for one of another run.
+    """
     file = folder / FILE
     for number, facts in read_sealed_lines(file, "and what it says is lost"):
         where, name = f"{file} line {number}", facts.pop("event", None)
         if not isinstance(name, str) or name not in KINDS:
             raise ValueError(f"{where}: written by another version of logtrain: {str(name)[:80]!r} is no event")
-        yield parsed(KINDS[name], facts, where)
+        event = parsed(KINDS[name], facts, where)
+        if not 0 <= event.job < num_jobs:
+            raise ValueError(f"{where}: job {event.job} of {num_jobs}: is of another run")
+        yield event

@@ -50,7 +50,7 @@ def results(config: SynthesiseConfig, folder: Path, jobs: Sequence[Job]) -> Resu
     """
     kept: dict[int, Answer] = {}
     rejected: list[Answer] = []
-    for event in read_journal(folder):
+    for event in read_journal(folder, len(jobs)):
         if isinstance(event, Answer) and event.rejected:
             rejected.append(event)
         elif isinstance(event, Answer):

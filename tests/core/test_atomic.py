@@ -285,3 +285,10 @@ def test_what_a_crash_leaves_is_cleared_by_the_next_writer(tmp_path, moment):
 def visible(folder: Path) -> dict[str, str]:
     """Without names that begin with a dot."""
     return {name: text for name, text in tree(folder).items() if not any(p[0] == "." for p in Path(name).parts)}
+
+
+def test_a_full_disk_in_a_new_folder_is_named(tmp_path):
+    """A file that is open has no name in what the system says."""
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a'"), new_folder(tmp_path / "a"):
+        Path("/dev/full").write_text("a")
+    assert not list(tmp_path.iterdir())

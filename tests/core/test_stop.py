@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from logtrain.core import stop
 from logtrain.core.stop import Stopped, StopSignal, stoppable
 from tests.support import ROOT
 
@@ -50,6 +52,24 @@ def test_without_a_promise_the_work_is_left():
     before = signal.getsignal(signal.SIGTERM)
     assert stoppable(work) == 75
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_while_the_handlers_are_set_up_ends_the_work_as_it_begins(monkeypatch, capsys):
+    class Early(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            if self.name == "stop signal":
+                signal.raise_signal(signal.SIGTERM)
+
+    def work(stop: StopSignal) -> int:
+        while not stop.asked:
+            time.sleep(0.001)
+        with stop.promising(lambda: "soon"):
+            raise AssertionError("begun")
+
+    monkeypatch.setattr(stop.threading, "Thread", Early)
+    assert stoppable(work) == 75
+    assert "SIGTERM: ending" in capsys.readouterr().out
 
 
 def test_with_a_promise_the_work_ends_itself(capsys):

@@ -104,6 +104,20 @@ def test_values_of_tables(tmp_path):
     assert second == {"text": None, "raw": "", "when": "1970-01-01 00:00:01", "tags": [], "kind": "x"}
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_a_date_beyond_all_dates_spoils_its_row_alone(tmp_path, name):
+    days = pyarrow.array([0, 2**62, 1], pyarrow.int64()).cast(pyarrow.timestamp("us"))
+    table = pyarrow.table({"text": ["a", "b", "c"], "when": days})
+    if name == "a.parquet":
+        pyarrow.parquet.write_table(table, tmp_path / name)
+    else:
+        with pyarrow.ipc.new_file(str(tmp_path / name), table.schema) as writer:
+            writer.write_table(table)
+    first, bad, last = [value for _, value in InputFile(tmp_path / name).rows(1)]
+    assert (first["text"], last["text"]) == ("a", "c")
+    assert isinstance(bad, BadRow) and "a date or a number that cannot be" in str(bad)
+
+
 def test_a_row_of_a_table_that_is_too_long(tmp_path):
     (tmp_path / "a.parquet").write_bytes(parquet([{"a": "x"}, {"a": "y" * 2000}, {"a": "z"}]))
     file = InputFile(tmp_path / "a.parquet")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from logtrain.core.lineage import parent_of
 from logtrain.core.untrusted import sealed
 from logtrain.model import hf, peft
 from logtrain.model.base import base_folder, read_base, write_base
@@ -40,6 +41,17 @@ def test_an_adapter_finds_its_model_when_both_have_moved(folders, tmp_path, monk
     shutil.rmtree(moved / "model")
     with pytest.raises(ValueError, match=r"is no folder here; set it to the model's folder; it is org/base on the hub"):
         base_folder(moved / "runs" / "adapter")
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000, "\0"])
+def test_a_name_that_no_folder_can_have_is_no_folder(folders, name):
+    _, adapter = folders
+    for file, key in (("adapter_config.json", "base_model_name_or_path"), ("base_model.json", "path")):
+        facts = json.loads((adapter / file).read_text())
+        (adapter / file).write_text(json.dumps(facts | {key: name}))
+    with pytest.raises(ValueError, match="is no folder here; set it to the model's folder"):
+        base_folder(adapter)
+    assert parent_of("model", name)["sha256"] == ""
 
 
 def test_another_model_at_the_place_of_an_adapters_own_is_refused(folders):

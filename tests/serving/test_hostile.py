@@ -127,7 +127,7 @@ def children_of(pid: int) -> list[int]:
     return [int(c) for t in Path(f"/proc/{pid}/task").iterdir() for c in (t / "children").read_text().split()]
 
 
-@pytest.mark.trial
+@pytest.mark.trial(f"{HOSTILE:,} requests, {AT_ONCE} of them at once")
 @pytest.mark.slow
 def test_hostile_requests_and_hundreds_at_once(served):
     random_ = random.Random(1309)
@@ -160,7 +160,7 @@ def test_slow_clients_do_not_keep_others_waiting(served):
     served.until(lambda: served.metric("logtrain_answers_under_way") == 0)
 
 
-@pytest.mark.trial
+@pytest.mark.trial(f"{MANY:,} answers, for a slope of memory")
 @pytest.mark.slow
 def test_memory_is_flat_over_thousands_of_requests(served):
     def ask(count: int) -> None:

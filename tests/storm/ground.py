@@ -25,7 +25,7 @@ KILLED["synthesise"] = "synthesised/answers.jsonl"  # stage -> the file that it 
 
 class Ground:
     def __init__(self, folder: Path):
-        """Makes all of it, some 20 seconds. Raises AssertionError where a command does not do what it should."""
+        """Makes all of it, in a minute. Raises AssertionError where a command does not do what it should."""
         self.folder, self.here, self.kept = folder, folder / "here", folder / "kept"
         self.output = folder / "output"
         self.here.mkdir(parents=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 EXACT = ("step", "epoch", "loss", "grad_norm", "lr", "tokens", "targets", "set", "valid_loss", "valid_targets")
 SEQ_LEN, STEPS = 64, 8
+BUT = {"base_model.json": "path", "lineage.json": "commit"}  # what may differ in a file
 Result = dict[str, str]
 """what a stage has left: name -> digest"""
 
@@ -39,12 +40,16 @@ def digest(path: Path) -> str:
 
 
 def content_of(path: Path) -> bytes:
-    """A file's bytes, but for the way from an adapter to its base, which is longer from a disk of its own."""
-    if path.name == "base_model.json":
-        return json.dumps(json.loads(path.read_text()) | {"path": ""}).encode()
-    if path.name == "checksums.json" and (path.parent / "base_model.json").exists():
+    """A file's bytes, but for the program's commit and for the way from an adapter to its base, which is longer from a
+    disk of its own.
+    """
+    if path.name in BUT:
+        return json.dumps(json.loads(path.read_text()) | {BUT[path.name]: ""}).encode()
+    if path.name == "checksums.json":
         facts = json.loads(path.read_text())
-        del facts["files"]["base_model.json"], facts["sha256"]  # the second is the hash of the whole
+        for name in BUT:
+            facts["files"].pop(name, None)
+        del facts["sha256"]  # the hash of the whole
         return json.dumps(facts).encode()
     return path.read_bytes()
 

@@ -104,7 +104,6 @@ STAGES = {
         Stage(
             *("report", "logtrain.report", ("runs/cpt", "--output", "page.html", "--no_pictures"), "page.html"),
             of_nothing,
-            of_output,
         ),
         Stage("status", "logtrain.status", ("runs/cpt",), "none", of_nothing),
         Stage("trace", "logtrain.trace", ("runs/cpt", "--step", "5"), "none", of_output),

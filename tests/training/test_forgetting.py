@@ -203,7 +203,7 @@ def budgeted(case: Path, runs: Path, seed: int, share: float, bounds: tuple[floa
 
 
 @pytest.mark.slow
-@pytest.mark.trial
+@pytest.mark.trial("24 runs, for a share of seeds")
 def test_the_budget_holds_and_costs_little_beside_the_best_fixed_share(trained, tmp_path):
     """On a set that the run does not steer by, within its interval; the domain within 5% of the best fixed share."""
 
