@@ -48,9 +48,7 @@ def store(tmp_path) -> Store:
 
 def folder(path: Path, **files: str) -> Path:
     for name, text in files.items():
-        file = path / name.replace("__json", ".json").replace("__bin", ".bin").replace("__toml", ".toml").replace(
-            "__", "/"
-        )
+        file = path / re.sub(r"__(json|bin|toml)$", r".\1", name).replace("__", "/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     return path
