@@ -47,9 +47,12 @@ def add_listed(tokenizer: tokenizers.Tokenizer, folder: Path) -> list[str]:
     named = named_tokens(folder, defaults=False)
     if tokenizer.token_to_id(named.get("bos_token", "")) is None:  # a mistake, of which the user hears
         named.pop("bos_token", None)
-    with_ids, others = listed_tokens(folder)
-    of_names = [AddedToken(text, special=True, normalized=False) for text in named.values() if text not in known]
-    tokens = {token.content: token for token in (*with_ids, *of_names, *others)}
+    with_ids, older, others = listed_tokens(folder)
+    of_names = [AddedToken(text, special=True, normalized=False) for text in named.values()]
+    tokens = {token.content: token for token in with_ids}
+    for token in (*older, *of_names, *others):
+        if token.content not in known:
+            tokens.setdefault(token.content, token)
     added: list[AddedToken] = []
     for text, token in tokens.items():
         if text in known:
@@ -62,8 +65,10 @@ def add_listed(tokenizer: tokenizers.Tokenizer, folder: Path) -> list[str]:
     return [token.content if token.content not in known else repr(token) for token in added]
 
 
-def listed_tokens(folder: Path) -> tuple[list[AddedToken], list[AddedToken]]:
-    """Returns the added tokens that the files beside a tokenizer list: those with ids, by their ids, and the others."""
+def listed_tokens(folder: Path) -> tuple[list[AddedToken], list[AddedToken], list[AddedToken]]:
+    """Returns the added tokens that the files beside a tokenizer list: those with ids, by their ids, those of the file
+    that older versions of transformers left, which counts where there are none of these, and the others.
+    """
     with_ids: list[AddedToken | None] = []
     others: list[AddedToken | None] = []
     for facts in (read_config(folder / name) for name in reversed(CONFIG_FILES)):
@@ -75,11 +80,15 @@ def listed_tokens(folder: Path) -> tuple[list[AddedToken], list[AddedToken]]:
             values = facts.get(name)
             values = list(values.values()) if isinstance(values, dict) else values
             others += [added_token(one, special=True) for one in values] if isinstance(values, list) else []
-    if not with_ids:  # older versions of transformers left them in a file of their own
-        id_of = {text: id for text, id in read_config(folder / "added_tokens.json").items() if type(id) is int}
-        special = set(named_tokens(folder).values()) | {token.content for token in others if token}
-        with_ids = [added_token(text, text in special) for text in sorted(id_of, key=id_of.__getitem__)]
-    return [token for token in with_ids if token], [token for token in others if token]
+    id_of = {} if with_ids else read_config(folder / "added_tokens.json")
+    special = set(named_tokens(folder).values()) | {token.content for token in others if token}
+    by_text = sorted((id, text) for text, id in id_of.items() if type(id) is int)
+    older = [added_token(text, text in special) for _, text in by_text]
+
+    def there(tokens: list[AddedToken | None]) -> list[AddedToken]:
+        return [token for token in tokens if token]
+
+    return there(with_ids), there(older), there(others)
 
 
 def added_token(facts: Any, special: bool = False) -> AddedToken | None:

@@ -108,7 +108,7 @@ def named_tokens(*folders: Path, defaults: bool = True) -> dict[str, str]:
         for file, facts in ((folder / CONFIG, config), (map_file, {} if "added_tokens_decoder" in config else older)):
             found |= {name: token_text(file, facts[name], name) for name in NAMED_TOKENS if name in facts}
             found |= own_tokens(facts)
-    return {name: text for name, text in found.items() if text}
+    return {name: text for name in (*NAMED_TOKENS, *found) if (text := found.get(name))}  # the model's own names last
 
 
 def own_tokens(facts: dict[str, Any]) -> dict[str, str]:
@@ -116,7 +116,10 @@ def own_tokens(facts: dict[str, Any]) -> dict[str, str]:
     extra = facts.get("extra_special_tokens")
     named = {name: value for name, value in facts.items() if name.endswith("_token") and name not in NAMED_TOKENS}
     named |= extra if isinstance(extra, dict) else {}
-    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in named.items()}
+    texts = {
+        name: value.get("content") if isinstance(value, dict) and "__type" in value else value
+        for name, value in named.items()
+    }
     return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 

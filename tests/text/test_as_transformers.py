@@ -176,3 +176,25 @@ def test_templates_by_name(tmp_path, form):
     named = form({"tool_use": "x", "default": LLAMA3})
     edit(folder / "tokenizer_config.json", lambda facts: facts.update(chat_template=named))
     check(folder)
+
+
+def test_the_order_of_tokens_that_are_new(tmp_path):
+    """Which decides their ids: those of the older file, then the names that all have, the model's own, and the rest."""
+    folder = write_folder(tmp_path / "tokenizer", "byte level", LLAMA3 + "{{ eot_token }}<|c|><|d|>", special=True)
+    (folder / "added_tokens.json").write_text('{"<|d|>": 907, "</s>": 2}')
+    config = {"eot_token": "<|new|>", "pad_token": "<|pad|>", "extra_special_tokens": ["<|c|>", "<|eot|>"]}
+    edit(folder / "tokenizer_config.json", lambda facts: facts.update(config))
+    check(folder)
+
+
+def test_flags_in_tokenizer_json_stay_where_a_token_is_only_named(tmp_path):
+    folder = write_folder(tmp_path / "tokenizer", "byte level", LLAMA3, special=True)
+
+    def change(facts: dict[str, Any]) -> None:
+        for token in facts["added_tokens"]:
+            token["lstrip"] = token["content"] in ("<|eot|>", "</s>")
+
+    edit(folder / "tokenizer.json", change)
+    (folder / "added_tokens.json").write_text('{"</s>": 2}')
+    edit(folder / "tokenizer_config.json", lambda facts: facts.update(additional_special_tokens=["<|eot|>"]))
+    check(folder)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.precision.losses import weights_as_they_are
 from logtrain.core.config import load
 from logtrain.cpt import CptConfig
 from logtrain.model import lora
@@ -18,7 +19,7 @@ from logtrain.training import checks
 from logtrain.training.config import RunConfig
 from logtrain.training.optim import make_optimizer
 from logtrain.training.setup import set_up
-from logtrain.training.step import TrainStep
+from logtrain.training.step import TrainStep, validate
 from tests.planning.test_trace import SHAPE
 from tests.support.ranks import Ranks
 from tests.support.synthetic import write_data, write_model
@@ -145,6 +146,14 @@ def test_adapters_train_beside_frozen_weights_in_float8(case, ranks: Ranks, reci
     assert most_different(*({name: g[name] for name in trained} for g in (shared, alone))) < 1e-6
 
 
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_adapters_have_the_same_gradients_where_blocks_are_recomputed(case, recompute):
+    """The frozen weights are cast in the first pass alone of the first micro-batch."""
+    flags = in_float8(case, "tensorwise", *LORA)
+    kept, again = first_gradients(flags), first_gradients([*flags, "--recompute", recompute])
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+
+
 def test_frozen_weights_are_cast_once(case):
     """In a step of eight micro-batches."""
     with patch.object(lora, "float8_weight", wraps=lora.float8_weight) as cast:
@@ -164,6 +173,22 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_skipped(case, recipe):
     assert step(run.data.train.at(0), 0).skipped.item() == 1
     assert torch.equal(model.blocks[1].attention.qkv.weight, before)
     run.world.close()
+
+
+@RECIPES
+def test_a_model_can_compute_as_it_will_be_exported(case, recipe):
+    """Meanwhile no product is in float8: the held-out loss is that of the same weights in fp32, bit by bit."""
+    losses = []
+    for flags in (in_float8(case, recipe), case.flags["even"]):
+        run = set_up(load(CptConfig, flags))
+        model = run.build_model(run.initial_weights())
+        (valid,) = run.data.valid.values()
+        with weights_as_they_are():
+            losses.append(validate(model, valid, 1, run.world).loss)
+        own = validate(model, valid, 1, run.world).loss
+        run.world.close()
+        assert (own != losses[-1]) == (flags != case.flags["even"])
+    assert losses[0] == losses[1]
 
 
 def test_precision_names_the_same_arithmetic_as_dtype(case):
