@@ -59,7 +59,8 @@ class PrepareConfig(Config):
     For fine-tuning, as the turns of a chat: sharegpt {conversations: [{from, value}]}, messages {messages: [{role,
     content}]}, alpaca {instruction, input, output}; sharegpt and alpaca may have {system}.
     For logtrain dpo: dpo {prompt, chosen, rejected}, the prompt a text or messages, or {conversations, chosen,
-    rejected}; a pair that is longer than seq_len with both its answers is left out and counted."""
+    rejected}, or whole chats as {chosen, rejected}, which differ in the last answer; a pair that is longer than seq_len
+    with both its answers is left out and counted."""
     seq_len: int = 8192
     """Tokens in a packed row of the training to come. No document is cut here; the report counts what will be split."""
     valid_fraction: float = 0.01

@@ -5,7 +5,8 @@
                either may be the list alone, or JSON in a column of text, and have the other's names within a turn
     alpaca     {instruction, input, output, system}             one question, "{instruction}\\n{input}", and its answer
     dpo        {prompt, chosen, rejected, system}           a prompt of text or messages, and two answers to it; also
-               {conversations, chosen, rejected, system}    as in sharegpt; an answer is a text, a turn or a list of one
+               {conversations, chosen, rejected, system}    as in sharegpt; an answer is a text, a turn or a list that
+                                                       ends with one, behind the prompt that both begin with
 
 `system` and `input` may be absent or blank. A conversation is a system turn or none, then user and assistant by turns,
 an assistant's last. Any row may have a `domain`; without one it belongs to the domain named after its file. What no
@@ -132,13 +133,22 @@ def row_pair(value: object, reading: Reading = AS_THEY_ARE) -> tuple[tuple[Turn,
     """
     row = columns(value, reading)
     where = TURNS_IN["sharegpt"] if "conversations" in row else TurnColumns("prompt", "role", "content")
-    if where.turns == "prompt" and not isinstance(row.get("prompt"), list):
+    sides = [listed_answer(row, name, where, reading.ignore) for name in ("chosen", "rejected")]
+    begun, answers = sides[0][:-1], [side[-1] for side in sides]
+    if begun != sides[1][:-1]:
+        raise BadRow("chosen and rejected are not answers to the same turns")
+    if begun and where.turns not in row:
+        prompt = begun
+    elif where.turns == "prompt" and not isinstance(row.get("prompt"), list):
         prompt = [Turn("user", string(row, "prompt"))]
     else:
         prompt = listed_turns(row, where, reading.ignore)
+    if begun and prompt != begun:
+        if prompt != begun[-1:]:
+            raise BadRow(f'"{where.turns}" is not what chosen and rejected begin with')
+        prompt = begun
     if system := string(row, "system", required=False):
-        prompt.insert(0, Turn("system", system))
-    answers = [listed_answer(row, name, where, reading.ignore) for name in ("chosen", "rejected")]
+        prompt = [Turn("system", system), *prompt]
     refuse_unread(reading.unread(row, {where.turns, "chosen", "rejected", "system"}))
     try:
         check_question(prompt)
@@ -152,18 +162,20 @@ def row_pair(value: object, reading: Reading = AS_THEY_ARE) -> tuple[tuple[Turn,
     return (*prompt, *answers), domain
 
 
-def listed_answer(row: dict[str, object], name: str, where: TurnColumns, ignore_columns: Collection[str]) -> Turn:
-    """An answer in a column of its own: a text, a turn of an assistant, or a list of one. Raises BadRow."""
+def listed_answer(row: dict[str, object], name: str, where: TurnColumns, ignore_columns: Collection[str]) -> list[Turn]:
+    """An answer in a column of its own: a text, a turn of an assistant, or a list that ends with one, behind the turns
+    that it answers. Raises BadRow.
+    """
     value = row.get(name)
     if not isinstance(value, dict | list):
-        return Turn("assistant", string(row, name))
+        return [Turn("assistant", string(row, name))]
     listed: dict[str, object] = {name: [value] if isinstance(value, dict) else value}
     turns = listed_turns(listed, where._replace(turns=name), ignore_columns)
-    if [turn.role for turn in turns] != ["assistant"]:
+    if not turns or turns[-1].role != "assistant":
         raise BadRow(
             f'"{name}" has the turns {", ".join(turn.role for turn in turns) or "none"}, not one of an assistant'
         )
-    return turns[0]
+    return turns
 
 
 def listed_turns(row: dict[str, object], where: TurnColumns, ignore_columns: Collection[str]) -> list[Turn]:

@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 
 from logtrain.core.checksums import check_file
 from logtrain.core.lineage import LINEAGE, parent_of
-from logtrain.core.run_folder import check_config
-from logtrain.core.untrusted import checked, read_json, read_own
+from logtrain.core.run_folder import SEAL, check_config
+from logtrain.core.untrusted import checked, read_bytes, read_json, read_own
 from logtrain.data.manifest import Manifest
 from logtrain.data.prepared import read_manifest
 
@@ -90,10 +90,15 @@ def of_evaluation(folder: Path) -> dict[str, Any]:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """The config of a run; empty where there is none. Raises ValueError where it is damaged."""
+    """The config of a run, {} where there is none; one that others wrote has no seal. Raises ValueError where it is
+    damaged.
+    """
+    if not file.is_file():
+        return {}
     try:
-        return tomllib.loads(check_config(file)) if file.is_file() else {}
-    except tomllib.TOMLDecodeError as error:
+        text = read_bytes(file).decode()
+        return tomllib.loads(check_config(file) if text.startswith(SEAL) else text)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{file}: {error}") from None
 
 

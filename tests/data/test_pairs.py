@@ -17,6 +17,7 @@ from tests.support.pairs import make_pairs, prepare_pairs
 
 TURNS = (Turn("user", "q"), Turn("assistant", "good"), Turn("assistant", "bad"))
 GOOD, BAD = {"role": "assistant", "content": "good"}, {"role": "assistant", "content": "bad"}
+ASKED = {"role": "user", "content": "q"}
 FORMS = {
     "texts": {"prompt": "q", "chosen": "good", "rejected": "bad"},
     "messages": {"prompt": [{"role": "user", "content": "q"}], "chosen": [GOOD], "rejected": [BAD]},
@@ -26,6 +27,9 @@ FORMS = {
         "chosen": {"from": "gpt", "value": "good"},
         "rejected": {"from": "gpt", "value": "bad"},
     },
+    "whole chats": {"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+    "whole chats and their question": {"prompt": "q", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+    "whole chats and their turns": {"prompt": [ASKED], "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
 }
 
 
@@ -47,6 +51,14 @@ BAD_ROWS = {
     "answered already": (
         {**FORMS["messages"], "prompt": [{"role": "user", "content": "q"}, GOOD]},
         "turn 1 (assistant) is the last; a question ends with a turn of the user",
+    ),
+    "other questions": (
+        {"chosen": [ASKED, GOOD], "rejected": [ASKED | {"content": "why?"}, BAD]},
+        "chosen and rejected are not answers to the same turns",
+    ),
+    "another prompt": (
+        {"prompt": "why?", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+        '"prompt" is not what chosen and rejected begin with',
     ),
     "unread": ({**FORMS["texts"], "score": "9.5 of 10"}, 'no rule reads "score"'),
 }

@@ -1,12 +1,15 @@
 """Versions in a store: whole or not there, whoever writes beside, and whatever is killed; what a model came from."""
 
+import hashlib
 import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -45,7 +48,7 @@ def store(tmp_path) -> Store:
 
 def folder(path: Path, **files: str) -> Path:
     for name, text in files.items():
-        file = path / name.replace("__json", ".json").replace("__bin", ".bin").replace("__", "/")
+        file = path / re.sub(r"__(json|bin|toml)$", r".\1", name).replace("__", "/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     return path
@@ -217,6 +220,19 @@ def test_a_damaged_lineage_is_one_line(store, tmp_path, facts, told):
     for use in (lambda: push(store, "a", path), lambda: Ancestry(store).lines(str(path))):
         with pytest.raises(ValueError, match=told):
             use()
+
+
+def test_a_config_that_has_changed_since_is_not_pushed(store, tmp_path):
+    scores = json.dumps({"models": {}})
+    path = folder(tmp_path / "a", scores__json=scores, config__toml='models = ["a=m"]\ndata = "x.json"\n')
+    version, _ = push(store, "own", path)
+    assert [parent["path"] for parent in version["lineage"]["parents"]] == ["m", "x.json"]
+    text = (path / "config.toml").read_text()
+    for told, expected in ((text, True), (text.replace("m", "n"), False)):
+        seal = f"# sha256 of what follows: {hashlib.sha256(text.encode()).hexdigest()}\n"
+        (path / "config.toml").write_text(seal + told)
+        with nullcontext() if expected else pytest.raises(ValueError, match=r"config.toml: has changed since"):
+            push(store, "own", path)
 
 
 def test_a_version_of_a_newer_program_is_told(store, tmp_path):

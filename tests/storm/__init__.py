@@ -7,7 +7,7 @@ What must hold, whatever is done to a command or to what it left: it ends with t
 undisturbed, or it refuses in one line. A silent change, a traceback, a hang or a memory that grows is a defect.
 
 ground.py       what is attacked: a folder with a model, data and runs      kill.py         SIGKILL, SIGTERM, SIGSTOP
-stage.py        the commands, what each reads and leaves                    corruption.py   of every file that is left
-execution.py    a command as a process, and how it ended                    full_disk.py    a disk that is too small
-                                                                            hostile.py      files made to harm
+stages.py       the commands, and what must be the same of what each leaves corruption.py   of every file that is left
+inputs.py       what the ground begins with; server.py: teacher and judge   full_disk.py    a disk that is too small
+execution.py    a command as a process, and how it ended                    hostile.py      files made to harm
 """
