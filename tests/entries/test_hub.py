@@ -99,9 +99,10 @@ def write_versions(root: str, source: Path, writer: str, rounds: int) -> None:
         push(store, "shared", folder(source, file=f"{writer} {number}", common="the same"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rounds",
-    [10, pytest.param(ROUNDS, marks=[pytest.mark.slow, pytest.mark.trial("ten times as many rounds as in CI")])],
+    [10, pytest.param(ROUNDS, marks=pytest.mark.trial("ten times as many rounds as in CI"))],
 )
 def test_two_writers_lose_nothing(root, tmp_path, rounds):
     processes = [SPAWN.Process(target=write_versions, args=(root, tmp_path / w, w, rounds)) for w in "ab"]

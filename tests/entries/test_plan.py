@@ -129,6 +129,7 @@ def small_gpu(folder: Path, room: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_job_that_does_not_fit_says_what_would(flags, tmp_path, capsys):
     results = {name: make_plan(load(PlanConfig, [*flags, "--recompute", name])).trace.peak for name in ("none", "full")}
     small = small_gpu(tmp_path, round((1 + UNSEEN) * (results["none"].reserved + results["full"].reserved) / 2))

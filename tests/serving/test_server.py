@@ -88,6 +88,7 @@ def arguments(body: dict) -> dict:
     return {**own, "extra_body": {key: value for key, value in body.items() if key not in own}}
 
 
+@pytest.mark.slow
 def test_a_deadline_ends_an_answer_whole_or_streamed(strict):
     began = time.monotonic()
     slow = {**LONG, "max_tokens": 4000, "logprobs": True, "top_logprobs": 20}

@@ -68,6 +68,7 @@ def test_the_share_follows_from_the_recorded_rises(case, tmp_path):
     assert tokens[-1] != pytest.approx(0.2, abs=0.02)
 
 
+@pytest.mark.slow
 def test_ranks_and_a_stop_change_no_share(case, tmp_path, ranks: Ranks):
     budget = ["--trainer.forget_budget", "0.004", "--trainer.log_every", "1"]
     assert ranks.run(2, train, flags(case, tmp_path / "whole", *budget)) == [0, 0]
