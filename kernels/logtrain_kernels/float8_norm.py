@@ -51,8 +51,9 @@ def norm_largest(
 ):
     """Gives the sum and the scale of one row, and the bits of its norm's largest element."""
     row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    r, scale = summed_row(x_TD, residual_TD, sum_TD, scale_T, eps, row, column, D, ADD)
-    weight = tl.load(weight_D + column, mask=column < D, other=0.0).to(tl.float32)
+    inside = column < D
+    r, scale = summed_row(x_TD, residual_TD, sum_TD, scale_T, eps, row, row * D + column, inside, D, ADD)
+    weight = tl.load(weight_D + column, mask=inside, other=0.0).to(tl.float32)
     y = (r * scale * weight).to(x_TD.dtype.element_ty)
     tl.store(largest_T + row, tl.max(magnitude(y.to(tl.float32))))
 

@@ -65,9 +65,8 @@ def normalise_backward(
 
 
 @triton.jit
-def summed_row(x_TD, residual_TD, sum_TD, scale_T, eps, row, column, D: constexpr, ADD: constexpr):
+def summed_row(x_TD, residual_TD, sum_TD, scale_T, eps, row, at, inside, D: constexpr, ADD: constexpr):
     """-> a row of x, or of residual + x, in fp32, and its scale; writes both, but not x"""
-    inside, at = column < D, row * D + column
     r = tl.load(x_TD + at, mask=inside, other=0.0)
     if ADD:
         r = (r.to(tl.float32) + tl.load(residual_TD + at, mask=inside, other=0.0)).to(sum_TD.dtype.element_ty)
@@ -84,9 +83,10 @@ def rms_norm_forward(
 ):
     """Normalises one row of x, or of residual + x."""
     row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)  # T * D may pass 2^31
-    r, scale = summed_row(x_TD, residual_TD, sum_TD, scale_T, eps, row, column, D, ADD)
-    weight = tl.load(weight_D + column, mask=column < D, other=0.0).to(tl.float32)
-    tl.store(y_TD + row * D + column, (r * scale * weight).to(y_TD.dtype.element_ty), mask=column < D)
+    inside, at = column < D, row * D + column
+    r, scale = summed_row(x_TD, residual_TD, sum_TD, scale_T, eps, row, at, inside, D, ADD)
+    weight = tl.load(weight_D + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y_TD + at, (r * scale * weight).to(y_TD.dtype.element_ty), mask=inside)
 
 
 # ---- Triton, backward: a program walks over rows and sums its part of dw in registers, so that dw costs no atomics and

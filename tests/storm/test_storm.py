@@ -13,7 +13,7 @@ from tests.storm import corruption
 from tests.storm.__main__ import storm
 from tests.storm.ground import Ground
 from tests.storm.outcome import BAD
-from tests.storm.stage import STAGES
+from tests.storm.stages import STAGES
 
 pytestmark = pytest.mark.slow
 
