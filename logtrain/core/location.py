@@ -8,6 +8,7 @@ A field of a config that is a path says so by its annotation, `Annotated[str, FO
 paths, before anything else sees them. A request is tried again where a connection is cut, or a server is busy or slow.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from logtrain.core.printable import printable
+from logtrain.core.untrusted import check_regular
 from logtrain.core.web import Web
 
 T = TypeVar("T")
@@ -116,6 +118,13 @@ def file_system(uri: str) -> tuple[Any, str]:
     if scheme == "s3":
         system.retries = 1  # ours are enough, and say what they wait for
     return system, path
+
+
+def regular(uri: str, path: str) -> str:
+    """`path`, below `uri`. Raises ValueError where it is on this machine and no regular file: a device has no end."""
+    if not is_uri(uri) and os.path.lexists(path):
+        check_regular(Path(path))
+    return path
 
 
 def tried(uri: str, what: Callable[[], T]) -> T:

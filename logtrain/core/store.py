@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, TypedDict
 import fsspec
 
 from logtrain.core.atomic import naming, sync, write_file
-from logtrain.core.location import RemoteFile, file_system, is_uri, shown, tried
-from logtrain.core.untrusted import DECODER, OtherFields, check_depth, checked, sealed, unsealed
+from logtrain.core.location import RemoteFile, file_system, is_uri, regular, shown, tried
+from logtrain.core.untrusted import DECODER, MAX_BYTES, OtherFields, check_depth, checked, sealed, unsealed
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -114,18 +114,18 @@ class Store:
         """A version; None where it was removed. Raises ValueError where there is none, or it is damaged."""
         where = self.path_of(name, number)
         try:
-            text = tried(self.root, lambda: self.system.cat_file(f"{self.base}/{where}"))
+            place = regular(self.root, f"{self.base}/{where}")
+            text = tried(self.root, lambda: self.system.cat_file(place, start=0, end=MAX_BYTES))
         except ValueError as error:
             there = ", ".join(map(str, self.numbers(name))) or "none"
             raise ValueError(f"{error}: hub://{name}:{number}; versions of {name}: {there}") from None
-        file = Path(where)
         try:
             facts = DECODER.decode(text.decode())
-            check_depth(file, facts, "a version")
-            rest = unsealed(file, facts if isinstance(facts, dict) else {})
+            check_depth(where, facts, "a version")
+            rest = unsealed(Path(where), facts if isinstance(facts, dict) else {})
             if rest.get("removed"):
                 return None
-            version: Version = checked(str(file), rest, Version)
+            version: Version = checked(where, rest, Version)
         except OtherFields as other:
             raise ValueError(f"{self.shown}/{where}: {other.told()}") from None
         except (ValueError, RecursionError) as error:
@@ -175,7 +175,7 @@ class Store:
         for path, facts in sorted(self.find(reference)["files"].items()):
             if not inner or path == inner or path.startswith(f"{inner}/"):
                 name = path.removeprefix(f"{inner}/") if path != inner else path.rpartition("/")[2]
-                where = f"{self.base}/{object_of(facts['sha256'])}"
+                where = regular(self.root, f"{self.base}/{object_of(facts['sha256'])}")
                 found.append(RemoteFile(name, where, facts["bytes"], facts["sha256"], facts["sha256"]))
         if not found:
             raise ValueError(f"{self.shown}: hub://{reference.name}: no {inner} in it")

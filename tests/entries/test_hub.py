@@ -199,6 +199,19 @@ def test_what_was_damaged_is_not_pulled(store, tmp_path):
         pull(store, parse("logs:1"), tmp_path / "out")
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+@pytest.mark.parametrize("what", ["versions/a/000001.json", "objects"])
+def test_what_is_no_file_in_a_store_is_refused_at_once(store, tmp_path, make, what):
+    version, _ = push(store, "a", folder(tmp_path / "a", x="a"))
+    sha256 = version["files"]["x"]["sha256"]
+    file = Path(store.root, what) if what.endswith("json") else Path(store.root, what, sha256[:2], sha256)
+    file.unlink()
+    make(file)
+    with pytest.raises(ValueError, match=r"not a regular file|no hub://a; "):
+        pull(store, parse("a"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_versions_that_name_each_other_have_an_end(store, tmp_path):
     parents = [{"role": "model", "path": "hub://a:1", "sha256": ""}] * 3
     facts = {"parents": parents, "config": {}}
