@@ -20,6 +20,8 @@ from tests.support.evaluation import ROWS, evaluated, flags, write_chat_model
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import train
 
+pytestmark = pytest.mark.slow
+
 TIMES = rb"tokens_per_second\w*|step_seconds|data_seconds|eta_seconds|peak_memory_gib|goodput|device_hours|time"
 CLOCKS = re.compile(rb'"(' + TIMES + rb')":[^,}]*')
 OF_CLOCKS = re.compile(rb'"(records_crc32|sha256)":[^,}]*')  # checksums of what the clock gave, in checkpoint.json

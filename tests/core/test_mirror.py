@@ -11,6 +11,8 @@ from logtrain.core import mirror
 from logtrain.core.mirror import CLAIM, Mirror
 from tests.support.elsewhere import s3_server, system
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server():

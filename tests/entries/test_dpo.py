@@ -17,6 +17,8 @@ from tests.support.pairs import make_pairs, prepare_pairs
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import records, train
 
+pytestmark = pytest.mark.slow
+
 DPO = "logtrain.dpo"
 FULL = ["--lora.rank", "0", "--optim.lr", "1e-3"]
 

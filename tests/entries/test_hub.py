@@ -27,6 +27,8 @@ from tests.support.preparing import write_bytes_tokenizer
 from tests.support.program import Program
 from tests.support.training import train
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = int(os.environ.get("LOGTRAIN_ROUNDS", "100"))
 FORK = multiprocessing.get_context("fork")
 SPAWN = multiprocessing.get_context("spawn")
@@ -99,7 +101,6 @@ def write_versions(root: str, source: Path, writer: str, rounds: int) -> None:
         push(store, "shared", folder(source, file=f"{writer} {number}", common="the same"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "rounds",
     [10, pytest.param(ROUNDS, marks=pytest.mark.trial("ten times as many rounds as in CI"))],
@@ -293,7 +294,6 @@ def test_a_version_wherever_a_path_is(store, tmp_path, monkeypatch):
         load(CptConfig, [*flags, "hub://none"])
 
 
-@pytest.mark.slow
 def test_the_chain_from_raw_text_to_the_export_and_its_scores(tmp_path, monkeypatch, capsys):
     """Each step takes what the store has; lineage needs none of the folders any more."""
     from logtrain.text.tokenizer import Tokenizer

@@ -7,6 +7,8 @@ import pytest
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import records, train
 
+pytestmark = pytest.mark.slow
+
 SEQ_LEN = 32
 MIX = {"logs": 0.7, "general": 0.1, "chat": 0.2}
 

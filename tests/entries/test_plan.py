@@ -24,6 +24,8 @@ from logtrain.planning.shape import published_name
 from tests.support import RECIPES, ROOT
 from tests.support.synthetic import write_data, write_model
 
+pytestmark = pytest.mark.slow
+
 KEYS = [
     "fits",
     "peak_memory_gib",
@@ -129,7 +131,6 @@ def small_gpu(folder: Path, room: int) -> Path:
     return path
 
 
-@pytest.mark.slow
 def test_a_job_that_does_not_fit_says_what_would(flags, tmp_path, capsys):
     results = {name: make_plan(load(PlanConfig, [*flags, "--recompute", name])).trace.peak for name in ("none", "full")}
     small = small_gpu(tmp_path, round((1 + UNSEEN) * (results["none"].reserved + results["full"].reserved) / 2))
@@ -167,7 +168,6 @@ def test_an_estimate_by_few_blocks_is_the_plan_of_all(tmp_path, extra):
     assert sum(found.seconds_by.values()) == pytest.approx(plan.result["step_seconds"], rel=0.01)
 
 
-@pytest.mark.slow
 def test_the_search_puts_the_fastest_first_and_says_why_the_others_lose(flags, tmp_path):
     smallest = make_plan(load(PlanConfig, [*flags, "--recompute", "full"])).trace.peak.reserved
     gpu = small_gpu(tmp_path, round(1.2 * smallest))  # full recomputation, a row a micro-batch, and little more
@@ -214,7 +214,6 @@ def fine_tuning() -> dict[int, Plan]:
 RANKS = {16: [], 0: ["--lora.rank", "0", "--recompute", "full"]}
 
 
-@pytest.mark.slow
 def test_the_lora_recipe_keeps_its_promise(fine_tuning):
     """16,000 tokens/s a GPU and more, dropout and all, in the memory of an 80 GB GPU with a margin."""
     result, config = fine_tuning[16].result, fine_tuning[16].config
@@ -224,7 +223,6 @@ def test_the_lora_recipe_keeps_its_promise(fine_tuning):
     assert result["flops_per_token_executed"] < 1.01 * result["flops_per_token_model"]  # no product is recomputed
 
 
-@pytest.mark.slow
 def test_lora_computes_no_gradient_of_a_frozen_matrix(fine_tuning):
     """A product over the tokens whose sides are both a matrix's."""
     flops = {}
@@ -235,7 +233,6 @@ def test_lora_computes_no_gradient_of_a_frozen_matrix(fine_tuning):
     assert flops == {16: 0, 0: 2 * 32 * 8192 * 4096 * (4096 + 6144 + 3 * 14336)}
 
 
-@pytest.mark.slow
 def test_a_model_that_is_not_there_is_planned_by_its_name_or_size_and_that_is_said(fine_tuning, capsys):
     assert fine_tuning[16].result["model"] == "Llama-3.1-8B (no config.json at runs/nlplog-8b/export)"
     assert fine_tuning[16].shape.num_parameters == pytest.approx(8.03e9, rel=1e-3)

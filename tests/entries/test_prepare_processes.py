@@ -30,6 +30,8 @@ from tests.support.preparing import (
     workers_of,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_pool_keeps_order_and_content(bytes_tokenizer):
     encoder = TextEncoder(bos_id=BOS, document_end_id=END, hash_key=b"1309")
@@ -83,7 +85,6 @@ def large(tmp_path_factory) -> Path:
     return dump(tmp_path_factory.mktemp("large") / "a.json", make_rows(12_000))
 
 
-@pytest.mark.slow
 def test_killed_at_any_time(bytes_tokenizer, tmp_path, large, inline):
     argv = arguments(bytes_tokenizer, tmp_path / "out", large, workers=2)
     for num_bytes in (-1, 0, 1 << 19, 1 << 20):  # as soon as it has written more than that

@@ -10,6 +10,8 @@ import pytest
 from logtrain.evaluation import intervals, scoring
 from logtrain.evaluation.intervals import wilson
 
+pytestmark = pytest.mark.slow
+
 SETS, SEEDS = 1000, 3  # simulated: the standard error of a coverage of 95% is 0.4%
 
 

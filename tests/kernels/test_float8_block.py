@@ -20,6 +20,8 @@ from logtrain_kernels.rms_norm import add_rms_norm, add_rms_norm_op, rms_norm, r
 from logtrain_kernels.swiglu import swiglu, swiglu_backward_op, swiglu_op
 from tests.support.precision import DTYPES, triton_kernels
 
+pytestmark = pytest.mark.slow
+
 EPS = 1e-5
 COMPARING_NO_FLOAT8 = ("test_faketensor", "test_autograd_registration")  # which PyTorch cannot
 WAYS = pytest.mark.parametrize("ways", [(True, True), (True, False), (False, True)], ids=["both", "straight", "turned"])

@@ -23,6 +23,8 @@ from tests.support.evaluation import write_chat_model
 from tests.support.hostile import DAMAGES
 from tests.support.lora import adapted, trained
 
+pytestmark = pytest.mark.slow
+
 SECONDS, BYTES = 10, 1 << 30
 
 

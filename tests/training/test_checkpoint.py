@@ -24,6 +24,8 @@ from tests.support.ranks import Ranks
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import train
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 130, "num_attention_heads": 4}
 
 

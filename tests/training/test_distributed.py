@@ -25,6 +25,8 @@ from tests.support.ranks import Ranks
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import compiled_is_slow, first_gradients, records, train
 
+pytestmark = pytest.mark.slow
+
 SEQ_LEN, ROWS_PER_STEP, STEPS, LR = 48, 8, 10, 3e-3
 # No matrix has a multiple of 4 rows; with 9 rows the fourth rank holds nothing of some.
 UNTIED = {

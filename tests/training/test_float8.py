@@ -25,6 +25,8 @@ from tests.support.ranks import Ranks
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import first_gradients, records, train
 
+pytestmark = pytest.mark.slow
+
 RECIPES = pytest.mark.parametrize("recipe", ["tensorwise", "rowwise"])
 LORA = ["--lora.rank", "4", "--lora.dropout", "0.1"]
 

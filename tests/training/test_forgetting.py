@@ -16,6 +16,8 @@ from tests.support.ranks import Ranks
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import records, train
 
+pytestmark = pytest.mark.slow
+
 SEQ_LEN, STEPS, ROW = 32, 24, 64
 
 
@@ -68,7 +70,6 @@ def test_the_share_follows_from_the_recorded_rises(case, tmp_path):
     assert tokens[-1] != pytest.approx(0.2, abs=0.02)
 
 
-@pytest.mark.slow
 def test_ranks_and_a_stop_change_no_share(case, tmp_path, ranks: Ranks):
     budget = ["--trainer.forget_budget", "0.004", "--trainer.log_every", "1"]
     assert ranks.run(2, train, flags(case, tmp_path / "whole", *budget)) == [0, 0]
@@ -203,7 +204,6 @@ def budgeted(case: Path, runs: Path, seed: int, share: float, bounds: tuple[floa
     return facts_of(runs / "run")
 
 
-@pytest.mark.slow
 @pytest.mark.trial("24 runs, for a share of seeds")
 def test_the_budget_holds_and_costs_little_beside_the_best_fixed_share(trained, tmp_path):
     """On a set that the run does not steer by, within its interval; the domain within 5% of the best fixed share."""

@@ -30,6 +30,8 @@ from tests.support.ranks import Ranks
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import train
 
+pytestmark = pytest.mark.slow
+
 STEPS = 24
 EXACT = ("step", "epoch", "loss", "grad_norm", "lr", "tokens", "targets", "set", "valid_loss", "valid_targets")
 
@@ -90,7 +92,6 @@ def test_stopped_and_resumed_is_bit_identical(case, whole, ranks: Ranks, tmp_pat
     assert checkpoints(run) == ["step-000021", "step-000024"]
 
 
-@pytest.mark.slow
 def test_resumed_on_other_ranks_gives_the_same_losses(case, whole, ranks: Ranks, tmp_path):
     assert ranks.run(2, train, [*case.flags, "--runs", str(tmp_path / "2"), "--trainer.stop_after", "10"]) == [75, 75]
     for size in (1, 4):  # 4: two replicas
@@ -129,7 +130,6 @@ def test_killed_at_any_moment_it_resumes_as_if_never_killed(case, whole, tmp_pat
     assert weights(run) == weights(whole[1])
 
 
-@pytest.mark.slow
 def test_one_of_two_ranks_killed_ends_the_other_and_both_resume(case, whole, tmp_path):
     flags, run = [*case.flags, "--runs", str(tmp_path), "--resume", "auto"], tmp_path / "run"
     program = Program(flags, tmp_path / "output", ranks=2)
@@ -143,7 +143,6 @@ def test_one_of_two_ranks_killed_ends_the_other_and_both_resume(case, whole, tmp
     assert weights(run) == weights(whole[2])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "rank"), [(signal.SIGTERM, 1), (signal.SIGINT, None)], ids=["SIGTERM", "Ctrl-C"])
 def test_a_signal_to_any_rank_saves_and_exits_75_on_all(case, whole, tmp_path, number, rank: int | None):
     flags, run = [*case.flags, "--runs", str(tmp_path)], tmp_path / "run"
@@ -173,7 +172,6 @@ def test_impatience_does_not_cost_the_checkpoint(case, tmp_path):
     assert checkpoints(run)[-1] == f"step-{last_step(run):06d}"
 
 
-@pytest.mark.slow
 def test_sigterm_ends_the_real_command_with_75(case, tmp_path):
     command = [sys.executable, "-m", "logtrain.cpt", *case.flags, "--runs", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

@@ -19,6 +19,8 @@ from tests.support.finetuning import SEQ_LEN, SFT, STEPS, series
 from tests.support.ranks import Ranks
 from tests.support.training import compiled_is_slow, records, train
 
+pytestmark = pytest.mark.slow
+
 SPREADS = {  # ranks, flags
     "1 rank, 8 micro-batches": (1, ["--loader.rows_per_batch", "1"]),
     "1 rank, 1 micro-batch, recomputed": (1, ["--loader.rows_per_batch", "8", "--recompute", "full"]),
@@ -98,7 +100,6 @@ def test_in_bf16_the_losses_are_near(case, ranks: Ranks, tmp_path):
 # ---- so many conversations a step
 
 
-@pytest.mark.slow
 def test_documents_per_step_are_rows_that_hold_as_many_on_every_rank(case, ranks: Ranks, tmp_path):
     split = Split.open(case.data)
     num_rows = pack(pieces(split.lengths, SEQ_LEN).length_P, SEQ_LEN, 1309, 0).num_rows

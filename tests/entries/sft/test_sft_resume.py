@@ -16,6 +16,8 @@ from tests.support.program import Program, last_step
 from tests.support.ranks import Ranks
 from tests.support.training import records, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_stopped_and_resumed_is_bit_identical(case, whole, ranks: Ranks, tmp_path, size: int):
@@ -103,7 +105,6 @@ def test_an_adapter_answers_as_its_export_does(case, tmp_path):
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["LoRA", "full"])
-@pytest.mark.slow
 def test_the_best_checkpoint_stays_and_is_exported_also_after_a_resume(overfitting, tmp_path, lora: bool):
     flags = [*overfitting.flags, *([] if lora else ["--lora.rank", "0", "--optim.lr", "3e-2"])]
     assert train([*flags, "--trainer.keep", "0", "--trainer.save_every", "1", "--runs", str(tmp_path)], SFT) == 0

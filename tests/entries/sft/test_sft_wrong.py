@@ -18,6 +18,8 @@ from tests.support.finetuning import (
 )
 from tests.support.synthetic import write_data
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def command(monkeypatch, capsys) -> Callable[[list[str]], tuple[int, str]]:
