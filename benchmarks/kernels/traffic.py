@@ -25,10 +25,10 @@ from logtrain_kernels import dropped_linear
 NUM_PARTS = dropped_linear.num_parts
 FEW = (1, 2, 3)
 COUNTED: dict[Operation, tuple[int, int, int]] = {
-    **dict.fromkeys((rms_norm_backward, add_rms_norm_backward), (264, 265, 266)),  # ours has 132 programs, Liger's 264
     CASTS[0]: (132, 133, 134),  # 528 programs, as at all tokens, have a block of 4096: four or more a row
     **dict.fromkeys(ADAPTERS, (64, 128, 192)),  # programs of 64 rows
 }
+PROGRAMS = {"logtrain": 132, "liger": 264}  # of the norms' backwards: each must have its rows
 LEFT_OUT = ADAPTERS[2:]  # the same kernels at another width, which take the interpreter minutes
 COLUMNS = {
     "library": 8, "op": 28, "shape": 5, "counted_tokens": 14, "counted_bytes": 13, "bytes_moved": 13,
@@ -64,13 +64,20 @@ def figures(operation: Operation, shape: Shape, T: int, library: str) -> dict[st
     }
 
 
+def counted_at(operation: Operation, library: str) -> tuple[int, int, int]:
+    """The numbers of tokens at which a library's operation is counted."""
+    if operation in (rms_norm_backward, add_rms_norm_backward):
+        return PROGRAMS[library], PROGRAMS[library] + 1, PROGRAMS[library] + 2
+    return COUNTED.get(operation, FEW)
+
+
 def rows(models: list[str], libraries: list[str]) -> Iterator[dict[str, object]]:
     """A row of the table for each operation, model and library."""
     for operation in (each for each in OPERATIONS if each not in LEFT_OUT):
-        first, second, third = COUNTED.get(operation, FEW)
         for model in models:
             work = operation(MODELS[model], 1, "meta")
             for library in (name for name in libraries if getattr(work, name)):
+                first, second, third = counted_at(operation, library)
                 a, b, c = (figures(operation, MODELS[model], T, library) for T in (first, second, third))
                 assert all(c[key] - b[key] == b[key] - a[key] for key in a), "not linear in T: cannot be continued"
                 full = {key: a[key] + (b[key] - a[key]) * (TOKENS - first) // (second - first) for key in a}

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections import Counter
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -119,11 +118,8 @@ class Manifest(Origin):
 
 def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
     """What the output of `config` depends on; reads tokenizer, template and every byte of the files. Raises ValueError
-    for a tokenizer or a template that does not do, and for a file that is given twice.
+    for a tokenizer or a template that does not do.
     """
-    times = Counter(file.path.resolve() for file in files)
-    if repeated := [str(path) for path, count in times.items() if count > 1]:
-        raise ValueError(f"input: given more than once: {', '.join(repeated)}")
     tokenizer = Tokenizer.load(config.tokenizer)
     refuse_empty(tokenizer)
     chat = ChatTemplate.load(tokenizer, config.template, config.date) if config.is_chat else None

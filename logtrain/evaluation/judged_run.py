@@ -14,7 +14,8 @@ from logtrain.evaluation.samples import Sample, read_samples
 
 def read_run(run: Path, limit: int) -> dict[str, list[Sample]]:
     """The samples of each model by its name, of the first `limit` questions that all have answered; 0: of all. Raises
-    ValueError for a folder that is no finished evaluation, for data that has changed since, and for a single model.
+    ValueError for a folder that is no finished evaluation, or has lost answers, for data that has changed since, and
+    for a single model.
     """
     if not (run / "scores.json").exists():
         raise ValueError(f"{run}: holds no scores.json; let logtrain evaluate finish there first")
@@ -32,6 +33,6 @@ def read_run(run: Path, limit: int) -> dict[str, list[Sample]]:
         number: "not answered" for number in question_set.numbers if any(number not in answered[name] for name in names)
     }
     asked = question_set.without(unanswered)
-    if not asked.numbers:
-        raise ValueError(f"{run}: no question of {config.data} has an answer of all models")
+    if missing := checked(f"{file}: data.questions", scored.get("questions"), int) - len(asked.numbers):
+        raise ValueError(f"{run / 'answers'}: {missing} questions have lost answers; evaluate again with --resume auto")
     return {name: read_samples(run / "answers", name, asked)[: limit or None] for name in names}

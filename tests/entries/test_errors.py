@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -261,6 +262,7 @@ def test_a_killed_rank_under_torchrun_ends_the_run(case):
     try:
         while last_step(case.run) < 3:
             assert process.poll() is None, (case.folder / "output").read_text()
+            time.sleep(0.05)
         os.kill(child_of_rank(process.pid, 1), signal.SIGKILL)
         assert process.wait(45) != 0
     finally:

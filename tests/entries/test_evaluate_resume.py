@@ -125,8 +125,9 @@ def test_a_full_disk_is_one_line_and_the_answers_go_on(chat_models, question_fil
     arguments = flags(chat_models, question_file, tmp_path / "run", "--resume", "auto")
     result = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True)
     assert result.returncode == 2
+    file = tmp_path / "run/answers/a.00000.jsonl"
     assert result.stderr.splitlines()[-1] == (
-        f"error: {tmp_path / 'run'}: File too large; --resume auto goes on with the answers that are there"
+        f"error: {file}: File too large; --resume auto goes on with the answers that are there"
     )
     assert evaluated(arguments) == 0
     assert (tmp_path / "run" / "samples.jsonl").read_bytes() == (finished / "samples.jsonl").read_bytes()

@@ -65,6 +65,9 @@ DAMAGES = {
     r"scores\.json: data = \[\]: expected an object": lambda run: (run / "scores.json").write_text('{"data": []}'),
     r"config\.toml: has changed": lambda run: damage(run / "config.toml", b"max_new_tokens = 1", b"max_new_tokens = 2"),
     r"a\.00000\.jsonl line 1: has": lambda run: damage(run / "answers/a.00000.jsonl", b'"output"', b'"outpux"'),
+    r"answers: 1 questions have lost answers": lambda run: damage(
+        run / "answers/a.00000.jsonl", (run / "answers/a.00000.jsonl").read_bytes().splitlines(True)[0], b""
+    ),
     r"File exists: .*judge": lambda run: (run / "judge").write_text(""),
 }
 
