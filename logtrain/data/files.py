@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
+from logtrain.core.units import size
 from logtrain.core.untrusted import open_regular
 from logtrain.data.archive import DAMAGE, Archive
 from logtrain.data.compression import BLOCK_BYTES, COMPRESSIONS, blocks, unpacked
@@ -98,15 +99,20 @@ class InputFile:
         now = self.on_disk.stat()
         return (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns)
 
-    def sha256(self) -> str:
-        """The SHA-256 of its bytes as they lie there, compressed or not, as hexadecimal digits. Raises ValueError where
-        they cannot be read.
+    def sha256(self, note: Callable[[int], None] = lambda _: None) -> str:
+        """The SHA-256 of its bytes as they lie there, compressed or not, as hexadecimal digits. `note` is told how many
+        bytes have been read since it was told last. Raises ValueError where they cannot be read, and for a file that
+        begins with a block of zeros, as one does whose content never reached the disk.
         """
         try:
             with self.open() as stream:
-                digest = hashlib.sha256()
-                while block := stream.read(BLOCK_BYTES):
+                block, digest = stream.read(BLOCK_BYTES), hashlib.sha256()
+                if block == bytes(BLOCK_BYTES):
+                    raise ValueError(f"{self.path}: begins with {size(BLOCK_BYTES)} of zeros; restore it")
+                while block:
                     digest.update(block)
+                    note(len(block))
+                    block = stream.read(BLOCK_BYTES)
         except (OSError, *DAMAGE) as error:
             raise ValueError(f"{self.path}: {getattr(error, 'strerror', None) or error}") from None
         return digest.hexdigest()

@@ -17,10 +17,12 @@ from logtrain.core.units import size
 from logtrain.data.config import CHAT_ONLY, TEXT_ONLY, PrepareConfig
 from logtrain.data.files import InputFile
 from logtrain.data.lost_text import refuse_empty
+from logtrain.observe.progress import Progress
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.tokenizer import Tokenizer
 
 FORMAT_VERSION = 3
+LARGE = 1 << 30  # bytes of input that take seconds to read
 NOT_SETTINGS = {"input", "tokenizer", "document_end", "template"}  # they are told elsewhere, by content
 WITHOUT_EFFECT = {"output", "workers", "show"}  # on what is written
 
@@ -116,6 +118,19 @@ class Manifest(Origin):
     """of data that a model wrote: it may be trained on, and is no evidence of anything"""
 
 
+def hashed(files: list[InputFile]) -> list[SourceFacts]:
+    """The facts of the input files, whose every byte is read."""
+    total, read = sum(file.num_bytes for file in files), 0
+    with Progress("checksums", total, title="checksums", in_bytes=True, enabled=total > LARGE) as progress:
+
+        def note(num_bytes: int) -> None:
+            nonlocal read
+            read += num_bytes
+            progress.update(read, {"percent": round(100 * read / total, 1)})
+
+        return [{"path": origin_of(file.path), "bytes": file.num_bytes, "sha256": file.sha256(note)} for file in files]
+
+
 def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
     """What the output of `config` depends on; reads tokenizer, template and every byte of the files. Raises ValueError
     for a tokenizer or a template that does not do.
@@ -130,7 +145,7 @@ def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
         "format_version": FORMAT_VERSION,
         "tokenizer": tokenizer_facts(tokenizer, config.tokenizer, end_id),
         "settings": json.loads(json.dumps(settings)),  # as they will be read back: tuples are lists
-        "sources": [{"path": origin_of(file.path), "bytes": file.num_bytes, "sha256": file.sha256()} for file in files],
+        "sources": hashed(files),
     }
     if chat:
         ingredients["chat"] = chat_facts(chat)

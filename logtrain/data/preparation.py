@@ -40,7 +40,7 @@ def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folde
             num_tokens += len(encoded.tokens_N)
             done = sum(file.bytes_read for file in files)
             facts = {
-                "percent": round(100 * done / num_bytes, 1),
+                "percent": round(100 * done / max(1, num_bytes), 1),
                 "documents": num_documents,
                 "tokens": num_tokens,
                 "mb_per_second": round(done / (time.monotonic() - began) / 1e6, 2),

@@ -107,3 +107,20 @@ def test_names_that_would_steer_a_terminal(bytes_tokenizer, tmp_path, inline, ca
     assert not set(found) & set("\x1b\x07\u202e\udcff")
     for name in (r"\x1b]0;title\x07\nb\u202e", r"a\x1b.json row 9", r"columns (\x1b[31m)", r"out: already"):
         assert name in found
+
+
+def test_an_empty_file_has_no_document(bytes_tokenizer, tmp_path, inline):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a\.json row 0: the file holds no row|no document"):
+        prepare.main(arguments(bytes_tokenizer, tmp_path / "out", path, max_bad_rows=3))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv.gz", "a.log"])
+def test_a_file_of_zeros_is_refused_before_it_is_read(bytes_tokenizer, tmp_path, inline, name):
+    path = tmp_path / name
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match=rf"^{path}: begins with 1\.05 MB of zeros; restore it$"):
+        prepare.main(arguments(bytes_tokenizer, tmp_path / "out", path, format="corpus"))
