@@ -156,12 +156,14 @@ class Loader:
                 sums[row.source] += int(getattr(row.epoch, column)[row.number])
             return sums
 
-        tokens_K, targets_K = per_source("tokens_R"), per_source("targets_R")
+        tokens_K, targets_K, pairs_K = (per_source(column) for column in ("tokens_R", "targets_R", "pairs_R"))
+        for mapped in {id(part): part for row in rows for part in (row.split, row.epoch)}.values():
+            mapped.let_go()
         return Step(
             batches,
             tokens=sum(tokens_K),
             targets=sum(targets_K),
-            attention_pairs=sum(per_source("pairs_R")),
+            attention_pairs=sum(pairs_K),
             source_of_batch=sources,
             tokens_K=tokens_K,
             targets_K=targets_K,

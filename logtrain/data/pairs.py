@@ -7,6 +7,7 @@ Letters in names: D pairs of a split, P those of a micro-batch.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -63,6 +64,9 @@ class PairSplit(Split):
     @cached_property
     def domains(self) -> np.ndarray:
         return self.of_documents.domains[::2]
+
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield self.lengths, self.targets
 
     def halves(self, document: int) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of the chosen and of the rejected sequence of a pair, as they are stored."""

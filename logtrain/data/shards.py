@@ -15,7 +15,7 @@ import bisect
 import itertools
 import mmap
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -44,6 +44,9 @@ class Split:
     lengths, targets: int32 [D], tokens of each document, and how many of them are predicted; domains: int32 [D],
     indices into manifest["domains"]. Each is copied into memory when it is first asked for; `read` needs none of them.
     """
+
+    _tokens: Sequence[np.ndarray] = ()
+    _documents: Sequence[np.ndarray] = ()
 
     @staticmethod
     def open(
@@ -109,6 +112,17 @@ class Split:
     def domains(self) -> np.ndarray:
         return self._column("domain", np.int32)
 
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`lengths` and `targets` shard by shard. None of it stays in memory."""
+        for documents in self._documents:
+            yield documents["length"].copy(), documents["targets"].copy()
+            let_go(documents)
+
+    def let_go(self) -> None:
+        """Give back the memory that what was read takes in this process: all of the split, in the end."""
+        for array in (*self._tokens, *self._documents):
+            let_go(array)
+
     def _column(self, name: str, dtype: type) -> np.ndarray:
         column_D = np.empty(self.num_documents, dtype)
         for first, documents in zip(self._first_document, self._documents, strict=False):
@@ -152,8 +166,7 @@ def _open_array(file: Path, dtype: np.dtype, length: int, crc32: int | None) -> 
     """The 1-D array of a file, memory-mapped; its data is read only where there is a checksum to hold it against."""
     again = "prepare the folder again"
     try:
-        # A plain ndarray over the mapping: slices of np.memmap cost microseconds each.
-        array = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        array = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)  # np.memmap's slices take long
     except FileNotFoundError:
         raise ValueError(f"{file}: missing, though the manifest names it; {again}") from None
     except OSError:
