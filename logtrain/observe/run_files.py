@@ -4,16 +4,18 @@ The files may come from others, and a run may be writing them now: what cannot b
 `problems`.
 """
 
+import itertools
 import math
 import tomllib
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
-from logtrain.core.run_folder import CONFIG
+from logtrain.core.run_folder import CONFIG, check_config
 from logtrain.core.sealed_lines import own_object_of
-from logtrain.core.untrusted import read_bytes, read_own
+from logtrain.core.untrusted import HASH, read_bytes, read_own
 from logtrain.observe.goodput import Attempt, read_attempts
 
 MOST_BYTES = 256 << 20  # of a file of records: that of a million steps
@@ -87,7 +89,7 @@ def read_run(folder: Path) -> RunFiles:
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder}: not a run (no {CONFIG})")
     run = RunFiles(folder, folder.absolute().name)
-    run.config = run.attempt(lambda: flat(tomllib.loads(read_bytes(folder / CONFIG).decode(errors="replace"))), {})
+    run.config = run.attempt(lambda: settings_in(folder / CONFIG), {})
     for record in run.lines(folder / "metrics.jsonl"):
         if type(record.get("step")) is not int:
             continue
@@ -105,7 +107,30 @@ def read_run(folder: Path) -> RunFiles:
     for fact, name in (("export", "adapter"), ("export", "export"), ("forgetting", "forgetting"), ("plan", "plan")):
         if (folder / f"{name}.json").is_file():
             setattr(run, fact, run.attempt(lambda name=name: read_own(folder / f"{name}.json"), {}))
+    run.attempt(lambda: check_records(run), None)
     return run
+
+
+def settings_in(file: Path) -> Line:
+    """The settings of a run by dotted key. Raises ValueError where they have changed since."""
+    text = read_bytes(file).decode(errors="replace")
+    if HASH.search(text.partition("\n")[0]):
+        check_config(file)
+    return flat(tomllib.loads(text))
+
+
+def check_records(run: RunFiles) -> None:
+    """Raises ValueError where a finished run has lost records that its last checkpoint knows: a whole line that is gone
+    from the end looks like a run that was killed before it wrote it.
+    """
+    saved = max(run.folder.glob("checkpoints/step-*/checkpoint.json"), default=None, key=lambda file: file.parent.name)
+    if saved is None or not run.attempts or run.attempts[-1].ended != "finished":
+        return
+    state = as_table(read_own(saved).get("state"))
+    file, known = run.folder / "metrics.jsonl", state.get("records_crc32")
+    lines = read_bytes(file, MOST_BYTES).splitlines(keepends=True)
+    if known and known not in itertools.accumulate(lines, lambda crc, line: zlib.crc32(line, crc), initial=0):
+        raise ValueError(f"{file}: records up to step {state.get('step')} are lost, or not as its checkpoint knows")
 
 
 def as_table(value: object) -> Line:

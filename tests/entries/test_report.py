@@ -1,9 +1,11 @@
 """The report and the status of runs, from their files alone: whole, torn, hostile and many."""
 
 import base64
+import hashlib
 import json
 import re
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -28,9 +30,7 @@ SCRIPT = "<script>alert(1)</script>"
 def write_run(folder: Path, *, steps: int = 30, lr: float = 1e-3, ended: str = "finished", age: float = 30.0) -> Path:
     """The files of a run that was heard of last `age` seconds ago."""
     folder.mkdir(parents=True)
-    config = (
-        f'# sha256 of what follows: x\nname = "{folder.name}"\nmodel = "/m/Llama"\ndata = "/none"\n[optim]\nlr = {lr}\n'
-    )
+    config = f'name = "{folder.name}"\nmodel = "/m/Llama"\ndata = "/none"\n[optim]\nlr = {lr}\n'
     (folder / "config.toml").write_text(config)
     last = time.time() - age
     records = [{"step": 0, "set": "valid", "valid_loss": 3.0, "time": last - steps}]
@@ -146,6 +146,31 @@ def test_no_record_that_has_changed_is_told(tmp_path, capsys):
         ]
     (run / "metrics.jsonl").write_bytes(lines[0] + lines[1][:-9])
     assert (len(read_run(run).steps), read_run(run).problems) == (1, []), "it may be being written now"
+
+
+def test_records_that_are_lost_from_the_end_of_a_finished_run_are_told(tmp_path, capsys):
+    run, lost = write_run(tmp_path / "a"), "records up to step 30 are lost, or not as its checkpoint knows"
+    content = (run / "metrics.jsonl").read_bytes()
+    saved = run / "checkpoints" / "step-000030" / "checkpoint.json"
+    saved.parent.mkdir(parents=True)
+    saved.write_bytes(sealed({"state": {"step": 30, "records_crc32": zlib.crc32(content)}}))
+    for cut, is_told in ((0, False), (1, True), (2, True)):
+        (run / "metrics.jsonl").write_bytes(b"".join(content.splitlines(True)[: 32 - cut]))
+        assert any(lost in problem for problem in read_run(run).problems) == is_told
+        assert status.main([str(run)]) == 0
+        assert (lost in capsys.readouterr().out) == is_told
+    (run / "metrics.jsonl").write_bytes(content + b'{"step": 30, "set": "more", "valid_loss": 1.0}\n')
+    assert read_run(run).problems == [], "what comes after the save is nobody's loss"
+
+
+def test_settings_that_have_changed_are_named_and_not_shown(tmp_path):
+    run = write_run(tmp_path / "a")
+    text = (run / "config.toml").read_text()
+    sealed_text = f"# sha256 of what follows: {hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+    for written, is_whole in ((sealed_text, True), (sealed_text.replace("Llama", "Llamb"), False)):
+        (run / "config.toml").write_text(written)
+        found = read_run(run)
+        assert ("model" in found.config, bool(found.problems)) == (is_whole, not is_whole)
 
 
 def test_several_runs_are_laid_over_one_another_with_what_differs(tmp_path, monkeypatch):
