@@ -1,4 +1,4 @@
-"""Lets a model behind an OpenAI-compatible server say which of an evaluation's models answers better.
+"""Lets a model behind a server say which of an evaluation's models answers better.
 
     logtrain judge --run runs/evaluation --base_url http://127.0.0.1:8000/v1 --model judge
 

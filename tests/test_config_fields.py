@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from logtrain.__main__ import COMMANDS
+from logtrain.__main__ import commands, module_of
 from logtrain.core.config import fields_of, load
 from logtrain.planning.config import PlanConfig
 from logtrain.planning.prediction import make_plan
@@ -348,8 +348,8 @@ def test_a_field_changes_an_evaluation(questions, field):
 def configs() -> dict[str, dict]:
     """The fields of each command's config."""
     found = {}
-    for command in COMMANDS:
-        module = importlib.import_module(f"logtrain.{command}")
+    for command, path in commands().items():
+        module = importlib.import_module(module_of(path))
         (config,) = [value for name, value in vars(module).items() if name == f"{command.capitalize()}Config"]
         found[command] = fields_of(config)
     return found
@@ -367,7 +367,7 @@ def where(command: str, field: str) -> str | None:
     return NAMED.get(f"{command}.{field}") or (NAMED.get(field) if command in RUNS else None)
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(SMALL)))
+@pytest.mark.parametrize("command", sorted(set(commands()) - set(SMALL)))
 def test_every_field_is_in_a_table(command):
     missing = [field for field in configs()[command] if where(command, field) is None]
     assert not missing, f"say in tests/test_config_fields.py what shows that these do something: {missing}"
