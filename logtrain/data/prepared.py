@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from logtrain.core.untrusted import OtherFields, checked, read_json, read_sealed, unsealed
+from logtrain.core.untrusted import OtherFields, checked, json_object, read_bytes, read_sealed, unsealed
 from logtrain.data.config import MOST_TOP_K
 from logtrain.data.manifest import FORMAT_VERSION, Manifest, Origin, deciding, fingerprint_of
 from logtrain.text.tokenizer import Tokenizer
@@ -35,12 +35,13 @@ def read_manifest(folder: Path) -> Manifest:
 
 def checked_manifest(file: Path) -> Manifest:
     """What the file holds. Raises ValueError where that is no manifest, or not the one that was written."""
-    facts = read_json(file, what="a manifest")
+    content = read_bytes(file)
+    facts = json_object(file, content, "a manifest")
     version = facts.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(f"{file}: format version {str(version)[:20]}, this program reads {FORMAT_VERSION}")
     try:
-        manifest: Manifest = checked(f"{file}: manifest", unsealed(file, facts), Manifest)
+        manifest: Manifest = checked(f"{file}: manifest", unsealed(file, facts, content), Manifest)
     except OtherFields as other:
         raise ValueError(f"{file}: {other.told()}") from None
     for problem in problems_of(manifest):
