@@ -99,7 +99,7 @@ def write_data(folder: Path, num_documents: int) -> int:
             stream.truncate(stream.tell() + num_tokens * TOKEN.itemsize)
         counts = {"num_tokens": num_tokens, "num_documents": len(records)}
         shards.append({**names, **counts, "tokens_crc32": 0, "documents_crc32": 0})
-    (folder / "manifest.json").write_text(json.dumps({"splits": {"train": {"shards": shards}}}))
+    (folder / "manifest.json").write_text(json.dumps({"settings": {}, "splits": {"train": {"shards": shards}}}))
     return int(length_D.sum())
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from logtrain.data.config import LoaderConfig
 from logtrain.data.deal import deal, row_sums
 from logtrain.data.pack import Pieces, blocks, count_pieces, pack, pieces
-from logtrain.data.shards import Split, let_go
+from logtrain.data.shards import Split
 
 KEPT_BYTES = 1 << 26
 """Epochs that are kept on disk, if they are more than two: where an epoch is a step or less, the rank that packs is
@@ -77,11 +77,6 @@ class Epoch(NamedTuple):
     def nbytes(self) -> int:
         """Size of all arrays."""
         return sum(array.nbytes for array in self)
-
-    def let_go(self) -> None:
-        """Give back the memory that arrays take which are mapped."""
-        for array in self:
-            let_go(array)
 
     def save(self, folder: Path) -> None:
         """Write every array as an .npy file; the folder is there once it is complete."""

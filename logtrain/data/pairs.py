@@ -31,7 +31,9 @@ class PairSplit(Split):
     def __init__(self, split: Split):
         """`split`: of the documents. Raises ValueError where these are no pairs."""
         self.folder, self.manifest, self.name, self.of_documents = split.folder, split.manifest, split.name, split
+        self.teacher_top_k = 0
         self._documents, self._tokens, self._first_document = split._documents, split._tokens, split._first_document
+        self.mapped = split.mapped
         if split.num_documents % 2:
             raise ValueError(
                 f"{self.folder}: {split.num_documents} documents in {self.name}, no pairs; prepare it again"

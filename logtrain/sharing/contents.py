@@ -50,7 +50,7 @@ def lineage_of(folder: Path) -> dict[str, Any]:
             check_file(folder / name)
     if (folder / LINEAGE).is_file():
         losses = folder.parent / f"{folder.name}.json"
-        facts = read_json(losses) if losses.is_file() else {}
+        facts = read_own(losses) if losses.is_file() else {}
         found = read_json(folder / LINEAGE)
         where = f"{folder / LINEAGE}: "
         parents = checked(f"{where}parents", found.get("parents", []), list[Parent])

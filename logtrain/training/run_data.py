@@ -21,6 +21,7 @@ from logtrain.model.published import check_vocabulary
 from logtrain.text.tokenizer import Tokenizer
 from logtrain.training.checkpoint import complete_in, read_facts
 from logtrain.training.config import RunConfig
+from logtrain.training.data_kinds import check_kind, check_teacher
 
 
 class ChatStyle(NamedTuple):
@@ -105,6 +106,7 @@ def open_splits(config: RunConfig, shape: LlamaConfig, world: World) -> OpenedSp
     """
     sources = {name: open_split(folder, "train", world) for name, folder in config.sources.items()}
     check_kind(sources, config.trains_on)
+    check_teacher(sources, config.trainer.replay_kl)
     tokenizers = [
         matching_tokenizer(split, str(split.folder), config.model, shape, config.loader.seq_len)
         for split in sources.values()
@@ -124,32 +126,6 @@ def open_splits(config: RunConfig, shape: LlamaConfig, world: World) -> OpenedSp
         f"{name}{'=' * bool(name)}{split.manifest['fingerprint']}" for name, split in sources.items()
     )
     return OpenedSplits(sources, valid, tokenizers[0], fingerprint, chat_style(sources))
-
-
-def check_kind(sources: dict[str, Split], trains_on: str) -> None:
-    """Raises ValueError where none of the sources has what is trained on, "documents", "chats" or "pairs": the loss
-    would fall all the same, for chats read as documents and documents as answers.
-    """
-    folder, *more = (str(split.folder) for split in sources.values())
-    which = f"{folder} and {len(more)} more" if more else folder
-    are_pairs = [has_pairs(split.manifest) for split in sources.values()]
-    if trains_on == "pairs" and (not all(are_pairs) or more):
-        raise ValueError(f"{which}: `logtrain dpo` trains on one folder of pairs; prepare it with --format dpo")
-    if trains_on in ("documents", "chats") and any(are_pairs):
-        raise ValueError(
-            f"{which}: prepared as pairs of answers, which `logtrain dpo` trains on, the rejected ones too"
-        )
-    are_chats = ["chat" in split.manifest for split in sources.values()]
-    if trains_on == "chats" and not any(are_chats):
-        raise ValueError(
-            f"{which}: prepared as documents, which `logtrain cpt` trains on; for `logtrain sft` prepare "
-            f"conversations, with --format sharegpt, messages or alpaca"
-        )
-    if trains_on == "documents" and all(are_chats):
-        raise ValueError(
-            f"{which}: prepared as chats, which `logtrain sft` trains on (--lora.rank 0 for all parameters); for "
-            f"`logtrain cpt` prepare text, with --format auto"
-        )
 
 
 def of_pairs(splits: dict[str, Split]) -> dict[str, Split]:
@@ -245,6 +221,7 @@ class Loaders:
             "pin_memory": world.device.type == "cuda",
             "shared": self.folder and Shared(self.folder / name, packs=world.local_rank == 0),
             "sizes": self.sizes if name == "train" else {},
+            "with_teacher": name == "train" and self.config.trainer.replay_kl > 0,
         }
 
 

@@ -237,6 +237,17 @@ def test_a_damaged_lineage_is_one_line(store, tmp_path, facts, told):
             use()
 
 
+def test_losses_that_have_changed_are_neither_pushed_nor_told(store, tmp_path):
+    path = folder(tmp_path / "a", lineage__json=json.dumps({"parents": [], "config": {}}))
+    (tmp_path / "a.json").write_bytes(sealed({"live_loss": 1.5, "exported_loss": 1.51}))
+    version, _ = push(store, "own", path)
+    assert version["lineage"]["facts"] == {"live_loss": 1.5, "exported_loss": 1.51}
+    (tmp_path / "a.json").write_bytes(sealed({"live_loss": 1.5, "exported_loss": 1.51}).replace(b"1.51", b"1.61"))
+    for use in (lambda: push(store, "other", path), lambda: Ancestry(Store(str(tmp_path))).lines(str(path))):
+        with pytest.raises(ValueError, match=r"a\.json: its content has changed since it was written"):
+            use()
+
+
 def test_a_config_that_has_changed_since_is_not_pushed(store, tmp_path):
     scores = json.dumps({"models": {}})
     path = folder(tmp_path / "a", scores__json=scores, config__toml='models = ["a=m"]\ndata = "x.json"\n')

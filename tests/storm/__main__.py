@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 from tests.storm import corruption, full_disk, hostile, kill
+from tests.storm.execution import ALL
 from tests.storm.ground import Ground
 from tests.storm.outcome import BAD, GOOD, Outcome
 
@@ -27,11 +28,10 @@ def storm(ground: Ground, seed: int, seconds: float, kinds: list[str], only: int
     while time.monotonic() - began < seconds:
         random = Random(f"{seed} {number}")
         kind = random.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]
-        started = time.monotonic()
         outcome = KINDS[kind].attack(ground, random)
         if outcome.verdict in BAD:
             shutil.copy(ground.output, ground.folder / f"said-{number}")
-        yield outcome._replace(seconds=outcome.seconds or time.monotonic() - started, what=f"{number} {outcome.what}")
+        yield outcome._replace(what=f"{number} {outcome.what}")
         if only is not None:
             print(ground.output.read_text(errors="backslashreplace"))
             return
@@ -58,15 +58,18 @@ def main(argv: list[str]) -> int:
     given = parser.parse_args(argv)
     folder = given.folder or Path(tempfile.mkdtemp(prefix="storm-"))
     shutil.rmtree(folder, ignore_errors=True)
-    counts, slowest, peak = Counter(), 0.0, 0.0
-    for outcome in storm(Ground(folder), given.seed, 60 * given.minutes, given.kinds, given.attack):
+    counts, ground = Counter(), Ground(folder)
+    ALL.clear()
+    for outcome in storm(ground, given.seed, 60 * given.minutes, given.kinds, given.attack):
         counts[outcome.kind, outcome.verdict] += outcome.number
-        slowest, peak = max(slowest, outcome.seconds), max(peak, outcome.peak_gib)
         mark = "!!" if outcome.verdict in BAD else "  "
         detail = f" ({outcome.detail})" if outcome.detail else ""
         print(f"{mark} {outcome.kind}: {outcome.what} -> {outcome.verdict}{detail}"[:400], flush=True)
     print(table(counts))
-    print(f"seed {given.seed}; the longest took {slowest:.1f} s, the most memory {peak:.2f} GiB; {folder}")
+    print(f"seed {given.seed}; {ALL['commands']:,} commands took {ALL['seconds']:,.0f} s; {folder}")
+    busy = ALL["waited"] / max(ALL["seconds"], 1e-9)
+    print(f"in {busy:.0%} of these, which count for no command, no processor was free; the longest took")
+    print(f"{ALL['longest']:.1f} s without them, the most memory was {ALL['peak']:.2f} GiB")
     return int(any(verdict in BAD for _, verdict in counts))
 
 

@@ -12,14 +12,14 @@ from tests.storm.outcome import Outcome, ended_well, last_line
 from tests.storm.stage import Stage
 from tests.storm.stages import STAGES
 
-KIND, PATIENCE, DISK = "full disk", 40.0, "disk"
+KIND, PATIENCE, DISK, RUNS = "full disk", 40.0, "disk", "runs"
 PAGE = 4096
 
 
 def attack(ground: Ground, random: Random) -> Outcome:
     """Run a stage whose output lies on a small disk, make room, and run it again."""
     stage = on_disk(random.choice([stage for stage in STAGES.values() if place_of(stage) in stage.flags]))
-    disk = ground.here / DISK
+    disk = ground.here / disk_of(stage)
     need = sum(-(-path.stat().st_size // PAGE) * PAGE for path in (ground.kept / STAGES[stage.name].leaves).rglob("*"))
     size = max(PAGE, int(need * random.uniform(0, 1.2)) // PAGE * PAGE)
     disk.mkdir(exist_ok=True)
@@ -28,7 +28,8 @@ def attack(ground: Ground, random: Random) -> Outcome:
         return filled(ground, stage, size, need)
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
-        disk.rmdir()
+        if disk.name == DISK:
+            disk.rmdir()
 
 
 def filled(ground: Ground, stage: Stage, size: int, need: int) -> Outcome:
@@ -40,9 +41,9 @@ def filled(ground: Ground, stage: Stage, size: int, need: int) -> Outcome:
         first = ended.errors[0] if ended.errors else ""
         if ended.statuses[0] != 2 or len(ended.errors) > len(ended.statuses):
             return Outcome(KIND, what, "status", f"{ended.statuses} {last_line(ended)}")
-        if f"{DISK}/" not in first or "0.0 " in first:
+        if f"{disk_of(stage)}/" not in first or "0.0 " in first:
             return Outcome(KIND, what, "no path", first)
-        subprocess.run(["mount", "-o", f"remount,size={64 << 20}", ground.here / DISK], check=True)
+        subprocess.run(["mount", "-o", f"remount,size={64 << 20}", ground.here / disk_of(stage)], check=True)
         ended = ground.run(stage, *stage.resumes, patience=PATIENCE)
         what += f"; {first.replace(str(ground.here), '')}"
     if not ended.is_done:
@@ -52,15 +53,24 @@ def filled(ground: Ground, stage: Stage, size: int, need: int) -> Outcome:
 
 
 def on_disk(stage: Stage) -> Stage:
-    """The same stage, but for the place of what it leaves."""
+    """The same stage, but for the place of what it leaves: runs stay where they are, for an adapter has the way from
+    there to its base, and the disk hides the other runs meanwhile.
+    """
     place = place_of(stage)
+    if place == RUNS:
+        return stage
     flags = tuple(f"{DISK}/{place}" if flag == place else flag for flag in stage.flags)
     return dataclasses.replace(stage, flags=flags, leaves=f"{DISK}/{stage.leaves}")
 
 
 def place_of(stage: Stage) -> str:
     """What of a stage's flags says where it writes."""
-    return "runs" if stage.leaves.startswith("runs/") else stage.leaves
+    return RUNS if stage.leaves.startswith(f"{RUNS}/") else stage.leaves
+
+
+def disk_of(stage: Stage) -> str:
+    """The folder of the ground that is a small disk while the stage, as `on_disk` gives it, runs."""
+    return RUNS if place_of(stage) == RUNS else DISK
 
 
 def is_possible(folder: Path) -> bool:
