@@ -126,6 +126,7 @@ NAMED: dict[str, str] = {
     "trainer.forget_budget": "training/test_forgetting.py::test_the_best_step_is_within_the_budget_and_told",
     "trainer.replay_source": "training/test_forgetting.py::*",
     "trainer.replay_bounds": "training/test_forgetting.py::test_the_share_follows_from_the_recorded_rises",
+    "trainer.replay_kl": "training/test_distillation.py::test_a_steps_gradients_are_those_of_whole_logits_on_any_ranks",
     "rehearse": "readiness/test_rehearsal.py::*",
     "show": "training/test_facts.py::*",
     "track": "observe/test_trackers.py::*",
