@@ -11,6 +11,7 @@ the seed alone, not on the number of ranks. The parts are in generation/:
 
     self_replay.py     samples, drawn         sample_choice.py   which are kept
     sample_files.py    as they are written    replay_folder.py   prepared data, at the end
+    sample_teacher.py  what the model expected of each token
 """
 
 import shutil
