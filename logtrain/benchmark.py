@@ -7,8 +7,12 @@ holds benchmark.html and benchmark.json, and a folder for each set with all that
 auto goes on.
 """
 
+import os
+from contextlib import closing
+
 from logtrain.core.config import load
 from logtrain.core.entry import run
+from logtrain.core.still import Still
 from logtrain.evaluation.config import BenchmarkConfig
 
 
@@ -29,11 +33,12 @@ def main(argv: list[str]) -> int:
     configs = {facts["name"]: config_of(config, facts) for facts in suite["set"]}
     for each in configs.values():
         read_question_set(each)  # so that the last set's mistakes are found before the first is answered
-    world, models, results = join_world(config), open_models(config), {}
-    for name, each in configs.items():
-        is_begun = config.resume == "auto" and Path(each.run).exists()
-        each = dataclasses.replace(each, resume="auto" if is_begun else "none")
-        results[name] = evaluate(each, models, world)
+    with closing(Still(os.environ.get("RANK", "0") == "0")):
+        world, models, results = join_world(config), open_models(config), {}
+        for name, each in configs.items():
+            is_begun = config.resume == "auto" and Path(each.run).exists()
+            each = dataclasses.replace(each, resume="auto" if is_begun else "none")
+            results[name] = evaluate(each, models, world)
     if world.is_main:
         benchmark = make_benchmark(suite, config.model_paths, results)
         write_benchmark(Path(config.run), benchmark)

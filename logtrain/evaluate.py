@@ -11,8 +11,12 @@ Under `launch/run.sh evaluate ...` every rank has a copy of the model and answer
     answers/         the answers as they came, with which --resume auto goes on
 """
 
+import os
+from contextlib import closing
+
 from logtrain.core.config import load
 from logtrain.core.entry import run
+from logtrain.core.still import Still
 from logtrain.evaluation.config import EvaluateConfig
 
 
@@ -24,8 +28,9 @@ def main(argv: list[str]) -> int:
     from logtrain.evaluation.run import join_world
     from logtrain.evaluation.screen import print_scores
 
-    world = join_world(config)
-    result = evaluate(config, open_models(config), world)
+    with closing(Still(os.environ.get("RANK", "0") == "0")):
+        world = join_world(config)
+        result = evaluate(config, open_models(config), world)
     if result:
         print_scores(result)
         print(f"\n{config.run}/compare.html: the comparison, with answers side by side; its chart: compare.png")

@@ -4,6 +4,8 @@ logtrain export --run runs/NAME --output DIR
 launch/run.sh export --run runs/NAME --output DIR     where one device is too small
 """
 
+import os
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +15,7 @@ from logtrain.core.entry import run
 from logtrain.core.kinds import Config
 from logtrain.core.location import FILE, FOLDER, OUTPUT, told
 from logtrain.core.run_folder import read_run_config
+from logtrain.core.still import Still
 from logtrain.training.config import ParallelConfig, RunConfig
 
 
@@ -48,15 +51,16 @@ def main(argv: list[str]) -> int:
     scores = read_scores(config.scores)
     trained = read_run_config(folder, RunConfig)
     export_dtype = trained.export_dtype if config.dtype == "auto" else config.dtype
-    of_run = set_up(
-        replace(trained, parallel=ParallelConfig(), export_dtype=export_dtype)
-    )  # any number of ranks will do
-    checkpoints = Checkpoints(folder / "checkpoints", note=of_run.world.note)
-    path = checkpoints.at(config.step)
-    frozen = of_run.initial_weights() if trained.lora.rank else None  # no checkpoint has them
-    model = of_run.build_model(frozen)
-    checkpoints.load(path, model)
-    result = publish_model(output, model, of_run, scores)
+    with closing(Still(os.environ.get("RANK", "0") == "0")):
+        of_run = set_up(
+            replace(trained, parallel=ParallelConfig(), export_dtype=export_dtype)
+        )  # any number of ranks will do
+        checkpoints = Checkpoints(folder / "checkpoints", note=of_run.world.note)
+        path = checkpoints.at(config.step)
+        frozen = of_run.initial_weights() if trained.lora.rank else None  # no checkpoint has them
+        model = of_run.build_model(frozen)
+        checkpoints.load(path, model)
+        result = publish_model(output, model, of_run, scores)
     if of_run.world.is_main:
         print(told(f"{path} -> {output} {result}"))
     of_run.world.close()

@@ -14,6 +14,7 @@ Wherever a setting is a path, hub://NAME:3 is that version. core/store.py says w
 
 import itertools
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,6 +23,7 @@ from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.core.kinds import NONE_BY_DEFAULT, Config
 from logtrain.core.printable import printable
+from logtrain.core.still import Still
 from logtrain.core.store import Store, Version, parse
 from logtrain.core.units import size
 from logtrain.sharing.versions import differences, pull, push, sweep
@@ -62,7 +64,9 @@ def main(argv: list[str]) -> int:
     if words:
         argv = ["--verb", words[0], *(["--what", *words[1:]] if words[1:] else []), *argv[len(words) :]]
     config = load(HubConfig, argv)
-    for line in done(config, Store(config.store)):
+    with closing(Still(enabled=True)):
+        lines = done(config, Store(config.store))
+    for line in lines:
         print(printable(line, one_line=True))
     return 0
 

@@ -6,12 +6,14 @@ Each line is an ancestor, down to the raw files, with the settings that made it 
 scores. An ancestor is found in the store by its hash, wherever it lay, and otherwise where its path leads.
 """
 
+from contextlib import closing
 from dataclasses import dataclass
 
 from logtrain.core.config import load, words_first
 from logtrain.core.entry import run
 from logtrain.core.kinds import Config
 from logtrain.core.printable import printable
+from logtrain.core.still import Still
 from logtrain.core.store import Store
 from logtrain.sharing.ancestry import Ancestry
 
@@ -29,7 +31,9 @@ class LineageConfig(Config):
 def main(argv: list[str]) -> int:
     """Print the chain; -> the exit status."""
     config = load(LineageConfig, words_first(argv, "--model"))
-    for line in Ancestry(Store(config.store)).lines(config.model):
+    with closing(Still(enabled=True)):
+        lines = Ancestry(Store(config.store)).lines(config.model)
+    for line in lines:
         print(printable(line, one_line=True))
     return 0
 

@@ -7,6 +7,7 @@ compared with those of model and adapter before the folder gets its name. Everyt
 a model of 8B parameters takes 33 GB.
 """
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +16,7 @@ from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.core.kinds import Config
 from logtrain.core.location import MODEL, OUTPUT
+from logtrain.core.still import Still
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,8 @@ def main(argv: list[str]) -> int:
 
     adapter = Path(config.adapter)
     model = Path(config.model) if config.model else base_folder(adapter)
-    merged = merge_folders(model, adapter, Path(config.output), config.dtype)
+    with closing(Still(enabled=True)):
+        merged = merge_folders(model, adapter, Path(config.output), config.dtype)
     differ = f"logits differ by {merged.difference:.1e} of the largest from model and adapter"
     print(f"{config.output} ({merged.dtype}): {differ}")
     for line in merged.odd:

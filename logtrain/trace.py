@@ -10,6 +10,8 @@ by `launch/run.sh trace ...` if it had several, they are the same bit for bit, w
 """
 
 import json
+import os
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from logtrain.core.entry import run
 from logtrain.core.kinds import Config
 from logtrain.core.printable import printable
 from logtrain.core.run_folder import read_run_config
+from logtrain.core.still import Still
 from logtrain.observe.run_files import is_number, read_run
 from logtrain.training.config import RunConfig
 
@@ -58,17 +61,20 @@ def main(argv: list[str]) -> int:
 
     files = read_run(folder)
     step = config.step or step_of_spike(files.events, config.spike)
-    of_run = set_up(replace(trained, runs=str(folder.absolute().parent), name=folder.absolute().name))
-    rerun = Rerun(of_run, step)
-    recorded = {record["step"]: (record.get("loss"), record.get("grad_norm")) for record in files.steps}
-    made = list(rerun.advance(step - 1))
-    pieces = ranked(rerun.weigh(config.spike))
-    lines = [f"step {step}, from the checkpoint of step {rerun.began_at}{same(made, recorded)}"]
-    if config.without:
-        named = {document_of(p): p for number in range(rerun.began_at, step) for p in places_in(rerun.train, number)}
-        doomed = [find(text, named, rerun) for text in config.without]
-        until = min(config.until or step + AFTER, rerun.train_step.total_steps)
-        lines += compare(rerun, made, recorded, Rerun(of_run, step), doomed, until)
+    with closing(Still(os.environ.get("RANK", "0") == "0")):
+        of_run = set_up(replace(trained, runs=str(folder.absolute().parent), name=folder.absolute().name))
+        rerun = Rerun(of_run, step)
+        recorded = {record["step"]: (record.get("loss"), record.get("grad_norm")) for record in files.steps}
+        made = list(rerun.advance(step - 1))
+        pieces = ranked(rerun.weigh(config.spike))
+        lines = [f"step {step}, from the checkpoint of step {rerun.began_at}{same(made, recorded)}"]
+        if config.without:
+            named = {
+                document_of(p): p for number in range(rerun.began_at, step) for p in places_in(rerun.train, number)
+            }
+            doomed = [find(text, named, rerun) for text in config.without]
+            until = min(config.until or step + AFTER, rerun.train_step.total_steps)
+            lines += compare(rerun, made, recorded, Rerun(of_run, step), doomed, until)
     if of_run.world.is_main:
         tell(pieces[: config.top or None], lines, config)
     of_run.world.close()

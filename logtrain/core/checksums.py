@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from logtrain.core import still
 from logtrain.core.untrusted import checked, read_sealed, sealed
 
 FILE = "checksums.json"
@@ -44,7 +45,7 @@ def crc32_of(file: Path) -> int:
     return crc
 
 
-def write_checksums(folder: Path, note: Callable[[str], None] = lambda _: None) -> None:
+def write_checksums(folder: Path, note: Callable[[str], None] = still.note) -> None:
     """Describe all files of a folder in a file more. `note` is told what comes next."""
     facts = {}
     for file in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
@@ -76,7 +77,7 @@ def check_file(file: Path) -> None:
         raise ValueError(f"{file.parent}: damaged since it was published: {damage}")
 
 
-def check_folder(folder: Path, note: Callable[[str], None] = lambda _: None) -> None:
+def check_folder(folder: Path, note: Callable[[str], None] = still.note) -> None:
     """Raises ValueError where a file is not what it was when the folder was published. Files that have come to it since
     are nobody's business; a folder without checksums is taken as it is.
     """

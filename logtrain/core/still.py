@@ -1,7 +1,8 @@
 """Says what a run is at when that takes long: no stage is silent for more than five seconds.
 
-Every piece of work is noted for the watchdog anyway (`World.note`), in words. A thread of rank 0 reads the last note.
-The steps of training say nothing here, but for the first, which may take a minute: their records do.
+Every piece of work is noted for the watchdog anyway (`World.note`), in words; what needs no world calls `note` itself.
+A thread of rank 0 reads the last note. The steps of training say nothing here, but for the first, which may take a
+minute: their records do; nor does work whose progress is shown.
 """
 
 import re
@@ -9,17 +10,20 @@ import sys
 import threading
 import time
 
-from logtrain.core.watchdog import Watchdog
-
 SILENT = 5.0  # seconds
 OF_STEPS = ("step", "the rows of step")
 
 
 class Still:
-    """The thread, which ends with `close`. It reads the notes of the watchdog that is made while it runs."""
+    """The thread, which ends with `close`."""
+
+    doing = "the start"
+    """What this process is at."""
+    shown = 0.0
+    """When its progress was last shown otherwise."""
 
     def __init__(self, enabled: bool):
-        self.before = Watchdog.latest
+        Still.doing = "the start"
         self.stage, self.since, self.steps = "", time.monotonic(), set[str]()
         self.said = self.since
         self.closing = threading.Event()
@@ -30,9 +34,7 @@ class Still:
     def watch(self) -> None:
         """Look at the last note now and then."""
         while not self.closing.wait(SILENT / 10):
-            watchdog = Watchdog.latest
-            doing = "the start" if watchdog is self.before or watchdog is None else watchdog.doing
-            if text := self.look(doing, time.monotonic()):
+            if text := self.look(Still.doing, time.monotonic()):
                 print(text, file=sys.stderr, flush=True)
 
     def look(self, doing: str, now: float) -> str:
@@ -43,7 +45,7 @@ class Still:
         if stage != self.stage:
             self.stage, self.since, self.said = stage, now, now
         is_usual = stage in OF_STEPS and len(self.steps) > 2  # the rows of the first step, the step, the next rows
-        if is_usual or now - self.said < SILENT:
+        if is_usual or now - max(self.said, Still.shown) < SILENT:
             return ""
         self.said = now
         return f"{doing}: {now - self.since:.0f} s"
@@ -51,3 +53,8 @@ class Still:
     def close(self) -> None:
         """End the thread."""
         self.closing.set()
+
+
+def note(doing: str) -> None:
+    """Name the piece of work that begins."""
+    Still.doing = doing

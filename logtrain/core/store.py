@@ -23,6 +23,7 @@ import fsspec
 
 from logtrain.core.atomic import naming, sync, write_file
 from logtrain.core.location import RemoteFile, file_system, is_uri, regular, shown, tried
+from logtrain.core.still import note
 from logtrain.core.untrusted import DECODER, MAX_BYTES, OtherFields, check_depth, checked, sealed, unsealed
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
@@ -194,6 +195,7 @@ class Store:
                 return facts
             target.parent.mkdir(parents=True, exist_ok=True)
             with self.aside() as aside:
+                note(f"storing {file}")
                 with open(file, "rb") as source, open(aside, "wb") as copy:
                     shutil.copyfileobj(source, copy, CHUNK)
                 if sha256_of(aside) != facts["sha256"]:
@@ -201,6 +203,7 @@ class Store:
                 sync(aside)
                 os.replace(aside, target)
         elif self.age(where) is None or (self.age(where) or 0) > HOUR:
+            note(f"sending {file}")
             tried(self.root, lambda: self.system.put_file(str(file), f"{self.base}/{where}"))
             if sha256_of(file) != facts["sha256"]:
                 raise ValueError(f"{file}: changed while it was stored; push it again")
@@ -296,5 +299,6 @@ def is_inside(path: str) -> bool:
 
 def sha256_of(file: Path) -> str:
     """The SHA-256 of a file's bytes."""
+    note(f"hashing {file}")
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

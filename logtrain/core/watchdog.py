@@ -23,6 +23,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from torch._C import _distributed_c10d as c10d
 
+from logtrain.core import still
 from logtrain.core.entry import OTHER_RANKS_WAIT, RANK_LOST
 
 T = TypeVar("T")
@@ -67,6 +68,7 @@ class Watchdog:
     def note(self, doing: str) -> None:
         """Count a piece of work as completed; `doing` names the next one."""
         self.done, self.doing, self.last = self.done + 1, doing, time.monotonic()
+        still.note(doing)
 
     def close(self) -> None:
         """Stop watching: the work that follows may take any time."""

@@ -15,6 +15,7 @@ from logtrain.core.atomic import new_folder
 from logtrain.core.batch import Batch
 from logtrain.core.checksums import check_folder, write_checksums
 from logtrain.core.lineage import parent_of, write_lineage
+from logtrain.core.still import note
 from logtrain.model import hf, published
 from logtrain.model.adapter import BY_MERGE, Adapter, NotComputed
 from logtrain.model.base import read_base, read_reference
@@ -59,14 +60,17 @@ def merge_folders(source: Path, adapter: Path, output: Path, dtype_name: str) ->
     base_shape = hf.read_config(source)
     published.check_source(source, base_shape)
     published.read_generation(adapter / published.GENERATION)
+    note(f"reading {source}")
     shape, tensors, reference = merged(source, adapter, base_shape)
     files = published.read_tokenizer(adapter if tokenizer_file(adapter) else source, shape).files
     template = template_source.template_of(adapter)
     with new_folder(output) as aside:
+        note(f"writing {output}")
         hf.save(aside, shape, tensors, dtype, source=source, tokenizer_files=files)
         copy_learned_files(adapter, aside, template)
         write_card(aside, output.name, "merge", read_base(source))
         write_lineage(aside, [parent_of("model", source), parent_of("adapter", adapter)], {"dtype": dtype_name})
+        note("comparing the logits")
         before = reference()
         after = logits(read_model(shape, hf.Weights(aside, shape), CPU, torch.float32))
         difference = ((after - before).abs().max() / before.abs().max()).item()

@@ -10,6 +10,7 @@ import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from logtrain.core.still import Still
 from logtrain.observe.records import as_line
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -50,11 +51,11 @@ class Progress:
         """Show that `done` of the total is complete. `line`: what a line tells beside the time left. `bar`: the text
         beside the bar.
         """
+        now = time.monotonic()
         if self.bar:
             self.bar.update(self.task, completed=done, facts=bar)
-            return
-        now = time.monotonic()
-        if self.enabled and now - self.said >= SECONDS_BETWEEN_LINES:
-            self.said = now
+            Still.shown = now
+        elif self.enabled and now - self.said >= SECONDS_BETWEEN_LINES:
+            self.said = Still.shown = now
             eta = (self.total - done) * (now - self.began) / max(1, done)
             print(f"{self.verb} {as_line({**line, 'eta_seconds': round(eta)})}", file=sys.stderr, flush=True)

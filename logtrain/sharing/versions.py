@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from logtrain.core import still
 from logtrain.core.atomic import new_folder
 from logtrain.core.cache import Count, fetch
 from logtrain.core.lineage import parent_of
@@ -76,6 +77,7 @@ def pull(store: Store, reference: Reference, output: Path) -> Version:
         for file in store.files_of(reference):
             target = aside / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
+            still.note(f"fetching {file.name}")
             fetch(store.root, file, target, Count(), store.system)
     return version
 

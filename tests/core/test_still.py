@@ -1,6 +1,11 @@
 """What is said of a stage that takes long: its last note, every five seconds, and nothing of steps with records."""
 
+import time
+
+from logtrain import hub
+from logtrain.core import still, store
 from logtrain.core.still import Still
+from logtrain.observe.progress import Progress
 
 
 def said(notes: list[tuple[float, str]], until: float) -> list[tuple[float, str]]:
@@ -42,3 +47,25 @@ def test_only_the_first_step_is_told():
     assert [text for _, text in said([(0, "validation, step 1 of 9"), (6, "validation, step 2 of 9")], 7)] == [
         "validation, step 1 of 9: 5 s"
     ]
+
+
+def test_work_whose_progress_is_shown_is_not_told_too(monkeypatch, capsys):
+    monkeypatch.setattr("logtrain.observe.progress.SECONDS_BETWEEN_LINES", 0.0)
+    quiet = Still(enabled=False)
+    quiet.look("answering", quiet.said)
+    with Progress("evaluate", 10) as progress:
+        progress.update(5, {"answered": 5})
+    assert "answered=5" in capsys.readouterr().err.replace(" ", "=")
+    assert quiet.look("answering", Still.shown + 4.9) == ""
+    assert quiet.look("answering", Still.shown + 5.1).startswith("answering: 5 s")
+    monkeypatch.setattr(Still, "shown", 0.0)
+
+
+def test_a_command_without_a_world_says_what_it_is_at(tmp_path, monkeypatch, capsys):
+    """A file whose hash takes long, as of a disk that is slow."""
+    (tmp_path / "file").write_text("text")
+    monkeypatch.setattr(still, "SILENT", 0.05)
+    digest = store.hashlib.file_digest
+    monkeypatch.setattr(store.hashlib, "file_digest", lambda *args: (time.sleep(0.3), digest(*args))[1])
+    assert hub.main(["push", "name", str(tmp_path / "file"), "--store", str(tmp_path / "store")]) == 0
+    assert f"hashing {tmp_path / 'file'}: 0 s" in capsys.readouterr().err
