@@ -15,12 +15,14 @@ machine. The manifest names all three, and a fingerprint of them says whether a 
 """
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 from logtrain.core.atomic import new_folder
 from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.core.printable import printable
+from logtrain.core.still import Still
 from logtrain.data.config import PrepareConfig
 from logtrain.data.format_found import resolved
 from logtrain.data.inputs import Inputs
@@ -49,7 +51,7 @@ def main(argv: list[str]) -> None:
         where = printable(config.output, one_line=True)
         print(f"{where}: already prepared from this input with these settings; nothing to do")
         return
-    with Pool.on_all_cores(config.tokenizer, config.workers) as pool:
+    with Pool.on_all_cores(config.tokenizer, config.workers) as pool, closing(Still(enabled=True)):
         origin = read_origin(config, files)  # while the workers load the tokenizer
         print_origin(origin)
         if told := inputs.told():

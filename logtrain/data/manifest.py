@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from logtrain.core import still
 from logtrain.core.atomic import naming
 from logtrain.core.location import origin_of
 from logtrain.core.printable import printable
@@ -123,6 +124,7 @@ class Manifest(Origin):
 def hashed(files: list[InputFile]) -> list[SourceFacts]:
     """The facts of the input files, whose every byte is read."""
     total, read = sum(file.num_bytes for file in files), 0
+    still.note("hashing the input")
     with Progress("checksums", total, title="checksums", in_bytes=True, enabled=total > LARGE) as progress:
 
         def note(num_bytes: int) -> None:

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from logtrain.core.atomic import naming
+from logtrain.core.still import note
 from logtrain.core.untrusted import sealed
 from logtrain.data.account import Account
 from logtrain.data.chunks import Chunks
@@ -32,6 +33,7 @@ def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folde
     chunks, account = Chunks(config, files, groups), Account([str(file.path) for file in files], config.max_lost_chars)
     splits = SplitWriters(folder, config.shard_tokens, config.valid_fraction, by_group=bool(config.split_by))
     num_bytes, num_documents, num_tokens, began = sum(file.num_bytes for file in files), 0, 0, time.monotonic()
+    note("reading the input")
     with Progress("prepare", num_bytes, in_bytes=True) as progress:
         encoder = encoder_of(config, origin)
         for read, encoded in pool.encode(chunks, encoder, account.where, lambda read: read.num_chars):
@@ -47,11 +49,13 @@ def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folde
             }
             progress.update(done, facts, bar=f"{num_tokens:,} tokens")
     refuse_incomplete(config, account, files, chunks.num_good)
+    note("looking for near-twins")
     held_out = splits.finish()
     refuse_changed(files)
     manifest: Manifest = {**origin, "domains": list(chunks.domains), "splits": splits.close()}
     if config.split_by:
         manifest["held_out_groups"] = groups
+    note("packing rows for the report")
     report = make_report(folder, manifest, splits.hashes(), held_out, account, chunks.records)
     for name, content in (
         (REPORT, {"fingerprint": manifest["fingerprint"], **report.as_json()}),

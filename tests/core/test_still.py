@@ -1,11 +1,15 @@
 """What is said of a stage that takes long: its last note, every five seconds, and nothing of steps with records."""
 
 import time
+from collections.abc import Callable
 
-from logtrain import hub
+from logtrain import hub, prepare
 from logtrain.core import still, store
 from logtrain.core.still import Still
+from logtrain.data import preparation
+from logtrain.data.files import InputFile
 from logtrain.observe.progress import Progress
+from tests.support.preparing import write_bytes_tokenizer
 
 
 def said(notes: list[tuple[float, str]], until: float) -> list[tuple[float, str]]:
@@ -61,11 +65,26 @@ def test_work_whose_progress_is_shown_is_not_told_too(monkeypatch, capsys):
     monkeypatch.setattr(Still, "shown", 0.0)
 
 
+def slowed(function: Callable) -> Callable:
+    """The function as on a disk that is slow."""
+    return lambda *args: (time.sleep(0.3), function(*args))[1]
+
+
+def test_the_data_that_a_slow_disk_holds_are_told(tmp_path, monkeypatch, capsys):
+    (tmp_path / "text.jsonl").write_text('{"text": "w1 w2 w3"}\n')
+    tokenizer = write_bytes_tokenizer(tmp_path)
+    monkeypatch.setattr(still, "SILENT", 0.05)
+    monkeypatch.setattr(preparation, "make_report", slowed(preparation.make_report))
+    monkeypatch.setattr(InputFile, "sha256", slowed(InputFile.sha256))
+    flags = ["--input", str(tmp_path / "text.jsonl"), "--tokenizer", str(tokenizer), "--output", str(tmp_path / "out")]
+    prepare.main([*flags, "--workers", "1"])
+    said = capsys.readouterr().err
+    assert "hashing the input: 0 s" in said and "packing rows for the report: 0 s" in said
+
+
 def test_a_command_without_a_world_says_what_it_is_at(tmp_path, monkeypatch, capsys):
-    """A file whose hash takes long, as of a disk that is slow."""
     (tmp_path / "file").write_text("text")
     monkeypatch.setattr(still, "SILENT", 0.05)
-    digest = store.hashlib.file_digest
-    monkeypatch.setattr(store.hashlib, "file_digest", lambda *args: (time.sleep(0.3), digest(*args))[1])
+    monkeypatch.setattr(store.hashlib, "file_digest", slowed(store.hashlib.file_digest))
     assert hub.main(["push", "name", str(tmp_path / "file"), "--store", str(tmp_path / "store")]) == 0
     assert f"hashing {tmp_path / 'file'}: 0 s" in capsys.readouterr().err
