@@ -17,6 +17,7 @@ from logtrain.core.batch import Batch
 from logtrain.data.config import LoaderConfig
 from logtrain.data.epoch import Epoch, Epochs, EpochSize, Shared, pack_epoch
 from logtrain.data.layout import Layout, token_seeds
+from logtrain.data.shard_checks import let_go
 from logtrain.data.shards import Split
 
 MOST_ROWS = 1 << 20  # of a step
@@ -159,12 +160,14 @@ class Loader:
                 sums[row.source] += int(getattr(row.epoch, column)[row.number])
             return sums
 
-        tokens_K, targets_K = per_source("tokens_R"), per_source("targets_R")
+        tokens_K, targets_K, pairs_K = (per_source(column) for column in ("tokens_R", "targets_R", "pairs_R"))
+        for arrays in {id(arrays): arrays for row in rows for arrays in (row.split.mapped, row.epoch)}.values():
+            let_go(arrays)  # else a rank would in the end hold all of the data
         return Step(
             batches,
             tokens=sum(tokens_K),
             targets=sum(targets_K),
-            attention_pairs=sum(per_source("pairs_R")),
+            attention_pairs=sum(pairs_K),
             source_of_batch=sources,
             tokens_K=tokens_K,
             targets_K=targets_K,

@@ -6,17 +6,15 @@
     train-00000.documents.npy  DOCUMENT [D]: where each document lies and what it came from
     train-00000.teacher.npy    teacher_dtype(K) [N], where a teacher was asked: what it expected in each token's place
 
-A checksum covers an array's data; its header is held against the manifest instead (dtype and length), so a shard can be
-written as a stream.
+A checksum covers an array's data, not its header, which is held against the manifest: a shard is written as a stream.
 
 Legend: N tokens of a shard, D documents (of a shard or of the whole split), K outcomes of a teacher's distribution.
 """
 
 import bisect
 import itertools
-import mmap
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +22,7 @@ import numpy as np
 
 from logtrain.data.manifest import Manifest, ShardFacts, SplitFacts
 from logtrain.data.prepared import read_manifest
-from logtrain.data.shard_checks import check_records, check_teacher, open_array
+from logtrain.data.shard_checks import check_records, check_teacher, let_go, open_array
 
 CONTEXT = 1 << 31  # Llama-3 ids need 17 bits
 DOCUMENT = np.dtype(
@@ -50,9 +48,11 @@ def teacher_dtype(top_k: int) -> np.dtype:
 class Split:
     """One split of a prepared folder, memory-mapped. Documents are numbered over its shards in order.
 
-    lengths, targets: int32 [D], tokens of each document, and how many of them are predicted; domains: int32 [D],
-    indices into manifest["domains"]. Each is copied into memory when it is first asked for; `read` needs none of them.
+    lengths, targets, domains: int32 [D], tokens of each document, how many of them are predicted, and its index into
+    manifest["domains"]; copied into memory when first asked for, `read` needs none. mapped: the arrays of all files.
     """
+
+    mapped: Sequence[np.ndarray] = ()
 
     @staticmethod
     def open(
@@ -103,6 +103,7 @@ class Split:
             if "teacher" in shard:
                 self._teacher.append(self._open_teacher(shard, is_mine))
         self._first_document = [0, *itertools.accumulate(map(len, self._documents))]
+        self.mapped = (*self._tokens, *self._documents, *self._teacher)
 
     def _open_teacher(self, shard: ShardFacts, verify: bool) -> np.ndarray:
         """The teacher's records of the shard whose other arrays were the last to be opened."""
@@ -133,11 +134,17 @@ class Split:
     def domains(self) -> np.ndarray:
         return self._column("domain", np.int32)
 
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`lengths` and `targets` shard by shard. None of it stays in memory."""
+        for documents in self._documents:
+            yield documents["length"].copy(), documents["targets"].copy()
+            let_go([documents])
+
     def _column(self, name: str, dtype: type) -> np.ndarray:
         column_D = np.empty(self.num_documents, dtype)
         for first, documents in zip(self._first_document, self._documents, strict=False):
             column_D[first : first + len(documents)] = documents[name]
-            let_go(documents)  # all of a record for one column: 0.7 GB of 22 million documents
+            let_go([documents])  # all of a record for one column: 0.7 GB of 22 million documents
         return column_D
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
@@ -174,13 +181,6 @@ class Split:
     def targets_between(self, document: int, start: int, stop: int) -> int:
         """How many tokens in [start, stop) of a document are not context."""
         return int(np.count_nonzero(self.read(document, start, stop) < CONTEXT))
-
-
-def let_go(array: np.ndarray) -> None:
-    """Give back the memory that a mapped array takes in this process. It stays readable."""
-    mapping = getattr(array.base, "base", None)
-    if isinstance(mapping, mmap.mmap):
-        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 class ShardWriter:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from logtrain.core.node_folder import is_on_network, node_folder
 from logtrain.core.world import World
-from logtrain.data.epoch import EpochSize, Shared
+from logtrain.data.epoch import EpochSize, Shared, of_pieces
 from logtrain.data.loader import Loader, OfRank
 from logtrain.data.manifest import Manifest
 from logtrain.data.mixture import MixtureLoader
-from logtrain.data.pack import pack, pieces
+from logtrain.data.pack import pack
 from logtrain.data.pairs import PairLoader, PairSplit, has_pairs
 from logtrain.data.prepared import SPLITS, check_tokenizer
 from logtrain.data.shards import Split
@@ -194,8 +194,8 @@ class Loaders:
         return self.make(split, rows_per_step, "train")
 
     def documents_per_row(self, split: Split) -> float:
-        """On average. It packs an epoch, which takes a large split minutes and gigabytes: not for every rank."""
-        length_P = pieces(split.lengths, self.config.loader.seq_len).length_P
+        """On average. It packs an epoch, which takes a large split seconds and memory: not for every rank."""
+        length_P = of_pieces(split, self.config.loader.seq_len, lambda part: part.cut.length_P)
         return split.num_documents / pack(length_P, self.config.loader.seq_len, self.config.seed, 0).num_rows
 
     def valid(self, split: Split, number: int) -> Loader:

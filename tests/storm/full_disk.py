@@ -12,16 +12,19 @@ from tests.storm.outcome import Outcome, ended_well, last_line
 from tests.storm.stage import Stage
 from tests.storm.stages import STAGES
 
-KIND, PATIENCE, DISK, RUNS = "full disk", 40.0, "disk", "runs"
+KIND, PATIENCE, DISK = "full disk", 40.0, "disk"
+IN_PLACE = ("runs", "evaluation/judge")  # where the small disk lies over what is there, and hides it meanwhile
 PAGE = 4096
 
 
 def attack(ground: Ground, random: Random) -> Outcome:
     """Run a stage whose output lies on a small disk, make room, and run it again."""
-    stage = on_disk(random.choice([stage for stage in STAGES.values() if place_of(stage) in stage.flags]))
+    stage = on_disk(random.choice([stage for stage in STAGES.values() if place_of(stage) in (*stage.flags, *IN_PLACE)]))
     disk = ground.here / disk_of(stage)
     need = sum(-(-path.stat().st_size // PAGE) * PAGE for path in (ground.kept / STAGES[stage.name].leaves).rglob("*"))
     size = max(PAGE, int(need * random.uniform(0, 1.2)) // PAGE * PAGE)
+    if disk.name != DISK:
+        ground.take_away(stage)
     disk.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "storm", disk], check=True)
     try:
@@ -30,6 +33,8 @@ def attack(ground: Ground, random: Random) -> Outcome:
         subprocess.run(["umount", "-l", disk], check=True)
         if disk.name == DISK:
             disk.rmdir()
+        else:
+            ground.restore(stage)
 
 
 def filled(ground: Ground, stage: Stage, size: int, need: int) -> Outcome:
@@ -53,24 +58,24 @@ def filled(ground: Ground, stage: Stage, size: int, need: int) -> Outcome:
 
 
 def on_disk(stage: Stage) -> Stage:
-    """The same stage, but for the place of what it leaves: runs stay where they are, for an adapter has the way from
-    there to its base, and the disk hides the other runs meanwhile.
+    """The same stage, but for the place of what it leaves. Runs stay where they are, for an adapter has the way from
+    there to its base.
     """
     place = place_of(stage)
-    if place == RUNS:
+    if place in IN_PLACE:
         return stage
     flags = tuple(f"{DISK}/{place}" if flag == place else flag for flag in stage.flags)
     return dataclasses.replace(stage, flags=flags, leaves=f"{DISK}/{stage.leaves}")
 
 
 def place_of(stage: Stage) -> str:
-    """What of a stage's flags says where it writes."""
-    return RUNS if stage.leaves.startswith(f"{RUNS}/") else stage.leaves
+    """What of a stage's flags says where it writes, or one of IN_PLACE."""
+    return next((place for place in IN_PLACE if f"{stage.leaves}/".startswith(f"{place}/")), stage.leaves)
 
 
 def disk_of(stage: Stage) -> str:
     """The folder of the ground that is a small disk while the stage, as `on_disk` gives it, runs."""
-    return RUNS if place_of(stage) == RUNS else DISK
+    return place_of(stage) if place_of(stage) in IN_PLACE else DISK
 
 
 def is_possible(folder: Path) -> bool:
