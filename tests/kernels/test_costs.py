@@ -12,8 +12,8 @@ from logtrain_kernels.adapted_linear import adapter_outputs_op
 from logtrain_kernels.dropped_linear import dropped_linear_backward_op, dropped_linear_op
 from logtrain_kernels.float8_norm import rms_norm_largest_op, rms_norm_pair_op
 from logtrain_kernels.float8_pair import float8_largest_op, float8_pair_op, float8_transposed_op
-from logtrain_kernels.float8_rows import float8_rows_op
 from logtrain_kernels.float8_rope import rope_backward_largest_op, rope_backward_pair_op
+from logtrain_kernels.float8_rows import float8_rows_op
 from logtrain_kernels.float8_swiglu import (
     swiglu_backward_largest_op,
     swiglu_backward_pair_op,
