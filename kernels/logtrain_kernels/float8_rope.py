@@ -125,7 +125,8 @@ def rope_backward_largest_op(
     (T, N, H), K = dq_TNH.shape, dk_TKH.shape[1]
     if not uses_triton(dq_TNH) or not T:
         return largest_reference(joined(dq_TNH, dk_TKH, dv_TKH, cos_TH2, sin_TH2))
-    tensors = [x.contiguous() for x in (dq_TNH, dk_TKH, dv_TKH, cos_TH2, sin_TH2)]
+    gradients = dq_TNH.contiguous(), dk_TKH.contiguous(), dv_TKH.contiguous()
+    tensors = *gradients, cos_TH2.contiguous(), sin_TH2.contiguous()
     largest_T = dq_TNH.new_empty(T, dtype=torch.int32)
     rope_backward_largest[(T,)](*tensors, largest_T, N=N, K=K, HALF=H // 2, **rope_launch(H // 2))
     return largest_T.amax()
@@ -145,7 +146,8 @@ def rope_backward_pair_op(
     (T, N, H), K = dq_TNH.shape, dk_TKH.shape[1]
     if not uses_triton(dq_TNH):
         return pair_reference(joined(dq_TNH, dk_TKH, dv_TKH, cos_TH2, sin_TH2), largest, straight, transposed)
-    tensors = [x.contiguous() for x in (dq_TNH, dk_TKH, dv_TKH, cos_TH2, sin_TH2)]
+    gradients = dq_TNH.contiguous(), dk_TKH.contiguous(), dv_TKH.contiguous()
+    tensors = *gradients, cos_TH2.contiguous(), sin_TH2.contiguous()
     pair = new_pair(dq_TNH, (T, (N + 2 * K) * H), straight, transposed)
     launch, ways = head_tile_launch(H // 2), {"STRAIGHT": straight, "TRANSPOSED": transposed}
     grid = triton.cdiv(N + 2 * K, launch["HEADS"]), max(1, triton.cdiv(T, launch["ROWS"]))

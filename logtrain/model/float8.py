@@ -78,8 +78,8 @@ class Float8Block(Block):
     ) -> tuple[Tensor, Tensor]:
         norm, attention, out = self.attention_norm, self.attention, self.attention.out
         stream = x_TD, residual_TD, norm.weight, norm.eps
-        sum_TD, *qkv = float8_norm_rope(*stream, both(attention.qkv), sequences.rotations, attention.heads, of)
-        attended_TO = attention.attend(*qkv, sequences)
+        sum_TD, q, k, v = float8_norm_rope(*stream, both(attention.qkv), sequences.rotations, attention.heads, of)
+        attended_TO = attention.attend(q, k, v, sequences)
         x_TD = float8_linear(attended_TO, out.weight, Float8Recipe(), gathered(out.weight), of)
         norm, layer = self.feed_forward_norm, self.feed_forward
         matrices = both(layer.gate_up), both(layer.down)
