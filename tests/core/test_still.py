@@ -15,7 +15,7 @@ from tests.support.preparing import write_bytes_tokenizer
 def said(notes: list[tuple[float, str]], until: float) -> list[tuple[float, str]]:
     """What is said until a time, if the notes change at the times that stand before them."""
     still = Still(enabled=False)
-    still.since = still.said = 0.0
+    still.since = still.said = Still.shown = 0.0
     found = []
     for tick in range(int(2 * until)):
         now = tick / 2
