@@ -150,7 +150,7 @@ class Epochs:
 
 
 def write_array(file: Path, array: np.ndarray) -> None:
-    """Write an .npy file. np.save does not notice where the last few KB find no room."""
+    """Write an .npy file of an array of any shape and dtype. np.save does not notice where the last KB find no room."""
     with open(file, "xb") as stream:
         np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
         stream.write(array.data)
