@@ -211,7 +211,7 @@ def of_pieces(split: Split, seq_len: int, column: Callable[[Part], np.ndarray]) 
 
 
 def taken(values_P: np.ndarray, piece_P: np.ndarray) -> np.ndarray:
-    """The values of some pieces, in the narrowest unsigned integers."""
+    """The values of some pieces, in the narrowest dtype of unsigned integers."""
     found_P = np.empty(len(piece_P), np.min_scalar_type(int(values_P.max(initial=0))))
     for block in blocks(len(piece_P)):
         found_P[block] = values_P[piece_P[block]]
