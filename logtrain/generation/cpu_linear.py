@@ -12,6 +12,7 @@ Shapes in names: T tokens, D in features, O out features, G tiles, n rows of a t
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from logtrain.model.distillation import Taught
 from logtrain.model.llama import Llama, LossHead
 
 SMALL_BATCHES = range(4, 65)  # numbers of tokens for which tiles are faster
@@ -43,10 +44,17 @@ class SmallBatchHead(LossHead):
         self.norm, self.weight = head.norm, head.weight
         self.product = SmallBatchLinear(head.weight)
 
-    def forward(self, x_TD: Tensor, residual_TD: Tensor, labels_T: Tensor | None) -> Tensor:
-        """The summed loss, or without labels the logits [T, V], as `LossHead.forward` gives them."""
+    def forward(
+        self,
+        x_TD: Tensor,
+        residual_TD: Tensor,
+        labels_T: Tensor | None,
+        of_each_token: bool = False,
+        taught: Taught | None = None,
+    ) -> Tensor:
+        """The losses, or without labels the logits [T, V], as `LossHead.forward` gives them."""
         if labels_T is not None:
-            return super().forward(x_TD, residual_TD, labels_T)
+            return super().forward(x_TD, residual_TD, labels_T, of_each_token, taught)
         return self.product(self.norm(x_TD, residual_TD)[1])
 
 

@@ -16,6 +16,10 @@ def test_matrices_laid_out_for_several_sequences_give_the_same_answers_and_losse
     assert ids_of(new_generator(tiled, tiled.folder.stop_ids), prompts) == expected
     row = packed([torch.tensor(prompt) for prompt in prompts])
     assert tiled.model(row).item() == pytest.approx(loaded.model(row).item(), rel=1e-6)
+    top = torch.randn(len(row.tokens_T), loaded.model.config.vocab_size).log_softmax(-1).topk(4)
+    taught = row._replace(teacher_TK=top.indices.int(), teacher_log_TK=top.values.half())
+    for how in ({"of_sequences": True}, {"teacher_share": 0.5}):
+        torch.testing.assert_close(tiled.model(taught, **how), loaded.model(taught, **how), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("tokens", [1, 4, 64, 65])
