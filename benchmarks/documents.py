@@ -1,5 +1,6 @@
 """Random documents in memory, in place of prepared data, for what is measured without any."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ class RandomDocuments(Split):
         self.lengths, self.targets = lengths, lengths - 1
         self.vocab_size, self.seed = vocab_size, seed
         self.manifest: Any = {"tokenizer": {"document_end_id": 0}}
+
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield self.lengths, self.targets
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
         random = np.random.default_rng((self.seed, document))

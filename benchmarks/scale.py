@@ -5,7 +5,7 @@
 loaders   The ranks of one node, each a process, open a data set of random lengths (log-normal, mean 444 tokens; the
           tokens themselves are files without content, and not verified) and lay out their first step; one of them packs
           the epoch, and then the next. Memory is the sum of their proportional set sizes: what was shared, the mapped
-          files included, counts once. From it is taken what as many processes hold that only import the same.
+          files included, counts once. What as many processes hold that only import the same is told apart.
 turn      The longest that a training loop waits for a step while the next epoch is packed, and at the epoch's turn; and
           the longest less the time for which the loop was ready and had no CPU, for machines that do other work.
 sockets   All ranks of the job, each a thread of one process (sockets.py), form a group of gloo as logtrain does and
@@ -99,7 +99,7 @@ def write_data(folder: Path, num_documents: int) -> int:
             stream.truncate(stream.tell() + num_tokens * TOKEN.itemsize)
         counts = {"num_tokens": num_tokens, "num_documents": len(records)}
         shards.append({**names, **counts, "tokens_crc32": 0, "documents_crc32": 0})
-    (folder / "manifest.json").write_text(json.dumps({"splits": {"train": {"shards": shards}}}))
+    (folder / "manifest.json").write_text(json.dumps({"settings": {}, "splits": {"train": {"shards": shards}}}))
     return int(length_D.sum())
 
 
@@ -127,16 +127,16 @@ def measure_node(args: argparse.Namespace, folder: str) -> Line:
     imports.end()
     node = Node(args, folder)
     seconds = node.wait_for("first step")
-    peak_to_step, at_step = node.peak_gib, node.memory_gib()
+    to_step = node.peak_gib
     node.wait_for("done")
     node.end()
     return {
         "seconds_to_first_step": round(seconds, 1),
         "cpu_seconds_of_the_rank_that_packs": round(node.cpu_seconds, 1),
         "gib_imports_alone": round(imported, 2),
-        "gib_at_first_step": round(at_step - imported, 2),
-        "gib_peak_to_first_step": round(peak_to_step - imported, 2),
-        "gib_peak_while_next_epoch_is_packed": round(node.peak_gib - imported, 2),
+        "gib_data_to_first_step": round(to_step - imported, 2),
+        "gib_data_while_next_epoch_is_packed": round(node.peak_gib - imported, 2),
+        "gib_to_start": f"{imported:.2f} imports + {to_step - imported:.2f} data = {to_step:.2f}",
     }
 
 
@@ -173,7 +173,7 @@ class Node:
         while self.counts[word] < len(self.processes):
             self.peak_gib = max(self.peak_gib, self.memory_gib())
             with contextlib.suppress(queue.Empty):
-                said, _, cpu_seconds = self.said.get(timeout=1).partition(",")
+                said, _, cpu_seconds = self.said.get(timeout=0.2).partition(",")
                 assert said != "ended", "a rank has ended before its time"
                 self.counts[said] += 1  # some have said the next word before the last has said this one
                 self.cpu_seconds = max(self.cpu_seconds, float(cpu_seconds or 0))
@@ -208,6 +208,9 @@ class Zeros(Split):
         self.lengths = lengths(num_documents)
         self.targets = self.lengths - 1
         self.zeros = np.zeros(SEQ_LEN, np.uint32)
+
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield self.lengths, self.targets
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
         return self.zeros[: stop - start]

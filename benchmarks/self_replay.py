@@ -2,13 +2,15 @@
 
     python -m benchmarks.self_replay --model DIR --domain loglm.json --sets wiki=FILE chat=FILE:sharegpt --output DIR
         [--rates 1e-4 3e-4 1e-3] [--shares 0 0.01 0.05] [--seeds 3] [--steps 30] [--rows 4] [--seq_len 256]
+        [--kl 0 1] [--top_k 16]
 
 The domain's file is prepared as `logtrain prepare` does, with a split without leaks; the model writes documents and, if
 it has a chat template, as many tokens of chats (`logtrain replay`). Every combination of rate, share of replay (half of
-it chats) and seed is one run of the training program's own parts: the same optimizer, steps and validation. A line of
-OUTPUT/runs.jsonl is a run: of the domain and of every set the loss row by row. The table at the end gives means over
-seeds, and intervals of differences that are paired by row. With --own the model also writes sets with another seed: the
-rise of the loss on these is an estimate of KL(before || after), thus what was forgotten of its own distribution.
+it chats), trainer.replay_kl and seed is one run of the training program's own parts: the same optimizer, steps and
+validation. A line of OUTPUT/runs.jsonl is a run: of the domain and of every set the loss row by row. The table at the
+end gives means over seeds, and intervals of differences that are paired by row, from runs without replay and, of runs
+with a teacher, from those without. With --own the model also writes sets with another seed: the rise of the loss on
+these is an estimate of KL(before || after), thus what was forgotten of its own distribution.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from logtrain.data.loader import Loader
 from logtrain.data.shards import Split
 from logtrain.model.llama import Llama
 from logtrain.training.forgetting import BeforeAndAfter, compared
+from logtrain.training.objective import objective_of
 from logtrain.training.optim import make_optimizer
 from logtrain.training.setup import RunSetup, set_up
 from logtrain.training.state import RowLosses
@@ -41,8 +44,9 @@ def main() -> None:
     if args.steps:
         write_data(args, output)
         sets = sets_of(args, output)
-        for seed, rate, share in itertools.product(range(args.seeds), args.rates, args.shares):
-            run_once(args, output, sets, rate, share, seed)
+        for seed, rate, share, kl in itertools.product(range(args.seeds), args.rates, args.shares, args.kl):
+            if share or not kl:
+                run_once(args, output, sets, rate, share, kl, seed)
     print_table(output / "runs.jsonl")
 
 
@@ -54,6 +58,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", required=True)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3])
     parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.01, 0.05])
+    parser.add_argument("--kl", type=float, nargs="+", default=[0.0], help="values of trainer.replay_kl")
+    parser.add_argument("--top_k", default="16", help="outcomes of the teacher that are stored, where kl is not 0")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=30, help="0: only the table of the runs that are there")
     parser.add_argument("--rows", type=int, default=4, help="rows a step")
@@ -77,7 +83,7 @@ def write_data(args: argparse.Namespace, output: Path) -> None:
         file, _, format = rest.partition(":")
         prepared(args, file, output / "sets" / name, "0.9", format or "auto")
     for kind in args.kinds:
-        written(args, kind, output / kind, "1309")
+        written(args, kind, output / kind, "1309", args.top_k if any(args.kl) else "0")
         if args.own:
             written(args, kind, output / f"own-{kind}", "2")
 
@@ -90,9 +96,10 @@ def prepared(args: argparse.Namespace, file: str, folder: Path, valid: str, form
         prepare.main([*flags, *(["--too_long", "drop", "--bad_rows", "skip"] if format != "auto" else [])])
 
 
-def written(args: argparse.Namespace, kind: str, folder: Path, seed: str) -> None:
-    """What the model writes; a folder that is there stays."""
+def written(args: argparse.Namespace, kind: str, folder: Path, seed: str, top_k: str = "0") -> None:
+    """What the model writes, with so many outcomes of its distribution; a folder that is there stays."""
     flags = ["--model", args.model, "--kind", kind, "--tokens", args.replay_tokens, "--sampling.seed", seed]
+    flags += ["--teacher_top_k", top_k]
     if not folder.exists():
         replay.main([*flags, "--seq_len", str(args.seq_len), "--max_tokens", args.max_tokens, "--output", str(folder)])
 
@@ -100,7 +107,7 @@ def written(args: argparse.Namespace, kind: str, folder: Path, seed: str) -> Non
 # ---- a run
 
 
-def flags_of(args: argparse.Namespace, output: Path, rate: float, share: float, seed: int) -> list[str]:
+def flags_of(args: argparse.Namespace, output: Path, rate: float, share: float, kl: float, seed: int) -> list[str]:
     """The run's settings, as `logtrain cpt` takes them."""
     data = [str(output / "domain")]
     if share:
@@ -111,13 +118,20 @@ def flags_of(args: argparse.Namespace, output: Path, rate: float, share: float, 
         flags += [word for kind in args.kinds for word in (f"--mix.{kind}", str(share / len(args.kinds)))]
     sets = [text.partition("=")[0] for text in args.sets]
     flags += ["--valid", *(f"{name}={output / 'sets' / name}" for name in sets)] if sets else []
-    flags += ["--loader.seq_len", str(args.seq_len), "--loader.rows_per_step", str(args.rows)]
+    flags += [
+        "--trainer.replay_kl",
+        str(kl),
+        "--loader.seq_len",
+        str(args.seq_len),
+        "--loader.rows_per_step",
+        str(args.rows),
+    ]
     return [*flags, "--optim.lr", str(rate), "--trainer.epochs", "1000", "--trainer.max_steps", str(args.steps)]
 
 
 def sets_of(args: argparse.Namespace, output: Path) -> dict[str, Loader]:
     """The sets by name; their rows are the same for all runs."""
-    run = set_up(load(CptConfig, flags_of(args, output, 0.0, NO_REPLAY, 0)))
+    run = set_up(load(CptConfig, flags_of(args, output, 0.0, NO_REPLAY, 0.0, 0)))
     sets = {"domain" if name == "valid" else name: loader for name, loader in run.data.valid.items()}
     for folder in sorted(output.glob("own-*")) if args.own else ():
         config = run.config.loader.with_rows_per_step(1)
@@ -127,19 +141,19 @@ def sets_of(args: argparse.Namespace, output: Path) -> dict[str, Loader]:
 
 
 def run_once(
-    args: argparse.Namespace, output: Path, sets: dict[str, Loader], rate: float, share: float, seed: int
+    args: argparse.Namespace, output: Path, sets: dict[str, Loader], rate: float, share: float, kl: float, seed: int
 ) -> None:
     """Train once and add a line to runs.jsonl, unless it has one."""
-    what = {"rate": rate, "share": share, "seed": seed}
+    what = {"rate": rate, "share": share, "kl": kl, "seed": seed}
     lines = read(output / "runs.jsonl")
     if any(what.items() <= line.items() for line in lines):
         return
-    run = set_up(load(CptConfig, flags_of(args, output, rate, share, seed)))
+    run = set_up(load(CptConfig, flags_of(args, output, rate, share, kl, seed)))
     model = run.build_model(run.initial_weights())
     if not lines:
-        add(output, {"rate": 0.0, "share": NO_REPLAY, "seed": 0, "sets": losses(args, sets, run, model)})
-    optimizer = make_optimizer(model, run.config.optim)
-    step = TrainStep(model, optimizer, run.config.optim, run.config.trainer.max_grad_norm, args.steps, run.world)
+        add(output, {"rate": 0.0, "share": NO_REPLAY, "kl": 0.0, "seed": 0, "sets": losses(args, sets, run, model)})
+    optimizer, objective, optim = make_optimizer(model, run.config.optim), objective_of(run.config), run.config.optim
+    step = TrainStep(model, optimizer, optim, run.config.trainer.max_grad_norm, args.steps, run.world, objective)
     tokens: dict[str, int] = {}
     for number in range(args.steps):
         made = run.data.train.at(number)
@@ -176,22 +190,29 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def print_table(file: Path) -> None:
-    """Each rate and share over its seeds: every set's change from before, and what replay changes, paired."""
+    """Each rate, share and kl over its seeds: every set's change from before, and what replay and its teacher change,
+    paired.
+    """
     start, *runs = read(file)
     for rate in sorted({run["rate"] for run in runs}):
-        for share in sorted({run["share"] for run in runs if run["rate"] == rate}):
-            same = [run for run in runs if (run["rate"], run["share"]) == (rate, share)]
-            print(f"\nrate {rate:g}, replay {share:.0%}, {len(same)} seeds")
+        for share, kl in sorted({(run["share"], run["kl"]) for run in runs if run["rate"] == rate}):
+            same, plain, untaught = (
+                {run["seed"]: run for run in runs if (run["rate"], run["share"], run["kl"]) == (rate, *of)}
+                for of in ((share, kl), (NO_REPLAY, 0.0), (share, 0.0))
+            )
+            print(f"\nrate {rate:g}, replay {share:.0%}, kl {kl:g}, {len(same)} seeds")
             for name in start["sets"]:
-                change = across(name, [(start, run) for run in same])
+                change = across(name, [(start, run) for run in same.values()])
                 line = f"  {name:<10} {change.before:.4f} -> {change.after:.4f} {interval(change)}"
-                plain = {run["seed"]: run for run in runs if (run["rate"], run["share"]) == (rate, NO_REPLAY)}
-                pairs = [(plain[run["seed"]], run) for run in same if run["seed"] in plain]
+                pairs = [(plain[seed], run) for seed, run in same.items() if seed in plain]
                 if share and pairs:
                     line += f"; beside none {interval(across(name, pairs))}"
                     without = across(name, [(start, of) for of, _ in pairs])
                     kept = 1 - (change.after - change.before) / (without.after - without.before)
                     line += f"; of the change {kept:.0%} less"
+                pairs = [(untaught[seed], run) for seed, run in same.items() if seed in untaught]
+                if kl and pairs:
+                    line += f"; beside kl 0 {interval(across(name, pairs))}"
                 print(line)
 
 

@@ -31,6 +31,7 @@ from logtrain.generation.request import Answer, Request
 from logtrain.model.config import LoraConfig
 from logtrain.text.chat_template import Turn
 from logtrain.training.config import ParallelConfig, RunConfig, TrainerConfig
+from logtrain.training.objective import objective_of
 from logtrain.training.optim import make_optimizer
 from logtrain.training.optim_config import OptimConfig
 from logtrain.training.publish import ExportResult, check_output, publish_model
@@ -215,8 +216,9 @@ class Training:
         self.model, self.data, trainer = self.run.build_model(self.run.initial_weights()), self.run.data, config.trainer
         self.total_steps = trainer.total_steps(self.data.train.steps_per_epoch)
         optimizer = make_optimizer(self.model, config.optim)
+        optim, objective = config.optim, objective_of(config)
         self._train = TrainStep(
-            self.model, optimizer, config.optim, trainer.max_grad_norm, self.total_steps, self.run.world
+            self.model, optimizer, optim, trainer.max_grad_norm, self.total_steps, self.run.world, objective
         )
         self.data.train.end = self.total_steps
         self._steps = iter(self.data.train)

@@ -1,9 +1,10 @@
-"""Lets models answer every set of a suite of log tasks: one table, beside what others have published.
+"""Lets models answer a suite of log tasks: one table, beside what others have published.
 
     logtrain benchmark --suite launch/suites/logs.toml --data DIR --models base=DIR sft=DIR --run runs/benchmark
 
-Under torchrun every rank has a copy of each model and answers its share. The run's folder then holds benchmark.html and
-benchmark.json, and a folder for each set with all that `logtrain evaluate` writes. --resume auto goes on.
+Under `launch/run.sh benchmark ...` every rank has a copy of each model and answers its share. The run's folder then
+holds benchmark.html and benchmark.json, and a folder for each set with all that `logtrain evaluate` writes. --resume
+auto goes on.
 """
 
 from logtrain.core.config import load

@@ -1,11 +1,11 @@
-"""Blends models by arithmetic on their weights: `python -m logtrain.blend MODEL MODEL --output DIR`, under torchrun for
-files of several ranks.
+"""Averages, interpolates or adds up the weights of models, checkpoints or adapters.
 
     logtrain blend RUN:step-000060 RUN:step-000080 RUN:step-000100 --output DIR           the average of checkpoints
     logtrain blend BASE TRAINED --kind interpolate --alpha 0.7 --output DIR
     logtrain blend CPT INSTRUCT BASE --kind residual --alpha 1 --output DIR
     logtrain blend BASE TRAINED --kind interpolate --choose alpha --sets domain=DATA general=DATA --output DIR
     logtrain blend ADAPTER ADAPTER --kind sum --weights 1 -0.5 --output DIR
+    launch/run.sh blend ...                               for files of several ranks
 
 Memory stays flat, whatever the size of the models: pieces of 32 MiB of each are in memory at a time.
 """

@@ -1,8 +1,11 @@
-"""Talks with a model in the terminal: `python -m logtrain.chat --model DIR`; /help lists the commands of the chat.
+"""Lets you talk with a model in the terminal, about a log or anything else.
 
-The whole of a piped input is one question, or the name of a task, and only the answer is printed:
+    logtrain chat --model DIR
 
-    echo /cause | python -m logtrain.chat --model DIR --log app.log
+/help lists the commands of the chat. The whole of a piped input is one question, or the name of a task, and only the
+answer is printed:
+
+    echo /cause | logtrain chat --model DIR --log app.log
 
 The parts are in conversation/: session.py has the turns, the log and the answers, commands.py the lines that begin with
 /, tasks.toml the questions of the tasks, terminal.py keyboard and screen, repl.py the loop. data/log.py reads logs.

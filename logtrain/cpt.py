@@ -1,5 +1,7 @@
-"""Continual pretraining on text: `torchrun --nproc_per_node 8 -m logtrain.cpt launch/recipes/cpt_8xh100.toml`, or
-without torchrun on one device.
+"""Continues the pretraining of a Llama on prepared text.
+
+    logtrain cpt RECIPE.toml --model DIR --data DIR
+    launch/run.sh cpt launch/recipes/cpt_8xh100.toml     on every GPU
 
 The program exits with 0 when the model is trained and exported, and with 75 when it was stopped on request and has
 saved everything (`--resume auto` goes on). core/entry.py has the other exit statuses.

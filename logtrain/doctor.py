@@ -1,7 +1,7 @@
-"""The check of the machines that a run is to be on: every GPU of every node under launch/run.sh, or this process alone.
+"""Checks the GPUs and machines of a job, and what is installed.
 
-    logtrain doctor
-    launch/run.sh doctor --json
+    logtrain doctor                 of this process alone
+    launch/run.sh doctor --json     every GPU of every node
 
 Drivers, clocks, links and memory errors by NVML; matrix products, copies and collectives held against what GPUs of that
 kind reach; processors, memory, disk, names, the shared folder; versions, and what is missing for which option. Nothing

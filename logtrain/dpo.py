@@ -1,5 +1,7 @@
-"""Direct preference optimisation: `torchrun --nproc_per_node 4 -m logtrain.dpo --model DIR --data DIR`, or without
-torchrun on one device.
+"""Trains a Llama to prefer the chosen answers of prepared pairs (DPO).
+
+    logtrain dpo --model DIR --data DIR
+    launch/run.sh dpo --model DIR --data DIR     on every GPU
 
 The data are pairs of answers, as logtrain.prepare --format dpo writes them. What the model itself finds of all answers
 before the first step is the reference; it is computed once and kept beside the data. Everything else is a run as of

@@ -1,8 +1,8 @@
-"""Finds out which model answers a test set better, by how much, and whether that is more than chance.
+"""Lets models answer a test set: which is better, by how much, and whether that is more than chance.
 
-    python -m logtrain.evaluate --models base=DIR sft=DIR --data test.json --format sharegpt --run runs/evaluation
+    logtrain evaluate --models base=DIR sft=DIR --data test.json --format sharegpt --run runs/evaluation
 
-Under torchrun every rank has a copy of the model and answers its share. The run's folder then holds:
+Under `launch/run.sh evaluate ...` every rank has a copy of the model and answers its share. The run's folder holds:
 
     samples.jsonl    an object for each answer: hash and length of the prompt, reference, output, finish reason, scores
     scores.json      every score and every difference between two models, with its 95% interval (results.py)

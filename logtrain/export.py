@@ -1,5 +1,7 @@
-"""Writes a checkpoint as a Hugging Face folder: `python -m logtrain.export --run runs/NAME --output DIR`, under
-torchrun where one device is too small.
+"""Writes a checkpoint of a run as a Hugging Face folder.
+
+logtrain export --run runs/NAME --output DIR
+launch/run.sh export --run runs/NAME --output DIR     where one device is too small
 """
 
 from dataclasses import dataclass, replace

@@ -1,4 +1,6 @@
-"""Keeps versions of data, models and results in a store that is a plain folder, here or at a URI.
+"""Pushes, pulls and compares versions of data, models and results.
+
+They are in a store, which is a plain folder, here or at a URI:
 
     logtrain hub push NAME PATH     the next version of NAME
     logtrain hub pull NAME:3 PATH   a version, verified by hash; without a number the newest

@@ -1,4 +1,6 @@
-"""Turns the settings of another trainer into a recipe: `python -m logtrain.import FILE.json > recipe.toml`.
+"""Turns the settings of another trainer into a recipe.
+
+    logtrain import FILE.json > recipe.toml
 
 It reads the hyper-parameters of a hosted service (JSON), and recipes of LLaMA-Factory and of axolotl (YAML or JSON) for
 continual pretraining and fine-tuning. Each key becomes a setting, or stands in the recipe's comments with the reason

@@ -1,4 +1,4 @@
-"""Lets a model behind an OpenAI-compatible server say which of an evaluation's models answers better.
+"""Lets a model behind a server say which of an evaluation's models answers better.
 
     logtrain judge --run runs/evaluation --base_url http://127.0.0.1:8000/v1 --model judge
 
@@ -18,13 +18,10 @@ def main(argv: list[str]) -> int:
     """Judge as the flags say; -> the exit status."""
     config = load(JudgeConfig, argv)
     # After the flags: --help and a mistyped one need neither torch nor numpy.
-    import orjson
-
-    from logtrain.core.atomic import write_file
     from logtrain.core.run_folder import hold
     from logtrain.evaluation.judge import ask, comparisons, read_verdicts
     from logtrain.evaluation.judged_run import read_run
-    from logtrain.evaluation.judgement import make_judgement, told
+    from logtrain.evaluation.judgement import make_judgement, told, write_judgement
     from logtrain.observe.progress import Progress
 
     samples = read_run(Path(config.run), config.limit)
@@ -39,7 +36,7 @@ def main(argv: list[str]) -> int:
                 progress.update(done, {"verdicts": done, "of": len(missing)}, bar=f"{done:,} verdicts")
     prices = config.price_per_million_in, config.price_per_million_out
     judgement = make_judgement(samples, asked, verdicts, (config.model, config.base_url), prices)
-    write_file(Path(config.run) / "judge.json", orjson.dumps(judgement, option=orjson.OPT_INDENT_2))
+    write_judgement(Path(config.run), judgement)
     print("\n".join(told(judgement)))
     return 0
 

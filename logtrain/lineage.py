@@ -1,4 +1,6 @@
-"""Prints what a model, an adapter, prepared data or an evaluation came from: `python -m logtrain.lineage MODEL`.
+"""Prints what a model, an adapter, prepared data or an evaluation came from.
+
+    logtrain lineage MODEL
 
 Each line is an ancestor, down to the raw files, with the settings that made it and, where the store has them, its
 scores. An ancestor is found in the store by its hash, wherever it lay, and otherwise where its path leads.

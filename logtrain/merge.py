@@ -1,4 +1,6 @@
-"""Merges an adapter into its model: `python -m logtrain.merge --adapter DIR --output DIR`.
+"""Merges an adapter (PEFT's format) into its model.
+
+    logtrain merge --adapter DIR --output DIR
 
 W + s B A is computed in fp32 and rounded once. The result is read back, and its logits on fixed random tokens are
 compared with those of model and adapter before the folder gets its name. Everything is computed on the CPU in fp32, so

@@ -1,4 +1,6 @@
-"""Serves the page for the browser in front of any server of OpenAI's API: `python -m logtrain.page --base_url URL`.
+"""Serves a page for the browser in front of any server of OpenAI's API.
+
+    logtrain page --base_url URL
 
 The parts are in serving/: browser.py puts the page together and folds logs, proxy.py sends its requests on.
 """

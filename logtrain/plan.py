@@ -1,6 +1,6 @@
-"""Predicts, before any GPU is rented, whether a job fits, how fast it is, how long it takes and what it costs.
+"""Predicts, before any GPU is rented, whether a job fits, how fast it is and what it costs.
 
-    python -m logtrain.plan launch/recipes/cpt_8xh100.toml --gpus 8 --gpu h100-sxm --price 2.31
+    logtrain plan launch/recipes/cpt_8xh100.toml --gpus 8 --gpu h100-sxm --price 2.31
 
 With --search it finds the fastest micro-batch, recomputation, resharding and reduce dtype that fit, and shows why the
 others lose. planning/prediction.py says which figures are exact and which are predictions. The exit status is 2 for a

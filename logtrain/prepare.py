@@ -1,4 +1,6 @@
-"""Turns raw text files into token shards: `python -m logtrain.prepare --input FILE... --tokenizer DIR --output DIR`.
+"""Turns raw text or chats into token shards, with a report.
+
+    logtrain prepare --input FILE... --tokenizer DIR --output DIR
 
 The parts are in data/, here in the order of the work:
 

@@ -1,4 +1,4 @@
-"""The rehearsal of a run: what would fail at minute 40 fails now.
+"""Tries in minutes, on two layers, all that a run would do: what would fail at minute 40 fails now.
 
     logtrain rehearse launch/recipes/cpt_8xh100.toml --model Llama-3.1-8B-Instruct --data data/nlplog
 

@@ -1,4 +1,6 @@
-"""Lets a model write its own old data before it is trained on new, so that a run can mix it in and forget less:
+"""Lets a model write its own old data, to mix in when it is trained on new.
+
+A run that mixes it in forgets less:
 
     logtrain replay --model Llama-3.1-8B-Instruct --tokens 5M --output data/replay
     launch/run.sh replay --model Llama-3.1-8B-Instruct --tokens 5M --output data/replay      on all GPUs
@@ -9,6 +11,7 @@ the seed alone, not on the number of ranks. The parts are in generation/:
 
     self_replay.py     samples, drawn         sample_choice.py   which are kept
     sample_files.py    as they are written    replay_folder.py   prepared data, at the end
+    sample_teacher.py  what the model expected of each token
 """
 
 import shutil

@@ -1,4 +1,6 @@
-"""Writes what there is to see of one or several runs as a page: `logtrain report runs/A runs/B`.
+"""Writes what there is to see of one or several runs as a page.
+
+    logtrain report runs/A runs/B
 
 The page is one file without scripts; with several runs they are laid over one another. Beside it is a folder with every
 chart as a PNG. A run writes its own at its validations, from its second minute on.

@@ -1,4 +1,6 @@
-"""Lets people accept, edit and reject rows of training data on a page of their own: `python -m logtrain.review FILE`.
+"""Lets people accept, edit and reject rows of training data on a page in the browser.
+
+    logtrain review FILE
 
 Decisions are saved beside FILE at once (serving/decisions.py). --summary tells what was decided, and how far reviewers
 agree; --export writes the rows that are kept. The page is in serving/: reviewing.py has its paths.

@@ -1,7 +1,10 @@
-"""Serves a model as OpenAI's API: `python -m logtrain.serve --model DIR`; docs/serve.md shows how it is asked.
+"""Answers requests of OpenAI's API with a model of this machine.
 
-The parts are in serving/: app.py has the paths, schema.py what requests may hold, asking.py and replies.py what they
-become and what comes back, pool.py the worker processes, engine.py what one of them does.
+    logtrain serve --model DIR
+
+docs/serve.md shows how it is asked. The parts are in serving/: app.py has the paths, schema.py what requests may hold,
+asking.py and replies.py what they become and what comes back, pool.py the worker processes, engine.py what one of them
+does.
 """
 
 import asyncio

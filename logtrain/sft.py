@@ -1,5 +1,7 @@
-"""Supervised fine-tuning on chat data: `torchrun --nproc_per_node 4 -m logtrain.sft
-launch/recipes/sft_lora_4xh100.toml`, or without torchrun on one device.
+"""Fine-tunes a Llama on prepared chats, by LoRA or all parameters.
+
+    logtrain sft RECIPE.toml --model DIR --data DIR
+    launch/run.sh sft launch/recipes/sft_lora_4xh100.toml     on every GPU
 
 The data are conversations that logtrain.prepare has put through the chat template; only the assistant's turns are
 targets. Everything else is a run as of logtrain.cpt, with the same exit statuses. With adapters (lora.rank > 0) the run

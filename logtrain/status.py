@@ -1,7 +1,9 @@
-"""Tells how the runs in a folder fare, from their files alone: on any machine that sees the folder.
+"""Tells which runs there are, how far they are and how they fare.
 
-logtrain status                  all runs in runs/
-logtrain status runs/nlplog-8b   one run, with its last events and where its time went
+It reads their files alone, on any machine that sees the folder:
+
+    logtrain status                  all runs in runs/
+    logtrain status runs/nlplog-8b   one run, with its last events and where its time went
 """
 
 import json

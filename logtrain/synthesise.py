@@ -1,4 +1,4 @@
-"""Makes training data of raw logs by a teacher, a larger model: `python -m logtrain.synthesise`.
+"""Makes training data of raw logs by a larger model, the teacher.
 
     logtrain synthesise --input HDFS=hdfs.log BGL=bgl.log --base_url http://localhost:8000/v1 --teacher NAME --run DIR
 

@@ -1,4 +1,4 @@
-"""Tells which documents were in a step of a run and what each weighed, and reruns the run without one.
+"""Tells which documents were in a step and what each weighed; reruns the run without one.
 
     logtrain trace runs/NAME --step 1200                   the documents of step 1200, with their losses
     logtrain trace runs/NAME --spike                       finds the step by itself, and ranks by gradients, too
@@ -6,7 +6,7 @@
                                                            without it
 
 The nearest checkpoint before the step is loaded and the steps up to it are made again: on as many ranks as the run had,
-under torchrun if it had several, they are the same bit for bit, which is checked against the run's records.
+by `launch/run.sh trace ...` if it had several, they are the same bit for bit, which is checked against its records.
 """
 
 import json

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from logtrain.__main__ import COMMANDS
+from logtrain.__main__ import commands, module_of
 from logtrain.core.config import fields_of, load
 from logtrain.planning.config import PlanConfig
 from logtrain.planning.prediction import make_plan
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 TIMES = rb"tokens_per_second\w*|step_seconds|data_seconds|eta_seconds|peak_memory_gib|goodput|device_hours|time"
 CLOCKS = re.compile(rb'"(' + TIMES + rb')":[^,}]*')
-OF_CLOCKS = re.compile(rb'"(records_crc32|sha256)":[^,}]*')  # checksums of what the clock gave, in checkpoint.json
+OF_CLOCKS = re.compile(rb'"(records_crc32|sha256)":[^,}]*')  # checksums of what the clock gave
 FP8 = ["--precision", "fp8"]
 LORA = ["--lora.rank", "2", "--lora.dropout", "0.2"]
 
@@ -126,6 +126,7 @@ NAMED: dict[str, str] = {
     "trainer.forget_budget": "training/test_forgetting.py::test_the_best_step_is_within_the_budget_and_told",
     "trainer.replay_source": "training/test_forgetting.py::*",
     "trainer.replay_bounds": "training/test_forgetting.py::test_the_share_follows_from_the_recorded_rises",
+    "trainer.replay_kl": "training/test_distillation.py::test_a_steps_gradients_are_those_of_whole_logits_on_any_ranks",
     "rehearse": "readiness/test_rehearsal.py::*",
     "show": "training/test_facts.py::*",
     "track": "observe/test_trackers.py::*",
@@ -272,7 +273,8 @@ def left_by(run: Path) -> dict[str, bytes]:
     files = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
     skipped = ("config.toml", "log.txt", "goodput.json", "events.jsonl", "system.jsonl", "report.html")
     found = {name: CLOCKS.sub(b"", content) for name, content in files.items() if name not in skipped}
-    return {name: OF_CLOCKS.sub(b"", text) if "checkpoint.json" in name else text for name, text in found.items()}
+    of_clocks = ("checkpoint.json", "metrics.jsonl")
+    return {name: OF_CLOCKS.sub(b"", text) if name.endswith(of_clocks) else text for name, text in found.items()}
 
 
 def run_once(case: SimpleNamespace, flags: list[str]) -> dict[str, bytes]:
@@ -347,8 +349,8 @@ def test_a_field_changes_an_evaluation(questions, field):
 def configs() -> dict[str, dict]:
     """The fields of each command's config."""
     found = {}
-    for command in COMMANDS:
-        module = importlib.import_module(f"logtrain.{command}")
+    for command, path in commands().items():
+        module = importlib.import_module(module_of(path))
         (config,) = [value for name, value in vars(module).items() if name == f"{command.capitalize()}Config"]
         found[command] = fields_of(config)
     return found
@@ -366,7 +368,7 @@ def where(command: str, field: str) -> str | None:
     return NAMED.get(f"{command}.{field}") or (NAMED.get(field) if command in RUNS else None)
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(SMALL)))
+@pytest.mark.parametrize("command", sorted(set(commands()) - set(SMALL)))
 def test_every_field_is_in_a_table(command):
     missing = [field for field in configs()[command] if where(command, field) is None]
     assert not missing, f"say in tests/test_config_fields.py what shows that these do something: {missing}"

@@ -1,6 +1,7 @@
 """What both libraries train, how, and what a worker measures: the model, the rows, the settings."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, TypedDict
 
@@ -92,6 +93,9 @@ class Documents(Split):
         self.targets = self.lengths - 1
         starts = np.cumsum(self.lengths)
         self.documents = np.split((random.zipf(1.3, starts[-1]) % recipe.vocab_size).astype(np.uint32), starts[:-1])
+
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield self.lengths, self.targets
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
         return self.documents[document][start:stop]

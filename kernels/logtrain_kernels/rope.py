@@ -207,9 +207,7 @@ class Rope(torch.autograd.Function):
 
 # ---- what the operations cost, and which of them selective recomputation keeps
 
-# It works in place of the projection's product, which is kept: a second time would turn that twice. What a model puts
-# between the two, such as norms of queries and keys, must be kept as well: computed again, it would not be turned at
-# all.
+# It works in place of the projection's product, which is kept: a second time would turn that twice.
 ROPE_KEPT = ("logtrain.rope_.default",)
 
 

@@ -1,6 +1,6 @@
 """Packed rows as they travel from the loader to the model: flat tokens, without a batch axis.
 
-Shapes in names: T tokens of all rows, end to end.
+Shapes in names: T tokens of all rows, end to end; K outcomes of a teacher's distribution.
 """
 
 from collections.abc import Callable
@@ -35,6 +35,10 @@ class Batch(NamedTuple):
     """
     reference_P2: Tensor | None = None
     """Log-probabilities of both answers of each pair by the reference model, fp32, in nats; 0 where unknown."""
+    teacher_TK: Tensor | None = None
+    """Of each token with a label the ids that a teacher found the most likely to come next, int32."""
+    teacher_log_TK: Tensor | None = None
+    """Their log-probabilities by the teacher, float16, in nats; -inf where there is no label."""
 
     def to(self, device: torch.device) -> "Batch":
         """A copy of the batch on a device; from pinned memory the copying does not wait."""
@@ -46,7 +50,5 @@ class Batch(NamedTuple):
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with `change` applied to every tensor that it has."""
-        optional = (self.labels_T, self.seeds_T, self.pairs_P3, self.reference_P2)
-        labels_T, seeds_T, pairs_P3, reference_P2 = (None if x is None else change(x) for x in optional)
-        tokens_T, positions_T, cu_seqlens = map(change, (self.tokens_T, self.positions_T, self.cu_seqlens))
-        return Batch(tokens_T, labels_T, positions_T, cu_seqlens, self.max_seqlen, seeds_T, pairs_P3, reference_P2)
+        changed = {name: change(x) for name, x in self._asdict().items() if isinstance(x, Tensor)}
+        return self._replace(**changed)

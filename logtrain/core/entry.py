@@ -95,4 +95,4 @@ def program_name() -> str:
     spec = sys.modules["__main__"].__spec__
     if spec is None or spec.name == "logtrain.__main__":
         return Path(sys.argv[0]).name
-    return f"python -m {spec.name}"
+    return f"python -m {spec.name.removesuffix('.__main__')}"

@@ -17,7 +17,16 @@ from typing import Any, TypeVar
 import orjson
 
 from logtrain.core.atomic import naming
-from logtrain.core.untrusted import MAX_BYTES, SEAL, OtherFields, check_depth, from_json, open_regular, seal_of
+from logtrain.core.untrusted import (
+    MAX_BYTES,
+    SEAL,
+    OtherFields,
+    check_depth,
+    from_json,
+    has_seal,
+    open_regular,
+    seal_of,
+)
 
 T = TypeVar("T")
 WHOLE = re.compile(rb'"%s":"[0-9a-f]{64}"\}' % SEAL.encode())  # the end of a line; a torn one has none
@@ -25,7 +34,8 @@ BLOCK = 1 << 16
 
 
 def sealed_line(facts: dict[str, Any]) -> bytes:
-    """An object as a line, with its hash."""
+    """An object as a line, with its hash. A float that is not finite is null, as JSON has it."""
+    facts = orjson.loads(orjson.dumps(facts))
     return orjson.dumps(facts | {SEAL: seal_of(facts)}, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -106,6 +116,17 @@ def parsed(cls: type[T], facts: dict[str, Any], where: str) -> T:
         raise ValueError(f"{where}: {other.told()}") from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def own_object_of(line: bytes) -> dict[str, Any] | None:
+    """The object of a line of ours that older versions did not seal: without a hash it is taken as it is; None where it
+    is not as it was written.
+    """
+    try:
+        facts = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return object_of(line) if not isinstance(facts, dict) or has_seal(facts) else facts
 
 
 def object_of(line: bytes) -> dict[str, Any] | None:

@@ -122,7 +122,7 @@ class Store:
         try:
             facts = DECODER.decode(text.decode())
             check_depth(where, facts, "a version")
-            rest = unsealed(Path(where), facts if isinstance(facts, dict) else {})
+            rest = unsealed(Path(where), facts if isinstance(facts, dict) else {}, text)
             if rest.get("removed"):
                 return None
             version: Version = checked(where, rest, Version)

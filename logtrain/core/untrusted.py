@@ -16,12 +16,15 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, BinaryIO, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
 
+from logtrain.core.printable import printable
+
 T = TypeVar("T")
 MAX_BYTES = 1 << 26  # of a JSON file; the largest that is in use, a tokenizer.json, has some 30 MB
 MAX_DEPTH = 100  # arrays and objects within each other
 HALF_OF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # an escaped surrogate: JSON can spell one alone, and UTF-8 cannot
 LFS = b"version https://git-lfs.github.com/spec/v1\n"  # how a file begins that stands for another one
 ALWAYS = {"always": True}  # metadata of a dataclass's field that every version has written, though it has a default
+HASH = re.compile("[0-9a-f]{64}")
 SEAL = "sha256"  # the key of a hash over the rest of an object, by which a bit that flipped on the disk is found
 
 
@@ -30,7 +33,11 @@ def read_json(path: Path, *, what: str = "a JSON object", max_bytes: int = MAX_B
     missing, not a regular file, too large, nested too deep, not JSON, that holds another JSON value, or a string which
     is no text.
     """
-    content = read_bytes(path, max_bytes)
+    return json_object(path, read_bytes(path, max_bytes), what)
+
+
+def json_object(path: Path, content: bytes, what: str = "a JSON object") -> dict[str, Any]:
+    """The JSON object that is the content of a file. Raises ValueError as `read_json` does."""
     try:
         facts = DECODER.decode(content.decode())
         if HALF_OF_A_PAIR.search(content):
@@ -86,6 +93,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
+def named(key: object) -> str:
+    """The name of an entry as an error shows it: on one line, its first characters."""
+    return printable(str(key)[:80], one_line=True)
+
+
 def nearest(name: str, names: Iterable[str], n: int = 1, cutoff: float = 0.6) -> list[str]:
     """The `n` names at most that are most like `name`. Comparing takes long for long names and for many, so the first
     1,000 short ones count.
@@ -130,7 +142,7 @@ class OtherFields(ValueError):
     def told(self) -> str:
         """What it is, if the file is as it was written."""
         version = "another" if self.missing and self.unknown else "an older" if self.missing else "a newer"
-        lines = [f"{name[:80]} is {what}" for what, names in self.by_kind() for name in names[:5]]
+        lines = [f"{named(name)} is {what}" for what, names in self.by_kind() for name in names[:5]]
         return f"written by {version} version of logtrain: {', '.join(lines)}"
 
     def by_kind(self) -> list[tuple[str, list[str]]]:
@@ -146,7 +158,7 @@ def from_json(cls: type[T], facts: object) -> T:
     kinds = types_of(cls)
     missing = kinds.keys() - defaults_of(cls) - facts.keys() if isinstance(facts, dict) else kinds.keys()
     if not isinstance(facts, dict) or missing or facts.keys() - kinds.keys():
-        found = ", ".join(map(str, facts)) if isinstance(facts, dict) else json_type(facts)
+        found = ", ".join(named(name) for name in [*facts][:20]) if isinstance(facts, dict) else json_type(facts)
         told = f"expected {', '.join(kinds)}, found {found}"
         raise OtherFields(told, missing, facts.keys() - kinds.keys()) if isinstance(facts, dict) else ValueError(told)
     return cls(**{name: checked(name, value, kinds[name]) for name, value in facts.items()})
@@ -179,7 +191,7 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     if origin is list and isinstance(value, list):
         return [checked(f"{name}[{i}]", item, inner[0]) for i, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
-        return {key: checked(f"{name}.{key}", item, inner[1]) for key, item in value.items()}
+        return {key: checked(f"{name}.{named(key)}", item, inner[1]) for key, item in value.items()}
     if origin is UnionType and type(value) in inner:
         return value
     if kind is float and type(value) is int:
@@ -196,7 +208,7 @@ def checked_entries(name: str, value: Any, kind: Any) -> Any:
     kinds = types_of(kind)
     missing, unknown = kind.__required_keys__ - value.keys(), value.keys() - kinds.keys()
     for key in sorted(missing) or sorted(unknown):
-        told = f"{name}.{key}: {'missing' if key in kinds else 'has no meaning there'}"
+        told = f"{name}.{named(key)}: {'missing' if key in kinds else 'has no meaning there'}"
         raise OtherFields(told, missing, unknown)
     return {key: checked(f"{name}.{key}", item, kinds[key]) for key, item in value.items()}
 
@@ -223,28 +235,39 @@ def type_name(kind: Any) -> str:
 
 
 def sealed(facts: dict[str, Any]) -> bytes:
-    """A JSON object as a file's content, with a hash over all of it."""
+    """A JSON object as a file's content, with a hash over all of it. A float that is not finite is no JSON for other
+    programs: whoever has one gives None instead.
+    """
     assert SEAL not in facts
     return json.dumps(facts | {SEAL: seal_of(facts)}, indent=1).encode() + b"\n"
 
 
 def read_sealed(path: Path, what: str = "a JSON object") -> dict[str, Any]:
-    """What `sealed` was given. Raises ValueError as `read_json` does, and where it has changed."""
-    return unsealed(path, read_json(path, what=what))
+    """What `sealed` was given. Raises ValueError as `read_json` does, and where a byte has changed."""
+    content = read_bytes(path)
+    return unsealed(path, json_object(path, content, what), content)
 
 
 def read_own(path: Path, what: str = "a JSON object") -> dict[str, Any]:
     """What a file of ours holds that older versions did not seal: without a seal it is taken as it is. Raises
-    ValueError as `read_sealed` does.
+    ValueError as `read_sealed` does, also where the seal's own name has changed.
     """
-    facts = read_json(path, what=what)
-    return unsealed(path, facts) if SEAL in facts else facts
+    content = read_bytes(path)
+    facts = json_object(path, content, what)
+    return unsealed(path, facts, content) if has_seal(facts) else facts
 
 
-def unsealed(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """What `sealed` was given, of what its file holds. Raises ValueError where it has changed."""
+def has_seal(facts: dict[str, Any]) -> bool:
+    """Whether an object has been sealed, also where the seal's own name has changed since."""
+    return SEAL in facts or any(isinstance(value, str) and HASH.fullmatch(value) for value in facts.values())
+
+
+def unsealed(path: Path, facts: dict[str, Any], content: bytes) -> dict[str, Any]:
+    """What `sealed` was given. `facts`: what the file's `content` holds. Raises ValueError where a byte has changed, if
+    only a blank: a hash of the file, by which others know it, is another one then.
+    """
     rest = {name: value for name, value in facts.items() if name != SEAL}
-    if facts.get(SEAL) != seal_of(rest):
+    if content != sealed(rest):
         raise ValueError(f"{path}: its content has changed since it was written ({SEAL} does not fit)")
     return rest
 

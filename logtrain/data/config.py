@@ -28,6 +28,7 @@ TEXT_ONLY = {
     "max_per_template",
     "mask_values",
 }  # settings of continual pretraining
+MOST_TOP_K = 256  # outcomes of a teacher's distribution that are stored beside a token, in 1.5 KB
 CHAT_ONLY = {"train_on", "too_long", "template", "date"}  # settings of fine-tuning
 
 

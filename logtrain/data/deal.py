@@ -12,12 +12,13 @@ Letters in names: P pieces, R rows, S steps; S1 and R1 are boundaries, one more.
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from logtrain.data.pack import PackedRows, numbers
+from logtrain.data.pack import PackedRows, blocks, numbers
 
+BLOCK = 1 << 12  # rows of which something is computed at once
 LACK = 0.05
 """A step with so much less than the mean of all steps' targets gets pieces of others."""
 
@@ -51,11 +52,15 @@ def deal(
     return in_order(rows, order_R), step_start_S1
 
 
-def row_sums(rows: PackedRows, values_P: np.ndarray) -> np.ndarray:
-    """int64 [R]: the sum over each row's pieces."""
+def row_sums(
+    rows: PackedRows, values_P: np.ndarray, function: Callable[[np.ndarray], np.ndarray] = lambda values: values
+) -> np.ndarray:
+    """int64 [R]: the sum over each row's pieces, of a function of their values."""
     sums = np.zeros(rows.num_rows, np.int64)
-    if rows.num_rows:
-        np.add.reduceat(values_P[rows.piece_P], rows.row_start_R1[:-1], dtype=np.int64, out=sums)
+    for block in blocks(rows.num_rows, BLOCK):
+        first, end = rows.row_start_R1[[block.start, block.stop]].tolist()
+        values = function(values_P[rows.piece_P[first:end]])
+        np.add.reduceat(values, rows.row_start_R1[block] - first, dtype=np.int64, out=sums[block])
     return sums
 
 
@@ -64,9 +69,13 @@ def in_order(rows: PackedRows, order_R: np.ndarray) -> PackedRows:
     count_R = np.diff(rows.row_start_R1)[order_R]
     row_start_R1 = np.zeros(len(order_R) + 1, np.int64)
     np.cumsum(count_R, out=row_start_R1[1:])
-    source_P = (rows.row_start_R1[order_R] - row_start_R1[:-1]).astype(np.int32)[numbers(count_R)]
-    source_P += np.arange(row_start_R1[-1], dtype=np.int32)
-    return PackedRows(rows.piece_P[source_P], row_start_R1)
+    piece_P = np.empty_like(rows.piece_P)
+    for block in blocks(len(order_R), BLOCK):
+        first, end = row_start_R1[[block.start, block.stop]].tolist()
+        source = (rows.row_start_R1[order_R[block]] - row_start_R1[block])[numbers(count_R[block])]
+        source += np.arange(first, end)
+        piece_P[first:end] = rows.piece_P[source]
+    return PackedRows(piece_P, row_start_R1)
 
 
 def deal_rows(targets_R: np.ndarray, num_steps: int) -> np.ndarray:
@@ -94,12 +103,22 @@ def fill_empty_steps(rows: PackedRows, step_R: np.ndarray, num_steps: int) -> tu
 
 
 def with_moved(rows: PackedRows, moved: dict[int, int], num_new: int) -> PackedRows:
-    """The rows, and `num_new` behind them, after the pieces at some places of rows.piece_P went to other rows."""
-    row_P = numbers(np.diff(rows.row_start_R1))
-    row_P[list(moved)] = list(moved.values())
-    row_start_R1 = np.zeros(rows.num_rows + num_new + 1, np.int64)
-    np.cumsum(np.bincount(row_P, minlength=rows.num_rows + num_new), out=row_start_R1[1:])
-    return PackedRows(rows.piece_P[np.argsort(row_P, kind="stable")], row_start_R1)
+    """The rows, and `num_new` behind them, after the pieces at some places of rows.piece_P went to other rows, where
+    they stand before or behind those that were there, as their places do.
+    """
+    if not moved:
+        return rows
+    num_rows = rows.num_rows + num_new
+    row_N, place_N = np.array(sorted((row, place) for place, row in moved.items()), np.int64).T
+    start_R1 = np.concatenate([rows.row_start_R1, np.full(num_new, len(rows.piece_P))])
+    at_N = start_R1[np.where(place_N < start_R1[row_N], row_N, row_N + 1)]
+    at_N -= np.searchsorted(np.sort(place_N), at_N)
+    piece_P = np.insert(np.delete(rows.piece_P, place_N), at_N, rows.piece_P[place_N])
+    left_N = np.searchsorted(rows.row_start_R1, place_N, side="right") - 1
+    count_R = np.diff(start_R1)
+    count_R += np.bincount(row_N, minlength=num_rows) - np.bincount(left_N, minlength=num_rows)
+    row_start_R1 = np.concatenate([np.zeros(1, np.int64), np.cumsum(count_R)])
+    return PackedRows(piece_P, row_start_R1)
 
 
 def even_out(open_rows: "OpenRows", targets_P: np.ndarray, num_steps: int) -> tuple[PackedRows, np.ndarray]:

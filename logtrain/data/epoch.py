@@ -21,7 +21,7 @@ import numpy as np
 
 from logtrain.data.config import LoaderConfig
 from logtrain.data.deal import deal, row_sums
-from logtrain.data.pack import pack, pieces
+from logtrain.data.pack import Pieces, blocks, count_pieces, pack, pieces
 from logtrain.data.shards import Split
 
 KEPT_BYTES = 1 << 26
@@ -44,15 +44,13 @@ class EpochSize:
 
 class Epoch(NamedTuple):
     """Row r holds pieces row_start_R1[r] to row_start_R1[r + 1], slot s rows slot_start_S1[s] to slot_start_S1[s + 1].
-    Piece p is tokens [start_P[p], start_P[p] + length_P[p]) of document document_P[p].
+    Piece p is tokens [start_P[p], start_P[p] + length_P[p]) of document document_P[p]: unsigned integers, the narrowest
+    that hold them.
     """
 
     document_P: np.ndarray
-    """int32"""
     start_P: np.ndarray
-    """int32"""
     length_P: np.ndarray
-    """int32"""
     row_start_R1: np.ndarray
     """int64"""
     slot_start_S1: np.ndarray
@@ -164,24 +162,22 @@ def pack_epoch(
     """Epoch `epoch` (0-based) of a split: a pure function. `num_slots`: how many slots its rows are dealt to; 0: as
     many as there are steps of `rows_per_step` rows. `even`: whether pieces change rows so that slots are even.
     """
-    document_P, start_P, length_P = pieces(split.lengths, config.seq_len)
-    targets_P = count_targets(split, document_P, start_P, length_P)
-    del document_P, start_P  # while memory is short: they are cut again in the end
+    length_P = of_pieces(split, config.seq_len, lambda part: part.cut.length_P)
     rows = pack(length_P, config.seq_len, seed, epoch)
+    targets_P = of_pieces(split, config.seq_len, lambda part: count_targets(split, part))
     num_slots = num_slots or -(-rows.num_rows // config.rows_per_step)
     most_rows = config.rows_per_step if even else 0
     rows, slot_start_S1 = deal(rows, length_P, targets_P, num_slots, most_rows, config.seq_len, seed, epoch)
     tokens_R, targets_R = row_sums(rows, length_P), row_sums(rows, targets_P)
     del targets_P
-    length_P = length_P[rows.piece_P]
-    if config.attention == "document":
-        pairs_R = sum_pairs(length_P, rows.row_start_R1)
-    else:
-        pairs_R = tokens_R * (tokens_R + 1) // 2
-    document_P, start_P, _ = pieces(split.lengths, config.seq_len)
+    is_apart = config.attention == "document"
+    pairs_R = row_sums(rows, length_P, num_pairs) if is_apart else num_pairs(tokens_R)
+    length_P = taken(length_P, rows.piece_P)
+    start_P = taken(of_pieces(split, config.seq_len, lambda part: part.cut.start_P), rows.piece_P)
+    document_P = taken(of_pieces(split, config.seq_len, lambda part: part.cut.document_P), rows.piece_P)
     return Epoch(
-        document_P[rows.piece_P],
-        start_P[rows.piece_P],
+        document_P,
+        start_P,
         length_P,
         rows.row_start_R1,
         slot_start_S1,
@@ -191,19 +187,50 @@ def pack_epoch(
     )
 
 
-def sum_pairs(length_P: np.ndarray, row_start_R1: np.ndarray) -> np.ndarray:
-    """int64 [R]: (query, key) pairs of each row whose pieces do not see each other; pieces in the order of the rows."""
-    pairs_P = length_P.astype(np.int64)  # squares of 46,341 and more overflow int32
-    pairs_P *= pairs_P + 1
-    pairs_P //= 2
-    return np.add.reduceat(pairs_P, row_start_R1[:-1]) if len(pairs_P) else pairs_P
+class Part(NamedTuple):
+    """Some of a split's documents."""
+
+    first: int
+    """the number of the first of them"""
+    length_D: np.ndarray
+    target_D: np.ndarray
+    cut: Pieces
 
 
-def count_targets(split: Split, document_P: np.ndarray, start_P: np.ndarray, length_P: np.ndarray) -> np.ndarray:
+def of_pieces(split: Split, seq_len: int, column: Callable[[Part], np.ndarray]) -> np.ndarray:
+    """int32 [P]: a column of the pieces of a split. Each is computed when it is needed, part by part of the split: all
+    at once would take the most memory of packing.
+    """
+    size = sum(int(count_pieces(length_D, seq_len).sum(dtype=np.int64)) for length_D, _ in split.parts())
+    found_P, document, end = np.empty(size, np.int32), 0, 0
+    for length_D, target_D in split.parts():
+        part = Part(document, length_D, target_D, pieces(length_D, seq_len, document))
+        document, start, end = document + len(length_D), end, end + len(part.cut.length_P)
+        found_P[start:end] = column(part)
+    return found_P
+
+
+def taken(values_P: np.ndarray, piece_P: np.ndarray) -> np.ndarray:
+    """The values of some pieces, in the narrowest unsigned integers."""
+    found_P = np.empty(len(piece_P), np.min_scalar_type(int(values_P.max(initial=0))))
+    for block in blocks(len(piece_P)):
+        found_P[block] = values_P[piece_P[block]]
+    return found_P
+
+
+def num_pairs(length_N: np.ndarray) -> np.ndarray:
+    """int64 [N]: (query, key) pairs within the causal mask of so many tokens."""
+    length_N = length_N.astype(np.int64)  # squares of 46,341 and more overflow int32
+    return length_N * (length_N + 1) // 2
+
+
+def count_targets(split: Split, part: Part) -> np.ndarray:
     """int32 [P]: targets of each piece: all its tokens but the first, less those marked as context."""
-    targets_P = split.targets[document_P].astype(np.int32, copy=False)
-    whole_P = length_P == split.lengths[document_P]
-    plain_P = (split.targets == split.lengths - 1)[document_P] & ~whole_P
+    document_P, start_P, length_P = part.cut
+    in_part_P = document_P - part.first
+    targets_P = part.target_D[in_part_P].astype(np.int32, copy=False)
+    whole_P = length_P == part.length_D[in_part_P]
+    plain_P = (part.target_D == part.length_D - 1)[in_part_P] & ~whole_P
     targets_P[plain_P] = length_P[plain_P] - 1
     for i in np.flatnonzero(~whole_P & ~plain_P):
         targets_P[i] = split.targets_between(int(document_P[i]), int(start_P[i]) + 1, int(start_P[i] + length_P[i]))

@@ -1,6 +1,7 @@
 """A micro-batch while its rows are laid out: flat tokens, labels, positions, and where sequences begin.
 
-Shapes in names: T = rows of the micro-batch * seq_len tokens, one row behind the other.
+Shapes in names: T = rows of the micro-batch * seq_len tokens, one row behind the other; K outcomes of a teacher's
+distribution.
 """
 
 from collections.abc import Sequence
@@ -17,10 +18,13 @@ class Layout:
     padding without targets.
     """
 
-    def __init__(self, num_tokens: int, pad_id: int):
+    def __init__(self, num_tokens: int, pad_id: int, teacher_top_k: int = 0):
+        """`teacher_top_k`: K, 0 without a teacher."""
         self.tokens_T = np.full(num_tokens, pad_id, dtype=np.int64)
         self.labels_T = np.full(num_tokens, IGNORE, dtype=np.int64)
         self.positions_T = np.empty(num_tokens, dtype=np.int32)
+        self.teacher_TK = np.zeros((num_tokens, teacher_top_k), dtype=np.int32)
+        self.teacher_log_TK = np.full((num_tokens, teacher_top_k), -np.inf, dtype=np.float16)
         self.starts: list[int] = []
         self.lengths: list[int] = []
 
@@ -30,17 +34,23 @@ class Layout:
         self.starts.append(start)
         self.lengths.append(length)
 
-    def add_piece(self, start: int, stored: np.ndarray) -> None:
-        """Put tokens of a document, as they are stored, and their labels from `start` on."""
+    def add_piece(self, start: int, stored: np.ndarray, teacher: np.ndarray | None = None) -> None:
+        """Put tokens of a document, as they are stored, and their labels from `start` on. `teacher`: the teacher's
+        records of the same tokens, which go where the labels are.
+        """
         end = start + len(stored)
         self.tokens_T[start:end] = stored & (CONTEXT - 1)
         self.labels_T[start : end - 1] = np.where(stored[1:] & CONTEXT, IGNORE, self.tokens_T[start + 1 : end])
+        if teacher is not None:
+            self.teacher_TK[start : end - 1] = teacher["ids"][1:]
+            self.teacher_log_TK[start : end - 1] = teacher["log_probabilities"][1:]
 
     def batch(self, seeds_T: np.ndarray) -> Batch:
         """`seeds_T`: int64. Sequences are as many as there are: for one more, though empty, FlashAttention-2 would
         launch as many blocks as the longest takes.
         """
         cu_seqlens = np.array([*self.starts, len(self.tokens_T)], dtype=np.int32)
+        has_teacher = self.teacher_TK.shape[1] > 0
         return Batch(
             torch.from_numpy(self.tokens_T),
             torch.from_numpy(self.labels_T),
@@ -48,6 +58,8 @@ class Layout:
             torch.from_numpy(cu_seqlens),
             max(self.lengths),
             torch.from_numpy(seeds_T),
+            teacher_TK=torch.from_numpy(self.teacher_TK) if has_teacher else None,
+            teacher_log_TK=torch.from_numpy(self.teacher_log_TK) if has_teacher else None,
         )
 
 

@@ -17,6 +17,7 @@ from logtrain.core.batch import Batch
 from logtrain.data.config import LoaderConfig
 from logtrain.data.epoch import Epoch, Epochs, EpochSize, Shared, pack_epoch
 from logtrain.data.layout import Layout, token_seeds
+from logtrain.data.shard_checks import let_go
 from logtrain.data.shards import Split
 
 MOST_ROWS = 1 << 20  # of a step
@@ -66,6 +67,8 @@ class OfRank(TypedDict, total=False):
     """where the ranks of this node share what an epoch is made of; None: this rank computes it for itself"""
     sizes: Mapping[str, EpochSize]
     """of the first epoch by source, "" for the only one; where one is missing, that epoch is packed to find out"""
+    with_teacher: bool
+    """lay out the teacher's distribution beside the tokens of data that has one"""
 
 
 class Loader:
@@ -97,10 +100,11 @@ class Loader:
         pin_memory: bool = False,
         shared: Shared | None = None,
         sizes: Mapping[str, EpochSize] = MappingProxyType({}),
+        with_teacher: bool = False,
     ) -> None:
         """What does not depend on where the rows come from; the arguments are those of OfRank."""
         self.config, self.seed, self.pad_id, self.shared = config, seed, pad_id, shared
-        self.rank, self.world_size, self.pin_memory = rank, world_size, pin_memory
+        self.rank, self.world_size, self.pin_memory, self.with_teacher = rank, world_size, pin_memory, with_teacher
         self.accumulation = config.accumulation(world_size)
         self.names: list[str] = []
         self.sizes = dict(sizes)
@@ -156,12 +160,14 @@ class Loader:
                 sums[row.source] += int(getattr(row.epoch, column)[row.number])
             return sums
 
-        tokens_K, targets_K = per_source("tokens_R"), per_source("targets_R")
+        tokens_K, targets_K, pairs_K = (per_source(column) for column in ("tokens_R", "targets_R", "pairs_R"))
+        for arrays in {id(arrays): arrays for row in rows for arrays in (row.split.mapped, row.epoch)}.values():
+            let_go(arrays)  # else a rank would in the end hold all of the data
         return Step(
             batches,
             tokens=sum(tokens_K),
             targets=sum(targets_K),
-            attention_pairs=sum(per_source("pairs_R")),
+            attention_pairs=sum(pairs_K),
             source_of_batch=sources,
             tokens_K=tokens_K,
             targets_K=targets_K,
@@ -170,7 +176,8 @@ class Loader:
     def batch(self, rows: list[Row | None], numbers: range) -> Batch:
         """Rows as one micro-batch; None is an empty row. `numbers`: no other row of the run has any of them."""
         seq_len = self.config.seq_len
-        layout = Layout(len(rows) * seq_len, self.pad_id)
+        top_k = max((row.split.teacher_top_k for row in rows if row and self.with_teacher), default=0)
+        layout = Layout(len(rows) * seq_len, self.pad_id, top_k)
         for i, row in enumerate(rows):
             self.lay_out_row(layout, i * seq_len, row)
         batch = layout.batch(token_seeds(self.seed, 0, numbers, seq_len))
@@ -183,7 +190,9 @@ class Loader:
             layout.add_sequence(start, end - start)
         for document, first, length in row.epoch.pieces_of(row.number) if row else ():
             assert row is not None
-            layout.add_piece(start, row.split.read(document, first, first + length))
+            span = (document, first, first + length)
+            has_teacher = self.with_teacher and row.split.teacher_top_k
+            layout.add_piece(start, row.split.read(*span), row.split.teacher(*span) if has_teacher else None)
             if by_document:
                 layout.add_sequence(start, length)
             start += length

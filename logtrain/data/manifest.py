@@ -56,7 +56,7 @@ class SourceFacts(TypedDict):
 
 
 class ShardFacts(TypedDict):
-    """Two arrays on the disk: names of their files, lengths and checksums."""
+    """The arrays of a shard on the disk: names of their files, lengths and checksums."""
 
     tokens: str
     documents: str
@@ -65,6 +65,8 @@ class ShardFacts(TypedDict):
     num_targets: int
     tokens_crc32: int
     documents_crc32: int
+    teacher: NotRequired[str]
+    teacher_crc32: NotRequired[int]
 
 
 class SplitFacts(TypedDict):

@@ -3,7 +3,8 @@
     pieces(lengths_D, seq_len)               which span of which document each piece is, the same in every epoch
     pack(length_P, seq_len, seed, epoch)     which pieces share a row, and the order of the rows
 
-Both are pure functions, so every rank computes the same rows and nothing about them is stored.
+Both are pure functions, so every rank computes the same rows and nothing about them is stored. pack
+needs some 20 bytes a piece while it works, what it is given included: it computes what it can in blocks of its arrays.
 
 Why not best-fit-decreasing, which leaves a little less of a row empty: it puts pieces of equal length together, so that
 a row is a sample of one class of documents, and the gradient of a step has up to three times the variance
@@ -14,6 +15,7 @@ Letters in names: D documents, P pieces, R rows (R1 = R + 1 boundaries).
 
 import logging
 from collections import deque
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +35,7 @@ except ImportError as error:
 
 USES_CPP = _pack is not None
 LOW_32 = np.uint64(2**32 - 1)
+BLOCK = 1 << 16  # of an array: half a megabyte
 LEAST_AHEAD, MOST_AHEAD = 64, 1024
 """How many pieces are looked at, at least and at most, to start and to fill up a row; csrc/pack.cpp has the same."""
 
@@ -66,8 +69,9 @@ class PackedRows(NamedTuple):
         return self.piece_P[self.row_start_R1[row] : self.row_start_R1[row + 1]]
 
 
-def pieces(lengths_D: np.ndarray, seq_len: int) -> Pieces:
-    """Cuts every document longer than seq_len so that neighbouring pieces share one token.
+def pieces(lengths_D: np.ndarray, seq_len: int, first: int = 0) -> Pieces:
+    """Cuts every document longer than seq_len so that neighbouring pieces share one token. `first`: the number of the
+    first document.
 
     A piece's first token is never a target (no token of its document stands before it in the row). The shared token is
     therefore a target in the earlier piece and context in the later: every token but a document's first is a target
@@ -80,10 +84,10 @@ def pieces(lengths_D: np.ndarray, seq_len: int) -> Pieces:
     lengths_D = lengths_D.astype(np.int64 if lengths_D.itemsize > 4 else np.int32, casting="same_kind", copy=False)
     if len(lengths_D) and lengths_D.min() < 1:
         document = int(np.argmax(lengths_D < 1))
-        raise ValueError(f"document {document} has {lengths_D[document]} tokens: there is nothing to pack in it")
-    stride = seq_len - 1
-    num_pieces_D = np.maximum(1, -(-(lengths_D - 1) // stride))  # ceil((L - 1) / stride): targets over targets a piece
-    num_pieces_D = num_pieces_D.astype(np.int32, copy=False)
+        raise ValueError(
+            f"document {first + document} has {lengths_D[document]} tokens: there is nothing to pack in it"
+        )
+    stride, num_pieces_D = seq_len - 1, count_pieces(lengths_D, seq_len)
     document_P = numbers(num_pieces_D)
     # Without dtype NumPy would sum int32 as int64, ten times as long, with Python's lock all the time: 0.5 s of 22M.
     first_piece_D = np.cumsum(num_pieces_D, dtype=np.int32) - num_pieces_D
@@ -91,7 +95,14 @@ def pieces(lengths_D: np.ndarray, seq_len: int) -> Pieces:
     start_P -= first_piece_D[document_P]
     start_P *= stride
     length_P = np.minimum(seq_len, lengths_D[document_P] - start_P).astype(np.int32)
+    document_P += first
     return Pieces(document_P, start_P, length_P)
+
+
+def count_pieces(lengths_D: np.ndarray, seq_len: int) -> np.ndarray:
+    """int32 [D]: into how many pieces `pieces` cuts each document."""
+    of_targets_D = -(-(lengths_D - 1) // (seq_len - 1))  # ceil((L - 1) / stride): targets over targets a piece
+    return np.maximum(1, of_targets_D).astype(np.int32, copy=False)
 
 
 def numbers(count_N: np.ndarray) -> np.ndarray:
@@ -105,15 +116,34 @@ def numbers(count_N: np.ndarray) -> np.ndarray:
     return np.cumsum(is_next, dtype=np.int32, out=is_next)
 
 
+def blocks(size: int, step: int = BLOCK) -> Iterator[slice]:
+    """The parts of an array in which something is computed of it that would need memory for the whole of it."""
+    return (slice(first, min(first + step, size)) for first in range(0, size, step))
+
+
 def random_order(bits: np.random.PCG64, size: int) -> np.ndarray:
     """int32 [size]: 0 to size - 1, by 32 random bits each. NumPy promises that a bit generator's raw stream never
     changes, but not what Generator.permutation makes of it.
     """
     key = bits.random_raw(size)
     key &= ~LOW_32
-    key |= np.arange(size, dtype=np.uint64)
-    key.sort()  # no two are equal; sorted with what they stand for, they take a third of the time that argsort takes
-    return (key & LOW_32).astype(np.int32)
+    sort_with_places(key)
+    return places(key, 32)
+
+
+def sort_with_places(key_N: np.ndarray) -> None:
+    """Sort keys (uint64) in place after the place of each was put into its low bits, which are 0 as far as it needs:
+    that takes a third of the time of argsort, and no memory.
+    """
+    for block in blocks(len(key_N)):
+        key_N[block] |= np.arange(block.start, block.stop, dtype=np.uint64)
+    key_N.sort()
+
+
+def places(key_N: np.ndarray, place_bits: int) -> np.ndarray:
+    """int32 [N]: the places in the low bits of keys, of which nothing else is left."""
+    key_N &= np.uint64((1 << place_bits) - 1)
+    return key_N.astype(np.int32)
 
 
 def pack(length_P: np.ndarray, seq_len: int, seed: int, epoch: int) -> PackedRows:
@@ -128,25 +158,23 @@ def pack(length_P: np.ndarray, seq_len: int, seed: int, epoch: int) -> PackedRow
     shuffled_P = random_order(bits, len(length_P))
     row_P = look_ahead_fit(length_P[shuffled_P], seq_len)
     num_rows = int(row_P.max(initial=-1)) + 1
-    row_P = random_order(bits, num_rows)[row_P]
-    row_start_R1 = np.zeros(num_rows + 1, np.int64)
-    np.cumsum(np.bincount(row_P, minlength=num_rows), out=row_start_R1[1:])
-    # Sorted by row, and inside a row by fresh random bits: shuffled_P had its part in which pieces came together. In
-    # place, step by step: of 22 million pieces each of these arrays takes 176 MB.
+    row_order = random_order(bits, num_rows)
+    # Sorted by row, and inside a row by fresh random bits: shuffled_P had its part in which pieces came together.
     place_bits = len(row_P).bit_length()
     random_bits = min(32, 64 - place_bits - num_rows.bit_length())
     key_P = bits.random_raw(len(row_P))
-    key_P >>= np.uint64(64 - random_bits)
-    high_P = row_P.astype(np.uint64)
+    for block in blocks(len(key_P)):
+        key_P[block] >>= np.uint64(64 - random_bits)
+        key_P[block] |= row_order[row_P[block]].astype(np.uint64) << np.uint64(random_bits)
     del row_P
-    high_P <<= np.uint64(random_bits)
-    key_P |= high_P
-    del high_P
     key_P <<= np.uint64(place_bits)
-    key_P |= np.arange(len(key_P), dtype=np.uint64)
-    key_P.sort()
-    key_P &= np.uint64((1 << place_bits) - 1)
-    return PackedRows(shuffled_P[key_P.astype(np.int32)], row_start_R1)
+    sort_with_places(key_P)
+    edge_R1 = np.arange(num_rows + 1, dtype=np.uint64) << np.uint64(random_bits + place_bits)
+    row_start_R1 = np.searchsorted(key_P, edge_R1).astype(np.int64, copy=False)
+    piece_P = places(key_P, place_bits)
+    for block in blocks(len(piece_P)):
+        piece_P[block] = shuffled_P[piece_P[block]]
+    return PackedRows(piece_P, row_start_R1)
 
 
 def look_ahead_fit(length_P: np.ndarray, capacity: int) -> np.ndarray:
@@ -160,7 +188,7 @@ def look_ahead_fit(length_P: np.ndarray, capacity: int) -> np.ndarray:
     if len(length_P) and not (length_P.min() >= 1 and length_P.max() <= capacity):
         piece = int(np.argmax((length_P < 1) | (length_P > capacity)))
         raise ValueError(f"piece {piece} has {length_P[piece]} tokens: it must have 1..{capacity} to fit into a row")
-    length_P = np.ascontiguousarray(length_P.astype(np.int32, casting="same_kind"))
+    length_P = np.ascontiguousarray(length_P.astype(np.int32, casting="same_kind", copy=False))
     if _pack is None:
         return look_ahead_fit_reference(length_P, capacity)
     row_P = np.empty(len(length_P), np.int32)

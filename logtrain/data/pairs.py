@@ -7,6 +7,7 @@ Letters in names: D pairs of a split, P those of a micro-batch.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -30,7 +31,9 @@ class PairSplit(Split):
     def __init__(self, split: Split):
         """`split`: of the documents. Raises ValueError where these are no pairs."""
         self.folder, self.manifest, self.name, self.of_documents = split.folder, split.manifest, split.name, split
+        self.teacher_top_k = 0
         self._documents, self._tokens, self._first_document = split._documents, split._tokens, split._first_document
+        self.mapped = split.mapped
         if split.num_documents % 2:
             raise ValueError(
                 f"{self.folder}: {split.num_documents} documents in {self.name}, no pairs; prepare it again"
@@ -63,6 +66,9 @@ class PairSplit(Split):
     @cached_property
     def domains(self) -> np.ndarray:
         return self.of_documents.domains[::2]
+
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield self.lengths, self.targets
 
     def halves(self, document: int) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of the chosen and of the rejected sequence of a pair, as they are stored."""

@@ -3,11 +3,12 @@ against what follows from them, so that neither a bit that flips on the disk nor
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from logtrain.core.untrusted import OtherFields, checked, read_json, read_sealed, unsealed
+from logtrain.core.untrusted import OtherFields, checked, json_object, read_bytes, read_sealed, unsealed
+from logtrain.data.config import MOST_TOP_K
 from logtrain.data.manifest import FORMAT_VERSION, Manifest, Origin, deciding, fingerprint_of
 from logtrain.text.tokenizer import Tokenizer
 
@@ -34,12 +35,13 @@ def read_manifest(folder: Path) -> Manifest:
 
 def checked_manifest(file: Path) -> Manifest:
     """What the file holds. Raises ValueError where that is no manifest, or not the one that was written."""
-    facts = read_json(file, what="a manifest")
+    content = read_bytes(file)
+    facts = json_object(file, content, "a manifest")
     version = facts.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(f"{file}: format version {str(version)[:20]}, this program reads {FORMAT_VERSION}")
     try:
-        manifest: Manifest = checked(f"{file}: manifest", unsealed(file, facts), Manifest)
+        manifest: Manifest = checked(f"{file}: manifest", unsealed(file, facts, content), Manifest)
     except OtherFields as other:
         raise ValueError(f"{file}: {other.told()}") from None
     for problem in problems_of(manifest):
@@ -62,16 +64,24 @@ def problems_of(manifest: Manifest) -> list[str]:
             and not 0 <= (tokenizer[name] or 0) < tokenizer["vocab_size"]
         ):
             found.append(f"tokenizer.{name} = {tokenizer[name]} is none of {tokenizer['vocab_size']:,} ids")
+    top_k = settings.get("teacher_top_k")
+    if top_k is not None and (type(top_k) is not int or not 2 <= top_k <= MOST_TOP_K):
+        found.append(f"settings.teacher_top_k is no whole number from 2 to {MOST_TOP_K}")
     for name, split in manifest["splits"].items():
-        found += [f"splits.{name}: {problem}" for problem in problems_of_split(name, split)]
+        found += [f"splits.{name}: {problem}" for problem in problems_of_split(name, split, top_k is not None)]
     return found
 
 
-def problems_of_split(name: str, split: Mapping[str, Any]) -> list[str]:
-    """What does not fit together in the SplitFacts of a split."""
+def problems_of_split(name: str, split: Mapping[str, Any], has_teacher: bool) -> list[str]:
+    """What does not fit together in the SplitFacts of a split. `has_teacher`: whether a teacher's distribution is to
+    stand beside its tokens.
+    """
     found = [] if name in SPLITS else ["no split has this name"]
     for i, shard in enumerate(split["shards"]):
-        for kind in ("tokens", "documents"):
+        if any((key in shard) != has_teacher for key in ("teacher", "teacher_crc32")):
+            found.append(f"shard {i} and settings.teacher_top_k do not agree on whether there is a teacher")
+            continue
+        for kind in ("tokens", "documents", "teacher")[: 2 + has_teacher]:
             if shard[kind] != f"{name}-{i:05d}.{kind}.npy":
                 found.append(f"{shard[kind][:80]!r} is not the name of shard {i}")
     for kind in ("documents", "tokens", "targets"):
@@ -119,11 +129,15 @@ def refuse_other_origin(output: Path, origin: Origin) -> None:
         return
     was, now = deciding(there), deciding(origin)
     differing = []
-    for name in now if was.keys() == now.keys() else ("format",):  # text there and a chat now, or the other way round
+    names: Iterable[str] = now
+    if was.keys() != now.keys():  # text there and a chat now, or the other way round, or written by a model
+        kinds = [name for name in ("format", "kind") if was.get(name) != now.get(name)]
+        names = kinds or sorted(was.keys() ^ now.keys())
+    for name in names:
         if name == "input" and was[name] != now[name]:
             changed = [file for file, digest in now[name] if [file, digest] not in was[name]]
             differing.append(f"input ({', '.join(changed) or 'fewer files, or another order'})")
-        elif was.get(name) != now[name]:
+        elif was.get(name) != now.get(name):
             is_hash = name in ("tokenizer", "template")
-            differing.append(name if is_hash else f"{name} ({was.get(name)} there, {now[name]} now)")
+            differing.append(name if is_hash else f"{name} ({was.get(name)} there, {now.get(name)} now)")
     raise ValueError(f"{output}: was prepared with other {', '.join(differing)}; delete it, or give another --output")

@@ -1,6 +1,7 @@
 """The table of a suite: every model's figures on every set, on seen and unseen groups apart, beside published ones.
 
-benchmark.json    {title, models, sets: [{name, rows, parts: {PART: {FIGURE: {MODEL: mean}}}, published}]}
+benchmark.json    {title, models, sets: [{name, rows, parts: {PART: {FIGURE: {MODEL: mean}}}, published}]}, with a hash
+                  over all of it; for people and their programs, no command reads it
 benchmark.html    the same as a page
 """
 
@@ -12,6 +13,7 @@ import jinja2
 import orjson
 
 from logtrain.core.atomic import write_file
+from logtrain.core.untrusted import sealed
 from logtrain.evaluation.results import MetricMean, Result
 from logtrain.evaluation.score_table import TITLES
 from logtrain.evaluation.suite import PublishedFacts, SetFacts, Suite
@@ -80,7 +82,7 @@ def write_benchmark(folder: Path, benchmark: Benchmark) -> None:
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         benchmark=benchmark, titles=TITLES, shown=shown, models=list(benchmark["models"])
     )
-    write_file(folder / "benchmark.json", orjson.dumps(benchmark, option=orjson.OPT_INDENT_2))
+    write_file(folder / "benchmark.json", sealed(orjson.loads(orjson.dumps(benchmark))))  # what is not finite is null
     write_file(folder / "benchmark.html", page.encode())
 
 

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from logtrain.evaluation.clusters import figure_differences, figure_intervals
+from logtrain.evaluation.flips import flips_of
 from logtrain.evaluation.intervals import Difference, bootstrap_all, paired_all, wilson
 from logtrain.evaluation.results import Comparison, MetricDifference, MetricMean, ModelDifference, ModelScores
 from logtrain.evaluation.samples import SAMPLE_METRICS, Sample
@@ -84,6 +85,7 @@ def difference_of(names: tuple[str, str], a: Sequence[Sample], b: Sequence[Sampl
         "metrics": metric_differences(a, b),
         "tasks": {name: of_part(part) for name, part in parts.tasks.items()},
         "groups": {name: of_part(part) for name, part in parts.groups.items()},
+        "flips": flips_of(a, b),
     }
 
 

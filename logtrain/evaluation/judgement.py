@@ -17,10 +17,14 @@ Zheng et al. 2023, "Judging LLM-as-a-judge with MT-bench and chatbot arena" (swa
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 import numpy as np
+import orjson
 
+from logtrain.core.atomic import write_file
+from logtrain.core.untrusted import sealed
 from logtrain.evaluation.clusters import Tally, by_cluster, figure_intervals, ratio
 from logtrain.evaluation.intervals import Mean, bootstrap
 from logtrain.evaluation.judge import Comparison, Judged
@@ -49,7 +53,7 @@ class PairJudgement(TypedDict):
 
 
 class Judgement(TypedDict):
-    """The whole of judge.json."""
+    """The whole of judge.json, which is for people and their programs; a report tells what is preferred."""
 
     judge: str
     """The judge's name at the server."""
@@ -167,6 +171,11 @@ def make_judgement(
         "reply_tokens": tokens_out,
         "dollars": dollars if any(prices) else None,
     }
+
+
+def write_judgement(folder: Path, judgement: Judgement) -> None:
+    """Write judge.json, whole or not at all. Raises OSError."""
+    write_file(folder / "judge.json", sealed(orjson.loads(orjson.dumps(judgement))))  # what is not finite is null
 
 
 def told(judgement: Judgement) -> list[str]:

@@ -21,6 +21,7 @@ from logtrain.evaluation.score_table import (
     corpus_rows,
     difference_rows,
     difference_title,
+    flip_lines,
     mean_rows,
     remarks,
 )
@@ -74,6 +75,7 @@ def write_page(folder: Path, result: Result, samples: Mapping[str, Sequence[Samp
         chart=base64.b64encode(svg_bytes(figure)).decode(),
         means=mean_rows([model["metrics"] for model in models]) + corpus_rows(models),
         paired=difference_rows([difference["metrics"] for difference in differences]),
+        flips=flip_lines(differences),
         perplexities={text: [model["perplexity"][text] for model in models] for text in models[0]["perplexity"]},
         tasks=task_tables(result, next(iter(samples.values()))),
         samples=side_by_side(samples),

@@ -2,7 +2,7 @@
 
     data          the questions: their file and its SHA-256, their number, that of their rows, and those left out
     models        NAME -> {metrics, corpus, tasks, groups, path, answered_by, perplexity}
-    differences   [{models: [A, B], metrics, tasks, groups}]    B - A, over the same questions
+    differences   [{models: [A, B], metrics, tasks, groups, flips}]    B - A, over the same questions
 
 Nothing in it depends on the time or the speed of the evaluation.
 """
@@ -17,6 +17,7 @@ import orjson
 from logtrain.core.atomic import write_file
 from logtrain.core.untrusted import sealed
 from logtrain.data.manifest import sha256
+from logtrain.evaluation.flips import Flips
 from logtrain.evaluation.question_set import QuestionSet
 
 
@@ -78,6 +79,8 @@ class ModelDifference(TypedDict):
     """Differences of each task alone, if there are several tasks, by the task's name."""
     groups: dict[str, dict[str, MetricDifference]]
     """Differences of seen and unseen groups alone, where rows have groups."""
+    flips: dict[str, Flips]
+    """The answers that are right of one of the two alone, by the task that they are scored as; of tasks with any."""
 
 
 class Comparison(TypedDict):

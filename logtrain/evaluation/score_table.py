@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+from logtrain.evaluation.flips import flips_line
 from logtrain.evaluation.results import (
     AnsweredBy,
     MetricDifference,
@@ -110,6 +111,15 @@ def difference_title(difference: ModelDifference) -> str:
     """The title of a difference: the second model - the first."""
     a, b = difference["models"]
     return f"{b} - {a}"
+
+
+def flip_lines(differences: Sequence[ModelDifference]) -> list[str]:
+    """A line for each pair of models and task with answers that are right of one of the two alone."""
+    return [
+        f"{difference_title(difference)}, {flips_line(task, flips)}"
+        for difference in differences
+        for task, flips in difference["flips"].items()
+    ]
 
 
 def remarks(result: Result) -> list[str]:

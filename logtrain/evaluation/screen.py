@@ -17,6 +17,7 @@ from logtrain.evaluation.score_table import (
     corpus_rows,
     difference_rows,
     difference_title,
+    flip_lines,
     left_out,
     mean_rows,
     remarks,
@@ -41,6 +42,7 @@ def print_scores(result: Result) -> None:
         paired = difference_rows([difference["metrics"] for difference in differences])
         headings = [difference_title(difference) for difference in differences]
         console.print(table("paired difference, with its 95% interval", headings, paired), BOLD, MULTIPLE, sep="\n")
+        console.print(*map(escape, flip_lines(differences)), sep="\n")
     if texts := sorted({name for model in models for name in model["perplexity"]}):
         losses = Table("", *map(escape, result["models"]), title="perplexity a token, and bits a byte")
         for name in texts:
@@ -83,6 +85,8 @@ def lines(result: Result) -> list[str]:
         for group, metrics in difference["groups"].items():
             told = (f"metric={metric} {figures(score)}" for metric, score in metrics.items())
             found += [f"difference of={b} less={a} group={group} {each}" for each in told]
+        for task, flips in difference["flips"].items():
+            found.append(f"flips of={b} less={a} task={task} lost={len(flips['lost'])} gained={len(flips['gained'])}")
     return found
 
 

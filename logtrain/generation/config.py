@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from logtrain.core.kinds import Config
 from logtrain.core.location import FILE, MODEL, OUTPUT
 from logtrain.core.units import count_of
+from logtrain.data.config import MOST_TOP_K
 from logtrain.text.config import DATE, check_date
 
 LEAST_TEMPERATURE = 1e-6  # a logit divided by it stays finite in fp32
@@ -82,6 +83,9 @@ class ReplayConfig(Config):
     """A sample is left out where more than this share of its runs of 8 tokens stood in it before. 1: none is."""
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=1.0))
     """How tokens are drawn; temperature 1 and no cuts are the model's own distribution."""
+    teacher_top_k: int = 0
+    """Stores beside each token the so many that the model found the most likely in its place, with their
+    log-probabilities at temperature 1: 6 bytes each, for training with trainer.replay_kl. 0: none."""
     template: Annotated[str, FILE] = ""
     """A jinja file to write chats with instead of the model's own chat template."""
     date: str = DATE
@@ -104,6 +108,8 @@ class ReplayConfig(Config):
             raise ValueError(f"max_repeated = {self.max_repeated} is outside (0, 1]")
         if not self.sampling.temperature:
             raise ValueError("sampling.temperature = 0.0: every sample would be the same; give a temperature above 0")
+        if self.teacher_top_k and not 2 <= self.teacher_top_k <= MOST_TOP_K:  # one tells nothing that the text does not
+            raise ValueError(f"teacher_top_k = {self.teacher_top_k} must be 0, or from 2 to {MOST_TOP_K}")
         if not 0 <= self.memory < float("inf"):
             raise ValueError(f"memory = {self.memory} must be a finite number >= 0")
         check_date(self.date)

@@ -34,13 +34,19 @@ DECIDING = ("seq_len", "max_tokens", "min_tokens", "max_repeated")
 
 
 def replay_origin(config: ReplayConfig, folder: ModelFolder, frame: Frame) -> Origin:
-    """What the written data depends on: the model, how it was sampled and what was left out."""
+    """What the written data depends on: the model, how it was sampled and what was left out. Raises ValueError for a
+    `teacher_top_k` of more tokens than there are.
+    """
     settings: dict[str, Any] = {
         "kind": "chats" if frame.is_chat else "documents",
         "tokens": config.num_tokens,
         **{name: getattr(config, name) for name in DECIDING},
         **asdict(config.sampling),
     }
+    if config.teacher_top_k > folder.tokenizer.vocab_size:
+        raise ValueError(f"teacher_top_k = {config.teacher_top_k}: the model has {folder.tokenizer.vocab_size} tokens")
+    if config.teacher_top_k:
+        settings["teacher_top_k"] = config.teacher_top_k
     if frame.is_chat:
         settings["date"] = config.date
     files = [file for of in dict.fromkeys((folder.base, folder.path)) for file in of.glob("*.safetensors")]
@@ -81,10 +87,10 @@ def write_replay(folder: Path, origin: Origin, choice: SampleChoice, dtype: str)
 
 def write_shards(folder: Path, choice: SampleChoice) -> SplitFacts:
     """Write the kept samples into an empty folder; -> what the manifest says of them. Raises OSError."""
-    writer = ShardWriter(folder, "train", SHARD_TOKENS)
+    writer = ShardWriter(folder, "train", SHARD_TOKENS, choice.config.teacher_top_k)
     for number, tokens_N in choice.kept.items():
         record = np.zeros(1, DOCUMENT)
         record["length"], record["row"] = len(tokens_N), number
         record["targets"] = np.count_nonzero(tokens_N[1:] < CONTEXT)
-        writer.add(tokens_N, record)
+        writer.add(tokens_N, record, choice.teachers.get(number))
     return writer.close()

@@ -18,6 +18,7 @@ import numpy as np
 
 from logtrain.data.twins import Twins
 from logtrain.generation.config import ReplayConfig
+from logtrain.generation.sample_teacher import from_text
 from logtrain.generation.self_replay import Frame, Sample
 from logtrain.text.tokenizer import Tokenizer
 
@@ -27,14 +28,15 @@ KEY = b"replay"  # of hashes that are compared with each other alone
 
 
 class SampleChoice:
-    """The choice so far. kept: the stored tokens of each kept sample, by its number. num_seen: samples that it has
-    decided on. dropped: the others, by reason.
+    """The choice so far. kept: the stored tokens of each kept sample, by its number. teachers: what the model expected
+    of each, with `teacher_top_k`. num_seen: samples that it has decided on. dropped: the others, by reason.
     """
 
     def __init__(self, config: ReplayConfig, frame: Frame, tokenizer: Tokenizer):
         self.config, self.frame, self.tokenizer = config, frame, tokenizer
         self.special = frozenset(tokenizer.special_tokens().values())
         self.kept: dict[int, np.ndarray] = {}
+        self.teachers: dict[int, np.ndarray] = {}
         self.dropped: Counter[str] = Counter()
         self.num_seen = self.num_tokens = 0
         self.seen: set[int] = set()  # hashes of masked texts
@@ -53,8 +55,10 @@ class SampleChoice:
             if reason := self.reason(sample):
                 self.dropped[reason] += 1
             else:
-                self.kept[sample.number] = self.frame.stored(sample)
-                self.num_tokens += len(self.kept[sample.number])
+                stored_N = self.kept[sample.number] = self.frame.stored(sample)
+                self.num_tokens += len(stored_N)
+                if top_k := self.config.teacher_top_k:
+                    self.teachers[sample.number] = from_text(sample.teacher, stored_N, top_k)
             if self.num_seen >= HOPELESS and len(self.kept) * 50 < self.num_seen:
                 raise ValueError(
                     f"of {self.num_seen:,} samples {len(self.kept)} can be kept ({self.told()}); lower "

@@ -1,6 +1,7 @@
 """Samples on disk as they are written, so that a kill loses none:
 
-    OUTPUT.samples/00000.jsonl   an object for each sample that rank 0 wrote; a torn last line is ignored
+    OUTPUT.samples/00000.jsonl   an object for each sample that rank 0 wrote, with its teacher's distribution if that is
+                                 asked for; a torn last line is ignored
 
 Each object has a hash of the rest of it, and names the model. Any number of ranks may go on.
 """

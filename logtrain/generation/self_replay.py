@@ -24,6 +24,7 @@ from logtrain.generation.config import ReplayConfig
 from logtrain.generation.generator import Generator
 from logtrain.generation.load import ModelFolder
 from logtrain.generation.request import Request
+from logtrain.generation.sample_teacher import SampleTeacher, as_text
 from logtrain.text.chat_template import TRIAL, ChatTemplate
 from logtrain.text.template_source import template_of
 
@@ -39,6 +40,10 @@ class Sample(NamedTuple):
     """Ids of the document or the answer; [] where the question had no end."""
     is_ended: bool
     """Whether the model ended it, and not `max_tokens`."""
+    teacher: str = ""
+    """What the model expected in the place of its tokens, as `sample_teacher.as_text` gives it; "" where that is not
+    asked for.
+    """
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,8 @@ class SampleWriter:
             )
         loaded = folder.load(device, config.max_sequences)
         self.generator = loaded.generator(config.memory, stop_ids=frame.stop_ids)
+        top_k = config.teacher_top_k
+        self.teacher = SampleTeacher(loaded.model, top_k, folder.tokenizer.vocab_size) if top_k else None
 
     def write(self, numbers: Iterable[int]) -> Iterator[Sample]:
         """The samples of these numbers, in the order in which they are completed."""
@@ -151,14 +158,21 @@ class SampleWriter:
                 number, question = under_way.pop(event.request_id)
                 ids, is_ended = event.answer.ids, event.answer.finish_reason == "stop"
                 if not self.frame.is_chat:
-                    yield Sample(number, [], ids, is_ended)
+                    yield self.taught(Sample(number, [], ids, is_ended))
                 elif question is not None:
-                    yield Sample(number, question, ids, is_ended)
+                    yield self.taught(Sample(number, question, ids, is_ended))
                 elif is_ended and ids and len(ids) < self.room:
                     prompt = [*self.frame.prompt, *ids, *self.frame.between]
                     under_way[self.ask(generator, prompt, 2 * number + 1, len(ids))] = number, ids
                 else:
                     yield Sample(number, ids, [], is_ended=False)
+
+    def taught(self, sample: Sample) -> Sample:
+        """The sample with what the model expected, if that is asked for."""
+        if self.teacher is None:
+            return sample
+        stored_N = self.frame.stored(sample)
+        return sample._replace(teacher=as_text(self.teacher.records(stored_N), stored_N))
 
     def ask(self, generator: Generator, prompt: Sequence[int], number: int, taken: int = 0) -> int:
         """Submit a request; `taken`: tokens of the room that the question has -> the request's id."""

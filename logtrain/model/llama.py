@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import logtrain_kernels
 from logtrain.core.batch import IGNORE, Batch
 from logtrain.model.config import Recompute
+from logtrain.model.distillation import Taught, taught_cross_entropy
 from logtrain.model.recompute import recomputed
 from logtrain.model.sequence_losses import by_sequence, token_losses
 from logtrain_kernels import (
@@ -171,16 +172,23 @@ class LossHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
 
     def forward(
-        self, x_TD: Tensor, residual_TD: Tensor, labels_T: Tensor | None, of_each_token: bool = False
+        self,
+        x_TD: Tensor,
+        residual_TD: Tensor,
+        labels_T: Tensor | None,
+        of_each_token: bool = False,
+        taught: Taught | None = None,
     ) -> Tensor:
         """Returns the loss summed over the labels (fp32 scalar, in nats), or of each token (fp32 [T], 0 without a
-        label), or the logits [T, V] where there are no labels.
+        label), or the logits [T, V] where there are no labels; with a teacher what `taught_cross_entropy` gives.
         """
         _, normed_TD = self.norm(x_TD, residual_TD)
         if labels_T is None:
             return normed_TD @ self.weight.T
         if of_each_token:
             return token_losses(normed_TD, self.weight, labels_T)
+        if taught is not None:
+            return taught_cross_entropy(normed_TD, self.weight, labels_T, taught)
         return linear_cross_entropy(normed_TD, self.weight, labels_T)
 
 
@@ -203,16 +211,23 @@ class Llama(nn.Module):
             assert isinstance(weight, nn.Parameter)
             self.head.weight = weight
 
-    def forward(self, batch: Batch, end_id: int | None = None, of_sequences: bool = False) -> Tensor:
+    def forward(
+        self, batch: Batch, end_id: int | None = None, of_sequences: bool = False, teacher_share: float = 0.0
+    ) -> Tensor:
         """Cross-entropy summed over the batch's targets: fp32 scalar, in nats. Without labels: the logits [T, V].
 
         `end_id`: fp32 [3] instead: that sum, the number of targets that are this id, and of how many of these it is the
-        most likely one. `of_sequences`: fp32 [S] instead, the sum of each sequence of the batch.
+        most likely one. `of_sequences`: fp32 [S] instead, the sum of each sequence of the batch. `teacher_share`: fp32
+        [3] instead, of a batch with a teacher, as `taught_cross_entropy` gives it.
         """
         self.seeds[:] = [] if batch.seeds_T is None else [batch.seeds_T]
         x_TD, residual_TD = self.decode(batch)
         if of_sequences:
             return by_sequence(self.head(x_TD, residual_TD, batch.labels_T, True), batch.cu_seqlens)
+        if teacher_share:
+            assert batch.teacher_TK is not None and batch.teacher_log_TK is not None
+            taught = Taught(batch.teacher_TK, batch.teacher_log_TK, teacher_share)
+            return self.head(x_TD, residual_TD, batch.labels_T, taught=taught)
         summed = self.head(x_TD, residual_TD, batch.labels_T)
         if end_id is None or batch.labels_T is None:
             return summed

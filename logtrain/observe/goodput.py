@@ -16,10 +16,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from logtrain.core.entry import seconds_running
-from logtrain.core.untrusted import from_json, read_json
+from logtrain.core.untrusted import from_json, read_own, sealed
 
 FILE = "goodput.json"
 STAGES = ("start", "load", "step", "data wait", "validation", "checkpoint", "export")
@@ -185,7 +183,7 @@ class Goodput:
         self.written = time.monotonic()
         with self.lock:
             self.settle()
-            content = orjson.dumps({"attempts": [asdict(each) for each in (*self.earlier, self.attempt)]})
+            content = sealed({"attempts": [asdict(each) for each in (*self.earlier, self.attempt)]})
         aside = self.file.with_name(f".{FILE}.partial")  # without fsync: it is written every few seconds
         with contextlib.suppress(OSError):
             aside.write_bytes(content)
@@ -206,7 +204,7 @@ def read_attempts(folder: Path) -> list[Attempt]:
     if not file.exists():
         return []
     try:
-        return [checked_attempt(attempt) for attempt in from_json(Attempts, read_json(file)).attempts]
+        return [checked_attempt(attempt) for attempt in from_json(Attempts, read_own(file)).attempts]
     except ValueError as error:
         what = str(error).removeprefix(f"{file}: ")
         raise ValueError(f"{file}: {what}; remove it to begin the account anew") from None

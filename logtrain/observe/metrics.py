@@ -4,6 +4,7 @@ screen.
 Every value arrives as a plain Python number, so nothing here waits for the device.
 """
 
+import os
 import threading
 import time
 import zlib
@@ -12,9 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from logtrain.core.atomic import naming
+from logtrain.core.sealed_lines import add, adding, sealed_line
 from logtrain.observe.health import Event
 from logtrain.observe.records import Record, as_line, cut_after
 from logtrain.observe.screen import Lines, Table, on_terminal
@@ -46,7 +46,7 @@ class Metrics:
         cut = cut_after(run_dir / "metrics.jsonl", resume_step, validates)
         self.crc32 = cut.crc32
         self.records = open(run_dir / "metrics.jsonl", "ab")  # noqa: SIM115 (closed in close)
-        self.events = open(run_dir / "events.jsonl", "ab")  # noqa: SIM115
+        self.events = adding(run_dir / "events.jsonl")
         self.log = open(run_dir / "log.txt", "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         self.screen = Table(total_steps, resume_step) if on_terminal() else Lines(total_steps)
         if cut.later:
@@ -75,10 +75,8 @@ class Metrics:
     def event(self, event: Event) -> None:
         """Record what a person should know in events.jsonl, with the time, and show it."""
         if self.enabled:
-            line = orjson.dumps({"time": time.time(), **event._asdict()}, option=orjson.OPT_APPEND_NEWLINE)
-            with self.lock, naming(Path(self.events.name)):
-                self.events.write(line)
-                self.events.flush()
+            with self.lock:
+                add(self.events, {"time": time.time(), **event._asdict()})
             self.info(f"{event.kind}: {event.text}")
 
     def info(self, text: str) -> None:
@@ -93,7 +91,7 @@ class Metrics:
         if self.enabled and not self.log.closed:
             self.screen.close()
             for stream in (self.records, self.events, self.log):
-                with naming(Path(stream.name)):  # a full disk may be noticed only now
+                with naming(Path(os.fsdecode(stream.name))):  # a full disk may be noticed only now
                     stream.close()
 
     def __enter__(self) -> "Metrics":
@@ -106,7 +104,7 @@ class Metrics:
 
     def _write(self, record: Record) -> None:
         with naming(Path(self.records.name)):
-            line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+            line = sealed_line(record)
             self.records.write(line)
             self.records.flush()
         self.crc32 = zlib.crc32(line, self.crc32)

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from logtrain.core.sealed_lines import add, adding
 from logtrain.observe.health import Event
 from logtrain.observe.sensors import USUAL, GpuSensors, HostSensors
 
@@ -63,15 +62,15 @@ class Monitor:
 
     def watch(self) -> None:
         """The work of the thread."""
-        with contextlib.suppress(OSError):  # a full disk: the run itself will say so
+        with contextlib.suppress(OSError, ValueError):  # a full disk, no regular file: the run itself will say so
             host, gpus = HostSensors(), GpuSensors(self.uuids)
-            with open(self.file, "ab", buffering=0) as stream:
+            with adding(self.file) as stream:
                 count = 0
                 while not self.closing.wait(EVERY):
                     self.last = {"time": time.time(), "node": platform.node(), **host.read(), "gpus": gpus.read()}
                     for event in self.wrong(self.last["gpus"]):
                         self.say(event)
-                    stream.write(orjson.dumps(self.last, option=orjson.OPT_APPEND_NEWLINE))
+                    add(stream, self.last)
                     count += 1
                     if count % WRITE_EVERY == 0:
                         self.also()
@@ -96,5 +95,5 @@ class Monitor:
 
     def write_event(self, event: Event) -> None:
         """Append an event to this machine's file."""
-        with open(self.events, "ab") as stream:
-            stream.write(orjson.dumps({"time": time.time(), **event._asdict()}, option=orjson.OPT_APPEND_NEWLINE))
+        with adding(self.events) as stream:
+            add(stream, {"time": time.time(), **event._asdict()})

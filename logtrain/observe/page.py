@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from logtrain.core.atomic import write_file
-from logtrain.core.untrusted import read_json, read_own
+from logtrain.core.untrusted import read_own
 from logtrain.observe.charts import Chart, charts_of, draw, png_bytes, svg_bytes
 from logtrain.observe.goodput import account, clock
 from logtrain.observe.run_files import Line, RunFiles, as_table, differing, is_number
@@ -71,6 +71,7 @@ def page(runs: Sequence[RunFiles], charts: Sequence[Chart]) -> str:
         "times": [of_time(run) for run in runs if run.attempts],
         "predicted": predicted(runs),
         "data": data_rows(runs),
+        "forgotten": [row for run in runs for row in forgotten(run)],
         "exports": [export_row(run) for run in runs if run.export],
         "evaluations": evaluations(runs),
         "differing": [[key, *map(setting, values)] for key, values in differing(list(runs)).items()] if several else [],
@@ -79,7 +80,7 @@ def page(runs: Sequence[RunFiles], charts: Sequence[Chart]) -> str:
     }
     titles = {
         "summary": "summary", "charts": "charts", "events": "events", "times": "time", "predicted": "plan",
-        "data": "data", "exports": "export",
+        "data": "data", "forgotten": "forgetting", "exports": "export",
     }  # fmt: skip
     contents = [(anchor, anchor) for key, anchor in titles.items() if facts[key] or key == "events"]
     contents += [(f"evaluation-{i}", "evaluation") for i, _ in enumerate(facts["evaluations"], 1)]
@@ -211,10 +212,24 @@ def data_rows(runs: Sequence[RunFiles]) -> list[list[str]]:
         for folder in filter(None, named):
             if not os.path.isfile(Path(folder) / "manifest.json"):
                 continue
-            facts = run.attempt(lambda folder=folder: read_json(Path(folder) / "manifest.json"), {})
+            facts = run.attempt(lambda folder=folder: read_own(Path(folder) / "manifest.json"), {})
             for split, counts in as_table(facts.get("splits")).items():
                 figures = (number(as_table(counts).get(key), ",.0f") for key in ("documents", "tokens", "targets"))
                 rows.append([run.name, folder, split, *figures])
+    return rows
+
+
+def forgotten(run: RunFiles) -> list[list[str]]:
+    """Each validation set before and after a run, with the interval of its change, and the run's forget budget."""
+    budget, sets = run.forgetting.get("budget"), run.forgetting.get("sets")
+    within = {True: "within", False: "not within"}.get(run.forgetting.get("is_within"))  # type: ignore[arg-type]
+    kept = f"{within} a budget of {number(budget, '.2%')}" if within else "-"
+    rows = []
+    for one in map(as_table, sets if isinstance(sets, list) else []):
+        losses = [number(one.get(key)) for key in ("before", "after")]
+        change = f"{number(one.get('low'), '+.4f')} to {number(one.get('high'), '+.4f')}"
+        told = f"{one.get('name')} ({one.get('role')})" if one.get("role") else str(one.get("name"))
+        rows.append([run.name, told, *losses, change, number(one.get("rise"), "+.2%"), kept])
     return rows
 
 
@@ -237,13 +252,30 @@ def evaluations(runs: Sequence[RunFiles]) -> list[Mapping[str, Any]]:
         means = [[name, *(mean_of(model, name) for model in models.values())] for name in metrics]
         questions = as_table(scores.get("data")).get("questions")
         told = f"{number(questions, ',.0f')} questions; {file.parent / 'compare.html'} has the answers"
+        if (judge := file.with_name("judge.json")).is_file():
+            told += "".join(f"; {line}" for line in judged(runs[0].attempt(lambda judge=judge: read_own(judge), {})))
         found.append({"name": file.parent.name, "told": told, "headings": ["", *models], "means": means})
+    return found
+
+
+def judged(judgement: Line) -> list[str]:
+    """Which of every two models a judge prefers, and by how much: 0.5 is even."""
+    found, pairs = [], judgement.get("pairs")
+    for pair in map(as_table, pairs if isinstance(pairs, list) else []):
+        models = pair.get("models")
+        a, b = models if isinstance(models, list) and len(models) == 2 else ("-", "-")
+        found.append(f"{judgement.get('judge')} prefers {b} to {a}: {told(pair, 'preferred')}")
     return found
 
 
 def mean_of(model: Line, name: str) -> str:
     """A model's mean of a metric with its interval."""
-    score = as_table(as_table(model.get("metrics")).get(name))
+    return told(as_table(model.get("metrics")), name)
+
+
+def told(means: Line, name: str) -> str:
+    """A mean with its interval."""
+    score = as_table(means.get(name))
     if not is_number(score.get("mean")):
         return "-"
     has_interval = is_number(score.get("low")) and is_number(score.get("high"))

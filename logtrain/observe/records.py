@@ -10,6 +10,7 @@ from typing import NamedTuple
 import orjson
 
 from logtrain.core.atomic import write_file
+from logtrain.core.sealed_lines import own_object_of
 from logtrain.core.untrusted import open_regular
 
 Record = dict[str, float | int | str | None]
@@ -55,12 +56,9 @@ def cut_after(path: Path, step: int, validates: bool = False) -> Cut:
 
 
 def step_of(line: bytes) -> int | None:
-    """The step of a line of metrics.jsonl; None for a line that is torn or no record."""
-    try:
-        record = orjson.loads(line) if line.endswith(b"\n") else None
-    except orjson.JSONDecodeError:
-        return None
-    step = record.get("step") if isinstance(record, dict) else None
+    """The step of a line of metrics.jsonl; None for a line that is torn, has changed, or is no record."""
+    record = own_object_of(line) if line.endswith(b"\n") else None
+    step = record.get("step") if record else None
     return step if type(step) is int else None
 
 

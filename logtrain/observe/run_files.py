@@ -4,17 +4,18 @@ The files may come from others, and a run may be writing them now: what cannot b
 `problems`.
 """
 
+import itertools
 import math
 import tomllib
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
-import orjson
-
-from logtrain.core.run_folder import CONFIG
-from logtrain.core.untrusted import read_bytes, read_json
+from logtrain.core.run_folder import CONFIG, check_config
+from logtrain.core.sealed_lines import own_object_of
+from logtrain.core.untrusted import HASH, read_bytes, read_own
 from logtrain.observe.goodput import Attempt, read_attempts
 
 MOST_BYTES = 256 << 20  # of a file of records: that of a million steps
@@ -45,6 +46,8 @@ class RunFiles:
     """Its starts."""
     export: Line = field(default_factory=dict)
     """The proof of its export."""
+    forgetting: Line = field(default_factory=dict)
+    """Its validation sets before and after (forgetting.json)."""
     plan: Line = field(default_factory=dict)
     """The plan that was put beside it, as `logtrain plan --json` prints it."""
     problems: list[str] = field(default_factory=list)
@@ -60,6 +63,18 @@ class RunFiles:
         """Steps of the whole run, 0 where that is not known."""
         return self.attempts[-1].total_steps if self.attempts else 0
 
+    def lines(self, file: Path) -> list[Line]:
+        """The objects of a file of JSON lines, [] where there is none; lines that are not as they were written are left
+        out, and counted in `problems` but for one at the end that a kill has torn, or that is being written now.
+        """
+        content = self.attempt(lambda: read_bytes(file, MOST_BYTES) if file.exists() else b"", b"")
+        lines = content.split(b"\n")[: MOST_LINES + 1]
+        found = [own_object_of(line) for line in lines]
+        if damaged := [number for number, record in enumerate(found[:-1], 1) if record is None]:
+            told = f"{len(damaged):,} lines are not as they were written, the first is line {damaged[0]:,}; left out"
+            self.problems.append(f"{file}: {told}")
+        return [record for record in found if record is not None]
+
     def attempt(self, what: Callable[[], T], otherwise: T) -> T:
         """What a reading gives, or `otherwise`, with the problem noted, where the file is damaged."""
         try:
@@ -74,8 +89,8 @@ def read_run(folder: Path) -> RunFiles:
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder}: not a run (no {CONFIG})")
     run = RunFiles(folder, folder.absolute().name)
-    run.config = run.attempt(lambda: flat(tomllib.loads(read_bytes(folder / CONFIG).decode(errors="replace"))), {})
-    for record in run.attempt(lambda: read_lines(folder / "metrics.jsonl"), []):
+    run.config = run.attempt(lambda: settings_in(folder / CONFIG), {})
+    for record in run.lines(folder / "metrics.jsonl"):
         if type(record.get("step")) is not int:
             continue
         if "set" in record:
@@ -83,31 +98,39 @@ def read_run(folder: Path) -> RunFiles:
         elif "loss" in record:
             run.steps.append(record)
     for file in sorted(folder.glob("events*.jsonl")):
-        run.events += run.attempt(lambda file=file: read_lines(file), [])
+        run.events += run.lines(file)
     run.events.sort(key=lambda event: event["time"] if is_number(event.get("time")) else 0)
     for file in sorted(folder.glob("system*.jsonl")):
-        for sample in run.attempt(lambda file=file: read_lines(file), []):
+        for sample in run.lines(file):
             run.system.setdefault(str(sample.get("node", ""))[:100], []).append(sample)
     run.attempts = run.attempt(lambda: read_attempts(folder), [])
-    for fact, name in (("export", "adapter"), ("export", "export"), ("plan", "plan")):
+    for fact, name in (("export", "adapter"), ("export", "export"), ("forgetting", "forgetting"), ("plan", "plan")):
         if (folder / f"{name}.json").is_file():
-            setattr(run, fact, run.attempt(lambda name=name: read_json(folder / f"{name}.json"), {}))
+            setattr(run, fact, run.attempt(lambda name=name: read_own(folder / f"{name}.json"), {}))
+    run.attempt(lambda: check_records(run), None)
     return run
 
 
-def read_lines(file: Path) -> list[Line]:
-    """The objects of a file of JSON lines; lines that are none are left out. Raises ValueError and OSError."""
-    if not file.exists():
-        return []
-    found = []
-    for line in read_bytes(file, MOST_BYTES).splitlines()[:MOST_LINES]:
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError:  # torn by a kill, or being written now
-            continue
-        if isinstance(record, dict):
-            found.append(record)
-    return found
+def settings_in(file: Path) -> Line:
+    """The settings of a run by dotted key. Raises ValueError where they have changed since."""
+    text = read_bytes(file).decode(errors="replace")
+    if HASH.search(text.partition("\n")[0]):
+        check_config(file)
+    return flat(tomllib.loads(text))
+
+
+def check_records(run: RunFiles) -> None:
+    """Raises ValueError where a finished run has lost records that its last checkpoint knows: a whole line that is gone
+    from the end looks like a run that was killed before it wrote it.
+    """
+    saved = max(run.folder.glob("checkpoints/step-*/checkpoint.json"), default=None, key=lambda file: file.parent.name)
+    if saved is None or not run.attempts or run.attempts[-1].ended != "finished":
+        return
+    state = as_table(read_own(saved).get("state"))
+    file, known = run.folder / "metrics.jsonl", state.get("records_crc32")
+    lines = read_bytes(file, MOST_BYTES).splitlines(keepends=True)
+    if known and known not in itertools.accumulate(lines, lambda crc, line: zlib.crc32(line, crc), initial=0):
+        raise ValueError(f"{file}: records up to step {state.get('step')} are lost, or not as its checkpoint knows")
 
 
 def as_table(value: object) -> Line:

@@ -37,7 +37,8 @@ def check_resumable(folder: Path, config: RunConfig, shape: LlamaConfig, data: s
     if config.lora.rank:
         add_adapters(model, config.lora, torch.float32)
     try:
-        TensorFiles(newest, sorted(facts.files)).check({name: t.shape for name, t in stored_with(model).items()})
+        files = TensorFiles(newest, sorted(facts.files))
+        files.check({name: t.shape for name, t in stored_with(model, files.moments).items()})
     except ValueError as error:
         raise ValueError(f"{newest}: does not fit this model: {error}") from None
     return f"goes on after step {state.step}"

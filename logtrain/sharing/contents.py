@@ -45,12 +45,11 @@ def lineage_of(folder: Path) -> dict[str, Any]:
         return of_prepared(read_manifest(folder))
     if kind == "evaluation":
         return of_evaluation(folder)
-    for name in (LINEAGE, "adapter_config.json"):
-        if (folder / name).is_file():
-            check_file(folder / name)
+    for name in (LINEAGE, "adapter_config.json"):  # without them a folder would seem to have come from nothing
+        check_file(folder / name)
     if (folder / LINEAGE).is_file():
         losses = folder.parent / f"{folder.name}.json"
-        facts = read_json(losses) if losses.is_file() else {}
+        facts = read_own(losses) if losses.is_file() else {}
         found = read_json(folder / LINEAGE)
         where = f"{folder / LINEAGE}: "
         parents = checked(f"{where}parents", found.get("parents", []), list[Parent])

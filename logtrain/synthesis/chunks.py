@@ -126,9 +126,9 @@ def kept_chunks(config: SynthesiseConfig, folder: Path, prompts_sha256: str) -> 
         write_file(file, sealed_line(head) + b"".join(map(line_of, found.chunks)))
         return found
     try:
-        first, *rest = read_bytes(file, 4 * MOST_CHARS).splitlines()
+        first, *rest = read_bytes(file, 4 * MOST_CHARS).splitlines(keepends=True)
         head = head_of(first)
-        found = Chunks([Chunk(**orjson.loads(one)) for one in rest], Counter(head["left_out"]))
+        found = Chunks([chunk_of(one) for one in rest], Counter(head["left_out"]))
         if head["chunks_sha256"] != found.sha256:
             raise ValueError("its hash does not fit")
     except (ValueError, LookupError, TypeError) as error:
@@ -143,12 +143,20 @@ def line_of(chunk: Chunk) -> bytes:
     return orjson.dumps(asdict(chunk), option=orjson.OPT_APPEND_NEWLINE)
 
 
+def chunk_of(line: bytes) -> Chunk:
+    """What `line_of` was given. Raises ValueError and TypeError where a byte has changed, be it the line's end."""
+    chunk = Chunk(**orjson.loads(line))
+    if line_of(chunk) != line:
+        raise ValueError(f"the line of the chunk at {chunk.file} line {chunk.first_line} has changed")
+    return chunk
+
+
 def head_of(line: bytes) -> dict[str, Any]:
     """What the first line of a run's chunks says of all. Raises ValueError where it has changed."""
     facts = orjson.loads(line)
     if isinstance(facts, dict) and facts.keys() == {"left_out", "sha256", "prompts"}:  # of an older version
         return {**facts, "chunks_sha256": facts["sha256"]}
-    if (found := object_of(line)) is None:
+    if (found := object_of(line)) is None or sealed_line(found) != line:
         raise ValueError("its first line has changed")
     return found
 

@@ -113,7 +113,7 @@ def open_checkpoint(name: str, path: Path, verify: bool, note: Note) -> BlendInp
     model, shape = Path(config.model), hf.read_config(config.model)
     try:
         files = TensorFiles(path, sorted(facts.files))
-        files.check({key: tensor.shape for key, tensor in stored_with(empty_model(shape)).items()})
+        files.check({key: tensor.shape for key, tensor in stored_with(empty_model(shape), files.moments).items()})
     except ValueError as error:
         raise ValueError(f"{path}: does not fit the model {model}: {error}") from None
     data = tuple(Path(folder) for folder in config.sources.values())

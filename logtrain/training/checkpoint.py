@@ -17,7 +17,7 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ from logtrain.core.world import host_group
 from logtrain.model.weights import fill_rows, local_rows
 from logtrain.training.optim import MOMENTS, create_moments, trained_parameters
 from logtrain.training.state import TrainState
-from logtrain.training.tensor_files import TensorFiles, TensorRows, write_tensors
+from logtrain.training.tensor_files import MOMENT, TensorFiles, TensorRows, write_tensors
 
 FACTS = "checkpoint.json"
 T = TypeVar("T")
@@ -214,7 +214,8 @@ class Checkpoints:
         wanted = tensors_of(model, optimizer)
         try:
             source = TensorFiles(path, sorted(facts.files))
-            source.check({name: tensor.shape for name, tensor in stored_with(model).items()})
+            moments = source.moments if optimizer is None else MOMENTS[type(optimizer)]
+            source.check({name: tensor.shape for name, tensor in stored_with(model, moments).items()})
         except ValueError as error:
             raise ValueError(f"{path}: does not fit this model: {error}") from None
         for name, tensor in wanted.items():
@@ -231,15 +232,17 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dic
         tensors[f"model.{name}"] = parameter.detach()
         if optimizer is not None:
             moments = optimizer.state[parameter]
-            tensors |= {f"optimizer.{key}.{name}": moments[key] for key in MOMENTS}
+            tensors |= {f"{MOMENT}{key}.{name}": moments[key] for key in MOMENTS[type(optimizer)]}
     return tensors
 
 
-def stored_with(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors with the names and shapes of those in a checkpoint of this model; a parameter stands for its moments."""
+def stored_with(model: nn.Module, moments: Iterable[str]) -> dict[str, Tensor]:
+    """Tensors with the names and shapes of those in a checkpoint of this model; a parameter stands for its moments.
+    `moments`: which the optimizer keeps of each, as in MOMENTS, or which a checkpoint has.
+    """
     found = {}
     for name, parameter in trained_parameters(model):
-        found |= {f"model.{name}": parameter, **{f"optimizer.{key}.{name}": parameter for key in MOMENTS}}
+        found |= {f"model.{name}": parameter, **{f"{MOMENT}{key}.{name}": parameter for key in moments}}
     return found
 
 

@@ -77,6 +77,10 @@ class TrainerConfig(Config, prefix="trainer."):
     """With a budget: the source in data of which the share is steered; mix has the one that it begins with."""
     replay_bounds: tuple[float, ...] = (0.01, 0.5)
     """With a budget: the least and the greatest share of replay."""
+    replay_kl: float = 0.0
+    """Share of the teacher in the objective on text that a model wrote with `logtrain replay --teacher_top_k`: 0 takes
+    the cross-entropy of what it wrote, 1 the divergence from all that it could have written; the mean gradient is the
+    same, its noise less. The loss that is told stays the cross-entropy."""
     stop_after: int = 0
     """Save and exit with status 75 after this step, as after SIGTERM; the schedule does not change. 0: never."""
 
@@ -88,6 +92,8 @@ class TrainerConfig(Config, prefix="trainer."):
         for name in ("max_steps", "max_grad_norm", "valid_every", "save_every", "keep", "patience", "stop_after"):
             if getattr(self, name) < 0:
                 raise ValueError(f"trainer.{name} = {getattr(self, name)} must not be negative")
+        if not 0 <= self.replay_kl <= 1:
+            raise ValueError(f"trainer.replay_kl = {self.replay_kl} must be from 0 to 1")
         if not 0 <= self.forget_budget < math.inf:
             raise ValueError(f"trainer.forget_budget = {self.forget_budget} must be a finite number >= 0")
         if len(self.replay_bounds) != 2 or not 0 < self.replay_bounds[0] <= self.replay_bounds[1] < 1:

@@ -103,13 +103,13 @@ class Forgetting:
         return lines
 
     def write(self, folder: Path, state: TrainState) -> None:
-        """Write what `told` says into forgetting.json, where there is anything to tell."""
+        """Write what `told` says into forgetting.json, for the report, where there is anything to tell."""
         if rows := list(self.rows(state)):
             facts: dict[str, Any] = {
                 "budget": self.trainer.forget_budget,
                 "step": state.best_step if self.trainer.keep_best and state.best_step else state.step,
                 "is_within": bool(state.best_step) if self.trainer.forget_budget else None,
-                "sets": [row._asdict() | {"rise": row.rise} for row in rows],
+                "sets": [row.facts() for row in rows],
                 "shares": [
                     {"step": change.step, "share": change.share, "rise": change.rise} for change in state.share_changes
                 ],
@@ -142,6 +142,11 @@ class BeforeAndAfter(NamedTuple):
     def rise(self) -> float:
         """The change as a share of the loss before."""
         return self.after / self.before - 1
+
+    def facts(self) -> dict[str, Any]:
+        """The same as JSON, where ends that are not finite, those of a single row, are null."""
+        ends = {name: end if math.isfinite(end) else None for name, end in (("low", self.low), ("high", self.high))}
+        return {**self._asdict(), **ends, "rise": self.rise}
 
     def line(self) -> str:
         """In words."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from logtrain.data.loader import Step
+from logtrain.training.step import StepResult
 
 
 class Interval:
@@ -17,6 +18,7 @@ class Interval:
         self.steps = self.tokens = self.attention_pairs = 0
         self.targets_K: list[int] = []  # by source
         self.summed_loss_K: Tensor | float = 0.0  # on the device, in nats: over this rank's targets, by source
+        self.measures_M: Tensor | float = 0.0  # on the device: of this rank, as of StepResult; 0 where there are none
         self.data_seconds = self.excluded_seconds = 0.0
         self.began = time.perf_counter()
         self.ended: float | None = None
@@ -26,8 +28,8 @@ class Interval:
         self.ended = time.perf_counter()
         return self
 
-    def add(self, step: Step, summed_loss_K: Tensor) -> None:
-        """Count a step. `summed_loss_K`: as of StepResult."""
+    def add(self, step: Step, result: StepResult) -> None:
+        """Count a step; what it gave stays on the device."""
         self.steps += 1
         self.tokens += step.tokens
         self.attention_pairs += step.attention_pairs
@@ -35,7 +37,9 @@ class Interval:
             self.targets_K = [
                 sum(both) for both in zip(self.targets_K or [0] * len(step.targets_K), step.targets_K, strict=True)
             ]
-            self.summed_loss_K = self.summed_loss_K + summed_loss_K
+            self.summed_loss_K = self.summed_loss_K + result.summed_loss_K
+        if result.measures_M is not None:
+            self.measures_M = self.measures_M + result.measures_M
 
     @property
     def seconds(self) -> float:

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from logtrain.training.optim_config import OptimConfig
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps for each parameter, in the parameter's own shape
+MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {  # kept of each parameter, in its own shape and in fp32
+    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
+}
 
 
 def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -40,4 +42,4 @@ def create_moments(model: nn.Module, optimizer: torch.optim.Optimizer, num_updat
     for _, parameter in trained_parameters(model):
         state = optimizer.state[parameter]
         state["step"] = torch.tensor(float(num_updates), device=parameter.device)
-        state |= {key: torch.zeros_like(parameter) for key in MOMENTS}
+        state |= {key: torch.zeros_like(parameter) for key in MOMENTS[type(optimizer)]}

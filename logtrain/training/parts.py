@@ -14,12 +14,12 @@ from logtrain.observe.metrics import Metrics
 from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.checks import check_space
 from logtrain.training.forgetting import Forgetting
+from logtrain.training.objective import objective_of
 from logtrain.training.optim import make_optimizer
-from logtrain.training.preference import Preference
 from logtrain.training.reference import give_references
 from logtrain.training.setup import RunSetup
 from logtrain.training.state import TrainState
-from logtrain.training.step import TrainStep, cross_entropy
+from logtrain.training.step import TrainStep
 from logtrain.training.trainer import Trainer
 
 
@@ -105,9 +105,8 @@ def build_parts(run: RunSetup, weights: WeightSource) -> Parts:
             f"the first validation set is another one than when step {best_step} was the best: the best step is "
             "found anew"
         )
-    objective = cross_entropy
+    objective = objective_of(config)
     if config.trains_on == "pairs":
-        objective = Preference(config.dpo)
         told += give_references(run, model, is_new=state.step == 0)
     total_steps = config.trainer.total_steps(run.data.train.steps_per_epoch)
     train_step = TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, total_steps, world, objective)

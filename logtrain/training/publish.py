@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-import orjson
 from torch import Tensor
 
 from logtrain.core.atomic import aside_of, new_folder, write_file
@@ -19,7 +18,7 @@ from logtrain.core.lineage import parent_of, write_lineage
 from logtrain.core.run_folder import flatten
 from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.units import rate, size
-from logtrain.core.untrusted import read_json
+from logtrain.core.untrusted import read_json, sealed
 from logtrain.core.world import World
 from logtrain.model import hf, peft
 from logtrain.model.base import read_base, write_base
@@ -63,7 +62,7 @@ class ExportResult(NamedTuple):
         )
 
     def to_json(self) -> dict:
-        """The content of export.json."""
+        """The content of export.json, which report, rehearsal, hub and lineage tell of."""
         losses = {"live_loss": self.live_loss, "exported_loss": self.exported_loss}
         return {**losses, "difference": self.difference, "dtype": self.dtype}
 
@@ -72,7 +71,7 @@ class ExportResult(NamedTuple):
         be given again.
         """
         report = folder.with_name(f"{folder.name}.json")
-        write_file(report, orjson.dumps(self.to_json(), option=orjson.OPT_INDENT_2))
+        write_file(report, sealed(self.to_json()))
 
 
 def check_output(folder: Path) -> None:

@@ -16,9 +16,10 @@ from logtrain.observe.health import Event, Health
 from logtrain.observe.records import Record
 from logtrain.training.block_time import BlockTime
 from logtrain.training.interval import Interval
+from logtrain.training.objective import Distillation
 from logtrain.training.preference import MEASURES
 from logtrain.training.state import TrainState, set_key
-from logtrain.training.step import StepResult, Validation
+from logtrain.training.step import Objective, StepResult, Validation
 
 
 def of_sources(names: list[str], interval: Interval, state: TrainState, world: World) -> Record:
@@ -39,9 +40,20 @@ def of_sources(names: list[str], interval: Interval, state: TrainState, world: W
 
 def of_measures(result: StepResult, targets: int, world: World) -> Record:
     """A record's entries for what the objective of the last step tells beside its loss: means over the step's pairs."""
-    if result.measures_M is None:
+    if result.measures_M is None or len(result.measures_M) != len(MEASURES):
         return {}
     return named(world.sum(result.measures_M.clone()).div(max(1, targets)).tolist())
+
+
+def of_teacher(objective: Objective, interval: Interval, world: World) -> Record:
+    """A record's entry for the divergence of the model from the teacher of its replay, in nats a token that has one,
+    over all steps since the last record; None where these had none. Every rank calls this.
+    """
+    if not isinstance(objective, Distillation):
+        return {}
+    assert isinstance(interval.measures_M, Tensor), "a record is made after a step"
+    divergence, count = world.sum(interval.measures_M.clone()).tolist()
+    return {"replay_kl": divergence / count if count else None}
 
 
 def named(measures: Iterable[float]) -> Record:

@@ -16,6 +16,7 @@ from logtrain.data.pairs import has_pairs
 from logtrain.data.shards import Split
 from logtrain.training.checkpoint import Checkpoints, read_facts, step_of
 from logtrain.training.forgetting import restore_shares
+from logtrain.training.objective import objective_of
 from logtrain.training.optim import make_optimizer
 from logtrain.training.setup import RunSetup
 from logtrain.training.sharding import clip_grad_norm, last_micro_batch
@@ -117,8 +118,9 @@ class Rerun:
         if newest := next(reversed(checkpoints.gathered(checkpoints.complete())[0]), None):
             state = read_facts(newest).state  # with the decisions that were made after `path`, too
             restore_shares(self.train, trainer.replay_source, state)
+        optim, objective = run.config.optim, objective_of(run.config)
         self.train_step = TrainStep(
-            self.model, self.optimizer, run.config.optim, trainer.max_grad_norm, total, run.world
+            self.model, self.optimizer, optim, trainer.max_grad_norm, total, run.world, objective
         )
 
     def advance(self, step: int, without: Collection[Document] = ()) -> Iterator[tuple[int, float, float]]:
@@ -209,7 +211,8 @@ class Rerun:
             span = slice(place.start, place.start + place.length)
             labels_T[span] = batch.labels_T[span]
         last_micro_batch(self.model, last=True)
-        summed = self.model(batch._replace(labels_T=labels_T).to(self.world.device))
+        found = self.train_step.objective(self.model, batch._replace(labels_T=labels_T).to(self.world.device))
+        summed = found.flatten()[0]
         (summed * (self.world.size / max(1, made.targets))).backward()
         norm = clip_grad_norm(self.model, 0.0).item()
         self.optimizer.zero_grad()

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from logtrain.core.node_folder import is_on_network, node_folder
 from logtrain.core.world import World
-from logtrain.data.epoch import EpochSize, Shared
+from logtrain.data.epoch import EpochSize, Shared, of_pieces
 from logtrain.data.loader import Loader, OfRank
 from logtrain.data.manifest import Manifest
 from logtrain.data.mixture import MixtureLoader
-from logtrain.data.pack import pack, pieces
+from logtrain.data.pack import pack
 from logtrain.data.pairs import PairLoader, PairSplit, has_pairs
 from logtrain.data.prepared import SPLITS, check_tokenizer
 from logtrain.data.shards import Split
@@ -21,6 +21,7 @@ from logtrain.model.published import check_vocabulary
 from logtrain.text.tokenizer import Tokenizer
 from logtrain.training.checkpoint import complete_in, read_facts
 from logtrain.training.config import RunConfig
+from logtrain.training.data_kinds import check_kind, check_teacher
 
 
 class ChatStyle(NamedTuple):
@@ -105,6 +106,7 @@ def open_splits(config: RunConfig, shape: LlamaConfig, world: World) -> OpenedSp
     """
     sources = {name: open_split(folder, "train", world) for name, folder in config.sources.items()}
     check_kind(sources, config.trains_on)
+    check_teacher(sources, config.trainer.replay_kl)
     tokenizers = [
         matching_tokenizer(split, str(split.folder), config.model, shape, config.loader.seq_len)
         for split in sources.values()
@@ -124,32 +126,6 @@ def open_splits(config: RunConfig, shape: LlamaConfig, world: World) -> OpenedSp
         f"{name}{'=' * bool(name)}{split.manifest['fingerprint']}" for name, split in sources.items()
     )
     return OpenedSplits(sources, valid, tokenizers[0], fingerprint, chat_style(sources))
-
-
-def check_kind(sources: dict[str, Split], trains_on: str) -> None:
-    """Raises ValueError where none of the sources has what is trained on, "documents", "chats" or "pairs": the loss
-    would fall all the same, for chats read as documents and documents as answers.
-    """
-    folder, *more = (str(split.folder) for split in sources.values())
-    which = f"{folder} and {len(more)} more" if more else folder
-    are_pairs = [has_pairs(split.manifest) for split in sources.values()]
-    if trains_on == "pairs" and (not all(are_pairs) or more):
-        raise ValueError(f"{which}: `logtrain dpo` trains on one folder of pairs; prepare it with --format dpo")
-    if trains_on in ("documents", "chats") and any(are_pairs):
-        raise ValueError(
-            f"{which}: prepared as pairs of answers, which `logtrain dpo` trains on, the rejected ones too"
-        )
-    are_chats = ["chat" in split.manifest for split in sources.values()]
-    if trains_on == "chats" and not any(are_chats):
-        raise ValueError(
-            f"{which}: prepared as documents, which `logtrain cpt` trains on; for `logtrain sft` prepare "
-            f"conversations, with --format sharegpt, messages or alpaca"
-        )
-    if trains_on == "documents" and all(are_chats):
-        raise ValueError(
-            f"{which}: prepared as chats, which `logtrain sft` trains on (--lora.rank 0 for all parameters); for "
-            f"`logtrain cpt` prepare text, with --format auto"
-        )
 
 
 def of_pairs(splits: dict[str, Split]) -> dict[str, Split]:
@@ -218,8 +194,8 @@ class Loaders:
         return self.make(split, rows_per_step, "train")
 
     def documents_per_row(self, split: Split) -> float:
-        """On average. It packs an epoch, which takes a large split minutes and gigabytes: not for every rank."""
-        length_P = pieces(split.lengths, self.config.loader.seq_len).length_P
+        """On average. It packs an epoch, which takes a large split seconds and memory: not for every rank."""
+        length_P = of_pieces(split, self.config.loader.seq_len, lambda part: part.cut.length_P)
         return split.num_documents / pack(length_P, self.config.loader.seq_len, self.config.seed, 0).num_rows
 
     def valid(self, split: Split, number: int) -> Loader:
@@ -245,6 +221,7 @@ class Loaders:
             "pin_memory": world.device.type == "cuda",
             "shared": self.folder and Shared(self.folder / name, packs=world.local_rank == 0),
             "sizes": self.sizes if name == "train" else {},
+            "with_teacher": name == "train" and self.config.trainer.replay_kl > 0,
         }
 
 

@@ -26,6 +26,7 @@ from logtrain.core.untrusted import checked
 CHUNK = 1 << 24  # bytes that are written at a time
 DTYPE = "F32"  # of masters and moments
 FIRST_ROWS = "first_rows"
+MOMENT = "optimizer."  # what the name of a tensor begins with that is a moment: optimizer.exp_avg.head.weight
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ class TensorFiles:
                 raise ValueError(f"{file}: not written by a save ({error})") from None
         for parts in self.parts.values():
             parts.sort()
+
+    @property
+    def moments(self) -> list[str]:
+        """Which moments the files hold, of any parameter."""
+        return sorted({name.split(".")[1] for name in self.parts if name.startswith(MOMENT)})
 
     def check(self, expected: Mapping[str, torch.Size]) -> None:
         """Raises ValueError unless the files hold exactly these tensors, whole, in fp32 and in these shapes."""

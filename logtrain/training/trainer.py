@@ -27,7 +27,7 @@ from logtrain.training.checkpoint import Checkpoints
 from logtrain.training.config import TrainerConfig
 from logtrain.training.forgetting import Forgetting, restore_shares
 from logtrain.training.interval import Interval, SkippedSteps
-from logtrain.training.record import Watch, of_measures, of_sources, of_validation
+from logtrain.training.record import Watch, of_measures, of_sources, of_teacher, of_validation
 from logtrain.training.state import TrainState
 from logtrain.training.step import GivenUp, StepResult, TrainStep, Validation, validate
 
@@ -156,7 +156,7 @@ class Trainer:
         stopping = self.state.step + 1 == self.config.stop_after
         self.last = step, result
         self.state.add(step, self.train.names)
-        self.interval.add(step, result.summed_loss_K)
+        self.interval.add(step, result)
         self.watch.add(self.state.step, step, result)
         self.skipped.add(result.skipped)
         number, epoch_length = self.state.step, self.train.steps_per_epoch
@@ -220,6 +220,7 @@ class Trainer:
             **self.cost(),
             **of_sources(self.train.names, interval, self.state, self.world),
             **of_measures(result, step.targets, self.world),
+            **of_teacher(self.train_step.objective, interval, self.world),
         }
         self.metrics.train(record)
         for event in self.watch.events(record, str(self.checkpoints.folder), self.bytes_to_save):

@@ -19,7 +19,10 @@ def test_a_small_job(tmp_path):
     assert [line["part"] for line in (loaders, turn, sockets)] == ["loaders", "turn", "sockets"]
     assert loaders["tokens"] == scale.lengths(30_000).sum()
     assert 0 < loaders["cpu_seconds_of_the_rank_that_packs"] < loaders["seconds_to_first_step"]
-    assert abs(loaders["gib_peak_while_next_epoch_is_packed"]) < loaders["gib_imports_alone"]  # 30,000 are next to none
+    assert abs(loaders["gib_data_while_next_epoch_is_packed"]) < loaders["gib_imports_alone"]  # 30,000 are next to none
+    imports, _, _, data, *_, both = loaders["gib_to_start"].split()
+    assert (float(imports), float(data)) == (loaders["gib_imports_alone"], loaders["gib_data_to_first_step"])
+    assert float(both) == pytest.approx(float(imports) + float(data), abs=0.011)
     assert turn["steps"] >= 40
     # Of 8 ranks in a ring, each has 2 neighbours; in a barrier it meets those 1, 2 and 4 places on and back.
     assert (sockets["default_sockets"], sockets["control_sockets"], sockets["checkpoint_sockets"]) == (3, 6, 6)

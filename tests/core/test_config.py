@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from logtrain.__main__ import COMMANDS
+from logtrain.__main__ import commands, module_of
 from logtrain.core import kinds
 from logtrain.core.config import dump, load
 from tests.support import ROOT
@@ -372,8 +372,8 @@ def test_a_value_from_python_is_held_to_its_type(wrong, message):
 
 def test_every_config_is_held_to_its_types():
     """Whatever a command can be told, it is told through a class with the base `Config`."""
-    for name in COMMANDS:
-        module = importlib.import_module(f"logtrain.{name}")
+    for name, path in commands().items():
+        module = importlib.import_module(module_of(path))
         configs = [x for x in vars(module).values() if isinstance(x, type) and dataclasses.is_dataclass(x)]
         assert any(config.__name__.lower() == f"{name}config" for config in configs), name
         for config in configs:

@@ -95,9 +95,12 @@ def test_steps_do_not_depend_on_ranks_and_resume_anywhere(splits, world_size):
         assert {(one.tokens, tuple(one.targets_K)) for one in found} == {
             (alone.at(step).tokens, tuple(alone.at(step).targets_K))
         }
-    resumed = mixture(splits)
-    resumed.step = 57
-    assert torch.equal(next(iter(resumed)).batches[0].tokens_T, alone.at(57).batches[0].tokens_T)
+    for step in np.random.default_rng(world_size).integers(0, 3 * alone.steps_per_epoch, 5).tolist():
+        resumed = mixture(splits)
+        resumed.step = step
+        for found, expected in zip(next(iter(resumed)).batches, alone.at(step).batches, strict=True):
+            assert torch.equal(found.tokens_T, expected.tokens_T)
+            assert torch.equal(found.labels_T, expected.labels_T)
 
 
 def test_who_is_told_how_much_the_epochs_are_packs_only_those_it_takes(splits):

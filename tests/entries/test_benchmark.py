@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from logtrain import benchmark
+from logtrain.core.untrusted import read_sealed
 from logtrain.evaluation.config import BenchmarkConfig
 from logtrain.evaluation.suite import config_of, read_suite
 from tests.support import ROOT
@@ -63,7 +64,7 @@ def test_a_suite(chat_models, tmp_path, capsys):
         assert benchmark.main([*arguments, "--resume", "auto"]) == 0
     assert asked == len(server.seen) == 9, "nothing is asked twice"
     assert {body["max_tokens"] for body in server.seen} == {7, 9}, "a set's own settings count before the command's"
-    found = json.loads((tmp_path / "run" / "benchmark.json").read_text())
+    found = read_sealed(tmp_path / "run" / "benchmark.json")
     anomaly, words = found["sets"]
     assert list(anomaly["parts"]) == ["all", "seen", "unseen"] and list(words["parts"]) == ["all"]
     f1 = {part: figures["anomaly_f1"]["m"]["mean"] for part, figures in anomaly["parts"].items()}

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from logtrain import hub, lineage
+from logtrain.core.checksums import write_checksums
 from logtrain.core.config import load
 from logtrain.core.store import Store, parse
 from logtrain.core.untrusted import read_sealed, sealed
@@ -234,6 +235,28 @@ def test_a_damaged_lineage_is_one_line(store, tmp_path, facts, told):
     path = folder(tmp_path / "a", lineage__json=json.dumps(facts))
     for use in (lambda: push(store, "a", path), lambda: Ancestry(store).lines(str(path))):
         with pytest.raises(ValueError, match=told):
+            use()
+
+
+@pytest.mark.parametrize("change", [lambda file: file.unlink(), lambda file: file.write_text("{}")])
+def test_a_published_folder_whose_lineage_is_gone_or_another_has_no_other_one(store, tmp_path, change):
+    path = folder(tmp_path / "a", lineage__json=json.dumps({"parents": [], "config": {}}))
+    write_checksums(path)
+    assert Ancestry(store).lines(str(path)) == [f"data {path}"]
+    change(path / "lineage.json")
+    for use in (lambda: push(store, "a", path), lambda: Ancestry(store).lines(str(path))):
+        with pytest.raises(ValueError, match=r"damaged since it was published: lineage.json"):
+            use()
+
+
+def test_losses_that_have_changed_are_neither_pushed_nor_told(store, tmp_path):
+    path = folder(tmp_path / "a", lineage__json=json.dumps({"parents": [], "config": {}}))
+    (tmp_path / "a.json").write_bytes(sealed({"live_loss": 1.5, "exported_loss": 1.51}))
+    version, _ = push(store, "own", path)
+    assert version["lineage"]["facts"] == {"live_loss": 1.5, "exported_loss": 1.51}
+    (tmp_path / "a.json").write_bytes(sealed({"live_loss": 1.5, "exported_loss": 1.51}).replace(b"1.51", b"1.61"))
+    for use in (lambda: push(store, "other", path), lambda: Ancestry(Store(str(tmp_path))).lines(str(path))):
+        with pytest.raises(ValueError, match=r"a\.json: its content has changed since it was written"):
             use()
 
 

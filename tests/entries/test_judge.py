@@ -8,6 +8,7 @@ import pytest
 
 from logtrain import judge
 from logtrain.core.run_folder import hold
+from logtrain.core.untrusted import read_sealed
 from tests.support.evaluation import evaluated, flags
 from tests.support.scripted_server import scripted
 
@@ -40,7 +41,7 @@ def test_a_judgement_by_a_server_is_kept_and_goes_on(chat_models, question_file,
         asked = len(server.seen)
         assert judge.main(arguments) == 0
         assert len(server.seen) == asked, "nothing is asked twice"
-    found = json.loads((run / "judge.json").read_text())
+    found = read_sealed(run / "judge.json")
     (pair,) = found["pairs"]
     assert asked == found["verdicts"] + 1 == 2 * (11 - pair["equal"]) + 1
     assert pair["preferred"]["mean"] == (11 - pair["equal"] / 2) / 11

@@ -16,10 +16,11 @@ from logtrain.data.shards import CONTEXT, Split
 from logtrain.generation import replay_folder, replay_rounds
 from logtrain.sharing.contents import lineage_of
 from tests.support.evaluation import write_chat_model
+from tests.support.llama import load_transformers
 from tests.support.ranks import Ranks
 from tests.support.training import records, train
 
-SEQ_LEN = 64
+SEQ_LEN, TOP_K = 64, 6
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,7 @@ def model(tmp_path_factory) -> Path:
 
 def flags(model: Path, output: Path, *more: str) -> list[str]:
     fixed = ["--tokens", "200", "--max_tokens", "24", "--seq_len", str(SEQ_LEN), "--max_sequences", "8"]
+    fixed += ["--teacher_top_k", str(TOP_K)]
     return ["--model", str(model), "--output", str(output), *fixed, *more]
 
 
@@ -107,6 +109,35 @@ def test_the_manifest_tells_where_it_is_from(model, data):
         assert np.count_nonzero(tokens[1:] < CONTEXT) == split.targets[document] > 0
 
 
+def test_the_stored_distribution_is_the_models_of_that_text(model, data):
+    """By transformers, of each sample alone; in float16, and nothing beside what is context."""
+    split, theirs = Split.open(data), load_transformers(model)
+    vocab_size = split.manifest["tokenizer"]["vocab_size"]
+    assert vocab_size < theirs.config.vocab_size
+    for document in range(split.num_documents):
+        span = (document, 0, int(split.lengths[document]))
+        stored, records = split.read(*span), split.teacher(*span)
+        ids = torch.from_numpy((stored & (CONTEXT - 1)).astype(np.int64))
+        with torch.no_grad():
+            log_NV = theirs(ids[None]).logits[0, :-1].log_softmax(-1)
+        top = log_NV[:, :vocab_size].topk(TOP_K)  # the model has outputs that no token has
+        is_target = stored[1:] < CONTEXT
+        assert is_target.sum() == split.targets[document] and not is_target.all()
+        assert np.array_equal(records["ids"][1:][is_target], top.indices.numpy()[is_target])
+        found = records["log_probabilities"].astype(np.float32)
+        np.testing.assert_allclose(found[1:][is_target], top.values.numpy()[is_target], rtol=2**-11, atol=1e-5)
+        assert np.isneginf(found[1:][~is_target]).all() and np.isneginf(found[0]).all()
+
+
+def test_a_teacher_changes_no_sample(model, data, tmp_path):
+    assert replayed(flags(model, tmp_path / "data", "--teacher_top_k", "0")) == 0
+    plain = content(tmp_path / "data")
+    assert set(content(data)) - set(plain) == {"train-00000.teacher.npy"}
+    arrays = [name for name in plain if name.endswith(".npy")]
+    assert len(arrays) == 2 and all(plain[name] == content(data)[name] for name in arrays)
+    assert "teacher_top_k" not in read_manifest(tmp_path / "data")["settings"]
+
+
 def test_it_is_a_source_of_a_mixture_and_no_evidence(model, data, tmp_path):
     logs, texts = tmp_path / "logs", tmp_path / "texts.jsonl"
     words = np.random.default_rng(0).choice(["error", "disk", "why", "failed", "user"], (90, 12))
@@ -136,6 +167,11 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(model, data, tmp_path, mon
         (flags(other, data), "was prepared with other input"),
         (flags(model, tmp_path / "a", "--date", "2025-01-01"), "never asks for the date"),
         (flags(model, tmp_path / "a", "--memory", "-1"), "memory = -1.0"),
+        (flags(model, tmp_path / "a", "--teacher_top_k", "1"), "teacher_top_k = 1 must be 0, or from 2 to 256"),
+        (flags(model, tmp_path / "a", "--teacher_top_k", "257"), "teacher_top_k = 257 must be 0, or from 2 to 256"),
+        (flags(model, data, "--teacher_top_k", "7"), r"with other teacher_top_k \(6 there, 7 now\)"),
+        (flags(model, data, "--teacher_top_k", "0"), r"with other teacher_top_k \(6 there, None now\)"),
+        (flags(model, data, "--kind", "documents"), r"with other kind \(chats there, documents now\)"),
         (flags(model, tmp_path / "a", "--template", str(tmp_path / "none.jinja")), "no such file"),
     ]
     for arguments, words in cases:

@@ -1,29 +1,36 @@
 """The report and the status of runs, from their files alone: whole, torn, hostile and many."""
 
 import base64
+import hashlib
 import json
 import re
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 
 from logtrain import report, status
+from logtrain.core.sealed_lines import sealed_line
+from logtrain.core.untrusted import sealed
 from logtrain.observe import live_report
 from logtrain.observe.charts import Chart, draw, svg_bytes, thinned
 from logtrain.observe.live_report import LiveReport
 from logtrain.observe.run_files import read_run
 from logtrain.observe.state import state_of
 
+EXPORT = {"live_loss": 1.5, "exported_loss": 1.51, "difference": 0.01, "dtype": "bfloat16"}
+WIKI = {"name": "wiki", "role": "general", "before": 0.8, "after": 0.81, "low": -0.01, "high": 0.03, "rise": 0.0125}
+FORGETTING = {"budget": 0.02, "step": 8, "is_within": True, "sets": [WIKI | {"rows": 9, "targets": 90}], "shares": []}
+PAIR = {"models": ["base", "sft"], "preferred": {"mean": 0.7, "low": 0.6, "high": 0.8, "n": 9}}
+JUDGE = {"judge": "wise", "pairs": [PAIR]}
 SCRIPT = "<script>alert(1)</script>"
 
 
 def write_run(folder: Path, *, steps: int = 30, lr: float = 1e-3, ended: str = "finished", age: float = 30.0) -> Path:
     """The files of a run that was heard of last `age` seconds ago."""
     folder.mkdir(parents=True)
-    config = (
-        f'# sha256 of what follows: x\nname = "{folder.name}"\nmodel = "/m/Llama"\ndata = "/none"\n[optim]\nlr = {lr}\n'
-    )
+    config = f'name = "{folder.name}"\nmodel = "/m/Llama"\ndata = "/none"\n[optim]\nlr = {lr}\n'
     (folder / "config.toml").write_text(config)
     last = time.time() - age
     records = [{"step": 0, "set": "valid", "valid_loss": 3.0, "time": last - steps}]
@@ -67,15 +74,15 @@ def page_of(folder: Path) -> str:
 
 def test_the_page_of_a_run_holds_all_of_it_and_no_script(tmp_path, capsys):
     run = write_run(tmp_path / "runs" / "a")
-    (run / "export.json").write_text(
-        '{"live_loss": 1.5, "exported_loss": 1.51, "difference": 0.01, "dtype": "bfloat16"}'
-    )
+    (run / "export.json").write_bytes(sealed(EXPORT))
+    (run / "forgetting.json").write_bytes(sealed(FORGETTING))
     (run / "plan.json").write_text('{"tokens_per_second_per_gpu": 900, "step_seconds": 2.0}')
     scores = {
         "models": {"sft": {"path": str(run / "export"), "metrics": {"rougeL": {"mean": 0.5, "low": 0.4, "high": 0.6}}}}
     }
     (tmp_path / "runs" / "eval").mkdir()
     (tmp_path / "runs" / "eval" / "scores.json").write_text(json.dumps({**scores, "data": {"questions": 61}}))
+    (tmp_path / "runs" / "eval" / "judge.json").write_bytes(sealed(JUDGE))
     assert report.main([str(run), "--pictures"]) == 0
     page = page_of(run)
     assert "<script" not in page and "&lt;script&gt;" in page
@@ -85,6 +92,11 @@ def test_the_page_of_a_run_holds_all_of_it_and_no_script(tmp_path, capsys):
         "1.510000",
         "+1.0e-02",
         "0.5000 (0.400 to 0.600)",
+        "wise prefers sft to base: 0.7000 (0.600 to 0.800)",
+        "wiki (general)",
+        "-0.0100 to +0.0300",
+        "+1.25%",
+        "within a budget of 2.00%",
         "step 1:10 min (70.0%)",
         "0.500",
     ):
@@ -94,6 +106,71 @@ def test_the_page_of_a_run_holds_all_of_it_and_no_script(tmp_path, capsys):
     svgs = [base64.b64decode(text).decode() for text in re.findall(r"svg\+xml;base64,([^\"]+)", page)]
     assert len(svgs) == len(pictures) and all("<script" not in svg for svg in svgs)
     assert "report.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "old", "new", "shown"),
+    [
+        ("export.json", lambda: EXPORT, b"1.51", b"1.61", "1.510000"),
+        ("forgetting.json", lambda: FORGETTING, b"0.0125", b"0.1125", "+1.25%"),
+        ("forgetting.json", lambda: FORGETTING, b'"sha256"', b'"sha255"', "+1.25%"),
+        ("goodput.json", None, b"70.0", b"71.0", "step 1:10 min (70.0%)"),
+    ],
+)
+def test_a_result_that_has_changed_is_named_and_not_shown(tmp_path, capsys, name, facts, old, new, shown):
+    run = write_run(tmp_path / "a")
+    content = sealed(facts() if facts else json.loads((run / name).read_text()))
+    assert old in content
+    for written in (content, content.replace(old, new)):
+        (run / name).write_bytes(written)
+        assert report.main([str(run), "--no_pictures"]) == 0
+        is_whole = written == content
+        assert (shown in page_of(run)) == is_whole
+        for told in (page_of(run), capsys.readouterr().out):
+            assert (f"{run / name}: its content has changed since it was written" in told) == (not is_whole)
+
+
+def test_no_record_that_has_changed_is_told(tmp_path, capsys):
+    run = write_run(tmp_path / "a")
+    lines = [sealed_line({"step": step, "loss": 3.5, "time": 1.0}) for step in (1, 2, 3)]
+    for damaged in (
+        lines[1].replace(b"3.5", b"3.6"),
+        lines[1].replace(b'"sha256"', b'"sha255"'),
+        lines[1][:-9] + b"\n",
+    ):
+        (run / "metrics.jsonl").write_bytes(lines[0] + damaged + lines[2].removesuffix(b"\n"))
+        found = read_run(run)
+        assert found.steps == [{"step": step, "loss": 3.5, "time": 1.0} for step in (1, 3)]
+        assert found.problems == [
+            f"{run}/metrics.jsonl: 1 lines are not as they were written, the first is line 2; left out"
+        ]
+    (run / "metrics.jsonl").write_bytes(lines[0] + lines[1][:-9])
+    assert (len(read_run(run).steps), read_run(run).problems) == (1, []), "it may be being written now"
+
+
+def test_records_that_are_lost_from_the_end_of_a_finished_run_are_told(tmp_path, capsys):
+    run, lost = write_run(tmp_path / "a"), "records up to step 30 are lost, or not as its checkpoint knows"
+    content = (run / "metrics.jsonl").read_bytes()
+    saved = run / "checkpoints" / "step-000030" / "checkpoint.json"
+    saved.parent.mkdir(parents=True)
+    saved.write_bytes(sealed({"state": {"step": 30, "records_crc32": zlib.crc32(content)}}))
+    for cut, is_told in ((0, False), (1, True), (2, True)):
+        (run / "metrics.jsonl").write_bytes(b"".join(content.splitlines(True)[: 32 - cut]))
+        assert any(lost in problem for problem in read_run(run).problems) == is_told
+        assert status.main([str(run)]) == 0
+        assert (lost in capsys.readouterr().out) == is_told
+    (run / "metrics.jsonl").write_bytes(content + b'{"step": 30, "set": "more", "valid_loss": 1.0}\n')
+    assert read_run(run).problems == [], "what comes after the save is nobody's loss"
+
+
+def test_settings_that_have_changed_are_named_and_not_shown(tmp_path):
+    run = write_run(tmp_path / "a")
+    text = (run / "config.toml").read_text()
+    sealed_text = f"# sha256 of what follows: {hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+    for written, is_whole in ((sealed_text, True), (sealed_text.replace("Llama", "Llamb"), False)):
+        (run / "config.toml").write_text(written)
+        found = read_run(run)
+        assert ("model" in found.config, bool(found.problems)) == (is_whole, not is_whole)
 
 
 def test_several_runs_are_laid_over_one_another_with_what_differs(tmp_path, monkeypatch):
@@ -116,8 +193,10 @@ def test_a_run_that_is_torn_damaged_or_just_begun_has_a_page(tmp_path, capsys):
     (run / "export.json").write_text("[")
     (run / "plan.json").mkdir()
     assert report.main([str(run)]) == 0
-    assert "remove it to begin the account anew" in capsys.readouterr().out
-    assert "remove it to begin the account anew" in page_of(run)
+    for told in (capsys.readouterr().out, page_of(run)):
+        assert "remove it to begin the account anew" in told
+        assert f"{run}/metrics.jsonl: 3 lines are not as they were written, the first is line 33; left out" in told
+        assert f"{run}/events.jsonl: 1 lines are not as they were written, the first is line 1; left out" in told
     begun = tmp_path / "begun"
     begun.mkdir()
     (begun / "config.toml").write_text("name = 'begun'\n")

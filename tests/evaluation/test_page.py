@@ -85,6 +85,20 @@ def test_tasks_of_any_name_have_their_tables(tmp_path):
     assert "<td>items</td><td>2.000" in page and "<td>a.b</td><td>2.000" in page
 
 
+def test_flips_are_on_the_page_and_the_screen(tmp_path, capsys):
+    page, result = write_odd_page(tmp_path, {"a": [0.0] * 3, "b": [0.1] * 3})
+    assert "Flips" not in page
+    result["differences"][0]["flips"] = {"parsing": {"lost": [[4, 1]], "gained": []}}
+    same = [make_sample(dict.fromkeys(SAMPLE_METRICS, 0.5))]
+    write_page(tmp_path, result, {"a": same, "b": same})
+    assert (
+        "<li>b - a, parsing: 1 right -&gt; wrong (row 4); 0 wrong -&gt; right</li>"
+        in (tmp_path / "compare.html").read_text()
+    )
+    print_scores(result)
+    assert "flips of=b less=a task=parsing lost=1 gained=0" in capsys.readouterr().out.splitlines()
+
+
 def test_each_model_is_held_against_the_first_and_gains_are_gains(tmp_path):
     page, _ = write_odd_page(
         tmp_path, {"a": [0.0] * 14, "b": [0.1, -0.2, 0.0, 0.3] + [0.0] * 10, "c": [i / 100 for i in range(1, 15)]}

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import LAUNCH
+from logtrain.__main__ import commands
+from tests.support import LAUNCH, ROOT
 from tests.support.program import Program, last_step
 from tests.support.synthetic import write_data, write_model
 
@@ -104,6 +106,19 @@ def test_exit_status(codes, status):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.exit_status(codes) == status
+
+
+def test_run_sh_starts_the_commands_that_say_so_and_no_other():
+    """Those whose docstring shows `launch/run.sh COMMAND`; README.md names the same."""
+    row = re.search(r"^\| `launch/run\.sh` \| (.+) on every GPU", (ROOT / "README.md").read_text(), re.M)[1]
+    on_ranks = re.split(r", | or ", row)
+    assert {"cpt", "sft", "doctor"} < {*on_ranks} < commands().keys()
+    for command in ("", "chat", "core", "--model"):
+        result = subprocess.run([LAUNCH / "run.sh", command], capture_output=True, text=True)
+        expected = (
+            f"run.sh: expected one of {', '.join(sorted(on_ranks))} first, not '{command}'; --help shows examples"
+        )
+        assert (result.returncode, result.stderr.strip()) == (2, expected)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from logtrain.__main__ import COMMANDS
+from logtrain.__main__ import commands
 from tests.support import ROOT
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def test_it_is_the_installed_package_that_runs(installed):
     assert result.stdout == f"{installed}/logtrain/data/pack.py True\n", result.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", commands())
 def test_every_command_answers(installed, command):
     result = run(installed, "logtrain", command, "--help")
     assert (result.returncode, result.stderr) == (0, "")

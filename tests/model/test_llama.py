@@ -156,6 +156,24 @@ def test_recomputation_changes_neither_loss_nor_gradients():
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("layer", ["attention.qkv", "attention.out", "feed_forward.down"])
+def test_recomputation_turns_what_is_made_again_and_nothing_twice(layer):
+    """Between a kept product and what works on it in place stands a part that is not kept, as norms of queries and keys
+    would be: the rotation of what that part gives is done again with it.
+    """
+    llama = random_model(TINY)
+    for i, block in enumerate(llama.blocks):
+        if i % 2 == 0:  # in one block the rotation is done again, in the next it is not
+            block.get_submodule(layer).register_forward_hook(lambda module, inputs, output: F.silu(output))
+    row = packed(random_documents([60, 33, 90], TINY.vocab_size))
+    loss, expected = gradients(llama, row)
+    for block in llama.blocks:
+        block.recompute = "selective"
+    again, found = gradients(llama, row)
+    assert again.item() == loss.item()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("where", ["cpu", "gpu"])
 def test_selective_recomputation_repeats_the_elementwise_work_alone(where, monkeypatch):
     """Operations are counted in the backward: a product that it repeats is one more `mm`. For the GPU they are those

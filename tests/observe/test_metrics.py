@@ -10,10 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
-import orjson
 import pytest
 
+from logtrain.core.sealed_lines import object_of
 from logtrain.core.watchdog import Watchdog
+from logtrain.observe.health import Event
 from logtrain.observe.metrics import Metrics
 from logtrain.observe.screen import Stage
 
@@ -43,7 +44,9 @@ def valid(step: int) -> dict:
 
 
 def read(folder: Path) -> list[dict]:
-    return [orjson.loads(line) for line in (folder / "metrics.jsonl").read_bytes().splitlines()]
+    """The records, each with the hash of its line taken off."""
+    found = [object_of(line) for line in (folder / "metrics.jsonl").read_bytes().splitlines()]
+    return [record for record in found if record is not None]
 
 
 # -- the files ----------------------------------------------------------------------------------------
@@ -146,6 +149,28 @@ def test_what_is_lost_of_the_records_is_told(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").unlink()
     Metrics(tmp_path, enabled=True, total_steps=106, resume_step=40).close()
     assert capsys.readouterr().out == lost
+
+
+def test_a_record_whose_figure_has_changed_is_not_gone_on_with(tmp_path, capsys):
+    with Metrics(tmp_path, enabled=True, total_steps=106) as metrics:
+        for step in (10, 20, 30):
+            metrics.train(record(step))
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(file.read_bytes().replace(b'"tokens":20971520', b'"tokens":20971521'))
+    capsys.readouterr()
+    Metrics(tmp_path, enabled=True, total_steps=106, resume_step=30).close()
+    assert capsys.readouterr().out == "metrics.jsonl: removed 1 lines that are damaged; their records are lost\n"
+    assert [line["step"] for line in read(tmp_path)] == [10, 30]
+
+
+def test_an_event_that_a_kill_has_torn_takes_no_other_with_it(tmp_path):
+    for text in ("first", "second"):
+        with Metrics(tmp_path, enabled=True, total_steps=106) as metrics:
+            metrics.event(Event(3, "spike", text))
+        with open(tmp_path / "events.jsonl", "ab") as file:
+            file.write(b'{"time":3,"te')
+    lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
+    assert [event and event["text"] for event in map(object_of, lines)] == ["first", "second", None]
 
 
 def test_a_kill_while_records_are_removed_leaves_the_old_ones(tmp_path, monkeypatch):

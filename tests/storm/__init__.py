@@ -2,6 +2,7 @@
 
     python -m tests.storm --minutes 30 --seed 7      as long as that, every kind of attack
     python -m tests.storm --seed 7 --attack 117      one attack of that storm again, told in full
+    python -m tests.storm --minutes 30 --processes 2 two storms beside each other, and one table
 
 What must hold, whatever is done to a command or to what it left: it ends with the bytes that it would have ended with
 undisturbed, or it refuses in one line. A silent change, a traceback, a hang or a memory that grows is a defect.

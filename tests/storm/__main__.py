@@ -6,36 +6,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
-from random import Random
 
-from tests.storm import corruption, full_disk, hostile, kill
-from tests.storm.ground import Ground
-from tests.storm.outcome import BAD, GOOD, Outcome
-
-KINDS = {module.KIND: module for module in (kill, corruption, full_disk, hostile)}
-WEIGHTS = {"kill": 2, "corruption": 6, "full disk": 1, "hostile": 2}
-
-
-def storm(ground: Ground, seed: int, seconds: float, kinds: list[str], only: int | None = None) -> Iterator[Outcome]:
-    """Attacks of these kinds until the time is over, or the one with the number `only`."""
-    if "full disk" in kinds and not full_disk.is_possible(ground.folder / "probe"):
-        print("full disk: left out, for this process may not mount a tmpfs", file=sys.stderr)
-        kinds = [kind for kind in kinds if kind != "full disk"]
-    began, number = time.monotonic(), 0 if only is None else only
-    while time.monotonic() - began < seconds:
-        random = Random(f"{seed} {number}")
-        kind = random.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]
-        started = time.monotonic()
-        outcome = KINDS[kind].attack(ground, random)
-        if outcome.verdict in BAD:
-            shutil.copy(ground.output, ground.folder / f"said-{number}")
-        yield outcome._replace(seconds=outcome.seconds or time.monotonic() - started, what=f"{number} {outcome.what}")
-        if only is not None:
-            print(ground.output.read_text(errors="backslashreplace"))
-            return
-        number += 1
+from tests.storm.outcome import BAD, GOOD
+from tests.storm.running import KINDS, part
 
 
 def table(counts: Counter[tuple[str, str]]) -> str:
@@ -53,21 +28,33 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--attack", type=int, help="only the attack of this number")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="so many storms at once, of this seed and the next ones"
+    )
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--folder", type=Path, help="where; the output of what went wrong stays there")
     given = parser.parse_args(argv)
     folder = given.folder or Path(tempfile.mkdtemp(prefix="storm-"))
     shutil.rmtree(folder, ignore_errors=True)
-    counts, slowest, peak = Counter(), 0.0, 0.0
-    for outcome in storm(Ground(folder), given.seed, 60 * given.minutes, given.kinds, given.attack):
-        counts[outcome.kind, outcome.verdict] += outcome.number
-        slowest, peak = max(slowest, outcome.seconds), max(peak, outcome.peak_gib)
-        mark = "!!" if outcome.verdict in BAD else "  "
-        detail = f" ({outcome.detail})" if outcome.detail else ""
-        print(f"{mark} {outcome.kind}: {outcome.what} -> {outcome.verdict}{detail}"[:400], flush=True)
+    seeds = range(given.seed, given.seed + given.processes)
+    found = get_context("spawn").Queue()
+    parts = [get_context("spawn").Process(target=part, args=(given, seed, folder / str(seed), found)) for seed in seeds]
+    for one in parts:
+        one.start()
+    while any(one.is_alive() for one in parts) and found.qsize() < len(parts):
+        time.sleep(0.1)
+    told = [found.get() for _ in range(found.qsize())]
+    for one in parts:
+        one.join()
+    counts = sum((counts for counts, _ in told), Counter())
+    every = {name: [sums.get(name, 0.0) for _, sums in told] for name in ("commands", "seconds", "waited")}
+    commands, seconds, waited = map(sum, every.values())
+    longest, peak = (max((sums.get(name, 0.0) for _, sums in told), default=0.0) for name in ("longest", "peak"))
     print(table(counts))
-    print(f"seed {given.seed}; the longest took {slowest:.1f} s, the most memory {peak:.2f} GiB; {folder}")
-    return int(any(verdict in BAD for _, verdict in counts))
+    print(f"seeds {', '.join(map(str, seeds))}; {commands:,.0f} commands took {seconds:,.0f} s; {folder}")
+    print(f"in {waited / max(seconds, 1e-9):.0%} of these, which count for no command, no processor was free; the")
+    print(f"longest took {longest:.1f} s without them, the most memory of one was {peak:.2f} GiB")
+    return int(len(told) < len(parts) or any(verdict in BAD for _, verdict in counts))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def attack(ground: Ground, random: Random) -> Outcome:
     ended = ground.run(stage, *(stage.resumes if is_half or thing == stage.leaves else ()), patience=PATIENCE)
     verdict, detail = verdict_of(ground, stage, ended, PATIENCE)
     ground.restore(stage, thing)
-    return Outcome(KIND, what, verdict, detail, 1, ended.seconds, ended.peak_gib)
+    return Outcome(KIND, what, verdict, detail)
 
 
 def flip(file: Path, random: Random, _others: list[Path]) -> str:

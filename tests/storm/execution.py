@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,9 @@ from typing import NamedTuple
 from tests.support.program import SERVER, Program
 
 PATIENCE = 60.0  # seconds for a command that takes one or two
+ALL: dict[str, float] = defaultdict(float)
+"""Of all commands: their number, the seconds that they took, in how many of these they waited for a processor, the
+longest without these, and the most memory of one, in GiB."""
 SERVER.set_forkserver_preload(
     [
         *("logtrain.prepare", "logtrain.cpt", "logtrain.sft", "logtrain.merge", "logtrain.export", "logtrain.evaluate"),
@@ -30,6 +34,7 @@ class Ended(NamedTuple):
     """exit status of every rank; -n: ended by signal n"""
     said: str
     seconds: float
+    """from its start to its end, less those in which it could have gone on but no processor was free"""
     peak_gib: float
 
     @property
@@ -47,14 +52,25 @@ class Execution:
 
     def __init__(self, entry: str, flags: Sequence[str], output: Path, *, ranks: int = 1):
         self.began, self.peak, self.output = time.monotonic(), 0, output
+        self.waited, self.looked = 0.0, 0.0
         self.program = Program(flags, output, ranks=ranks, entry=entry)
 
     @property
     def is_running(self) -> bool:
         return any(process.exitcode is None for process in self.program.processes)
 
+    @property
+    def seconds(self) -> float:
+        """The seconds until now that count. What hangs waits for something else than a processor, or has one: on a busy
+        machine it is found as surely as on an idle one, only later.
+        """
+        return time.monotonic() - self.began - self.waited
+
     def look(self) -> None:
-        """Note the memory that the processes have taken by now."""
+        """Note the memory that the processes have taken by now and, five times a second, how long they have waited."""
+        if time.monotonic() - self.looked > 0.2:
+            self.looked = time.monotonic()
+            self.waited = max(self.waited, *(waited(process.pid) for process in self.program.processes))
         for process in self.program.processes:
             try:
                 status = Path(f"/proc/{process.pid}/status").read_text()
@@ -72,19 +88,35 @@ class Execution:
         end the others once a rank has failed.
         """
         is_ending = False
-        while self.is_running and time.monotonic() - self.began < patience:
+        while self.is_running and self.seconds < patience:
             self.look()
             if not is_ending and any(process.exitcode for process in self.program.processes):
                 is_ending = True
                 self.send(signal.SIGTERM)
             time.sleep(0.005)
-        seconds = time.monotonic() - self.began
+        seconds = self.seconds
         self.send(signal.SIGKILL)
         for process in self.program.processes:
             process.join()
         statuses = [process.exitcode for process in self.program.processes]
         said = self.output.read_bytes().decode(errors="backslashreplace")
+        for name, value in (("commands", 1), ("seconds", time.monotonic() - self.began), ("waited", self.waited)):
+            ALL[name] += value
+        ALL["longest"], ALL["peak"] = max(ALL["longest"], seconds), max(ALL["peak"], self.peak / 2**20)
         return Ended(statuses, said, seconds, self.peak / 2**20)
+
+
+def waited(pid: int | None) -> float:
+    """The seconds for which that thread of a process, or of one that it has started, that waited longest could have
+    gone on but had no processor.
+    """
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        longest = max(int((task / "schedstat").read_text().split()[1]) for task in tasks) / 1e9
+        children = [child for task in tasks for child in (task / "children").read_text().split()]
+    except (OSError, ValueError, IndexError):  # it has just ended
+        return 0.0
+    return max([longest, *(waited(int(child)) for child in children)])
 
 
 def execute(entry: str, flags: Sequence[str], output: Path, *, ranks: int = 1, patience: float = PATIENCE) -> Ended:

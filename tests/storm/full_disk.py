@@ -13,22 +13,28 @@ from tests.storm.stage import Stage
 from tests.storm.stages import STAGES
 
 KIND, PATIENCE, DISK = "full disk", 40.0, "disk"
+IN_PLACE = ("runs", "evaluation/judge")  # where the small disk lies over what is there, and hides it meanwhile
 PAGE = 4096
 
 
 def attack(ground: Ground, random: Random) -> Outcome:
     """Run a stage whose output lies on a small disk, make room, and run it again."""
-    stage = on_disk(random.choice([stage for stage in STAGES.values() if place_of(stage) in stage.flags]))
-    disk = ground.here / DISK
+    stage = on_disk(random.choice([stage for stage in STAGES.values() if place_of(stage) in (*stage.flags, *IN_PLACE)]))
+    disk = ground.here / disk_of(stage)
     need = sum(-(-path.stat().st_size // PAGE) * PAGE for path in (ground.kept / STAGES[stage.name].leaves).rglob("*"))
     size = max(PAGE, int(need * random.uniform(0, 1.2)) // PAGE * PAGE)
+    if disk.name != DISK:
+        ground.take_away(stage)
     disk.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "storm", disk], check=True)
     try:
         return filled(ground, stage, size, need)
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
-        disk.rmdir()
+        if disk.name == DISK:
+            disk.rmdir()
+        else:
+            ground.restore(stage)
 
 
 def filled(ground: Ground, stage: Stage, size: int, need: int) -> Outcome:
@@ -40,9 +46,9 @@ def filled(ground: Ground, stage: Stage, size: int, need: int) -> Outcome:
         first = ended.errors[0] if ended.errors else ""
         if ended.statuses[0] != 2 or len(ended.errors) > len(ended.statuses):
             return Outcome(KIND, what, "status", f"{ended.statuses} {last_line(ended)}")
-        if f"{DISK}/" not in first or "0.0 " in first:
+        if f"{disk_of(stage)}/" not in first or "0.0 " in first:
             return Outcome(KIND, what, "no path", first)
-        subprocess.run(["mount", "-o", f"remount,size={64 << 20}", ground.here / DISK], check=True)
+        subprocess.run(["mount", "-o", f"remount,size={64 << 20}", ground.here / disk_of(stage)], check=True)
         ended = ground.run(stage, *stage.resumes, patience=PATIENCE)
         what += f"; {first.replace(str(ground.here), '')}"
     if not ended.is_done:
@@ -52,15 +58,24 @@ def filled(ground: Ground, stage: Stage, size: int, need: int) -> Outcome:
 
 
 def on_disk(stage: Stage) -> Stage:
-    """The same stage, but for the place of what it leaves."""
+    """The same stage, but for the place of what it leaves. Runs stay where they are, for an adapter has the way from
+    there to its base.
+    """
     place = place_of(stage)
+    if place in IN_PLACE:
+        return stage
     flags = tuple(f"{DISK}/{place}" if flag == place else flag for flag in stage.flags)
     return dataclasses.replace(stage, flags=flags, leaves=f"{DISK}/{stage.leaves}")
 
 
 def place_of(stage: Stage) -> str:
-    """What of a stage's flags says where it writes."""
-    return "runs" if stage.leaves.startswith("runs/") else stage.leaves
+    """What of a stage's flags says where it writes, or one of IN_PLACE."""
+    return next((place for place in IN_PLACE if f"{stage.leaves}/".startswith(f"{place}/")), stage.leaves)
+
+
+def disk_of(stage: Stage) -> str:
+    """The folder of the ground that is a small disk while the stage, as `on_disk` gives it, runs."""
+    return place_of(stage) if place_of(stage) in IN_PLACE else DISK
 
 
 def is_possible(folder: Path) -> bool:

@@ -87,7 +87,7 @@ def attack(ground: Ground, random: Random) -> Outcome:
     verdict = wrong or ("taken" if ended.is_done else "refused" if is_refused else "status")
     remove(ground.here / "HARM")
     ground.restore(stage, name.split("/")[0])
-    return Outcome(KIND, what, verdict, last_line(ended)[:200], 1, ended.seconds, ended.peak_gib)
+    return Outcome(KIND, what, verdict, last_line(ended)[:200])
 
 
 def places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:

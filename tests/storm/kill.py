@@ -82,8 +82,9 @@ def stopped(under_way: Execution, stage: Stage, rank: int | None, random: Random
         under_way.send(signal.SIGCONT)
         return under_way.end(PATIENCE)
     others = [process for i, process in enumerate(under_way.program.processes) if i != rank]
-    for process in others:
-        process.join(PATIENCE)
+    while any(process.exitcode is None for process in others) and under_way.seconds < PATIENCE:
+        under_way.look()
+        time.sleep(0.005)
     under_way.send(signal.SIGKILL, rank)
     return under_way.end(PATIENCE)
 

@@ -26,8 +26,6 @@ class Outcome(NamedTuple):
     detail: str = ""
     number: int = 1
     """how many attacks it were"""
-    seconds: float = 0.0
-    peak_gib: float = 0.0
 
 
 def ended_well(ended: Ended, patience: float) -> str:

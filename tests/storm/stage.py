@@ -3,14 +3,19 @@ interrupted. Which there are is in stages.py.
 """
 
 import hashlib
+import itertools
 import json
+import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from logtrain.core.untrusted import read_sealed
+
 EXACT = ("step", "epoch", "loss", "grad_norm", "lr", "tokens", "targets", "set", "valid_loss", "valid_targets")
 SEQ_LEN, STEPS = 64, 8
-BUT = {"base_model.json": "path", "lineage.json": "commit"}  # what may differ in a file
+SCORED = ("scores.json", "samples.jsonl", "compare.html")  # answers are kept in the order in which they came
 Result = dict[str, str]
 """what a stage has left: name -> digest"""
 
@@ -36,31 +41,13 @@ class Stage:
 
 
 def digest(path: Path) -> str:
-    return hashlib.sha256(content_of(path)).hexdigest()[:16]
+    """The hash of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def content_of(path: Path) -> bytes:
-    """A file's bytes, but for the program's commit, for the way from an adapter to its base, which is longer from a
-    disk of its own, and for the hashes of a parent's file, where white space is enough for another.
-    """
-    if path.name in BUT:
-        facts = json.loads(path.read_text()) | {BUT[path.name]: ""}
-        parents = [parent | {"sha256": ""} for parent in facts.get("parents", [])]
-        return json.dumps(facts | {"parents": parents}).encode()
-    if path.name == "chunks.jsonl":  # is made again where a line is missing, not where its end is
-        return path.read_bytes().removesuffix(b"\n")
-    if path.name == "checksums.json":
-        facts = json.loads(path.read_text())
-        for name in BUT:
-            facts["files"].pop(name, None)
-        del facts["sha256"]  # the hash of the whole
-        return json.dumps(facts).encode()
-    return path.read_bytes()
-
-
-def files_of(folder: Path, *but: str) -> Result:
-    """Digests of all files below a folder, without those of these names."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in but)
+def files_of(folder: Path) -> Result:
+    """Digests of all files below a folder."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): digest(path) for path in found}
 
 
@@ -74,12 +61,14 @@ def of_run(run: Path) -> Result:
     """Of a training: its series, its last checkpoint and what it published."""
     found = {"series": series(run)}
     found |= {name: digest(run / name) for name in ("export.json", "forgetting.json") if (run / name).exists()}
-    for folder in (run / "export", run / "adapter", run / "checkpoints" / f"step-{STEPS:06d}"):
+    last = run / "checkpoints" / f"step-{STEPS:06d}"
+    for folder in (run / "export", run / "adapter", last):
         found |= {f"{folder.name}/{name}": value for name, value in files_of(folder).items()} if folder.is_dir() else {}
-    last = f"step-{STEPS:06d}/checkpoint.json"
-    facts = json.loads((run / "checkpoints" / last).read_text())
-    del facts["sha256"], facts["state"]["records_crc32"]  # records hold what the clock gave
-    return found | {last: str(facts)}
+    facts = read_sealed(last / "checkpoint.json")  # its seal is over what the clock gave, too
+    crc32 = facts["state"].pop("records_crc32")
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    knows = crc32 in itertools.accumulate(lines, lambda crc, line: zlib.crc32(line, crc), initial=0)
+    return found | {f"{last.name}/checkpoint.json": f"{facts}, its records are{'' if knows else ' not'} there"}
 
 
 def of_dpo(run: Path) -> Result:
@@ -101,16 +90,17 @@ def of_judgement(folder: Path) -> Result:
 
 
 def of_store(store: Path) -> Result:
-    """The files of each version; when and by whom it was pushed differs."""
-    versions = sorted(store.glob("versions/*/*.json"))
-    named = {str(file.relative_to(store)): json.loads(file.read_text())["files"] for file in versions}
-    there = {of["sha256"] for files in named.values() for of in files.values()}
+    """The versions, but for when and by whom they were pushed, and their files."""
+    named = {str(file.relative_to(store)): read_sealed(file) for file in sorted(store.glob("versions/*/*.json"))}
+    there = {of["sha256"] for version in named.values() for of in version["files"].values()}
     objects = {digest(store / "objects" / sha256[:2] / sha256) for sha256 in there}
-    return {name: str(files) for name, files in named.items()} | {"objects": str(sorted(objects))}
+    told = {name: str(version | {"created": "", "writer": ""}) for name, version in named.items()}
+    return told | {"objects": str(sorted(objects))}
 
 
 def of_benchmark(run: Path) -> Result:
-    return {"benchmark.json": digest(run / "benchmark.json")}
+    names = ("benchmark.json", "benchmark.html", *(f"own/{name}" for name in SCORED))
+    return {name: digest(run / name) for name in names}
 
 
 def of_file(file: Path) -> Result:
@@ -118,14 +108,24 @@ def of_file(file: Path) -> Result:
 
 
 def of_output(_: Path) -> Result:
-    """Of what only tells, but for its first line, which says how much of the run's records there was to compare."""
+    """Of what only tells."""
+    return {"told": Path("../output").read_text()}
+
+
+def of_trace(_: Path) -> Result:
+    """Of a trace, but for its first line, which says how much of the run's records there was to compare."""
     return {"told": str(Path("../output").read_text().splitlines()[1:])}
 
 
-def of_nothing(_: Path) -> Result:
-    """Of what tells of times."""
-    return {}
+def of_page(page: Path) -> Result:
+    """Of a report, but for the moment that it is of, and how long ago the run ended."""
+    return {"page": re.sub(r"as of [^;]*;|finished [^<]* ago", "", page.read_text())}
+
+
+def of_status(_: Path) -> Result:
+    """Of a status, but for how long ago things were."""
+    return {"told": re.sub(r"[^ ]+( min| h| s| days)? ago", "", Path("../output").read_text())}
 
 
 def of_evaluation(run: Path) -> Result:
-    return {name: digest(run / name) for name in ("scores.json", "samples.jsonl")}
+    return {name: digest(run / name) for name in SCORED}

@@ -14,11 +14,13 @@ from tests.storm.stage import (
     of_evaluation,
     of_file,
     of_judgement,
-    of_nothing,
     of_output,
+    of_page,
     of_run,
+    of_status,
     of_store,
     of_synthesis,
+    of_trace,
 )
 
 AUTO = ("--resume", "auto")
@@ -103,10 +105,11 @@ STAGES = {
         ),
         Stage(
             *("report", "logtrain.report", ("runs/cpt", "--output", "page.html", "--no_pictures"), "page.html"),
-            of_nothing,
+            of_page,
+            tells="cpt: ",  # before what could not be read
         ),
-        Stage("status", "logtrain.status", ("runs/cpt",), "none", of_nothing),
-        Stage("trace", "logtrain.trace", ("runs/cpt", "--step", "5"), "none", of_output),
+        Stage("status", "logtrain.status", ("runs/cpt",), "none", of_status, tells="not read: "),
+        Stage("trace", "logtrain.trace", ("runs/cpt", "--step", "5"), "none", of_trace),
         Stage("lineage", "logtrain.lineage", ("merged", "--store", "store"), "none", of_output),
     )
 }

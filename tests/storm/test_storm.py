@@ -10,9 +10,9 @@ from random import Random
 import pytest
 
 from tests.storm import corruption
-from tests.storm.__main__ import storm
 from tests.storm.ground import Ground
 from tests.storm.outcome import BAD
+from tests.storm.running import storm
 from tests.storm.stages import STAGES
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 
 from logtrain.core.untrusted import sealed
 from logtrain.data.manifest import FORMAT_VERSION, fingerprint_of
-from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter
+from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter, teacher_dtype
 from logtrain.model import hf
 from logtrain.model.llama import Llama
 from logtrain.model.weights import materialize
@@ -92,15 +92,17 @@ def write_data(
     seed: int = 0,
     context: float = 0.0,
     steps: tuple[int, int] = (1, 4),
+    teacher_top_k: int = 0,
 ) -> Path:
     """A prepared folder with documents of the given lengths by split; `context`: share of tokens that are no target;
-    `steps`: from id to id, of which each document keeps one.
+    `steps`: from id to id, of which each document keeps one; `teacher_top_k`: outcomes of a teacher, which knows
+    nothing of the language.
     """
     random, loaded = np.random.default_rng(seed), Tokenizer.load(tokenizer)
     folder.mkdir(parents=True)
-    splits = {}
+    splits, settings = {}, {"seq_len": seq_len, "seed": seed, "context": context}
     for split, wanted in lengths.items():
-        writer = ShardWriter(folder, split, shard_tokens=1 << 12)
+        writer = ShardWriter(folder, split, 1 << 12, teacher_top_k)
         for row, length in enumerate(wanted):
             # A learnable language: the next id is the last plus a step that the document keeps.
             ids = (random.integers(loaded.vocab_size) + random.integers(*steps) * np.arange(length)) % (
@@ -111,7 +113,8 @@ def write_data(
             tokens[1:] |= np.where(random.random(length - 1) < context, np.uint32(CONTEXT), np.uint32(0))
             record = np.zeros(1, DOCUMENT)
             record["length"], record["targets"], record["row"] = length, int((tokens[1:] < CONTEXT).sum()), row
-            writer.add(tokens, record)
+            teacher = random_teacher(tokens, teacher_top_k, loaded.vocab_size, row) if teacher_top_k else None
+            writer.add(tokens, record, teacher)
         splits[split] = writer.close()
     facts = {
         "path": str(tokenizer),
@@ -121,8 +124,19 @@ def write_data(
         "document_end_id": 1,
         "document_end": next(text for text, id in loaded.special_tokens().items() if id == 1),
     }
-    write_manifest(folder, splits, facts, {"seq_len": seq_len, "seed": seed, "context": context})
+    write_manifest(folder, splits, facts, settings | ({"teacher_top_k": teacher_top_k} if teacher_top_k else {}))
     return folder
+
+
+def random_teacher(stored_N: np.ndarray, top_k: int, vocab_size: int, seed: int) -> np.ndarray:
+    """A distribution for each token of a document that is predicted, as a shard holds it."""
+    logits_NV = 2 * np.random.default_rng(seed).standard_normal((len(stored_N), vocab_size))
+    log_NV = logits_NV - np.log(np.exp(logits_NV).sum(1, keepdims=True))
+    records_N = np.zeros(len(stored_N), teacher_dtype(top_k))
+    records_N["ids"] = np.argsort(-log_NV, axis=1)[:, :top_k]
+    records_N["log_probabilities"] = np.take_along_axis(log_NV, records_N["ids"].astype(np.int64), 1)
+    records_N["log_probabilities"][(stored_N >= CONTEXT) | (np.arange(len(stored_N)) == 0)] = -np.inf
+    return records_N
 
 
 def write_manifest(folder: Path, splits: dict, tokenizer: dict | None = None, settings: dict | None = None) -> None:

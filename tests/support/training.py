@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from logtrain import cpt
 from logtrain.core.config import load
+from logtrain.training.objective import objective_of
 from logtrain.training.setup import set_up
 from logtrain.training.sharding import full_tensors
 from logtrain.training.step import TrainStep
@@ -45,7 +46,8 @@ def first_gradients(flags: list[str]) -> dict[str, torch.Tensor]:
             pass
 
     config = run.config
-    TrainStep(model, Recorder(), config.optim, config.trainer.max_grad_norm, 1, run.world)(run.data.train.at(0), 0)
+    most, objective = config.trainer.max_grad_norm, objective_of(config)
+    TrainStep(model, Recorder(), config.optim, most, 1, run.world, objective)(run.data.train.at(0), 0)
     run.world.close()
     return found
 

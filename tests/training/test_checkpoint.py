@@ -18,7 +18,9 @@ import torch
 from safetensors.torch import load_file
 
 from logtrain.core.untrusted import read_sealed, sealed
-from logtrain.training import checkpoint, checks
+from logtrain.training import checkpoint, checks, parts
+from logtrain.training.optim import MOMENTS
+from logtrain.training.optim_config import OptimConfig
 from tests.support.program import Program
 from tests.support.ranks import Ranks
 from tests.support.synthetic import write_data, write_model
@@ -138,6 +140,30 @@ def test_a_damaged_checkpoint_is_one_line_and_2(case, run):
         f"error: {run}/checkpoints/step-000006: corrupt checkpoint: {SHARD} has another checksum; "
         f"remove it to resume from an older one\n"
     )
+
+
+def momentum_alone(model: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9, fused=True)
+
+
+def test_an_optimizer_that_keeps_other_moments_goes_on_as_if_it_had_not_stopped(case, tmp_path, monkeypatch):
+    """Its checkpoints hold what it keeps and nothing else; one of AdamW is not taken for one of its own."""
+    monkeypatch.setattr(parts, "make_optimizer", momentum_alone)
+    monkeypatch.setitem(MOMENTS, torch.optim.SGD, ("momentum_buffer",))
+    flags = [*case.flags, "--runs", str(tmp_path), "--optim.lr", "0.1"]
+    assert train(flags) == 0
+    last = tmp_path / "run" / "checkpoints" / "step-000006"
+    whole = load_file(last / SHARD)
+    names = {name.removeprefix("model.") for name in whole if name.startswith("model.")}
+    assert whole.keys() == {f"{kind}.{name}" for name in names for kind in ("model", "optimizer.momentum_buffer")}
+    assert all(whole[f"optimizer.momentum_buffer.{name}"].any() for name in names)
+    shutil.rmtree(last)
+    assert train([*flags, "--resume", "auto"]) == 0
+    again = load_file(last / SHARD)
+    assert [name for name in whole if not torch.equal(whole[name], again[name])] == []
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"does not fit this model: it has no tensor optimizer\.exp_avg\."):
+        train([*flags, "--resume", "auto"])
 
 
 # ---- saving fails

@@ -3,6 +3,7 @@ the same on any ranks and after a resume, and the step that is exported is the b
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -164,6 +165,14 @@ def test_the_interval_holds_the_truth_in_95_of_100():
         widths.append(found.high - found.low)
     assert 0.92 <= held / 400 <= 0.98
     assert 0.06 < np.mean(widths) < 0.14
+
+
+def test_an_interval_without_an_end_is_null_in_the_file():
+    """Of a single row nothing is known of the spread, and JSON has no infinity."""
+    found = compared("set", "", RowLosses([4.0], [2]), RowLosses([5.0], [2]))
+    assert (found.low, found.high) == (-math.inf, math.inf)
+    told = json.loads(json.dumps(found.facts(), allow_nan=False))
+    assert (told["before"], told["after"], told["low"], told["high"]) == (2.0, 2.5, None, None)
 
 
 @pytest.fixture(scope="module")
