@@ -66,6 +66,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seq_len", type=int, default=256)
     parser.add_argument("--valid_rows", type=int, default=16, help="rows of each set")
     parser.add_argument("--replay_tokens", default="8k", help="of each kind that the model writes")
+    parser.add_argument("--own_tokens", default="", help="of each kind of --own; as many as of replay if not given")
     parser.add_argument("--max_tokens", default="200", help="of a written document or answer")
     parser.add_argument("--kinds", nargs="+", default=["documents", "chats"], help="what the model writes")
     parser.add_argument("--own", action="store_true", help="measure on what the model writes with another seed, too")
@@ -85,7 +86,7 @@ def write_data(args: argparse.Namespace, output: Path) -> None:
     for kind in args.kinds:
         written(args, kind, output / kind, "1309", args.top_k if any(args.kl) else "0")
         if args.own:
-            written(args, kind, output / f"own-{kind}", "2")
+            written(args, kind, output / f"own-{kind}", "2", tokens=args.own_tokens)
 
 
 def prepared(args: argparse.Namespace, file: str, folder: Path, valid: str, format: str) -> None:
@@ -96,9 +97,9 @@ def prepared(args: argparse.Namespace, file: str, folder: Path, valid: str, form
         prepare.main([*flags, *(["--too_long", "drop", "--bad_rows", "skip"] if format != "auto" else [])])
 
 
-def written(args: argparse.Namespace, kind: str, folder: Path, seed: str, top_k: str = "0") -> None:
+def written(args: argparse.Namespace, kind: str, folder: Path, seed: str, top_k: str = "0", tokens: str = "") -> None:
     """What the model writes, with so many outcomes of its distribution; a folder that is there stays."""
-    flags = ["--model", args.model, "--kind", kind, "--tokens", args.replay_tokens, "--sampling.seed", seed]
+    flags = ["--model", args.model, "--kind", kind, "--tokens", tokens or args.replay_tokens, "--sampling.seed", seed]
     flags += ["--teacher_top_k", top_k]
     if not folder.exists():
         replay.main([*flags, "--seq_len", str(args.seq_len), "--max_tokens", args.max_tokens, "--output", str(folder)])

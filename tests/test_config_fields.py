@@ -71,6 +71,7 @@ TRAINING: dict[str, tuple[list[str], list[str]]] = {
 
 # The field -> flags that change a plan's result.
 PLANNED: dict[str, list[str]] = {
+    "trainer.replay_kl": ["--trainer.replay_kl", "1"],
     "attention_backend": ["--attention_backend", "fa3"],
     "parallel.symmetric_memory": ["--parallel.symmetric_memory"],
     "gpus": ["--gpus", "2"],

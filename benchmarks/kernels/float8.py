@@ -5,6 +5,9 @@ Liger-Kernel has none. With a scale for all of a matrix there are two looks at i
 element; the first leaves one number.
 """
 
+import torch
+from torch import Tensor
+
 from benchmarks.kernels.shapes import Shape
 from benchmarks.kernels.work import Call, Forward, Work, normal, size
 from logtrain_kernels.float8 import E4M3
@@ -16,6 +19,7 @@ from logtrain_kernels.float8_pair import (
     largest_reference,
     pair_reference,
 )
+from logtrain_kernels.float8_rope import joined, rope_backward_largest_op, rope_backward_pair_op
 from logtrain_kernels.float8_rows import float8_rows_op, rows_reference
 from logtrain_kernels.float8_swiglu import (
     gradient_reference,
@@ -115,7 +119,31 @@ def swiglu_backward_pair(s: Shape, T: int, device: str) -> Work:
     )
 
 
+def rotated(s: Shape, T: int, device: str) -> tuple[Tensor, ...]:
+    """Gradients of q, k and v, and the tables by which q and k were turned."""
+    parts = (normal(T, heads, s.H, device=device) for heads in (s.N, s.K, s.K))
+    return *parts, *(normal(T, s.H // 2, device=device, dtype=torch.float32) for _ in range(2))
+
+
+def rope_backward_largest(s: Shape, T: int, device: str) -> Work:
+    """The first look at the gradient of what rotary embedding takes."""
+    parts = rotated(s, T, device)
+    return cast(lambda: rope_backward_largest_op(*parts), lambda: largest_reference(joined(*parts)), size(*parts) + 4)
+
+
+def rope_backward_pair(s: Shape, T: int, device: str) -> Work:
+    """The second look at the gradient of what rotary embedding takes."""
+    parts = rotated(s, T, device)
+    ways = largest_reference(joined(*parts)), True, True
+    return cast(
+        lambda: rope_backward_pair_op(*parts, *ways),
+        lambda: pair_reference(joined(*parts), *ways),
+        size(*parts) + 2 * sum(part.numel() for part in parts[:3]) + 8,
+    )
+
+
 CASTS = (
     *(float8_largest, float8_rows, float8_pair, float8_transposed, rms_norm_largest, rms_norm_pair),
+    *(rope_backward_largest, rope_backward_pair),
     *(swiglu_largest, swiglu_pair, swiglu_backward_largest, swiglu_backward_pair),
 )

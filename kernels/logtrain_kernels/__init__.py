@@ -28,11 +28,12 @@ from logtrain_kernels.device import interpreted, pretended_gpu, settle_vector_fu
 from logtrain_kernels.dropout import dropout_steps
 from logtrain_kernels.dropped_linear import DROPPED_LINEAR_KEPT, dropped_linear_backward_cost, dropped_linear_cost
 from logtrain_kernels.float8 import Float8, Scaling, float8_amax, float8_round, float8_scale
-from logtrain_kernels.float8_block import float8_feed_forward, float8_norm_linear
+from logtrain_kernels.float8_block import float8_feed_forward, float8_norm_rope
 from logtrain_kernels.float8_cast import float8_cast, float8_weight
 from logtrain_kernels.float8_linear import ONLY, Float8Recipe, Pass, float8_linear
 from logtrain_kernels.float8_norm import rms_norm_largest_cost, rms_norm_pair_cost
 from logtrain_kernels.float8_pair import FLOAT8_KEPT, float8_largest_cost, float8_pair_cost, float8_transposed_cost
+from logtrain_kernels.float8_rope import rope_backward_largest_cost, rope_backward_pair_cost
 from logtrain_kernels.float8_rows import float8_rows_cost
 from logtrain_kernels.float8_swiglu import (
     FLOAT8_SWIGLU_KEPT,
@@ -84,6 +85,8 @@ COSTS = {
     "rms_norm_pair": rms_norm_pair_cost,
     "rope_": rope_cost,
     "rope_backward": rope_backward_cost,
+    "rope_backward_largest": rope_backward_largest_cost,
+    "rope_backward_pair": rope_backward_pair_cost,
     "softmax_gradient_": softmax_gradient_cost,
     "swiglu": swiglu_cost,
     "swiglu_backward_": swiglu_backward_cost,
@@ -127,7 +130,7 @@ __all__ = [
     "float8_cast",
     "float8_feed_forward",
     "float8_linear",
-    "float8_norm_linear",
+    "float8_norm_rope",
     "float8_round",
     "float8_scale",
     "float8_weight",

@@ -1,14 +1,15 @@
 """The parts of a block whose operands are cast to float8 where they are computed, tensorwise (float8_linear.py): a
-product behind a norm, and the whole feed-forward layer.
+norm with the projection to queries, keys and values behind it, and the whole feed-forward layer.
 
-    norm_linear         r = residual + x        y = norm(r) W^T
+    norm_rope           r = residual + x        q, k, v = rope(norm(r) W^T)
     feed_forward        r = residual + x        h = swiglu(norm(r) U^T)        y = h W^T
 
-Neither the norm's output nor h, nor the gradient of what SwiGLU takes, is ever written in higher precision. That
-gradient goes as float8 from SwiGLU's backward into two products, so the feed-forward layer is one function to autograd.
-All is bit by bit what norm, cast, products and SwiGLU give one after the other.
+Neither the norm's output nor h, nor the gradient of what rope and SwiGLU take, is ever written in higher precision.
+These gradients go as float8 from the backward of rope and SwiGLU into two products each, so that either part is one
+function to autograd. All is bit by bit what norm, cast, products, rope and SwiGLU give one after the other.
 
-Shapes in names: T tokens, D model width, F feed-forward width, O out features.
+Shapes in names: T tokens, D model width, F feed-forward width, N query heads, K key-value heads, H head size, H2 half
+of it, O = (N + 2K) H.
 """
 
 import torch
@@ -20,6 +21,7 @@ from logtrain_kernels.float8_cast import float8_weight
 from logtrain_kernels.float8_linear import ONLY, Pass
 from logtrain_kernels.float8_norm import rms_norm_largest_op, rms_norm_pair_op
 from logtrain_kernels.float8_pair import Float8Pair, float8_pair, float8_transposed
+from logtrain_kernels.float8_rope import rope_backward_largest_op, rope_backward_pair_op
 from logtrain_kernels.float8_swiglu import (
     swiglu_backward_largest_op,
     swiglu_backward_pair_op,
@@ -27,6 +29,7 @@ from logtrain_kernels.float8_swiglu import (
     swiglu_pair_op,
 )
 from logtrain_kernels.rms_norm import rms_norm_backward_op
+from logtrain_kernels.rope import rope_op
 
 
 def normed(
@@ -46,24 +49,31 @@ def gradients(dy: Float8Pair, weight: Float8, x_DT: Float8, dtype: torch.dtype) 
     return dx_TD, float8_product(dy.turned, x_DT, dtype, fast=False)
 
 
-class NormLinear(torch.autograd.Function):
-    """`float8_norm_linear`, of weights that have been cast."""
+class NormRope(torch.autograd.Function):
+    """`float8_norm_rope`, of a weight that has been cast."""
 
     @staticmethod
-    def forward(ctx, x_TD: Tensor, residual_TD: Tensor | None, norm_D, eps: float, _weight_OD, values_OD, inverse, of):
+    def forward(
+        ctx, x_TD: Tensor, residual_TD: Tensor | None, norm_D, eps: float, _weight_OD, values_OD, inverse,
+        cos_TH2: Tensor, sin_TH2: Tensor, num_heads: int, num_kv_heads: int, of: Pass,
+    ):  # fmt: skip
         r_TD, scale_T, qx = normed(x_TD, residual_TD, norm_D, eps, of)
         ctx.adds = residual_TD is not None
-        ctx.save_for_backward(r_TD, scale_T, norm_D, values_OD, inverse, *qx.turned)
-        y_TO = float8_product(qx.straight, Float8(values_OD, inverse), x_TD.dtype, fast=True)
-        return r_TD if ctx.adds else None, y_TO
+        ctx.save_for_backward(r_TD, scale_T, norm_D, cos_TH2, sin_TH2, values_OD, inverse, *qx.turned)
+        qkv_TO = float8_product(qx.straight, Float8(values_OD, inverse), x_TD.dtype, fast=True)
+        qkv_TNH = qkv_TO.unflatten(-1, (num_heads + 2 * num_kv_heads, -1))
+        rope_op(qkv_TNH, cos_TH2, sin_TH2, num_heads, num_kv_heads)
+        return r_TD if ctx.adds else None, *qkv_TNH.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dr_TD: Tensor | None, dy_TO: Tensor) -> tuple[Tensor | None, ...]:
-        r_TD, scale_T, norm_D, values_OD, inverse, *qx = ctx.saved_tensors
-        dn_TD, dw_OD = gradients(float8_pair(dy_TO), Float8(values_OD, inverse), Float8(*qx), dy_TO.dtype)
+    def backward(ctx, dr_TD: Tensor | None, dq_TNH: Tensor, dk_TKH: Tensor, dv_TKH: Tensor):
+        r_TD, scale_T, norm_D, cos_TH2, sin_TH2, values_OD, inverse, *qx = ctx.saved_tensors
+        parts = dq_TNH, dk_TKH, dv_TKH, cos_TH2, sin_TH2
+        qd = Float8Pair(*rope_backward_pair_op(*parts, rope_backward_largest_op(*parts), True, True))
+        dn_TD, dw_OD = gradients(qd, Float8(values_OD, inverse), Float8(*qx), dq_TNH.dtype)
         dx_TD, dnorm_D = rms_norm_backward_op(dn_TD, dr_TD, r_TD, norm_D, scale_T, True)
-        return dx_TD, dx_TD if ctx.adds else None, dnorm_D, None, dw_OD, None, None, None
+        return dx_TD, dx_TD if ctx.adds else None, dnorm_D, None, dw_OD, *[None] * 7
 
 
 class FeedForward(torch.autograd.Function):
@@ -96,21 +106,25 @@ class FeedForward(torch.autograd.Function):
         return dx_TD, dx_TD, dnorm_D, None, dup_2FD, None, None, ddown_DF, None, None, None
 
 
-def float8_norm_linear(
+def float8_norm_rope(
     x_TD: Tensor,
     residual_TD: Tensor | None,
     norm_D: Tensor,
     eps: float,
-    weight_OD: Tensor,
-    quantised: Float8 | None = None,
+    qkv: tuple[Tensor, Float8 | None],
+    rotations: tuple[Tensor, Tensor],
+    heads: tuple[int, int],
     of: Pass = ONLY,
-) -> tuple[Tensor, Tensor]:
-    """`add_rms_norm`, with the product of its norm and W in float8, tensorwise: -> (new residual [T, D], y [T, O]), in
-    x's dtype, fp32 or bf16. `quantised` and `of` are as in `float8_linear`.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`add_rms_norm`, the projection of its norm to queries, keys and values in float8, tensorwise, and `rope`: -> (new
+    residual [T, D], q [T, N, H], k [T, K, H], v [T, K, H]), in x's dtype, fp32 or bf16. `qkv` [O, D]: the matrix, and
+    what it is in float8 where it was cast before; `rotations`: the tables of `rope_tables`, `heads`: (N, K); `of` is as
+    in `float8_linear`. q, k and v are views of one tensor.
     """
-    quantised = quantised or float8_weight(weight_OD.detach(), "tensorwise")
-    sum_TD, y_TO = NormLinear.apply(x_TD, residual_TD, norm_D, eps, weight_OD, *quantised, of)
-    return x_TD if residual_TD is None else sum_TD, y_TO
+    weight_OD, cast = qkv
+    cast = cast or float8_weight(weight_OD.detach(), "tensorwise")
+    sum_TD, *parts = NormRope.apply(x_TD, residual_TD, norm_D, eps, weight_OD, *cast, *rotations, *heads, of)
+    return x_TD if residual_TD is None else sum_TD, *parts
 
 
 def float8_feed_forward(

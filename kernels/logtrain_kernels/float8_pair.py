@@ -77,15 +77,13 @@ def scale_of(largest, inverse):
 
 
 @triton.jit
-def store_tile(
-    q, values_TD, values_DT, row, column, T, LAST: constexpr, D: constexpr, STRAIGHT: constexpr, TRANSPOSED: constexpr
-):
-    """Writes a tile of a matrix of D columns, of which those from LAST on are not this tile's."""
+def store_tile(q, values_TD, values_DT, row, column, T, last, D: constexpr, STRAIGHT: constexpr, TRANSPOSED: constexpr):
+    """Writes a tile of a matrix of D columns, of which those from `last` on are not this tile's."""
     if STRAIGHT:
-        inside = (row < T)[:, None] & (column < LAST)[None, :]
+        inside = (row < T)[:, None] & (column < last)[None, :]
         tl.store(values_TD + row[:, None] * D + column[None, :], q, mask=inside)
     if TRANSPOSED:
-        inside = (column < LAST)[:, None] & (row < T)[None, :]
+        inside = (column < last)[:, None] & (row < T)[None, :]
         tl.store(values_DT + column[:, None] * T + row[None, :], tl.trans(q), mask=inside)
 
 

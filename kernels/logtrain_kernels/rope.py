@@ -90,6 +90,18 @@ def turn(x_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor) -> None:
 
 
 @triton.jit
+def turned_pairs(x_NH, at, inside, cos, sin, HALF: constexpr, TURN: constexpr):
+    """-> both halves of heads, turned or as they are, in x's dtype"""
+    a = tl.load(x_NH + at, mask=inside, other=0.0)
+    b = tl.load(x_NH + at + HALF, mask=inside, other=0.0)
+    if TURN:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+        a, b = a * cos - b * sin, b * cos + a * sin
+    dtype = x_NH.dtype.element_ty
+    return a.to(dtype), b.to(dtype)
+
+
+@triton.jit
 def move_heads(
     from_NH, to_NH, cos, sin, NUM: constexpr, HALF: constexpr, TURN: constexpr, HEADS: constexpr, PAIRS: constexpr
 ):  # fmt: skip
@@ -99,13 +111,9 @@ def move_heads(
         head = first + tl.arange(0, HEADS)[:, None]
         inside = (head < NUM) & (pair < HALF)
         at = head * 2 * HALF + pair
-        a = tl.load(from_NH + at, mask=inside, other=0.0)
-        b = tl.load(from_NH + at + HALF, mask=inside, other=0.0)
-        if TURN:
-            a, b = a.to(tl.float32), b.to(tl.float32)
-            a, b = a * cos - b * sin, b * cos + a * sin
-        tl.store(to_NH + at, a.to(to_NH.dtype.element_ty), mask=inside)
-        tl.store(to_NH + at + HALF, b.to(to_NH.dtype.element_ty), mask=inside)
+        a, b = turned_pairs(from_NH, at, inside, cos, sin, HALF, TURN)
+        tl.store(to_NH + at, a, mask=inside)
+        tl.store(to_NH + at + HALF, b, mask=inside)
 
 
 @triton.jit

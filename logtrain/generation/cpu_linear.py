@@ -11,6 +11,7 @@ Shapes in names: T tokens, D in features, O out features, V vocabulary.
 import torch
 from torch import Tensor, nn
 
+from logtrain.model.distillation import Taught
 from logtrain.model.llama import Llama, LossHead
 
 
@@ -35,11 +36,16 @@ class PackedHead(LossHead):
         self.product = PackedLinear(head.weight)
 
     def forward(
-        self, x_TD: Tensor, residual_TD: Tensor, labels_T: Tensor | None, of_each_token: bool = False
+        self,
+        x_TD: Tensor,
+        residual_TD: Tensor,
+        labels_T: Tensor | None,
+        of_each_token: bool = False,
+        taught: Taught | None = None,
     ) -> Tensor:
-        """The loss, or without labels the logits [T, V], as `LossHead.forward` gives them."""
+        """The losses, or without labels the logits [T, V], as `LossHead.forward` gives them."""
         if labels_T is not None:
-            return super().forward(x_TD, residual_TD, labels_T, of_each_token)
+            return super().forward(x_TD, residual_TD, labels_T, of_each_token, taught)
         return self.product(self.norm(x_TD, residual_TD)[1])
 
 

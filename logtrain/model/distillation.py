@@ -98,12 +98,12 @@ def of_logits(logits_CV: Tensor, labels_C: Tensor, taught: Taught) -> tuple[Tens
     q_CK = taught.log_TK.float().exp()
     told_C1 = q_CK.sum(-1, keepdim=True)
     kl_C = divergence(q_CK, z_CK - total_C1.log(), has_rest=ids_CK.shape[1] < z_CV.shape[1])
-    is_told_C1 = (ids_CK == label_C1).any(-1, keepdim=True)
-    gradient_CV = z_CV.div_(total_C1).scatter_add_(1, ids_CK, -taught.share * is_told_C1 * q_CK / told_C1)
-    gradient_CV.scatter_add_(1, label_C1, taught.share * is_told_C1 - 1)
+    is_label_C1 = (labels_C != IGNORE)[:, None]
+    share_C1 = taught.share * (is_label_C1 & (ids_CK == label_C1).any(-1, keepdim=True))
+    gradient_CV = z_CV.mul_(is_label_C1 / total_C1).scatter_add_(1, label_C1, share_C1 - is_label_C1.float())
+    gradient_CV.scatter_add_(1, ids_CK, -share_C1 * q_CK / told_C1.clamp(min=LEAST))
     sums_3C = torch.stack(((total_C1.log() - z_C1)[:, 0], kl_C, torch.ones_like(kl_C)))
-    is_ignored_C = labels_C == IGNORE
-    return sums_3C.masked_fill(is_ignored_C, 0), gradient_CV.masked_fill_(is_ignored_C[:, None], 0)
+    return sums_3C.masked_fill(~is_label_C1[:, 0], 0), gradient_CV
 
 
 def divergence(q_CK: Tensor, log_p_CK: Tensor, has_rest: bool) -> Tensor:

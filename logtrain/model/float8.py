@@ -30,7 +30,7 @@ from logtrain_kernels import (
     float8_amax,
     float8_feed_forward,
     float8_linear,
-    float8_norm_linear,
+    float8_norm_rope,
     float8_scale,
     float8_weight,
 )
@@ -58,7 +58,7 @@ def recipe_of(config: Float8Config) -> Float8Recipe:
 
 
 class Float8Block(Block):
-    """A block whose norms and SwiGLU write the operands of its products in float8, tensorwise."""
+    """A block whose norms, rope and SwiGLU write the operands of its products in float8, tensorwise."""
 
     def __init__(self, block: Block):
         nn.Module.__init__(self)
@@ -76,10 +76,10 @@ class Float8Block(Block):
     def compute(
         self, x_TD: Tensor, residual_TD: Tensor | None, sequences: Sequences, of: Pass = ONLY
     ) -> tuple[Tensor, Tensor]:
-        norm, out = self.attention_norm, self.attention.out
-        qkv = both(self.attention.qkv)
-        sum_TD, qkv_TO = float8_norm_linear(x_TD, residual_TD, norm.weight, norm.eps, *qkv, of)
-        attended_TO = self.attention.attend(qkv_TO, sequences)
+        norm, attention, out = self.attention_norm, self.attention, self.attention.out
+        stream = x_TD, residual_TD, norm.weight, norm.eps
+        sum_TD, q, k, v = float8_norm_rope(*stream, both(attention.qkv), sequences.rotations, attention.heads, of)
+        attended_TO = attention.attend(q, k, v, sequences)
         x_TD = float8_linear(attended_TO, out.weight, Float8Recipe(), gathered(out.weight), of)
         norm, layer = self.feed_forward_norm, self.feed_forward
         matrices = both(layer.gate_up), both(layer.down)

@@ -113,13 +113,16 @@ class Attention(nn.Module):
         self.out = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=False)
 
     def forward(self, x_TD: Tensor, sequences: Sequences) -> Tensor:
-        return self.out(self.attend(self.qkv(x_TD), sequences))
+        qkv_TNH = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim))
+        return self.out(self.attend(*rope(qkv_TNH, *sequences.rotations, *self.heads), sequences))
 
-    def attend(self, qkv_TO: Tensor, sequences: Sequences) -> Tensor:
-        """What each token's query heads find: queries, keys and values [T, (N + 2K) H] -> [T, N H]."""
-        qkv_TNH = qkv_TO.unflatten(-1, (-1, self.head_dim))
-        cos_TH2, sin_TH2 = sequences.rotations
-        q_TNH, k_TKH, v_TKH = rope(qkv_TNH, cos_TH2, sin_TH2, self.num_heads, self.num_kv_heads)
+    @property
+    def heads(self) -> tuple[int, int]:
+        """The numbers of query heads, and of key-value heads."""
+        return self.num_heads, self.num_kv_heads
+
+    def attend(self, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, sequences: Sequences) -> Tensor:
+        """What each token's query heads find: rotated queries and keys, and values -> [T, N H]."""
         cu_seqlens, longest = sequences.cu_seqlens, sequences.max_seqlen
         if cache := sequences.cache:
             keys_CKH, values_CKH = cache.keys_CKH, cache.values_CKH

@@ -26,8 +26,9 @@ class PlanConfig(RunConfig):
             "compile",
             "attention_backend",
         ),
-        *("lora.", "loader.", "trainer.epochs", "trainer.max_steps", "trainer.max_grad_norm", "parallel.shard_ranks"),
-        *("parallel.reduce_dtype", "parallel.reshard_after_forward", "parallel.prefetch", "parallel.symmetric_memory"),
+        *("lora.", "loader.", "trainer.epochs", "trainer.max_steps", "trainer.max_grad_norm", "trainer.replay_kl"),
+        *("parallel.shard_ranks", "parallel.reduce_dtype", "parallel.reshard_after_forward", "parallel.prefetch"),
+        "parallel.symmetric_memory",
         *("gpus", "gpu", "price", "search", "json", "picture", "documents", "document_tokens", "document_sigma"),
     )  # of a run's settings those that change a plan; a recipe may have any
     model: Annotated[str, WITHOUT_WEIGHTS]

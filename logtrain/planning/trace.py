@@ -1,6 +1,6 @@
 """Traces one training step of a recipe at full size, run by the real code on pretended GPUs: `TrainStep` on the real
 model under FSDP2, with recomputation, clipping and optimizer, on tensors without contents and a process group that
-sends nothing.
+sends nothing. With `trainer.replay_kl` every micro-batch counts as one of a teacher's, which takes longest.
 
 Micro-batches in the middle of a step are alike, so at most three run: the first, which creates gradients, one of the
 middle, which adds to them, and the last, in which replicas average. `Trace.repeats` says how often each counts.
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -26,10 +25,13 @@ from logtrain.planning.memory import Peak, peak
 from logtrain.planning.operation import Op
 from logtrain.planning.recorder import Recorder
 from logtrain.training.config import RunConfig
+from logtrain.training.objective import objective_of
 from logtrain.training.optim import make_optimizer
 from logtrain.training.sharding import make_mesh, sharded_model
 from logtrain.training.step import TrainStep
 from logtrain_kernels import pretended_gpu
+
+TOP_K = 16  # outcomes of a teacher's distribution in a plan; what they take is nothing beside the logits
 
 
 @dataclass
@@ -103,7 +105,8 @@ def trace_step(config: RunConfig, shape: LlamaConfig, gpus: int, on_gpu: bool = 
         train_step = ready_to_train(model, config, gpus)
         optimizer = train_step.optimizer
         recorder.categorize(list(model.parameters()), "weights")
-        warm_up, step = pretended_step(1, tokens), pretended_step(len(repeats), tokens)
+        top_k = TOP_K if config.trainer.replay_kl else 0
+        warm_up, step = pretended_step(1, tokens, top_k), pretended_step(len(repeats), tokens, top_k)
         with recorder:
             train_step(warm_up, 0)  # creates the optimizer's state
             recorder.categorize(optimizer.state, "optimizer")
@@ -120,7 +123,7 @@ def ready_to_train(model: Llama, config: RunConfig, gpus: int) -> TrainStep:
     device = torch.device("cpu")
     materialize(model, device, None)
     optimizer, world = make_optimizer(model, config.optim), PretendedWorld(device, gpus)
-    return TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, 1, world)
+    return TrainStep(model, optimizer, config.optim, config.trainer.max_grad_norm, 1, world, objective_of(config))
 
 
 @dataclass(frozen=True)
@@ -133,14 +136,15 @@ class PretendedWorld:
     """The number of ranks."""
 
 
-def pretended_step(micro_batches: int, tokens: int) -> Step:
-    """A step of batches without contents, with `tokens` tokens each."""
+def pretended_step(micro_batches: int, tokens: int, teacher_top_k: int = 0) -> Step:
+    """A step of batches without contents, with `tokens` tokens each, all of which have a teacher if `teacher_top_k`."""
     ids = torch.empty(tokens, dtype=torch.long, device="meta")
     positions = torch.empty(tokens, dtype=torch.int32, device="meta")
     cu_seqlens = torch.empty(tokens // 64 + 2, dtype=torch.int32, device="meta")
-    batch = PretendedBatch(
-        tokens_T=ids, labels_T=ids, positions_T=positions, cu_seqlens=cu_seqlens, max_seqlen=tokens, seeds_T=ids
-    )
+    batch = PretendedBatch(ids, ids, positions, cu_seqlens, max_seqlen=tokens, seeds_T=ids)
+    if teacher_top_k:
+        top = torch.empty(tokens, teacher_top_k, dtype=torch.int32, device="meta")
+        batch = batch._replace(teacher_TK=top, teacher_log_TK=top.half())
     batches: list[Batch] = [batch] * micro_batches
     return Step(batches, tokens=tokens, targets=tokens, attention_pairs=0)
 
@@ -150,19 +154,7 @@ class PretendedBatch(Batch):
 
     def to(self, device: torch.device) -> Batch:
         """The batch with memory on a device; a copy from the host is no kernel, so none is recorded."""
-
-        def allocated(x: Tensor) -> Tensor:
-            return torch.empty_like(x, device=device)
-
-        tokens_T, positions_T, cu_seqlens = self.tokens_T, self.positions_T, self.cu_seqlens  # labels, seeds: as tokens
-        return Batch(
-            tokens_T=allocated(tokens_T),
-            labels_T=allocated(tokens_T),
-            positions_T=allocated(positions_T),
-            cu_seqlens=allocated(cu_seqlens),
-            max_seqlen=self.max_seqlen,
-            seeds_T=allocated(tokens_T),
-        )
+        return self.map(lambda x: torch.empty_like(x, device=device))
 
 
 def trace_of(recorder: Recorder, first_op: int, repeats: list[int], tokens: int, bytes_between_steps: int) -> Trace:

@@ -17,6 +17,7 @@ from logtrain.data.prepared import MANIFEST, REPORT, check_tokenizer
 from logtrain.data.shards import Split
 from logtrain.text.tokenizer import Tokenizer
 from tests.support.preparing import Inline, arguments, dump, make_rows
+from tests.support.synthetic import write_data, write_tokenizer
 
 VALUES = (None, True, -1, 2**70, 1.5, "", "..\x1b", [], {}, [[[[]]]], {"a": {"b": []}})
 CHATS = [{"conversations": [{"from": "human", "value": f"q{i}"}, {"from": "gpt", "value": f"a{i}"}]} for i in range(9)]
@@ -26,14 +27,16 @@ TOLD = r"(tokenizer\.path|chat\.template_path|domains\.\d|sources\.\d\.(bytes|pa
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, bytes_tokenizer, chat_tokenizer) -> list[Path]:
-    """Prepared folders, of text and of chats."""
+    """Prepared folders, of text, of chats and of documents with a teacher."""
     home = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "Pool", Inline)
         text, chats = dump(home / "a.json", make_rows(30)), dump(home / "b.json", CHATS)
         prepare.main(arguments(bytes_tokenizer, home / "text", text, shard_tokens=1000))
         prepare.main(arguments(chat_tokenizer, home / "chat", chats, format="sharegpt", valid_fraction=0))
-    return [home / "text", home / "chat"]
+    lengths = {"train": [12] * 9}
+    write_data(home / "taught", write_tokenizer(home / "words", 130), seq_len=32, lengths=lengths, teacher_top_k=3)
+    return [home / "text", home / "chat", home / "taught"]
 
 
 def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
@@ -93,10 +96,12 @@ def refusal(folder: Path, tokenizer: Path) -> str:
     return ""
 
 
-@pytest.mark.parametrize("name", [MANIFEST, REPORT])
-@pytest.mark.parametrize("kind", [0, 1])
+@pytest.mark.parametrize(("kind", "name"), [(0, MANIFEST), (0, REPORT), (1, MANIFEST), (1, REPORT), (2, MANIFEST)])
 def test_no_edit_passes(folders, bytes_tokenizer, chat_tokenizer, tmp_path, kind, name):
-    folder, tokenizer = shutil.copytree(folders[kind], tmp_path / "data"), (bytes_tokenizer, chat_tokenizer)[kind]
+    folder, tokenizer = (
+        shutil.copytree(folders[kind], tmp_path / "data"),
+        (bytes_tokenizer, chat_tokenizer, folders[0].parent / "words")[kind],
+    )
     assert refusal(folder, tokenizer) == ""
     whole = json.loads((folder / name).read_text())
     tried = 0
@@ -108,9 +113,12 @@ def test_no_edit_passes(folders, bytes_tokenizer, chat_tokenizer, tmp_path, kind
     print(f"{tried} edits of {name}")
 
 
-@pytest.mark.parametrize("kind", [0, 1])
+@pytest.mark.parametrize("kind", [0, 1, 2])
 def test_edits_with_a_new_seal(folders, bytes_tokenizer, chat_tokenizer, tmp_path, kind):
-    folder, tokenizer = shutil.copytree(folders[kind], tmp_path / "data"), (bytes_tokenizer, chat_tokenizer)[kind]
+    folder, tokenizer = (
+        shutil.copytree(folders[kind], tmp_path / "data"),
+        (bytes_tokenizer, chat_tokenizer, folders[0].parent / "words")[kind],
+    )
     whole = json.loads((folder / MANIFEST).read_text())
     whole.pop(SEAL)
     told, tried = 0, 0

@@ -12,6 +12,7 @@ from logtrain_kernels.adapted_linear import adapter_outputs_op
 from logtrain_kernels.dropped_linear import dropped_linear_backward_op, dropped_linear_op
 from logtrain_kernels.float8_norm import rms_norm_largest_op, rms_norm_pair_op
 from logtrain_kernels.float8_pair import float8_largest_op, float8_pair_op, float8_transposed_op
+from logtrain_kernels.float8_rope import rope_backward_largest_op, rope_backward_pair_op
 from logtrain_kernels.float8_rows import float8_rows_op
 from logtrain_kernels.float8_swiglu import (
     swiglu_backward_largest_op,
@@ -47,6 +48,7 @@ OPERATIONS = {
             rms_norm_largest_op,
             rms_norm_pair_op,
         ),
+        *(rope_backward_largest_op, rope_backward_pair_op),
         *(swiglu_backward_largest_op, swiglu_backward_pair_op, swiglu_largest_op, swiglu_pair_op),
         *(rms_norm_backward_op, rope_op, rope_backward_op, softmax_gradient_op, swiglu_op, swiglu_backward_op),
     )
@@ -92,6 +94,9 @@ def calls(dtype: torch.dtype) -> dict[str, tuple]:
         "rms_norm_pair, one way": (x_TD, scale[:T], weight_D, largest, True, False),
         "rope_": (qkv, *tables, 8, 4),
         "rope_backward": (q, k, k.clone(), *tables),
+        "rope_backward_largest": (q, k, k.clone(), *tables),
+        "rope_backward_pair": (q, k, k.clone(), *tables, largest, True, True),
+        "rope_backward_pair, one way, two groups of heads": (qkv, q, q.clone(), *tables, largest, True, False),
         "softmax_gradient_": (logits, labels, True),
         "softmax_gradient_, loss only": (logits, labels, False),
         "swiglu": (gate_up,),

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from logtrain_kernels import Float8Recipe, Pass, float8_cast, float8_feed_forward, float8_linear, float8_norm_linear
+from logtrain_kernels import ONLY, Float8Recipe, Pass, float8_cast, float8_feed_forward, float8_linear, float8_norm_rope
 from logtrain_kernels.float8_norm import rms_norm_largest_op, rms_norm_pair_op
 from logtrain_kernels.float8_pair import float8_largest_op, float8_pair, float8_pair_op, float8_transposed_op
+from logtrain_kernels.float8_rope import rope_backward_largest_op, rope_backward_pair_op
 from logtrain_kernels.float8_swiglu import (
     swiglu_backward_largest_op,
     swiglu_backward_pair_op,
@@ -17,6 +18,7 @@ from logtrain_kernels.float8_swiglu import (
     swiglu_pair_op,
 )
 from logtrain_kernels.rms_norm import add_rms_norm, add_rms_norm_op, rms_norm, rms_norm_op
+from logtrain_kernels.rope import rope, rope_backward_op, rope_tables
 from logtrain_kernels.swiglu import swiglu, swiglu_backward_op, swiglu_op
 from tests.support.precision import DTYPES, triton_kernels
 
@@ -72,8 +74,34 @@ def test_swiglus_kernels_cast_what_swiglu_and_its_backward_give(rows, width, way
         assert equal(swiglu_backward_pair_op(dy, gate_up, largest[1], *ways), float8_pair(gradient, *ways), ways)
 
 
+@DTYPES
+@WAYS
+@pytest.mark.parametrize(("N", "K", "H"), [(18, 6, 16), (2, 1, 24)])
+def test_ropes_backward_casts_the_gradient_it_would_write(N, K, H, ways, dtype):
+    """Also of more tokens than a tile, of two groups of heads, and of halves that are no power of two."""
+    parts = [normal(70, heads, H, seed=i, dtype=dtype) for i, heads in enumerate((N, K, K))]
+    tables = rope_tables(torch.arange(70), H, 1e4, None)
+    with triton_kernels():
+        d = rope_backward_op(*parts, *tables).flatten(1)
+        largest = rope_backward_largest_op(*parts, *tables)
+        assert largest.item() == float8_largest_op(d).item()
+        assert equal(rope_backward_pair_op(*parts, *tables, largest, *ways), float8_pair(d, *ways), ways)
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_one_element_that_is_not_finite_makes_the_scale_nan(part, bad):
+    parts = [normal(5, heads, 16, seed=i) for i, heads in enumerate((4, 2, 2))]
+    parts[part][3, 1, 9] = bad
+    tables = rope_tables(torch.arange(5), 16, 1e4, None)
+    with triton_kernels():
+        *_, inverse = rope_backward_pair_op(*parts, *tables, rope_backward_largest_op(*parts, *tables), True, True)
+    assert inverse.isnan()
+
+
 def test_the_operations_are_registered_as_pytorch_demands():
     x, w, scale, largest = normal(12, 20), normal(20), normal(12).abs(), torch.tensor(0x40000000, dtype=torch.int32)
+    parts = (*(normal(12, heads, 16, seed=i) for i, heads in enumerate((4, 2, 2))), normal(12, 8), normal(12, 8))
     for ways in ((True, True), (True, False), (False, True)):
         calls: list[tuple[Any, tuple]] = [
             (float8_largest_op, (x,)),
@@ -81,6 +109,8 @@ def test_the_operations_are_registered_as_pytorch_demands():
             (float8_transposed_op, (x.to(torch.float8_e4m3fn),)),
             (rms_norm_largest_op, (x, x.clone() if ways[0] else None, w, EPS)),
             (rms_norm_pair_op, (x, scale, w, largest, *ways)),
+            (rope_backward_largest_op, parts),
+            (rope_backward_pair_op, (*parts, largest, *ways)),
             (swiglu_largest_op, (x,)),
             (swiglu_pair_op, (x, largest, *ways)),
             (swiglu_backward_largest_op, (normal(12, 10), x)),
@@ -91,44 +121,51 @@ def test_the_operations_are_registered_as_pytorch_demands():
             assert [*found.values()] == ["SUCCESS"] * 2
 
 
+N, K, H = 4, 2, 16
+
+
 def layers(x: Tensor, residual: Tensor | None, norm: Tensor, qkv: Tensor, gate_up: Tensor, down: Tensor, fused: bool):
-    """A norm with a product, then a feed-forward layer: written so, or of the operations one after the other."""
+    """A norm with q, k and v rotated, then a feed-forward layer of q: written so, or of the operations one after the
+    other. -> stream, k, v, output
+    """
+    tables = rope_tables(torch.arange(len(x)), H, 1e4, None)
     if fused:
-        r, y = float8_norm_linear(x, residual, norm, EPS, qkv)
-        return float8_feed_forward(
-            y, r, norm, EPS, (gate_up, float8_cast(gate_up.detach(), "tensorwise")), (down, None)
-        )
+        r, q, k, v = float8_norm_rope(x, residual, norm, EPS, (qkv, None), tables, (N, K))
+        cast = float8_cast(gate_up.detach(), "tensorwise")
+        r, y = float8_feed_forward(q.flatten(1), r, norm, EPS, (gate_up, cast), (down, None))
+        return r, k, v, y
     r, n = add_rms_norm(x, residual, norm, EPS)
-    r, n = add_rms_norm(float8_linear(n, qkv, Float8Recipe()), r, norm, EPS)
-    return r, float8_linear(swiglu(float8_linear(n, gate_up, Float8Recipe())), down, Float8Recipe())
+    q, k, v = rope(float8_linear(n, qkv, Float8Recipe()).unflatten(-1, (N + 2 * K, H)), *tables, N, K)
+    r, n = add_rms_norm(q.flatten(1), r, norm, EPS)
+    return r, k, v, float8_linear(swiglu(float8_linear(n, gate_up, Float8Recipe())), down, Float8Recipe())
 
 
 @DTYPES
 @pytest.mark.parametrize("adds", [True, False])
 def test_outputs_and_gradients_are_those_of_the_operations_one_after_the_other(adds, dtype):
     """Bit by bit, of the stream and of all weights."""
-    T, D, F = 48, 32, 64
-    shapes = [(T, D), (T, D), (D,), (D, D), (2 * F, D), (D, F)]
+    T, D, F = 48, N * H, 96
+    shapes = [(T, D), (T, D), (D,), ((N + 2 * K) * H, D), (2 * F, D), (D, F)]
     results = []
     for fused in (True, False):
         leaves = [normal(*shape, seed=i, dtype=dtype).requires_grad_() for i, shape in enumerate(shapes)]
         x, residual, *weights = leaves
         outputs = layers(x, residual if adds else None, *weights, fused=fused)
-        torch.autograd.backward(outputs, [normal(T, D, seed=i, dtype=dtype) for i in (8, 9)])
+        torch.autograd.backward(outputs, [normal(*y.shape, seed=i, dtype=dtype) for i, y in enumerate(outputs, 8)])
         results.append([*(y.detach() for y in outputs), *(leaf.grad for leaf in leaves if leaf.grad is not None)])
-    assert len(results[0]) == 2 + len(shapes) - (not adds)
+    assert len(results[0]) == 4 + len(shapes) - (not adds)
     for ours, theirs in zip(*results, strict=True):
         assert torch.equal(ours, theirs)
 
 
 def test_a_pass_that_saves_nothing_gives_the_output_alone_and_one_that_multiplies_nothing_what_is_saved():
-    x, norm, weight = normal(48, 32), normal(32), normal(16, 32).requires_grad_()
-    y = float8_norm_linear(x, None, norm, EPS, weight, of=Pass(saves=False))[1]
-    whole = float8_norm_linear(x, None, norm, EPS, weight)[1]
-    assert torch.equal(y, whole)
-    kept, placeholder = [
-        float8_norm_linear(x, None, norm, EPS, weight, of=of)[1].grad_fn.saved_tensors[-2]
-        for of in (Pass(multiplies=False), Pass(saves=False))
-    ]
+    x, norm, weight = normal(48, 32), normal(32), normal((N + 2 * K) * H, 32).requires_grad_()
+    tables = rope_tables(torch.arange(48), H, 1e4, None)
+
+    def q_of(of: Pass) -> Tensor:
+        return float8_norm_rope(x, None, norm, EPS, (weight, None), tables, (N, K), of)[1]
+
+    assert torch.equal(q_of(Pass(saves=False)), q_of(ONLY))
+    kept, placeholder = (q_of(of).grad_fn.saved_tensors[-2] for of in (Pass(multiplies=False), Pass(saves=False)))
     assert torch.equal(kept.float(), float8_cast(rms_norm(x, norm, EPS), "tensorwise").values.float().T)
     assert placeholder.shape == (32, 48) and placeholder.untyped_storage().nbytes() == 1

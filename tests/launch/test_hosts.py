@@ -125,6 +125,27 @@ def test_a_host_that_vanishes(case, tmp_path, host: int, how: str):
     assert is_equal(tmp_path / "run", case.two)
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a core for each of two machines")
+def test_the_doctor_names_the_slow_one_of_two_machines(tmp_path):
+    """Each has a core of its own, one of which others use, too."""
+    command = [LAUNCH / "run.sh", "doctor", "--runs", tmp_path / "runs", "--seconds", "2", "--json"]
+    busy = "for i in 1 2 3; do (while :; do :; done) & done;"
+    with hosts(2) as there:
+        environment = rendezvous(there, 1)
+        before = ["taskset -pc 0 $$ > /dev/null;", f"taskset -pc 1 $$ > /dev/null; {busy}"]
+        processes = [there.start(i, command, tmp_path / f"said-{i}", environment, before[i]) for i in range(2)]
+        first, second = ended(processes, 150)
+        assert first == 2 and second in (2, 3), said(tmp_path)  # 3: its launcher finds that of the first gone already
+    (line,) = [line for line in (tmp_path / "said-0").read_text().splitlines() if line.startswith("{")]
+    found = json.loads(line)
+    assert [(device["rank"], device["node"]) for device in found["devices"]] == [(0, "node0"), (1, "node1")]
+    assert [facts["node"] for facts in found["machines"]] == ["node0", "node1"]
+    slow = [problem for problem in found["problems"] if "times as long as the others for matrix products" in problem]
+    assert [problem.partition(" takes ")[0] for problem in slow] == ["rank 1 on node1 (CPU)"], found["problems"]
+    products = [device["speed"]["product"] for device in found["devices"]]
+    assert f"takes {products[0] / products[1]:.2f} times as long" in slow[0]
+
+
 def test_a_name_that_nobody_knows(case, tmp_path):
     with hosts(1) as there:
         (process,) = start(there, case.flags, tmp_path, PET_NNODES="2", PET_RDZV_ENDPOINT="node7.nowhere:29500")

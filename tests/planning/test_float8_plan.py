@@ -66,7 +66,8 @@ def test_a_forward_casts_only_what_this_pass_needs(recompute):
     assert written == {"forward": 2 * T * ways[0] * x, "backward": 2 * T * (ways[1] * x + 2 * dy)}
     again = recompute == "full"
     assert (names["swiglu_largest"], names["swiglu_backward_largest"]) == (2 + 2 * again, 2)
-    assert names["float8_largest"] == 2 * (1 + 3) + 2 * again  # x of o; dy of q, k and v, of o, of down
+    assert names["float8_largest"] == 2 * (1 + 2) + 2 * again  # x of o; dy of o, of down
+    assert names["rope_backward_largest"] == 2
 
 
 @NEEDS_2_13

@@ -1,5 +1,6 @@
 """The recorded step is the step: its memory and collectives are those of real runs on two and on four ranks."""
 
+import dataclasses
 import json
 import math
 import tempfile
@@ -23,8 +24,9 @@ from logtrain.data.loader import Step
 from logtrain.model import llama
 from logtrain.model.llama import LlamaConfig
 from logtrain.model.weights import RandomWeights
+from logtrain.planning.operation import Op
 from logtrain.planning.trace import trace_step
-from logtrain.training.config import ParallelConfig
+from logtrain.training.config import ParallelConfig, TrainerConfig
 from logtrain.training.optim import make_optimizer
 from logtrain.training.optim_config import OptimConfig
 from logtrain.training.sharding import build_model, make_mesh
@@ -161,3 +163,21 @@ def test_real_ranks(ranks: Ranks, monkeypatch, variant: str):
             found[op.kind, max(op.read, op.written)] += trace.count(op)
     assert found == calls
     assert trace.peak.total - trace.bytes_between_steps == pytest.approx(held, rel=0.03)
+
+
+def bytes_of(op: Op) -> int:
+    return op.read + op.written
+
+
+def test_a_teacher_takes_time_and_no_memory():
+    """Of Llama-3's vocabulary, in whose chunks the logits are."""
+    shape = dataclasses.replace(SHAPE, vocab_size=128_256, num_layers=1)
+    plain, taught = (
+        trace_step(CptConfig(name="test", model="", data="", trainer=TrainerConfig(replay_kl=share)), shape, 8)
+        for share in (0.0, 1.0)
+    )
+    assert taught.syncs == []
+    assert 0 < taught.peak.total - plain.peak.total < 0.001 * plain.peak.total
+    flops, moved = ([trace.total(of) for trace in (plain, taught)] for of in (lambda op: op.flops, bytes_of))
+    assert flops[0] == flops[1] > 0
+    assert 1.2 * moved[0] < moved[1]

@@ -2,7 +2,10 @@
 
 import json
 import multiprocessing.forkserver
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +23,7 @@ from logtrain.readiness.rehearsal import rehearse
 from logtrain.sft import SftConfig
 from logtrain.training.run import train
 from tests.storm.full_disk import is_possible
+from tests.support import LAUNCH
 from tests.support.faults import FAULTS, ROOT_FAULTS, SEQ_LEN, begun, chats
 from tests.support.program import SERVER
 from tests.support.synthetic import change_manifest, write_data, write_model
@@ -182,6 +186,37 @@ def test_a_good_set_up_passes_and_is_reported(case):
 @pytest.mark.parametrize("name", sorted(set(GOOD) - {"plain"}))
 def test_no_good_set_up_is_refused(case, name: str):
     is_taken_for_good(case, name)
+
+
+# ---- on two ranks
+
+
+def rehearsed_on_two_ranks(case: SimpleNamespace) -> tuple[int, str, dict]:
+    """(exit status, what was printed, the report) of the command."""
+    environment = {**os.environ, "PET_NPROC_PER_NODE": "2", "VIRTUAL_ENV": sys.prefix}
+    command = [LAUNCH / "run.sh", "cpt", *case.flags, "--rehearse"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert [path.name for path in case.runs.iterdir()] == ["run.rehearsal.json"], done.stderr
+    return done.returncode, done.stdout + done.stderr, json.loads((case.runs / "run.rehearsal.json").read_text())
+
+
+@pytest.mark.slow
+def test_two_ranks_rehearse_together(case):
+    status, said, report = rehearsed_on_two_ranks(case)
+    assert status == 0 and "FAILED" not in said and "left out" not in said, said
+    assert said.count("killed by SIGKILL") == said.count("went on after step 2") == 1
+    assert report["passed"] and report["ranks"] == 2
+    assert [stage["passed"] for stage in report["stages"]] == [True] * 10  # with that of the folder that ranks share
+
+
+@pytest.mark.slow
+def test_what_would_fail_on_two_ranks_is_said_once_and_ends_both(case):
+    FAULTS["NaN in a late layer"].do(case)
+    status, said, report = rehearsed_on_two_ranks(case)
+    (failed,) = [line for line in said.splitlines() if line.startswith("FAILED")]
+    assert status == 2 and FAULTS["NaN in a late layer"].said in failed, said
+    assert said.count("error: rehearsal: 1 thing would fail") == 1 and "Traceback" not in said
+    assert not report["passed"] and report["ranks"] == 2
 
 
 # ---- the command
