@@ -2,11 +2,11 @@
 
     python benchmarks/log_suite.py --loglm DIR --output DIR --rows 40
 
-DIR has loglm_instruction_2632.json and log_interpretation_test.json of lunyiliu/LogLM. They stand by source, which the
-rows below follow: of Spirit's and BGL's lines normal or abnormal, of seven systems' lines and
-their templates. Whole systems are left out of training, so that a suite can tell what was learned from what carries
-over: `--unseen Spirit Linux Proxifier` is what to give to `logtrain benchmark`. Of the others those lines are left out
-that a set has, but not those of the same template with other values: these are what a model can learn of a system.
+DIR has loglm_instruction_2632.json and log_interpretation_test.json of lunyiliu/LogLM, whose rows are sorted by source:
+lines of Spirit and BGL with whether they are normal, then lines of seven systems with their templates. Whole systems
+are left out of training, so that a suite can tell what was learned from what carries over; `logtrain benchmark` is told
+which by `--unseen Spirit Linux Proxifier`. Of the other systems, training lacks the lines that a set has, but not other
+lines of the same templates: these are what a model can learn of a system.
 """
 
 import argparse

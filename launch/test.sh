@@ -2,7 +2,7 @@
 # Installs logtrain with what its tests need and runs them, on the CPU (GPUs have launch/gpu_check.sh).
 #
 #     launch/test.sh             what answers within 5 minutes on 2 cores: all but the tests that are marked slow
-#     launch/test.sh --all       those too, but for trials: what takes a minute or more alone
+#     launch/test.sh --all       the slow ones too, but not the trials, which take minutes each; CI runs this
 #     launch/test.sh --trials    every test
 #     launch/test.sh -k pack     arguments go to pytest
 set -euo pipefail

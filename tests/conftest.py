@@ -41,7 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     seconds = Counter()
     for item in items:
-        seconds[item.path] += 8.0 if item.get_closest_marker("slow") else 0.1
+        slow = item.get_closest_marker("slow")
+        seconds[item.path] += (slow.args[0] if slow.args else 8.0) if slow else 0.1
     items.sort(key=lambda item: (-seconds[item.path], str(item.path)))  # within a file as they were
 
 

@@ -7,7 +7,8 @@ What the adapters add is written first, and the product with W is accumulated on
 small part is rounded beside its own size, and nothing but the adapters' own products passes over [T, D] or [T, O]. The
 products with A are those of dropped_linear.py. W has no gradient.
 
-Shapes in names: T tokens, D in features, O out features, r ranks of an adapter, R of all of the layer's.
+Shapes in names: T tokens, D in features, O out features, r ranks of an adapter, R of all of the layer's. All
+are of one dtype, bf16 or fp32.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,8 @@ attention.
 `cached_attention` is for sequences whose earlier tokens are in a cache: C slots for a key and a value, of which each
 sequence has a run, from its start on. New tokens are the last of their sequence.
 
-Shapes in names: T tokens, N query heads, K key-value heads, H head size, C slots of a cache, S sequences in it.
+Shapes in names: T tokens, N query heads, K key-value heads, H head size, C slots of a cache, S sequences in it. q, k, v
+and the cache are of one float dtype; `cu_seqlens` is int32 [documents + 1, or more].
 """
 
 import importlib

@@ -20,12 +20,12 @@ _mode: str | None = None
 
 
 def on_gpu(x: Tensor) -> bool:
-    """Whether a tensor is on a GPU, or counts as if it were."""
+    """Whether a tensor, of any shape and any dtype, is on a GPU, or counts as if it were."""
     return x.is_cuda or _mode == "gpu"
 
 
 def uses_triton(x: Tensor) -> bool:
-    """Whether an operation on a tensor runs as its Triton kernel."""
+    """Whether an operation on a tensor, of any shape and any dtype, runs as its Triton kernel."""
     return x.is_cuda or _mode is not None
 
 

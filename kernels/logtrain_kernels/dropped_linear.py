@@ -7,7 +7,8 @@ With R = 16 to 64 outputs there are R FLOPs for each byte of x, where a GPU coul
 read it. So reading is what costs, and a mask that were a tensor would have to be written and read as well. Here one
 kernel reads x and gives h; another reads x and gives dA and dx. Both make the mask in registers.
 
-Shapes in names: T tokens, D in features, R outputs (ranks), S parts of the tokens.
+Shapes in names: T tokens, D in features, R outputs (ranks), S parts of the tokens. x, A and h are of one
+dtype, bf16 or fp32; seeds are int64; `salt` is an int64 scalar on the host.
 """
 
 import torch

@@ -215,8 +215,8 @@ def _(dy_TD, dr_TD, r_TD, weight_D, scale_T, for_weight) -> tuple[Tensor, Tensor
 
 
 def save_sum(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-    """Keep for the backward of both operations the normalised rows (x, or the sum that is the first of three outputs)
-    and their scales.
+    """Keep for the backward of both operations the normalised rows [T, D] (x, or the sum that is the first of three
+    outputs) and their scales [T].
     """
     ctx.set_materialize_grads(False)  # the last norm's sum goes nowhere
     *sum_or_nothing, _y_TD, scale_T = output

@@ -3,7 +3,8 @@
 Pair i of a head is (x_i, x_{i + H/2}); at position p it turns by the angle p * f_i, where f_i = theta^(-2i/H). Llama
 3.1 lowers the low frequencies (`Llama3Scaling`), so that a model trained on 8,192 positions reaches 131,072.
 
-Shapes in names: T tokens, N query heads, K key-value heads, H head size, H2 half of it.
+Shapes in names: T tokens, N query heads, K key-value heads, H head size, H2 half of it. Heads are bf16 or
+fp32, cosines and sines fp32.
 """
 
 import math

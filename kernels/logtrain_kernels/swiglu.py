@@ -5,7 +5,7 @@
 Gate g and up u are the halves of one projection's output. Only that output is kept for the backward, which computes
 the sigmoid again and writes both gradients over it: g and u are not needed any more.
 
-Shapes in names: T tokens, F feed-forward width.
+Shapes in names: T tokens, F feed-forward width, 2F gate beside up. All are of one dtype, bf16 or fp32.
 """
 
 import torch
@@ -133,7 +133,7 @@ def _(dy_TF: Tensor, gate_up_T2F: Tensor) -> None:
 
 
 def save_gate_up(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
-    """Keep gate and up for the backward."""
+    """Keep gate and up [T, 2F] for the backward."""
     ctx.save_for_backward(inputs[0])
 
 

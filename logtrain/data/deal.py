@@ -8,7 +8,8 @@ A step divides by its own targets, so those of a step with few of them would wei
                    get pieces of the others' rows
     shuffle        chance decides the order of the steps, and of the rows in each
 
-Letters in names: P pieces, R rows, S steps; S1 and R1 are boundaries, one more.
+Letters in names: P pieces, R rows, S steps; S1 and R1 are boundaries, one more. Numbers of rows and steps are int64,
+targets of pieces int32.
 """
 
 import heapq

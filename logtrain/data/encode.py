@@ -104,7 +104,7 @@ class TextEncoder:
 def lost_of(
     tokenizer: Tokenizer, texts: Sequence[str], tokens_N: np.ndarray, lengths_D: np.ndarray, item_D: np.ndarray
 ) -> dict[int, Lost]:
-    """What is lost of each item; `texts`: of the items, the rest as in Encoded."""
+    """What is lost of each item; `texts`: of the items, the rest in the dtypes of Encoded."""
     unknown = np.flatnonzero(tokens_N == tokenizer.unknown_id) if tokenizer.unknown_id is not None else ()
     with_unknown = item_D[np.searchsorted(np.cumsum(lengths_D), unknown, side="right")] if len(unknown) else ()
     return lost_text_of(tokenizer).find(texts, with_unknown)

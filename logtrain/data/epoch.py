@@ -150,7 +150,7 @@ class Epochs:
 
 
 def write_array(file: Path, array: np.ndarray) -> None:
-    """Write an .npy file. np.save does not notice where the last few KB find no room."""
+    """Write an .npy file of an array of any shape and dtype. np.save does not notice where the last KB find no room."""
     with open(file, "xb") as stream:
         np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
         stream.write(array.data)
@@ -211,7 +211,7 @@ def of_pieces(split: Split, seq_len: int, column: Callable[[Part], np.ndarray]) 
 
 
 def taken(values_P: np.ndarray, piece_P: np.ndarray) -> np.ndarray:
-    """The values of some pieces, in the narrowest unsigned integers."""
+    """The values of some pieces, in the narrowest dtype of unsigned integers."""
     found_P = np.empty(len(piece_P), np.min_scalar_type(int(values_P.max(initial=0))))
     for block in blocks(len(piece_P)):
         found_P[block] = values_P[piece_P[block]]

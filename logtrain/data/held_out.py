@@ -246,5 +246,5 @@ class _Choice:
 
 
 def keys_of(twins_D: np.ndarray) -> np.ndarray:
-    """What the side of a document goes by: its masked hash, without the number of its part."""
+    """What the side of a document goes by, uint64: its masked hash, without the number of its part."""
     return twins_D >> np.uint64(PART_BITS)

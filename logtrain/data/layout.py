@@ -72,7 +72,7 @@ def token_seeds(seed: int, epoch: int, rows: Sequence[int], seq_len: int) -> np.
 
 
 def mixed(x: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64, of uint64."""
+    """The finalizer of splitmix64, of uint64 in any shape."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -53,7 +53,7 @@ class Shares:
 
 
 def bit_reversed(size: int) -> np.ndarray:
-    """0 to size - 1, a power of 2, so that every beginning of the order is spread evenly (van der Corput 1935)."""
+    """int64 [size]: 0 to size - 1, a power of 2, every beginning of which is spread evenly (van der Corput 1935)."""
     order = np.zeros(1, np.int64)
     while len(order) < size:
         order = np.concatenate([2 * order, 2 * order + 1])

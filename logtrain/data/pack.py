@@ -10,7 +10,8 @@ Why not best-fit-decreasing, which leaves a little less of a row empty: it puts 
 a row is a sample of one class of documents, and the gradient of a step has up to three times the variance
 (benchmarks/gradient_noise.py measures it).
 
-Letters in names: D documents, P pieces, R rows (R1 = R + 1 boundaries).
+Letters in names: D documents, P pieces, R rows (R1 = R + 1 boundaries). Lengths and numbers are int32 (those of
+documents int64 where they need it), boundaries int64.
 """
 
 import logging

@@ -18,7 +18,7 @@ Of chat data some of it is otherwise, for a conversation is a document only as f
     conversations total: documents, tokens and targets are the report's total, no document is split over rows
     targets: of the answers, without a document's first token; only `dropped` and `cut` have fewer than in read_targets
 
-Legend: D documents of a split.
+Legend: D documents of a split, their lengths int32.
 """
 
 from collections.abc import Iterable

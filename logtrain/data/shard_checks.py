@@ -1,7 +1,8 @@
 """The arrays of a shard as they are found: held against the manifest, its checksums, and what must hold of their
 contents, so that no damage passes unseen.
 
-Letters in names: N tokens of a shard, D documents of it, K outcomes of a teacher's distribution.
+Letters in names: N tokens of a shard, D documents of it, K outcomes of a teacher's distribution. Records of
+documents are of the dtype DOCUMENT, a teacher's of teacher_dtype(K) (shards.py).
 """
 
 import mmap

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Protocol
 from logtrain.data.lines import BadRow, too_long
 
 BATCH_BYTES, BATCH_ROWS = 1 << 23, 1024  # of rows made values at a time
+COLUMN_BYTES = 1 << 16  # read of a column at a time; else the whole of it in a row group, 123 of 500 MB, is in memory
 MAX_GROUP = 1 << 32  # bytes of a row group or a batch: one is in memory, as far as it is being read
 MAX_THRIFT = 1 << 27  # bytes, and entries, of a Parquet file's own description
 
@@ -30,7 +31,11 @@ def parquet_rows(file: Table) -> Iterator[tuple[int, object]]:
     arrow, parquet = needed("pyarrow"), needed("pyarrow.parquet")
     with file.seekable() as source, plain_errors(arrow, "Parquet"):
         opened = parquet.ParquetFile(
-            source, thrift_string_size_limit=MAX_THRIFT, thrift_container_size_limit=MAX_THRIFT, pre_buffer=False
+            source,
+            thrift_string_size_limit=MAX_THRIFT,
+            thrift_container_size_limit=MAX_THRIFT,
+            pre_buffer=False,
+            buffer_size=COLUMN_BYTES,
         )
         check_names(opened.schema_arrow.names)
         row, begun = 0, file.bytes_read

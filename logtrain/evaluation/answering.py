@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from logtrain.core.atomic import write_file
-from logtrain.core.untrusted import read_sealed, sealed
+from logtrain.core.untrusted import checked, read_sealed, sealed
 from logtrain.core.world import World, compute_dtype
 from logtrain.data.manifest import sha256
 from logtrain.evaluation.answers import RecordedAnswer, file_name, read_answers, record_answers
@@ -101,9 +101,12 @@ def answers_folder(config: EvaluateConfig) -> Path:
 
 
 def read_perplexities(folder: Path, name: str) -> dict[str, Perplexity]:
-    """What has been measured of a candidate, by the texts' names. Raises ValueError where it has changed since."""
+    """What has been measured of a candidate, by the texts' names. Raises ValueError where it has changed since, or
+    another file is in its place.
+    """
     file = perplexity_file(folder, name)
-    return read_sealed(file)["perplexities"] if os.path.lexists(file) else {}  # as it was written, or refused
+    facts = read_sealed(file) if os.path.lexists(file) else {"perplexities": {}}
+    return checked(f"{file}: perplexities", facts.get("perplexities"), dict[str, Perplexity])
 
 
 def write_perplexities(folder: Path, name: str, perplexities: Mapping[str, Perplexity]) -> None:

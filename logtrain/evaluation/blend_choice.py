@@ -67,7 +67,7 @@ class ChoiceSet:
 
 
 def piece_of(stored: np.ndarray) -> Piece:
-    """A piece of a document, of its tokens as they are stored: context is no target."""
+    """A piece of a document, of its tokens as they are stored, uint32 [tokens]: context is no target."""
     ids = (stored & (CONTEXT - 1)).astype(np.int64)
     labels = np.full(len(ids), IGNORE, np.int64)
     labels[:-1] = np.where(stored[1:] & CONTEXT, IGNORE, ids[1:])

@@ -89,7 +89,7 @@ def figure_differences(a: Tally, b: Tally, seed: int = 0) -> dict[str, Differenc
 
 
 def ratio(part: np.ndarray, whole: np.ndarray, empty: float = float("nan")) -> np.ndarray:
-    """part / whole; `empty` where the whole is 0."""
+    """part / whole, float64 in any shape; `empty` where the whole is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, empty), where=whole != 0)
 

@@ -60,7 +60,7 @@ def tally(verdicts: Sequence[Verdict], clusters: Sequence[Hashable]) -> Tally:
 
 
 def figures(sums: np.ndarray) -> Mapping[str, np.ndarray]:
-    """The figures of sums of TP, FP, FN, TN and unread answers, [..., 5]."""
+    """The figures of sums of TP, FP, FN, TN and unread answers, float64 [..., 5]."""
     tp, fp, fn, tn, unread = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
     abnormal, normal = tp + fn, tn + fp
     has_abnormal, has_both = abnormal > 0, (abnormal > 0) & (normal > 0)

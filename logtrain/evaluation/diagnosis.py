@@ -52,7 +52,7 @@ def tally(rows: Sequence[Diagnosed], clusters: Sequence[Hashable], labels: Itera
 
 
 def figures(sums: np.ndarray) -> Mapping[str, np.ndarray]:
-    """The figures of sums of counts, [..., 1 + 3 L]."""
+    """The figures of sums of counts, float64 [..., 1 + 3 L]."""
     unread = sums[..., 0]
     true_L, said_L, both_L = np.moveaxis(sums[..., 1:].reshape(*sums.shape[:-1], 3, -1), -2, 0)
     f1_L = ratio(2 * both_L, true_L + said_L, empty=0.0)

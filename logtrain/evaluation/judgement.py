@@ -112,7 +112,7 @@ def tally(found: Sequence[QuestionVerdict]) -> Tally:
 
 
 def figures(sums: np.ndarray) -> Mapping[str, np.ndarray]:
-    """The figures of sums of counts, [..., 4]."""
+    """The figures of sums of counts, float64 [..., 4]."""
     questions, preferred, first, consistent = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
     share, bias = ratio(preferred, questions), 2 * ratio(first, questions) - 1
     return {

@@ -93,7 +93,7 @@ def tally(lines: Sequence[Parsed]) -> Tally:
 
 
 def figures(sums: np.ndarray) -> Mapping[str, np.ndarray]:
-    """The figures of sums of counts, [..., 8]."""
+    """The figures of sums of counts, float64 [..., 8]."""
     lines, right, grouped, distance, unread, groups, same_groups, same_templates = np.moveaxis(sums, -1, 0)
     return {
         "parsing_pa": ratio(right, lines),

@@ -62,7 +62,9 @@ class LogitChanges:
 
 
 def token_logprobs(logits_TV: Tensor, ids: Sequence[int], num_top: int) -> list[TokenLogprob]:
-    """The log-probability of each token of `ids` by the logits at its place, with the `num_top` likeliest there."""
+    """The log-probability of each token of `ids` by the logits at its place, of any float dtype, with the `num_top`
+    likeliest there.
+    """
     logprobs_TV = logits_TV.float().log_softmax(-1)
     index_T1 = torch.tensor(ids, device=logits_TV.device)[:, None]
     chosen = logprobs_TV.gather(1, index_T1)[:, 0].tolist()

@@ -5,7 +5,8 @@ the sample was drawn at.
 A sample goes through the model alone, from its first stored token on, as a row of the training shows it. So the numbers
 depend neither on the samples beside it nor on the number of ranks.
 
-Letters in names: N tokens of a sample, C those of a chunk, V vocabulary, K outcomes that are stored.
+Letters in names: N tokens of a sample, C those of a chunk, V vocabulary, K outcomes that are stored. Tokens
+are uint32 as they are stored, records of the dtype teacher_dtype(K) (data/shards.py).
 """
 
 import base64

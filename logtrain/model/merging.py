@@ -105,7 +105,7 @@ def merged(source: Path, adapter: Path, shape: LlamaConfig) -> Merged:
 
 
 def tokens_of(vocab_size: int) -> Tensor:
-    """Returns fixed random tokens: [TOKENS]."""
+    """Returns fixed random tokens: int64 [TOKENS]."""
     return torch.randint(vocab_size, (TOKENS,), generator=torch.Generator().manual_seed(0))
 
 
@@ -123,7 +123,7 @@ def copy_learned_files(adapter: Path, folder: Path, template: TemplateSource | N
 
 @torch.no_grad()
 def logits(model: Llama) -> Tensor:
-    """Returns the logits [TOKENS, V] of fixed random tokens, which are one document."""
+    """Returns the logits, fp32 [TOKENS, V], of fixed random tokens, which are one document."""
     tokens = tokens_of(model.config.vocab_size)
     positions, bounds = torch.arange(TOKENS, dtype=torch.int32), torch.tensor([0, TOKENS], dtype=torch.int32)
     return model(Batch(tokens, None, positions, bounds, TOKENS))

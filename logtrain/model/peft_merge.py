@@ -96,7 +96,7 @@ def adapted(theirs: Any, transformers: Any, base: Path, folder: Path, seed: int)
 
 @torch.no_grad()
 def logits(model: Any, tokens_T: Tensor) -> Tensor:
-    """Returns what a model of transformers or PEFT computes: [T, V]."""
+    """Returns what a model of transformers or PEFT computes of int64 tokens: logits [T, V] in its dtype."""
     return model(tokens_T[None]).logits[0]
 
 

@@ -26,7 +26,7 @@ def token_losses(x_TD: Tensor, weight_VD: Tensor, labels_T: Tensor) -> Tensor:
 
 
 def losses_of_chunk(x_CD: Tensor, weight_VD: Tensor, labels_C: Tensor) -> Tensor:
-    """The same of one chunk, with its logits whole."""
+    """The same of one chunk, fp32 [C], with its logits whole."""
     return F.cross_entropy((x_CD @ weight_VD.T).float(), labels_C, ignore_index=IGNORE, reduction="none")
 
 

@@ -68,7 +68,9 @@ def materialize(model: Llama, device: torch.device, source: WeightSource | None)
 
 @torch.no_grad()
 def fill_rows(parameter: Tensor, name: str, source: WeightSource) -> None:
-    """Puts the rows of `source` into a parameter of that name in place: those that this rank owns, piece by piece."""
+    """Puts the rows of `source` into a parameter of that name in place: those that this rank owns, piece by piece, in
+    the parameter's dtype. A parameter is a matrix or a vector, [rows, ...].
+    """
     start, local = local_rows(parameter)
     filled = 0
     for piece in source.rows(name, start, start + len(local)) if len(local) else ():
@@ -78,7 +80,9 @@ def fill_rows(parameter: Tensor, name: str, source: WeightSource) -> None:
 
 
 def local_rows(parameter: Tensor) -> tuple[int, Tensor]:
-    """Returns the first row and the rows that this rank owns of a parameter, sharded or not; they share its memory."""
+    """Returns the first row and the rows [rows, ...] that this rank owns of a parameter, sharded or not and of any
+    dtype; they share its memory.
+    """
     if not isinstance(parameter, DTensor):
         return 0, parameter.detach()
     _, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)

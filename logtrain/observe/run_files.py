@@ -20,6 +20,7 @@ from logtrain.observe.goodput import Attempt, read_attempts
 
 MOST_BYTES = 256 << 20  # of a file of records: that of a million steps
 MOST_LINES = 2_000_000
+NEEDS = {"export": "exported_loss", "forgetting": "sets"}  # what is in such a file of ours and in no other
 T = TypeVar("T")
 Line = dict[str, Any]
 
@@ -65,14 +66,17 @@ class RunFiles:
 
     def lines(self, file: Path) -> list[Line]:
         """The objects of a file of JSON lines, [] where there is none; lines that are not as they were written are left
-        out, and counted in `problems` but for one at the end that a kill has torn, or that is being written now.
+        out, and counted in `problems`, but for one at the end of a run that has not ended: a kill has torn it, or it is
+        being written now.
         """
         content = self.attempt(lambda: read_bytes(file, MOST_BYTES) if file.exists() else b"", b"")
         lines = content.split(b"\n")[: MOST_LINES + 1]
         found = [own_object_of(line) for line in lines]
-        if damaged := [number for number, record in enumerate(found[:-1], 1) if record is None]:
-            told = f"{len(damaged):,} lines are not as they were written, the first is line {damaged[0]:,}; left out"
-            self.problems.append(f"{file}: {told}")
+        has_ended = bool(self.attempts and self.attempts[-1].ended and lines[-1])
+        told = found if has_ended else found[:-1]
+        if damaged := [number for number, record in enumerate(told, 1) if record is None]:
+            which = f"the first is line {damaged[0]:,}; left out"
+            self.problems.append(f"{file}: {len(damaged):,} lines are not as they were written, {which}")
         return [record for record in found if record is not None]
 
     def attempt(self, what: Callable[[], T], otherwise: T) -> T:
@@ -90,6 +94,7 @@ def read_run(folder: Path) -> RunFiles:
         raise ValueError(f"{folder}: not a run (no {CONFIG})")
     run = RunFiles(folder, folder.absolute().name)
     run.config = run.attempt(lambda: settings_in(folder / CONFIG), {})
+    run.attempts = run.attempt(lambda: read_attempts(folder), [])
     for record in run.lines(folder / "metrics.jsonl"):
         if type(record.get("step")) is not int:
             continue
@@ -103,12 +108,20 @@ def read_run(folder: Path) -> RunFiles:
     for file in sorted(folder.glob("system*.jsonl")):
         for sample in run.lines(file):
             run.system.setdefault(str(sample.get("node", ""))[:100], []).append(sample)
-    run.attempts = run.attempt(lambda: read_attempts(folder), [])
     for fact, name in (("export", "adapter"), ("export", "export"), ("forgetting", "forgetting"), ("plan", "plan")):
         if (folder / f"{name}.json").is_file():
-            setattr(run, fact, run.attempt(lambda name=name: read_own(folder / f"{name}.json"), {}))
+            file, key = folder / f"{name}.json", NEEDS.get(fact)
+            setattr(run, fact, run.attempt(lambda file=file, key=key: facts_with(key, file), {}))
     run.attempt(lambda: check_records(run), None)
     return run
+
+
+def facts_with(key: str | None, file: Path) -> Line:
+    """What a file of ours holds. Raises ValueError where it has changed since, or has no such key: it is another's."""
+    facts = read_own(file)
+    if key and key not in facts:
+        raise ValueError(f"{file}: has no {key}: another file lies in its place")
+    return facts
 
 
 def settings_in(file: Path) -> Line:

@@ -86,7 +86,7 @@ class Op:
 
 
 def size_of(tensor: Tensor) -> int:
-    """Bytes that reading a tensor takes; a broadcast dimension is read once."""
+    """Bytes that reading a tensor, of any shape and any dtype, takes; a broadcast dimension is read once."""
     return prod(n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or n == 0) * (
         tensor.element_size()
     )

@@ -247,7 +247,9 @@ def stored_with(model: nn.Module, moments: Iterable[str]) -> dict[str, Tensor]:
 
 
 def is_written_here(tensor: Tensor) -> bool:
-    """Whether this rank writes its rows of a tensor; of several copies of a model (HSDP) only the first is written."""
+    """Whether this rank writes its rows of a tensor, fp32 [rows, ...]; of several copies of a model (HSDP) only the
+    first is written.
+    """
     if not isinstance(tensor, DTensor):
         return dist.get_rank() == 0
     mesh = tensor.device_mesh

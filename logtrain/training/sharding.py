@@ -148,8 +148,8 @@ def last_micro_batch(model: nn.Module, last: bool) -> None:
 
 
 def clip_grad_norm(model: nn.Module, max_norm: float) -> Tensor:
-    """Scale the gradients to a global L2 norm of at most `max_norm` (0 leaves them); -> the norm before, a scalar
-    tensor.
+    """Scale the gradients to a global L2 norm of at most `max_norm` (0 leaves them); -> the norm before, an fp32
+    scalar.
     """
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

@@ -69,7 +69,7 @@ def write_tensors(file: Path, tensors: Mapping[str, TensorRows], note: Callable[
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor on the CPU, in place if it is contiguous."""
+    """The bytes of a tensor on the CPU, of any shape and any dtype, in place if it is contiguous."""
     return tensor.contiguous().view(torch.uint8).reshape(-1).numpy().data
 
 

@@ -282,3 +282,16 @@ def test_a_name_that_no_manifest_could_hold(tmp_path):
         pytest.skip("this file system has no names but UTF-8")
     with pytest.raises(ValueError, match=r"a\udcff.csv: a name that is not UTF-8"):
         Inputs([str(tmp_path)], 64)
+
+
+def test_a_row_group_is_never_whole_in_memory(tmp_path):
+    """As pandas writes it, a file has one row group for a million rows."""
+    texts, path = [os.urandom(500).hex() for _ in range(32_000)], tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path, compression="NONE", use_dictionary=False)
+    assert pyarrow.parquet.ParquetFile(path).num_row_groups == 1
+    before, found, most = pyarrow.total_allocated_bytes(), [], 0
+    for _, value in InputFile(path).rows(1):
+        found.append(value["text"])
+        most = max(most, pyarrow.total_allocated_bytes() - before)
+    assert found == texts
+    assert most < 16 << 20, "of 32 MB"

@@ -63,8 +63,7 @@ def results(base: str) -> dict[str, bytes]:
     return {name: content for name, content in found.items() if name.endswith(kept)}
 
 
-@pytest.mark.slow
-@pytest.mark.trial("four commands, each of them begun three times and more")
+@pytest.mark.slow(60)
 def test_with_every_path_elsewhere_and_killed_at_random_moments_the_results_are_equal(tmp_path, monkeypatch):
     monkeypatch.setenv("LOGTRAIN_CACHE", str(tmp_path / "cache"))
     model = write_chat_model(tmp_path / "model", 0.5)

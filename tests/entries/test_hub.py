@@ -104,7 +104,7 @@ def write_versions(root: str, source: Path, writer: str, rounds: int) -> None:
 
 @pytest.mark.parametrize(
     "rounds",
-    [10, pytest.param(ROUNDS, marks=pytest.mark.trial("ten times as many rounds as in CI"))],
+    [10, pytest.param(ROUNDS, marks=pytest.mark.slow(30))],
 )
 def test_two_writers_lose_nothing(root, tmp_path, rounds):
     processes = [SPAWN.Process(target=write_versions, args=(root, tmp_path / w, w, rounds)) for w in "ab"]

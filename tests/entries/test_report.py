@@ -145,7 +145,18 @@ def test_no_record_that_has_changed_is_told(tmp_path, capsys):
             f"{run}/metrics.jsonl: 1 lines are not as they were written, the first is line 2; left out"
         ]
     (run / "metrics.jsonl").write_bytes(lines[0] + lines[1][:-9])
-    assert (len(read_run(run).steps), read_run(run).problems) == (1, []), "it may be being written now"
+    assert len(read_run(run).problems) == 1, "nobody writes it any more"
+    running = write_run(tmp_path / "running", ended="")
+    (running / "metrics.jsonl").write_bytes(lines[0] + lines[1][:-9])
+    assert (len(read_run(running).steps), read_run(running).problems) == (1, []), "it may be being written now"
+
+
+@pytest.mark.parametrize(("name", "other"), [("export.json", "FORGETTING"), ("forgetting.json", "EXPORT")])
+def test_a_whole_file_in_the_place_of_another_is_named(tmp_path, name, other):
+    run = write_run(tmp_path / "a")
+    (run / name).write_bytes(sealed(globals()[other]))
+    (problem,) = read_run(run).problems
+    assert problem.startswith(f"{run / name}: has no ") and problem.endswith("another file lies in its place")
 
 
 def test_records_that_are_lost_from_the_end_of_a_finished_run_are_told(tmp_path, capsys):

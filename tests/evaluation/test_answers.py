@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from logtrain.core.untrusted import SEAL, seal_of
+from logtrain.core.untrusted import SEAL, seal_of, sealed
 from logtrain.evaluation.answering import perplexity_file, read_perplexities, write_perplexities
 from logtrain.evaluation.answers import RecordedAnswer, read_answers, record_answers
 from logtrain.evaluation.results import Perplexity
@@ -66,6 +66,18 @@ def test_another_type_is_refused_though_its_hash_fits(file, change):
     file.write_text(json.dumps(facts | {SEAL: seal_of(facts)}) + "\n")
     with pytest.raises(ValueError, match=r"a\.00000\.jsonl line 1: .*(expected|newer version of logtrain: more)"):
         read_answers(file.parent, "a")
+
+
+def test_answers_and_perplexities_under_the_name_of_others_are_refused(tmp_path):
+    for name in ("a", "b"):
+        list(record_answers(tmp_path, name, 0, [RecordedAnswer(3, "m", "p", 1, name, 2, "stop")]))
+    assert read_answers(tmp_path, "b")[3].output == "b"
+    (tmp_path / "a.00000.jsonl").replace(tmp_path / "b.00000.jsonl")
+    with pytest.raises(ValueError, match=r"b\.00000\.jsonl line 1: an answer of a; give its file that name again"):
+        read_answers(tmp_path, "b")
+    perplexity_file(tmp_path, "a").write_bytes(sealed({"judge": "m", "pairs": []}))
+    with pytest.raises(ValueError, match=r"a\.perplexity\.json: perplexities = null: expected an object"):
+        read_perplexities(tmp_path, "a")
 
 
 def test_no_flipped_bit_changes_a_perplexity(tmp_path):

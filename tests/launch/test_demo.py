@@ -11,11 +11,9 @@ import pytest
 
 from tests.support import LAUNCH
 
-TRIAL = pytest.mark.trial("two demos: thirty programs, each of which imports PyTorch")
-
 DEMO = LAUNCH / "demo.sh"
-
-
+# On a slow machine how far it is, and what takes longer than 5 s; or the model says too much.
+TOLD = re.compile(r"(prepare percent=|evaluate model=|cut at max_new_tokens).*|[^:]+: \d+ s")
 LOSSES = r"held-out loss: ([\d.]+) before training, ([\d.]+) after"
 
 
@@ -30,12 +28,11 @@ def shown(tmp_path_factory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("demo") / "out"
     result = demo("--output", folder, "--rows", 800, "--loader.rows_per_step", 2, "--loader.rows_per_batch", 1)
     assert result.returncode == 0, result.stderr
-    told = ("prepare percent=", "evaluate model=", "cut at max_new_tokens")  # it is slow, or the model says too much
-    assert all(line.startswith(told) for line in result.stderr.splitlines()), result.stderr
+    assert all(map(TOLD.fullmatch, result.stderr.splitlines())), result.stderr
     return result.stdout, folder
 
 
-@TRIAL
+@pytest.mark.slow(100)
 def test_it_says_where_it_is_and_what_came_out(shown):
     text, folder = shown
     assert re.findall(r"^== (\d)/9 ", text, re.M) == list("123456789")
@@ -53,7 +50,7 @@ def test_it_says_where_it_is_and_what_came_out(shown):
     assert answer.strip()
 
 
-@TRIAL
+@pytest.mark.slow
 def test_the_comparison_is_of_three_models_and_says_that_pretraining_helped(shown):
     text, folder = shown
     assert f"{folder}/evaluation/compare.html" in text
@@ -65,7 +62,7 @@ def test_the_comparison_is_of_three_models_and_says_that_pretraining_helped(show
     assert scores["data"]["questions"] == 9
 
 
-@TRIAL
+@pytest.mark.slow
 def test_transformers_and_the_fine_tuned_export_give_the_same_answers_and_stop_where_they_end(shown):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -82,7 +79,7 @@ def test_transformers_and_the_fine_tuned_export_give_the_same_answers_and_stop_w
         assert tokenizer.decode(out, skip_special_tokens=True) == answer
 
 
-@TRIAL
+@pytest.mark.slow
 def test_transformers_gives_the_exported_model_the_loss_that_was_shown(shown):
     """Held-out documents one by one, with no packing and no code of ours."""
     import torch
@@ -114,7 +111,7 @@ def valid_rows(prepared: Path) -> list[int]:
     return [int(row) for shard in shards for row in np.load(prepared / shard["documents"])["row"]]
 
 
-@TRIAL
+@pytest.mark.slow(50)
 def test_your_own_file_and_model(shown, tmp_path):
     """--input and --model: here the demo's rows as JSON lines, and the model that the demo has exported."""
     _, folder = shown
@@ -123,8 +120,7 @@ def test_your_own_file_and_model(shown, tmp_path):
     flags = ["--input", "mine.jsonl", "--model", folder / "cpt" / "export", "--output", tmp_path / "own"]
     result = demo(*flags, "--seq_len", 256, "--trainer.max_steps", 3, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    told = re.compile(r"step \d+: \d+ s")  # of what takes longer than 5 s on a slow machine
-    assert all(told.fullmatch(line) for line in result.stderr.splitlines()), result.stderr
+    assert all(map(TOLD.fullmatch, result.stderr.splitlines())), result.stderr
     first, last = map(float, re.search(LOSSES, result.stdout).groups())
     assert last < first < 4, "it starts from what the model has learned"
     assert (tmp_path / "own" / "cpt" / "export" / "config.json").exists()
@@ -137,7 +133,7 @@ def test_your_own_file_and_model(shown, tmp_path):
         (["--input", "x.json", "--model", "."], "--input x.json: no such file"),
         (["--rows"], "--rows needs a value"),
         # After the installation, which a test of a fresh checkout would wait for.
-        pytest.param(["--output", "."], "--output . must be a new folder, in one that exists", marks=TRIAL),
+        pytest.param(["--output", "."], "--output . must be a new folder, in one that exists", marks=pytest.mark.slow),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, flags, error):

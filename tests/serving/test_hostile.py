@@ -127,7 +127,6 @@ def children_of(pid: int) -> list[int]:
     return [int(c) for t in Path(f"/proc/{pid}/task").iterdir() for c in (t / "children").read_text().split()]
 
 
-@pytest.mark.trial(f"{HOSTILE:,} requests, {AT_ONCE} of them at once")
 @pytest.mark.slow
 def test_hostile_requests_and_hundreds_at_once(served):
     random_ = random.Random(1309)

@@ -11,4 +11,5 @@ ground.py       what is attacked: a folder with a model, data and runs      kill
 stages.py       the commands, and what must be the same of what each leaves corruption.py   of every file that is left
 inputs.py       what the ground begins with; server.py: teacher and judge   full_disk.py    a disk that is too small
 execution.py    a command as a process, and how it ended                    hostile.py      files made to harm
+running.py      attacks one after the other; outcome.py: what came of one
 """
