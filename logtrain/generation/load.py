@@ -21,7 +21,7 @@ from logtrain.core.checksums import check_folder
 from logtrain.core.untrusted import read_bytes
 from logtrain.core.world import compute_dtype
 from logtrain.generation.config import DRAWN_BY, LLAMA_SAMPLING, SamplingConfig
-from logtrain.generation.cpu_linear import SMALL_BATCHES, use_small_batch_linears
+from logtrain.generation.cpu_linear import pack_linears
 from logtrain.generation.generator import Generator
 from logtrain.generation.kv_cache import slot_bytes
 from logtrain.generation.memory import cache_bytes, check_memory
@@ -134,13 +134,13 @@ class ModelFolder:
         check_memory(self.summary(device), self.shape.num_parameters * compute_dtype(device).itemsize, device)
 
     def load(self, device: torch.device, max_sequences: int = 1) -> "LoadedModel":
-        """The model with its weights on a device. `max_sequences`: the most requests that it will answer at once, which
-        decides the layout of matrices on a CPU. Raises ValueError as `open_weights` and `check_memory` do.
+        """The model with its weights on a device. `max_sequences`: the most requests that it will answer at once.
+        Raises ValueError as `open_weights` and `check_memory` do.
         """
         self.check_memory(device)
         model = read_model(self.shape, self.open_weights(), device, compute_dtype(device)).requires_grad_(False)
-        if device.type == "cpu" and max_sequences >= SMALL_BATCHES.start:
-            use_small_batch_linears(model)
+        if device.type == "cpu":
+            pack_linears(model)
         return LoadedModel(self, model, max_sequences)
 
 

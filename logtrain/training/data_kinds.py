@@ -5,15 +5,15 @@ from logtrain.data.shards import Split
 
 
 def check_kind(sources: dict[str, Split], trains_on: str) -> None:
-    """Raises ValueError where none of the sources has what is trained on, "documents", "chats" or "pairs": the loss
-    would fall all the same, for chats read as documents and documents as answers.
+    """Raises ValueError where none of the sources has what is trained on, "documents", "chats", "either" of these, or
+    "pairs": the loss would fall all the same, for chats read as documents and documents as answers.
     """
     folder, *more = (str(split.folder) for split in sources.values())
     which = f"{folder} and {len(more)} more" if more else folder
     are_pairs = [has_pairs(split.manifest) for split in sources.values()]
     if trains_on == "pairs" and (not all(are_pairs) or more):
         raise ValueError(f"{which}: `logtrain dpo` trains on one folder of pairs; prepare it with --format dpo")
-    if trains_on in ("documents", "chats") and any(are_pairs):
+    if trains_on != "pairs" and any(are_pairs):
         raise ValueError(
             f"{which}: prepared as pairs of answers, which `logtrain dpo` trains on, the rejected ones too"
         )

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from logtrain.generation.adapters import serve_adapters
-from logtrain.generation.cpu_linear import use_small_batch_linears
 from logtrain.generation.generator import Generator
 from logtrain.generation.load import ModelFolder
 from logtrain.generation.request import Request
@@ -37,7 +36,6 @@ def adapters(folder, tmp_path_factory):
 @pytest.fixture
 def generator(folder, adapters) -> Generator:
     loaded = ModelFolder(folder).load(CPU)
-    use_small_batch_linears(loaded.model)
     serve_adapters(loaded.model, [(config, tensors) for _, config, tensors in adapters])
     return new_generator(loaded, keep_prefixes=True)
 
@@ -69,7 +67,6 @@ def test_an_unknown_adapter_is_refused(generator, loaded, prompts):
 
 def test_the_model_itself_is_computed_bit_by_bit_as_without_adapters(generator, folder, prompts):
     plain = ModelFolder(folder).load(CPU)
-    use_small_batch_linears(plain.model)
     requests = [Request(prompt=prompt, max_new_tokens=3, logprobs=5) for prompt in prompts]
     logprobs = []
     for each in (generator, new_generator(plain)):

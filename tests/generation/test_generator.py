@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from logtrain.generation.config import SamplingConfig
+from logtrain.generation.cpu_linear import PackedHead
 from logtrain.generation.kv_cache import slot_bytes
 from logtrain.generation.load import ModelFolder
 from logtrain.generation.request import Answer, Request
@@ -185,6 +186,7 @@ def test_logits_that_are_not_finite_are_named(tmp_path, prompts):
     """A draw among NaNs would be an id that the model does not have."""
     loaded = ModelFolder(write_model(tmp_path)).load(CPU)
     loaded.model.head.weight[5] = float("nan")
+    loaded.model.head = PackedHead(loaded.model.head)
     for temperature in (0.0, 1.0):
         with pytest.raises(ValueError, match="logits are not finite"):
             answers(new_generator(loaded), prompts[:2], sampling=SamplingConfig(temperature=temperature))
