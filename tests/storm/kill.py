@@ -94,7 +94,7 @@ def wrong_with(stage: Stage, number: signal.Signals, ended: Ended) -> str:
     if wrong := ended_well(ended, PATIENCE):
         return wrong
     fine = {0, 3, 75, -number, -signal.SIGKILL, -signal.SIGTERM}  # 3: a rank did not answer
-    fine |= {2} if "has not come within" in ended.said else set()  # stopped at its start
+    fine |= {2} if re.search("(has not come|no way to .*) within", ended.said) else set()  # stopped at its start
     return "" if set(ended.statuses) <= fine else "status"
 
 

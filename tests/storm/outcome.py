@@ -49,7 +49,7 @@ def verdict_of(ground: Ground, stage: Stage, ended: Ended, patience: float) -> t
         different = ground.difference(stage)
         if different == "series" and "metrics.jsonl: " in ended.said:
             return "told", last_line(ended)
-        if stage.tells and stage.tells in ended.said:
+        if stage.tells and re.search(stage.tells, ended.said):
             return "told", last_line(ended)
         return "changed", different
     if ended.statuses[0] == 2 and 1 <= len(ended.errors) <= len(ended.statuses):

@@ -37,7 +37,7 @@ class Stage:
     half: str = ""
     """what it leaves when it is stopped on its way, if not `leaves`"""
     tells: str = ""
-    """a part of the line that tells of a change which is not refused"""
+    """what finds the line that tells of a change which is not refused, a regular expression"""
 
 
 def digest(path: Path) -> str:
