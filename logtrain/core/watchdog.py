@@ -25,6 +25,7 @@ from torch._C import _distributed_c10d as c10d
 
 from logtrain.core import still
 from logtrain.core.entry import OTHER_RANKS_WAIT, RANK_LOST
+from logtrain.core.run_folder import CONFIG
 
 T = TypeVar("T")
 BEATS = 20  # heartbeats of a rank within a timeout
@@ -53,7 +54,7 @@ class Watchdog:
 
     def __init__(self, store: Any, rank: int, size: int, timeout: float, stacks: Path):
         """`store`: in which the ranks have met. `timeout`: seconds without anything done after which the job is ended;
-        0: never. `stacks`: a folder for what every rank was at then.
+        0: never. `stacks`: the run's folder, for what every rank was at then.
         """
         Watchdog.latest = self
         self.rank, self.size, self.timeout, self.stacks = rank, size, timeout, stacks
@@ -133,16 +134,20 @@ class Watchdog:
         if self.rank == speaker:
             for rank, told in list(lost.items())[:MOST_NAMED]:
                 print(f"error: rank {rank} {told}, for {self.timeout:g} s", file=sys.stderr)
-            where_at = f"is in {self.stacks}/stacks-rank-*.txt" if self.stacks.is_dir() else "stands above"
+            where_at = f"is in {self.stacks}/stacks-rank-*.txt" if self.has_run() else "stands above"
             print(f"error: the job ends; what each rank was at {where_at}", file=sys.stderr)
             sys.stderr.flush()
         else:
             time.sleep(OTHER_RANKS_WAIT)  # the launcher ends this one once the speaker has ended
         os._exit(RANK_LOST)
 
+    def has_run(self) -> bool:
+        """Whether the folder is a run's by now. What is left in it before would stand in the run's way."""
+        return (self.stacks / CONFIG).exists()
+
     def leave_traces(self) -> None:
         """What this rank was at: its stacks, and the flight recorder's last collectives."""
-        if not self.stacks.is_dir():  # no run has begun
+        if not self.has_run():
             faulthandler.dump_traceback()
             return
         with open(self.stacks / f"stacks-rank-{self.rank:05d}.txt", "w") as file:

@@ -156,6 +156,13 @@ class Checkpoints:
                 os.rename(old, doomed)  # a kill between the two leaves no half checkpoint under its name
                 shutil.rmtree(doomed, ignore_errors=True)  # what is still being read goes at the next start
 
+    def amend(self, state: TrainState) -> None:
+        """Let the checkpoint of this step, which is saved, know what its validation gave since. Raises OSError."""
+        folder = self.folder / f"step-{state.step:06d}"
+        if self.rank == 0:
+            facts = dataclasses.replace(read_facts(folder), state=state)
+            write_file(folder / FACTS, sealed(dataclasses.asdict(facts)))
+
     def wait(self) -> None:
         """Wait until the save under way is complete on this rank. Raises ValueError where it failed."""
         if self.writing is None:

@@ -92,7 +92,12 @@ class Trainer:
             closing(steps),
             collection_at_records(),
         ):
-            if (self.state.step == 0 or self.state.validation_due) and not self.validate():
+            if self.state.validation_due:
+                if not self.validate():
+                    return False
+                self.state.records_crc32 = self.metrics.crc32
+                self.checkpoints.amend(self.state)
+            elif self.state.step == 0 and not self.validate():
                 return False
             self.interval = Interval()
             while self.state.step < self.total_steps and not self.out_of_patience():

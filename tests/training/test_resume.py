@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,11 +21,12 @@ from logtrain.core.config import load
 from logtrain.cpt import CptConfig
 from logtrain.data import loader
 from logtrain.data.epoch import pack_epoch
-from logtrain.training import checkpoint
+from logtrain.training import checkpoint, step, trainer
 from logtrain.training.checkpoint import Checkpoints, read_facts, tensors_of
 from logtrain.training.optim import make_optimizer
 from logtrain.training.setup import set_up
 from logtrain.training.state import TrainState
+from logtrain.training.step import GivenUp
 from tests.support.program import Program, last_step
 from tests.support.ranks import Ranks
 from tests.support.synthetic import write_data, write_model
@@ -345,6 +347,31 @@ def test_the_best_step_is_found_anew_on_another_validation_set(case, tmp_path, c
     after = read_facts(tmp_path / "run" / "checkpoints" / "step-000005").state
     losses = [record["valid_loss"] for record in series(tmp_path / "run") if record.get("set") == "b"]
     assert (after.best_step, after.best_loss, after.best_set) == (5, losses[-1], fingerprint(other))
+
+
+def test_a_last_validation_that_was_given_up_is_in_the_checkpoint_once_it_is_made(case, tmp_path, monkeypatch):
+    """Which then says what that of a run says that nobody stopped: the best step, and that no validation is due."""
+    flags = [*case.flags, "--trainer.max_steps", "4", "--runs", str(tmp_path)]
+    last = "checkpoints/step-000004"
+    assert train([*flags, "--name", "whole"]) == 0
+    calls = []
+
+    def given_up_once(*args):
+        calls.append(args)
+        if len(calls) == 2:  # the first is that before the first step
+            raise GivenUp
+        return step.validate(*args)
+
+    monkeypatch.setattr(trainer, "validate", given_up_once)
+    assert train(flags) == 75
+    stopped = read_facts(tmp_path / "run" / last).state
+    assert (stopped.validation_due, stopped.best_step) == (True, 0)
+    assert train([*flags, "--resume", "auto"]) == 0
+    resumed, whole = (read_facts(tmp_path / name / last).state for name in ("run", "whole"))
+    assert resumed.best_step == 4
+    assert dataclasses.replace(resumed, records_crc32=0) == dataclasses.replace(whole, records_crc32=0)
+    records = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert resumed.records_crc32 == zlib.crc32(records)
 
 
 def fingerprint(data: Path) -> str:

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from logtrain.core.run_folder import check_begun
+from logtrain.core.watchdog import Watchdog
 from tests.support.program import Program, last_step
 from tests.support.synthetic import write_data, write_model
 
@@ -62,6 +64,16 @@ def test_a_rank_that_is_stopped_before_they_have_met(case, tmp_path):
     gone = f"error: rank 1 of 2 has not come within {TIMEOUT:g} s; look at what its machine says"
     assert said(program) == [gone]
     assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_left_in_a_folder_before_it_is_a_runs(tmp_path):
+    """Rank 0 may be stopped between making the folder and writing its config; the next start finds it free."""
+    watchdog = SimpleNamespace(rank=1, stacks=tmp_path, has_run=lambda: Watchdog.has_run(watchdog))
+    Watchdog.leave_traces(watchdog)
+    assert not list(tmp_path.iterdir()) and not check_begun(tmp_path, resume=True)
+    (tmp_path / "config.toml").touch()
+    Watchdog.leave_traces(watchdog)
+    assert "leave_traces" in (tmp_path / "stacks-rank-00001.txt").read_text()
 
 
 def test_a_stuck_rank(case, tmp_path):
