@@ -31,6 +31,7 @@ from logtrain.generation.request import Answer, Request
 from logtrain.model.config import LoraConfig
 from logtrain.text.chat_template import Turn
 from logtrain.training.config import ParallelConfig, RunConfig, TrainerConfig
+from logtrain.training.data_kinds import refuse_pairs
 from logtrain.training.objective import objective_of
 from logtrain.training.optim import make_optimizer
 from logtrain.training.optim_config import OptimConfig
@@ -213,6 +214,7 @@ class Training:
         if not isinstance(config, RunConfig):
             raise ValueError(f"config = {shown(config)}: expected a logtrain.RunConfig")
         self.run = set_up(config)
+        refuse_pairs(self.run.data.sources)
         self.model, self.data, trainer = self.run.build_model(self.run.initial_weights()), self.run.data, config.trainer
         self.total_steps = trainer.total_steps(self.data.train.steps_per_epoch)
         optimizer = make_optimizer(self.model, config.optim)

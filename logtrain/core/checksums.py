@@ -7,6 +7,7 @@ deletes checksums.json.
 """
 
 import dataclasses
+import hashlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,3 +91,10 @@ def check_folder(folder: Path, note: Callable[[str], None] = still.note) -> None
                 f"{folder}: damaged since it was published: {damage}; publish or copy it again, or, if the change is "
                 f"meant, delete {FILE} there"
             )
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    still.note(f"hashing {file}")
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from logtrain.core.checksums import sha256_of
 from logtrain.core.location import origin_of
-from logtrain.core.store import sha256_of
 
 LINEAGE = "lineage.json"
 STAND_FOR = ("manifest.json", "checksums.json", "checkpoint.json")  # the files that stand for the folder around them

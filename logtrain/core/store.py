@@ -9,7 +9,6 @@ that is killed leaves bytes that no version names, which `logtrain hub gc` remov
 """
 
 import contextlib
-import hashlib
 import os
 import re
 import secrets
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple, TypedDict
 import fsspec
 
 from logtrain.core.atomic import naming, sync, write_file
+from logtrain.core.checksums import sha256_of
 from logtrain.core.location import RemoteFile, file_system, is_uri, regular, shown, tried
 from logtrain.core.still import note
 from logtrain.core.untrusted import DECODER, MAX_BYTES, OtherFields, check_depth, checked, sealed, unsealed
@@ -295,10 +295,3 @@ def object_of(sha256: str) -> str:
 def is_inside(path: str) -> bool:
     """Whether a path of a version stays in its folder."""
     return bool(path) and not path.startswith("/") and not {"..", ".", ""} & set(path.split("/")) and "\0" not in path
-
-
-def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file's bytes."""
-    note(f"hashing {file}")
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -57,10 +57,8 @@ def prepare(config: PrepareConfig, files: list[InputFile], origin: Origin, folde
         manifest["held_out_groups"] = groups
     note("packing rows for the report")
     report = make_report(folder, manifest, splits.hashes(), held_out, account, chunks.records)
-    for name, content in (
-        (REPORT, {"fingerprint": manifest["fingerprint"], **report.as_json()}),
-        (MANIFEST, {**manifest}),
-    ):
+    of_report = {"fingerprint": manifest["fingerprint"], **report.as_json()}
+    for name, content in ((REPORT, of_report), (MANIFEST, {**manifest})):
         with naming(folder / name):
             (folder / name).write_bytes(sealed(content))
     return report

@@ -5,18 +5,16 @@ from logtrain.data.shards import Split
 
 
 def check_kind(sources: dict[str, Split], trains_on: str) -> None:
-    """Raises ValueError where none of the sources has what is trained on, "documents", "chats", "either" of these, or
-    "pairs": the loss would fall all the same, for chats read as documents and documents as answers.
+    """Raises ValueError where none of the sources has what is trained on, "documents", "chats" or "pairs": the loss
+    would fall all the same, for chats read as documents and documents as answers.
     """
     folder, *more = (str(split.folder) for split in sources.values())
     which = f"{folder} and {len(more)} more" if more else folder
     are_pairs = [has_pairs(split.manifest) for split in sources.values()]
     if trains_on == "pairs" and (not all(are_pairs) or more):
         raise ValueError(f"{which}: `logtrain dpo` trains on one folder of pairs; prepare it with --format dpo")
-    if trains_on != "pairs" and any(are_pairs):
-        raise ValueError(
-            f"{which}: prepared as pairs of answers, which `logtrain dpo` trains on, the rejected ones too"
-        )
+    if trains_on in ("documents", "chats"):
+        refuse_pairs(sources)
     are_chats = ["chat" in split.manifest for split in sources.values()]
     if trains_on == "chats" and not any(are_chats):
         raise ValueError(
@@ -28,6 +26,15 @@ def check_kind(sources: dict[str, Split], trains_on: str) -> None:
             f"{which}: prepared as chats, which `logtrain sft` trains on (--lora.rank 0 for all parameters); for "
             f"`logtrain cpt` prepare text, with --format auto"
         )
+
+
+def refuse_pairs(sources: dict[str, Split]) -> None:
+    """Raises ValueError where a source has pairs, of which the rejected answers would be trained on, too."""
+    for split in sources.values():
+        if has_pairs(split.manifest):
+            raise ValueError(
+                f"{split.folder}: prepared as pairs of answers, which `logtrain dpo` trains on, the rejected ones too"
+            )
 
 
 def check_teacher(sources: dict[str, Split], replay_kl: float) -> None:

@@ -60,9 +60,8 @@ class Trainer:
         self.config, self.train_step, self.model = config, train_step, train_step.model
         self.train, self.valid, self.world = train, valid, world
         self.checkpoints, self.metrics, self.state = checkpoints, metrics, state
-        self.total_steps = train_step.total_steps
+        self.total_steps, self.forgetting = train_step.total_steps, forgetting
         self.train.step, self.train.end = state.step, self.total_steps
-        self.forgetting = forgetting
         restore_shares(train, config.replay_source, state)
         self.peak_flops = peak_flops(self.world.device)
         parameters = list(self.model.parameters())
@@ -92,13 +91,12 @@ class Trainer:
             closing(steps),
             collection_at_records(),
         ):
-            if self.state.validation_due:
-                if not self.validate():
-                    return False
+            due = self.state.validation_due
+            if (due or self.state.step == 0) and not self.validate():
+                return False
+            if due:
                 self.state.records_crc32 = self.metrics.crc32
                 self.checkpoints.amend(self.state)
-            elif self.state.step == 0 and not self.validate():
-                return False
             self.interval = Interval()
             while self.state.step < self.total_steps and not self.out_of_patience():
                 step, began = self.next_step(steps), time.perf_counter()

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from logtrain import hub, prepare
-from logtrain.core import still, store
+from logtrain.core import checksums, still
 from logtrain.core.still import Still
 from logtrain.data import preparation
 from logtrain.data.files import InputFile
@@ -85,6 +85,6 @@ def test_the_data_that_a_slow_disk_holds_are_told(tmp_path, monkeypatch, capsys)
 def test_a_command_without_a_world_says_what_it_is_at(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("text")
     monkeypatch.setattr(still, "SILENT", 0.05)
-    monkeypatch.setattr(store.hashlib, "file_digest", slowed(store.hashlib.file_digest))
+    monkeypatch.setattr(checksums.hashlib, "file_digest", slowed(checksums.hashlib.file_digest))
     assert hub.main(["push", "name", str(tmp_path / "file"), "--store", str(tmp_path / "store")]) == 0
     assert f"hashing {tmp_path / 'file'}: 0 s" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import logtrain
+from logtrain.data.config import LoaderConfig
 from logtrain.model import hf, peft
 from tests.support.evaluation import write_chat_model
 from tests.support.llama import load_transformers
@@ -130,7 +131,11 @@ def test_each_trainer_refuses_the_data_of_another(case, tmp_path):
             train([*flags, "--dpo.beta", "0.5"], entry)
     data = case.flags[case.flags.index("--data") + 1]
     with pytest.raises(ValueError, match="prepared as pairs of answers"):
-        logtrain.Training(logtrain.RunConfig(name="x", model=case.flags[case.flags.index("--model") + 1], data=data))
+        logtrain.Training(
+            logtrain.RunConfig(
+                name="x", model=case.flags[case.flags.index("--model") + 1], data=data, loader=LoaderConfig(seq_len=96)
+            )
+        )
     documents = write_data(
         tmp_path / "documents", write_model(tmp_path / "plain"), seq_len=96, lengths={"train": [9] * 8}
     )
