@@ -38,6 +38,7 @@ class StopSignal:
         self.number, self.first = 0, 0.0
         self.promise: Callable[[], str] | None = None
         self.say: Callable[[str], None] = say_on_main
+        self.has_raised = False  # Stopped, in the main thread
         self.is_raised = True  # not before all of this is there: a signal until then ends the work as it begins
         self.ours, theirs = os.pipe()
         os.set_blocking(theirs, False)
@@ -73,7 +74,7 @@ class StopSignal:
     def on_signal(self, _number: int, _frame: FrameType | None) -> None:
         """In the main thread, when it comes to it: leave what is under way, unless something was promised."""
         if self.promise is None and not self.is_raised:
-            self.is_raised = True
+            self.is_raised = self.has_raised = True
             raise Stopped
 
     # ---- in the thread
@@ -129,3 +130,7 @@ def stoppable(work: Callable[[StopSignal], int]) -> int:
             stop.close()
     except Stopped:  # also at the last moment before `close`
         return INTERRUPTED
+    except Exception:
+        if stop.has_raised:  # within a function in C that made an error of its own of it, as torch.asarray does
+            return INTERRUPTED
+        raise

@@ -54,6 +54,25 @@ def test_without_a_promise_the_work_is_left():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_an_error_that_was_made_of_it_is_a_stop_and_another_stays_one():
+    """As PyTorch does, which takes what a sequence raises for a sequence of no shape."""
+
+    def work(_stop: StopSignal) -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Stopped:
+            raise ValueError("could not determine the shape of object type 'torch.storage.UntypedStorage'") from None
+        return 0
+
+    assert stoppable(work) == 75
+
+    def wrong(_stop: StopSignal) -> int:
+        raise ValueError("no such file")
+
+    with pytest.raises(ValueError, match="no such file"):
+        stoppable(wrong)
+
+
 def test_a_signal_while_the_handlers_are_set_up_ends_the_work_as_it_begins(monkeypatch, capsys):
     class Early(threading.Thread):
         def start(self) -> None:
