@@ -86,7 +86,7 @@ class Model:
     def __init__(self, folder: ModelFolder, device: str | torch.device = "auto"):
         """`path` and `device` as in `load`, which makes the folder. Raises ValueError as `load` does."""
         self.folder, self.device = folder, device_of(device)
-        self.llama = folder.load(self.device, MAX_SEQUENCES).model
+        self.llama = folder.load(self.device, MAX_SEQUENCES, packed=False).model
         self.tokenizer = folder.tokenizer
 
     def __repr__(self) -> str:

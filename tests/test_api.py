@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 import logtrain
 from logtrain import prepare
+from logtrain.core.batch import Batch
 from tests.support import ROOT
 from tests.support.evaluation import write_chat_model
 from tests.support.llama import load_transformers
@@ -81,6 +82,16 @@ def test_logits_losses_and_answers_are_transformers(case):
         ids = torch.tensor([model.encode(text)])
         expected = theirs.generate(ids, max_new_tokens=9, do_sample=False, pad_token_id=0)[0, ids.shape[1] :].tolist()
         assert answer.ids == [id for id in expected if id not in model.folder.stop_ids]
+
+
+def test_the_module_has_all_parameters_and_their_gradients(case):
+    """Also on a CPU, where a model that only answers has its matrices in another layout."""
+    llama = logtrain.load(case.model, "cpu").llama.requires_grad_(True)
+    parameters = dict(llama.named_parameters())
+    assert sum(p.numel() for p in parameters.values()) == llama.config.num_parameters
+    ids, positions = torch.arange(9), torch.arange(9, dtype=torch.int32)
+    loss = llama(Batch(ids, ids.roll(-1), positions, torch.tensor([0, 9]).int(), 9))
+    assert all(gradient.abs().sum() > 0 for gradient in torch.autograd.grad(loss, list(parameters.values())))
 
 
 def test_a_chat_is_answered_through_the_template_and_a_seed_repeats(case):

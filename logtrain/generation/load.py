@@ -133,13 +133,14 @@ class ModelFolder:
         """Raises ValueError if the device has not enough memory for the weights."""
         check_memory(self.summary(device), self.shape.num_parameters * compute_dtype(device).itemsize, device)
 
-    def load(self, device: torch.device, max_sequences: int = 1) -> "LoadedModel":
+    def load(self, device: torch.device, max_sequences: int = 1, packed: bool = True) -> "LoadedModel":
         """The model with its weights on a device. `max_sequences`: the most requests that it will answer at once.
-        Raises ValueError as `open_weights` and `check_memory` do.
+        `packed`: whether a CPU has the matrices only in the layout in which it computes fastest (cpu_linear.py), not as
+        parameters with names and gradients. Raises ValueError as `open_weights` and `check_memory` do.
         """
         self.check_memory(device)
         model = read_model(self.shape, self.open_weights(), device, compute_dtype(device)).requires_grad_(False)
-        if device.type == "cpu":
+        if packed and device.type == "cpu":
             pack_linears(model)
         return LoadedModel(self, model, max_sequences)
 
