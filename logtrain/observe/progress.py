@@ -59,5 +59,5 @@ class Progress:
             Still.shown = now
         elif self.enabled and now - self.said >= SECONDS_BETWEEN_LINES:
             self.said = Still.shown = now
-            eta = (self.total - done) * (now - self.began) / max(1, done)
-            print(f"{self.verb} {as_line({**line, 'eta_seconds': round(eta)})}", file=sys.stderr, flush=True)
+            eta = {"eta_seconds": round((self.total - done) * (now - self.began) / done)} if done else {}
+            print(f"{self.verb} {as_line({**line, **eta})}", file=sys.stderr, flush=True)
