@@ -79,6 +79,7 @@ PLANNED: dict[str, list[str]] = {
     "gpus": ["--gpus", "2"],
     "gpu": ["--gpu", "h200"],
     "price": ["--price", "1"],
+    "pairs": ["--pairs"],
     "documents": ["--documents", "300"],
     "document_tokens": ["--document_tokens", "30"],
     "document_sigma": ["--document_sigma", "0.1"],
