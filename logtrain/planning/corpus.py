@@ -65,6 +65,8 @@ def read_corpus(config: PlanConfig) -> Corpus:
     if config.pairs:  # no pair is cut; prepare leaves out those that are longer than a row
         lengths_PK = lengths.reshape(-1, 2).astype(np.int64)
         lengths_PK = lengths_PK[lengths_PK.sum(1) <= seq_len]
+        if not len(lengths_PK):
+            raise ValueError(f"loader.seq_len = {seq_len}: no pair has both answers in a row ({source}); raise it")
     else:
         lengths_PK = pieces(lengths, seq_len).length_P.astype(np.int64)[:, None]
     packed = pack(lengths_PK.sum(1), seq_len, config.seed, 0)

@@ -84,6 +84,8 @@ def test_pairs_of_answers_share_rows_and_see_themselves_alone(tmp_path, monkeypa
 def test_a_plan_of_pairs_traces_their_loss():
     flags = ["--model", "Llama-3.2-1B", "--gpus", "1", "--loader.seq_len", "1024", "--lora.rank", "8"]
     flags += ["--documents", "500", "--document_tokens", "200", "--document_sigma", "0", "--loader.rows_per_step", "2"]
+    with pytest.raises(ValueError, match="seq_len = 256: no pair has both answers in a row"):
+        make_plan(load(PlanConfig, [*flags, "--pairs", "--loader.seq_len", "256"]))
     texts, pairs = (make_plan(load(PlanConfig, [*flags, *more])) for more in ((), ("--pairs",)))
     assert list(pairs.workload.lengths[:2]) == [199, 199]
     assert (pairs.corpus.num_rows, texts.corpus.num_rows) == (250, 100)  # two pairs of 400 tokens a row; five texts
