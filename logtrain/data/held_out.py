@@ -152,7 +152,7 @@ class SplitWriters:
                 return is_valid_H
         if (choice.keys_H < TRAINED).any():
             return choice.keys_H == choice.keys_H.min()
-        hashes_H = np.concatenate(self._parts["held"].hashes)
+        hashes_H = keys_of(np.concatenate(self._parts["held"].hashes))  # the parts of a conversation stay together
         wanted = min(len(hashes_H) - 1, int(self.valid_fraction * num_documents))
         is_valid_H = hashes_H <= np.sort(hashes_H)[wanted - 1 if wanted else 0]
         return is_valid_H if is_valid_H.sum() < num_documents else np.zeros(len(hashes_H), bool)
@@ -248,5 +248,5 @@ class _Choice:
 
 
 def keys_of(twins_D: np.ndarray) -> np.ndarray:
-    """What the side of a document goes by, uint64: its masked hash, without the number of its part."""
+    """What the side of a document goes by, uint64: its hash, mostly the masked one, without the number of its part."""
     return twins_D >> np.uint64(PART_BITS)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from logtrain.core.entry import seconds_running
-from logtrain.core.untrusted import from_json, read_own, sealed
+from logtrain.core.origin import read_sealed_in, sealed_in
+from logtrain.core.untrusted import from_json
 
 FILE = "goodput.json"
 STAGES = ("start", "load", "step", "data wait", "validation", "checkpoint", "export")
@@ -183,7 +184,8 @@ class Goodput:
         self.written = time.monotonic()
         with self.lock:
             self.settle()
-            content = sealed({"attempts": [asdict(each) for each in (*self.earlier, self.attempt)]})
+            attempts = [asdict(each) for each in (*self.earlier, self.attempt)]
+            content = sealed_in(self.file, "goodput", {"attempts": attempts})
         aside = self.file.with_name(f".{FILE}.partial")  # without fsync: it is written every few seconds
         with contextlib.suppress(OSError):
             aside.write_bytes(content)
@@ -204,7 +206,8 @@ def read_attempts(folder: Path) -> list[Attempt]:
     if not file.exists():
         return []
     try:
-        return [checked_attempt(attempt) for attempt in from_json(Attempts, read_own(file)).attempts]
+        facts = from_json(Attempts, read_sealed_in(file, "goodput"))
+        return [checked_attempt(attempt) for attempt in facts.attempts]
     except ValueError as error:
         what = str(error).removeprefix(f"{file}: ")
         raise ValueError(f"{file}: {what}; remove it to begin the account anew") from None

@@ -157,3 +157,13 @@ def test_a_row_without_a_mask_and_documents_that_are_no_pairs_are_refused(split)
     odd._first_document = [0, len(odd._documents[0])]
     with pytest.raises(ValueError, match=r"documents in train, no pairs; prepare it again"):
         PairSplit(odd)
+
+
+@pytest.mark.parametrize("count", [2, 60])
+def test_both_answers_of_a_pair_are_held_out_or_trained_on(count, tokenizer, tmp_path, monkeypatch):
+    """Also where all are twins, so that the hash of the text as it is decides, and one pair is held out."""
+    rows = [{"prompt": f"is {i} well", "chosen": "yes it is", "rejected": "no it is not"} for i in range(count)]
+    output = prepare_pairs(tmp_path, tokenizer, rows, monkeypatch)
+    sides = [PairSplit(Split.open(output, name)) for name in ("train", "valid")]
+    found = [{side.origin(pair)[1] for pair in range(side.num_documents)} for side in sides]
+    assert [len(found[0]), len(found[1])] == [count - 1, 1] and found[0] | found[1] == set(range(count))
