@@ -71,7 +71,11 @@ class RunFiles:
         of this file, are left out, and counted in `problems`, but for one at the end of a run that has not ended: a
         kill has torn it, or it is being written now. `kind`: what lines of the file say that it is.
         """
+        known, problems = self.attempts[-1].lines.get(file.name, 0) if self.attempts else 0, len(self.problems)
         content = self.attempt(lambda: read_bytes(file, MOST_BYTES) if file.exists() else b"", b"")
+        is_read = file.exists() and len(self.problems) == problems
+        if is_read and (lost := known - content.count(b"\n")) > 0:
+            self.problems.append(f"{file}: {lost:,} lines are lost of which goodput.json knows")
         lines = content.split(b"\n")[: MOST_LINES + 1]
         found = [own_object_of(line) for line in lines]
         has_ended = bool(self.attempts and self.attempts[-1].ended and lines[-1])

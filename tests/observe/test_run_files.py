@@ -75,6 +75,35 @@ def test_a_whole_run_has_no_problem(runs, capsys):
 def test_a_file_that_is_gone_is_named(runs, name, capsys):
     (runs[0] / name).unlink()
     told(runs[0], f"{runs[0] / name}: is missing", capsys)
+    assert len(read_run(runs[0]).problems) == 1
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl", "system.jsonl"])
+@pytest.mark.parametrize("left", [0, -1])
+def test_whole_lines_that_are_lost_from_the_end_are_told(runs, name, left, capsys):
+    """As an empty file of another run in the place of the own one, too."""
+    run = runs[0]
+    lines = (run / name).read_bytes().splitlines(keepends=True)
+    (run / name).write_bytes(b"".join(lines[:left]))
+    told(run, f"{run / name}: {len(lines[left:]):,} lines are lost of which goodput.json knows", capsys)
+
+
+def test_what_a_run_adds_and_cuts_off_itself_is_no_loss(runs):
+    run = runs[0]
+    with open(run / "events.jsonl", "ab") as stream:
+        stream.write(b'{"torn')
+    goodput = Goodput()
+    goodput.open(run, 1, total_steps=2)
+    assert not read_run(run).problems, "before the records after the checkpoint are cut off"
+    with Metrics(run, enabled=True, total_steps=2, resume_step=1) as metrics:
+        goodput.write()
+        assert not read_run(run).problems
+        metrics.event(Event(2, "spike", "it has risen again"))
+        for step in range(2, 40):
+            metrics.train({"step": step, "loss": 1.5, "lr": 1e-3})
+    goodput.end("finished")
+    assert read_run(run).attempts[-1].lines == {"metrics.jsonl": 40, "events.jsonl": 2, "system.jsonl": 1}
+    assert not read_run(run).problems and len(read_run(run).events) == 2
 
 
 def test_a_run_that_has_not_begun_misses_nothing(tmp_path):
