@@ -88,6 +88,8 @@ class SplitWriters:
         may_be_D[may_be_D] = self._may_be_held_out(keys_of(encoded.twins_D[may_be_D]))
         self._rows_2H.append(np.stack((records_D["source"], records_D["row"]))[:, may_be_D])
         for name, is_D in (("train", ~is_held_D & ~may_be_D), ("held", may_be_D), (VALID, is_held_D)):
+            if not is_D.any():
+                continue
             tokens_N = encoded.tokens_N[np.repeat(is_D, encoded.lengths_D)]
             self._parts[name].add(tokens_N, records_D[is_D], encoded.hashes_D[is_D], encoded.twins_D[is_D])
             if self.valid_fraction:
