@@ -26,6 +26,7 @@ from logtrain.core.batch import IGNORE, Batch
 from logtrain.data.deal import deal
 from logtrain.data.pack import PackedRows, pack, pieces
 from logtrain.data.shards import CONTEXT
+from logtrain.observe.progress import Progress
 
 SEED, NUM_STEPS = 1309, 2000
 Steps = Iterator[tuple[PackedRows, np.ndarray]]
@@ -86,14 +87,16 @@ def gradient_products(model: logtrain.Model, stored: list[np.ndarray]) -> tuple[
     parameters = list(model.llama.requires_grad_(True).parameters())
     gradients_PN = torch.empty(len(stored), sum(parameter.numel() for parameter in parameters))
     targets_P = np.empty(len(stored), np.int64)
-    for i, tokens in enumerate(stored):
-        tokens_T = torch.from_numpy((tokens & (CONTEXT - 1)).astype(np.int64))
-        labels_T = torch.full_like(tokens_T, IGNORE)
-        labels_T[:-1] = torch.from_numpy(np.where(tokens[1:] & CONTEXT, IGNORE, tokens_T[1:]))
-        targets_P[i] = int((labels_T != IGNORE).sum())
-        positions_T, cu_seqlens = torch.arange(len(tokens), dtype=torch.int32), torch.tensor([0, len(tokens)]).int()
-        loss = model.llama(Batch(tokens_T, labels_T, positions_T, cu_seqlens, len(tokens)))
-        torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)], out=gradients_PN[i])
+    with Progress("gradients", len(stored), title="gradients of pieces") as progress:
+        for i, tokens in enumerate(stored):
+            tokens_T = torch.from_numpy((tokens & (CONTEXT - 1)).astype(np.int64))
+            labels_T = torch.full_like(tokens_T, IGNORE)
+            labels_T[:-1] = torch.from_numpy(np.where(tokens[1:] & CONTEXT, IGNORE, tokens_T[1:]))
+            targets_P[i] = int((labels_T != IGNORE).sum())
+            positions_T, cu_seqlens = torch.arange(len(tokens), dtype=torch.int32), torch.tensor([0, len(tokens)]).int()
+            loss = model.llama(Batch(tokens_T, labels_T, positions_T, cu_seqlens, len(tokens)))
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)], out=gradients_PN[i])
+            progress.update(i + 1, {"piece": f"{i + 1}/{len(stored)}"})
     return (gradients_PN @ gradients_PN.T).double().numpy(), targets_P
 
 

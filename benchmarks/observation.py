@@ -68,7 +68,7 @@ class Observed:
         timer = BlockTime(self.train_step.model, world.device)
         watch = Watch(self.run.config.health, world, timer)
         monitor = Monitor(self.folder, 0, enabled=world.local_rank == 0, say=self.metrics.event).start()
-        with closing(Still(world.is_main)), closing(monitor), closing(timer), self.goodput.stage("step"):
+        with Still(world.is_main), closing(monitor), closing(timer), self.goodput.stage("step"):
             result = None
             for step in steps:
                 self.number += 1

@@ -7,9 +7,6 @@ holds benchmark.html and benchmark.json, and a folder for each set with all that
 auto goes on.
 """
 
-import os
-from contextlib import closing
-
 from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.core.still import Still
@@ -33,7 +30,7 @@ def main(argv: list[str]) -> int:
     configs = {facts["name"]: config_of(config, facts) for facts in suite["set"]}
     for each in configs.values():
         read_question_set(each)  # so that the last set's mistakes are found before the first is answered
-    with closing(Still(os.environ.get("RANK", "0") == "0")):
+    with Still():
         world, models, results = join_world(config), open_models(config), {}
         for name, each in configs.items():
             is_begun = config.resume == "auto" and Path(each.run).exists()

@@ -10,8 +10,6 @@
 Memory stays flat, whatever the size of the models: pieces of 32 MiB of each are in memory at a time.
 """
 
-import os
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -116,7 +114,7 @@ def blend_models(config: BlendConfig, blend) -> int:
     from logtrain.training.blend_input import open_inputs
     from logtrain.training.blending import dress_of, dtype_of, publish_blend
 
-    with closing(Still(os.environ.get("RANK", "0") == "0")):
+    with Still():
         world = World()
         inputs = open_inputs(config.models, (world.rank, world.size), world.note)
         dress, choice = dress_of(inputs, blend, config.like), None

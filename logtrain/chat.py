@@ -112,6 +112,7 @@ def build(config: ChatConfig, screen: "Screen") -> "Conversation":
     import torch
 
     from logtrain.conversation.session import Conversation
+    from logtrain.core.still import Still
     from logtrain.generation.load import ModelFolder
     from logtrain.generation.memory import device_name
 
@@ -121,7 +122,9 @@ def build(config: ChatConfig, screen: "Screen") -> "Conversation":
     template, sampling = folder.template, config.sampling(folder.sampling)
     screen.note(f"{folder.summary(device)}, on {device_name(device)}")
     began = time.perf_counter()
-    generator = folder.load(device).generator(config.memory, step_tokens=STEP_TOKENS[device.type], keep_prefixes=True)
+    with Still():
+        loaded = folder.load(device)
+    generator = loaded.generator(config.memory, step_tokens=STEP_TOKENS[device.type], keep_prefixes=True)
     conversation = Conversation(
         generator, template, sampling=sampling, max_new_tokens=config.max_new_tokens, system=config.system
     )

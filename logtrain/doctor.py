@@ -10,7 +10,6 @@ is left behind. The exit status is 2 where something is wrong, after a line for 
 
 import json
 import os
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +49,7 @@ def main(argv: list[str]) -> int:
     if config.gpu:
         read_gpu(config.gpu)
     is_main = os.environ.get("RANK", "0") == "0"
-    with closing(Still(is_main)):
+    with Still(is_main):
         found = examine(Path(config.runs), config.seconds, config.gpu)
     known = config.gpu or gpu_of(found.devices[0].name) or ""
     if is_main:

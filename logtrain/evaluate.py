@@ -11,9 +11,6 @@ Under `launch/run.sh evaluate ...` every rank has a copy of the model and answer
     answers/         the answers as they came, with which --resume auto goes on
 """
 
-import os
-from contextlib import closing
-
 from logtrain.core.config import load
 from logtrain.core.entry import run
 from logtrain.core.still import Still
@@ -28,7 +25,7 @@ def main(argv: list[str]) -> int:
     from logtrain.evaluation.run import join_world
     from logtrain.evaluation.screen import print_scores
 
-    with closing(Still(os.environ.get("RANK", "0") == "0")):
+    with Still():
         world = join_world(config)
         result = evaluate(config, open_models(config), world)
     if result:

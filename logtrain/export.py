@@ -4,8 +4,6 @@ logtrain export --run runs/NAME --output DIR
 launch/run.sh export --run runs/NAME --output DIR     where one device is too small
 """
 
-import os
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,7 +49,7 @@ def main(argv: list[str]) -> int:
     scores = read_scores(config.scores)
     trained = read_run_config(folder, RunConfig)
     export_dtype = trained.export_dtype if config.dtype == "auto" else config.dtype
-    with closing(Still(os.environ.get("RANK", "0") == "0")):
+    with Still():
         of_run = set_up(
             replace(trained, parallel=ParallelConfig(), export_dtype=export_dtype)
         )  # any number of ranks will do

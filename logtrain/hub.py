@@ -14,7 +14,6 @@ Wherever a setting is a path, hub://NAME:3 is that version. core/store.py says w
 
 import itertools
 import json
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -64,7 +63,7 @@ def main(argv: list[str]) -> int:
     if words:
         argv = ["--verb", words[0], *(["--what", *words[1:]] if words[1:] else []), *argv[len(words) :]]
     config = load(HubConfig, argv)
-    with closing(Still(enabled=True)):
+    with Still():
         lines = done(config, Store(config.store))
     for line in lines:
         print(printable(line, one_line=True))

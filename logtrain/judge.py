@@ -19,13 +19,16 @@ def main(argv: list[str]) -> int:
     config = load(JudgeConfig, argv)
     # After the flags: --help and a mistyped one need neither torch nor numpy.
     from logtrain.core.run_folder import hold
+    from logtrain.core.still import Still, note
     from logtrain.evaluation.judge import ask, comparisons, read_verdicts
     from logtrain.evaluation.judged_run import read_run
     from logtrain.evaluation.judgement import make_judgement, told, write_judgement
     from logtrain.observe.progress import Progress
 
-    samples = read_run(Path(config.run), config.limit)
-    asked = comparisons(config, samples)
+    with Still():
+        note(f"reading {config.run}")
+        samples = read_run(Path(config.run), config.limit)
+        asked = comparisons(config, samples)
     file = Path(config.run) / "judge" / "verdicts.jsonl"
     with hold(file.parent):
         verdicts = read_verdicts(file)

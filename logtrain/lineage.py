@@ -6,7 +6,6 @@ Each line is an ancestor, down to the raw files, with the settings that made it 
 scores. An ancestor is found in the store by its hash, wherever it lay, and otherwise where its path leads.
 """
 
-from contextlib import closing
 from dataclasses import dataclass
 
 from logtrain.core.config import load, words_first
@@ -31,7 +30,7 @@ class LineageConfig(Config):
 def main(argv: list[str]) -> int:
     """Print the chain; -> the exit status."""
     config = load(LineageConfig, words_first(argv, "--model"))
-    with closing(Still(enabled=True)):
+    with Still():
         lines = Ancestry(Store(config.store)).lines(config.model)
     for line in lines:
         print(printable(line, one_line=True))

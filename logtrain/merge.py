@@ -7,7 +7,6 @@ compared with those of model and adapter before the folder gets its name. Everyt
 a model of 8B parameters takes 33 GB.
 """
 
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -42,7 +41,7 @@ def main(argv: list[str]) -> int:
 
     adapter = Path(config.adapter)
     model = Path(config.model) if config.model else base_folder(adapter)
-    with closing(Still(enabled=True)):
+    with Still():
         merged = merge_folders(model, adapter, Path(config.output), config.dtype)
     differ = f"logits differ by {merged.difference:.1e} of the largest from model and adapter"
     print(f"{config.output} ({merged.dtype}): {differ}")

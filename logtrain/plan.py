@@ -36,6 +36,7 @@ def main(argv: list[str]) -> int:
     """Print the plan that the flags ask for; -> the exit status."""
     config = load(PlanConfig, [*gpus_of(argv), *argv])
     read_gpu(config.gpu)  # an unknown GPU is reported before torch is imported, which takes seconds
+    from logtrain.planning.corpus import with_pairs
     from logtrain.planning.picture import draw
     from logtrain.planning.plan_table import plan_table, search_table
     from logtrain.planning.prediction import make_plan
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> int:
     from logtrain.planning.search import remedy, search
     from logtrain.planning.shape import read_shape
 
+    config = with_pairs(config)
     if not sets_rows(argv):
         loader = config.loader
         seq_len = min(loader.seq_len, read_shape(config.model).max_positions)

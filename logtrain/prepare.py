@@ -15,7 +15,6 @@ machine. The manifest names all three, and a fingerprint of them says whether a 
 """
 
 import os
-from contextlib import closing
 from pathlib import Path
 
 from logtrain.core.atomic import new_folder
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> None:
         where = printable(config.output, one_line=True)
         print(f"{where}: already prepared from this input with these settings; nothing to do")
         return
-    with Pool.on_all_cores(config.tokenizer, config.workers) as pool, closing(Still(enabled=True)):
+    with Pool.on_all_cores(config.tokenizer, config.workers) as pool, Still():
         origin = read_origin(config, files)  # while the workers load the tokenizer
         print_origin(origin)
         if told := inputs.told():

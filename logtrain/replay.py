@@ -20,6 +20,7 @@ from pathlib import Path
 
 from logtrain.core.config import load
 from logtrain.core.entry import run
+from logtrain.core.still import Still, note
 from logtrain.generation.config import ReplayConfig
 
 MAY_CHANGE = ("model", "output", "memory", "max_sequences")  # a model may lie elsewhere; samples of another are refused
@@ -28,6 +29,12 @@ MAY_CHANGE = ("model", "output", "memory", "max_sequences")  # a model may lie e
 def main(argv: list[str]) -> int:
     """Write the folder that the flags name, or go on with it; -> the exit status."""
     config = load(ReplayConfig, argv)
+    with Still():
+        return replay(config)
+
+
+def replay(config: ReplayConfig) -> int:
+    """Write the folder; -> the exit status."""
     # After the flags: --help and a mistyped one need no torch.
     from logtrain.core.atomic import new_folder
     from logtrain.core.printable import printable
@@ -54,6 +61,7 @@ def main(argv: list[str]) -> int:
             world.barrier()
             choice = write_samples(config, folder, frame, aside, world)
             if world.is_main:
+                note(f"writing {shown}")
                 with new_folder(output) as written:
                     write_replay(written, origin, choice, str(compute_dtype(world.device)).removeprefix("torch."))
             told = f"{shown}: {choice.num_tokens:,} tokens of {len(choice.kept):,} samples; left out: {choice.told()}"

@@ -14,6 +14,7 @@ from logtrain.core.config import load, words_first
 from logtrain.core.entry import run
 from logtrain.core.kinds import Config
 from logtrain.core.location import WITHOUT_WEIGHTS
+from logtrain.core.still import Still, note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +32,21 @@ class ReportConfig(Config):
 def main(argv: list[str]) -> int:
     """Write the report that the flags ask for; -> the exit status."""
     config = load(ReportConfig, words_first(argv, "--run"))
+    with Still():
+        return report(config)
+
+
+def report(config: ReportConfig) -> int:
+    """Write the report; -> the exit status."""
     from logtrain.observe.page import write_report  # after the flags: --help needs no matplotlib
     from logtrain.observe.run_files import read_run
 
+    note("reading " + ", ".join(config.run))
     runs = [read_run(Path(folder)) for folder in config.run]
     output = Path(config.output or (runs[0].folder / "report.html" if len(runs) == 1 else "report.html"))
     if output.suffix != ".html":
         raise ValueError(f"output = {config.output!r}: expected the name of an HTML file (*.html)")
+    note(f"drawing {output}")
     write_report(runs, output, output.with_suffix("") if config.pictures else None)
     for found in runs:
         for problem in found.problems:

@@ -17,6 +17,7 @@ from logtrain.core.kinds import Config
 from logtrain.core.location import WITHOUT_WEIGHTS
 from logtrain.core.printable import printable
 from logtrain.core.run_folder import CONFIG
+from logtrain.core.still import Still, note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,10 @@ def main(argv: list[str]) -> int:
     from logtrain.observe.run_files import read_run
     from logtrain.observe.status import facts_of, print_details, print_table  # after the flags
 
-    folders = [folder for name in config.run for folder in runs_in(Path(name))]
-    found = [read_run(folder) for folder in folders]
+    with Still():
+        note("reading " + ", ".join(config.run))
+        folders = [folder for name in config.run for folder in runs_in(Path(name))]
+        found = [read_run(folder) for folder in folders]
     if config.json:
         for one in found:
             print(json.dumps(facts_of(one)))

@@ -28,6 +28,7 @@ def synthesise(config: SynthesiseConfig, stop: StopSignal) -> int:
     """The whole run; -> the exit status."""
     # After the flags: --help and a mistyped one need none of this.
     from logtrain.core.run_folder import enter_run_folder
+    from logtrain.core.still import Still
     from logtrain.synthesis.chunks import kept_chunks
     from logtrain.synthesis.journal import Journal, read_journal
     from logtrain.synthesis.prompts import read_prompts
@@ -42,7 +43,8 @@ def synthesise(config: SynthesiseConfig, stop: StopSignal) -> int:
         if config.model:
             from logtrain.synthesis.local_teacher import LocalTeacher
 
-            teacher = LocalTeacher(config)
+            with Still():
+                teacher = LocalTeacher(config)
         else:
             teacher = RemoteTeacher(config)
         chunks = kept_chunks(config, folder, prompts.sha256)

@@ -10,8 +10,6 @@ by `launch/run.sh trace ...` if it had several, they are the same bit for bit, w
 """
 
 import json
-import os
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +59,7 @@ def main(argv: list[str]) -> int:
 
     files = read_run(folder)
     step = config.step or step_of_spike(files.events, config.spike)
-    with closing(Still(os.environ.get("RANK", "0") == "0")):
+    with Still():
         of_run = set_up(replace(trained, runs=str(folder.absolute().parent), name=folder.absolute().name))
         rerun = Rerun(of_run, step)
         recorded = {record["step"]: (record.get("loss"), record.get("grad_norm")) for record in files.steps}

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.slow
 
 TIMES = rb"tokens_per_second\w*|step_seconds|data_seconds|eta_seconds|peak_memory_gib|goodput|device_hours|time"
 CLOCKS = re.compile(rb'"(' + TIMES + rb')":[^,}]*')
-OF_CLOCKS = re.compile(rb'"(records_crc32|sha256)":[^,}]*')  # checksums of what the clock gave
+OF_CLOCKS = re.compile(
+    rb'"(records_crc32|sha256|run)":[^,}]*'
+)  # checksums of what the clock gave, and the run, and which run it is
 FP8 = ["--precision", "fp8"]
 LORA = ["--lora.rank", "2", "--lora.dropout", "0.2"]
 
@@ -137,6 +139,7 @@ NAMED: dict[str, str] = {
     "health.data_wait": "observe/test_health.py::test_waiting_for_data_and_a_disk_that_fills",
     "health.disk": "observe/test_health.py::test_waiting_for_data_and_a_disk_that_fills",
     "search": "entries/test_plan.py::*",
+    "pairs": "planning/test_cost.py::test_a_plan_of_pairs_traces_their_loss",
     "json": "entries/test_plan.py::*",
     "picture": "entries/test_plan.py::*",
     "prepare.input": "entries/test_prepare.py::*",
@@ -274,7 +277,7 @@ def left_by(run: Path) -> dict[str, bytes]:
     files = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
     skipped = ("config.toml", "log.txt", "goodput.json", "events.jsonl", "system.jsonl", "report.html")
     found = {name: CLOCKS.sub(b"", content) for name, content in files.items() if name not in skipped}
-    of_clocks = ("checkpoint.json", "metrics.jsonl")
+    of_clocks = ("checkpoint.json", "metrics.jsonl", "export.json", "adapter.json", "forgetting.json")
     return {name: OF_CLOCKS.sub(b"", text) if name.endswith(of_clocks) else text for name, text in found.items()}
 
 

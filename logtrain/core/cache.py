@@ -115,19 +115,19 @@ def fetch(uri: str, file: RemoteFile, part: Path, done: Count, system: Any = Non
         return
     system = system or file_system(uri)[0]
     partial = part.with_name(f"{part.name}.{hashlib.sha256(file.version.encode()).hexdigest()[:16]}")
-    if isinstance(system, Web) and not tried(uri, lambda: system.info(file.path))["ranges"]:
-        tried(uri, lambda: fetch_at_once(system, file, partial))
+    if isinstance(system, Web) and not tried(uri, lambda: system.info(file.path), file.name)["ranges"]:
+        tried(uri, lambda: fetch_at_once(system, file, partial), file.name)
     else:
         with open(partial, "ab" if file.version else "wb") as out:
             while (at := out.tell()) < (file.size or 0):
-                out.write(tried(uri, lambda: piece_of(system, file, at)))
+                out.write(tried(uri, lambda: piece_of(system, file, at), file.name))
                 done.add(out.tell() - at)
     if file.sha256:
         with open(partial, "rb") as stream:
             wrong = hashlib.file_digest(stream, "sha256").hexdigest() != file.sha256
         problem = "is damaged over there: it has not the hash that it was stored under"
     else:
-        wrong = remote_file(file.name, tried(uri, lambda: system.info(file.path)))[2:] != file[2:]
+        wrong = remote_file(file.name, tried(uri, lambda: system.info(file.path), file.name))[2:] != file[2:]
         problem = "changed while it was fetched; start again"
     if wrong:
         partial.unlink()

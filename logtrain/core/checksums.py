@@ -3,20 +3,24 @@
     checksums.json      size and CRC-32 of every file beside it, under its own hash
 
 Models and adapters that others have made have none, and are taken as they are. Where a change is meant, its author
-deletes checksums.json.
+deletes checksums.json; a folder of ours without is taken as it is, too, but whoever reads it says so.
 """
 
 import dataclasses
 import hashlib
+import os
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from logtrain.core import still
+from logtrain.core.printable import printable
 from logtrain.core.untrusted import checked, read_sealed, sealed
 
-FILE = "checksums.json"
+FILE, LINEAGE = "checksums.json", "lineage.json"
+UNVERIFIED = f"has no {FILE}, so nobody can tell whether its files are those that were published; taken as they are"
 CHUNK = 1 << 24  # bytes that are read at a time
 
 
@@ -48,12 +52,22 @@ def crc32_of(file: Path) -> int:
 
 def write_checksums(folder: Path, note: Callable[[str], None] = still.note) -> None:
     """Describe all files of a folder in a file more. `note` is told what comes next."""
+    (folder / FILE).write_bytes(description(folder, note))
+
+
+def description(folder: Path, note: Callable[[str], None] = still.note) -> bytes:
+    """The content of checksums.json for a folder as it is now: the same bytes for the same files."""
     facts = {}
-    for file in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+    files = (path for path in folder.iterdir() if path.is_file() and path.name != FILE)
+    for file in sorted(path for path in files if not path.name.startswith(".")):
         note(f"reading {file} for its checksum")
         facts[file.name] = FileFacts(file.stat().st_size, crc32_of(file))
-    content = {"files": {name: dataclasses.asdict(of_file) for name, of_file in facts.items()}}
-    (folder / FILE).write_bytes(sealed(content))
+    return sealed({"files": {name: dataclasses.asdict(of_file) for name, of_file in facts.items()}})
+
+
+def is_unverified(folder: Path) -> bool:
+    """Whether a folder is one that logtrain has published, by its lineage.json, but has no checksums any more."""
+    return os.path.isfile(folder / LINEAGE) and not os.path.lexists(folder / FILE)
 
 
 def described(folder: Path) -> dict[str, FileFacts]:
@@ -80,8 +94,10 @@ def check_file(file: Path) -> None:
 
 def check_folder(folder: Path, note: Callable[[str], None] = still.note) -> None:
     """Raises ValueError where a file is not what it was when the folder was published. Files that have come to it since
-    are nobody's business; a folder without checksums is taken as it is.
+    are nobody's business; a folder without checksums is taken as it is, and it is said on stderr if it once had some.
     """
+    if is_unverified(folder):
+        print(printable(f"warning: {folder}: {UNVERIFIED}", one_line=True), file=sys.stderr, flush=True)
     if not (folder / FILE).exists():
         return
     for name, facts in described(folder).items():

@@ -2,6 +2,7 @@
 parents, which are the model and the data, each with a hash by which it is found wherever it lies later.
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -9,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from logtrain.core.checksums import sha256_of
+from logtrain.core.checksums import LINEAGE as LINEAGE
+from logtrain.core.checksums import description, is_unverified, sha256_of
 from logtrain.core.location import origin_of
 
-LINEAGE = "lineage.json"
 STAND_FOR = ("manifest.json", "checksums.json", "checkpoint.json")  # the files that stand for the folder around them
 
 
@@ -28,9 +29,13 @@ def parent_of(role: str, path: str | Path) -> dict[str, str]:
 
 
 def standing_hash(path: Path) -> str:
-    """The hash of the file that stands for a folder, or of the file itself; "" where there is none."""
+    """The hash of the file that stands for a folder, or of the file itself; "" where there is none. A folder of ours
+    without checksums has the hash of those that describe it now: the old one, if nothing has changed.
+    """
     files = [path] if os.path.isfile(path) else [path / name for name in STAND_FOR if os.path.isfile(path / name)]
-    return sha256_of(files[0]) if files else ""
+    if files:
+        return sha256_of(files[0])
+    return hashlib.sha256(description(path)).hexdigest() if is_unverified(path) else ""
 
 
 def commit() -> str:

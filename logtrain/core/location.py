@@ -77,7 +77,9 @@ def is_hub_id(text: str) -> bool:
 
 
 def shown(uri: str) -> str:
-    """A URI as messages and files may have it: without the password or signature that is in some."""
+    """A URI as messages and files may have it: without the password or signature that is in some. A path is one."""
+    if "://" not in uri:
+        return printable(uri, one_line=True)
     parts = urlsplit(uri)
     host = parts.netloc.rpartition("@")[2] if parts.scheme in ("http", "https") else parts.netloc
     return printable(f"{parts.scheme}://{host}{parts.path}", one_line=True)
@@ -127,17 +129,22 @@ def regular(uri: str, path: str) -> str:
     return path
 
 
-def tried(uri: str, what: Callable[[], T]) -> T:
-    """What a request gives, tried TRIES times. Raises ValueError where none succeeds, or nothing is there."""
-    for count in range(TRIES):
+def tried(uri: str, what: Callable[[], T], name: str = "") -> T:
+    """What a request gives, tried TRIES times; in a folder of this machine once, for that fails alike each time.
+    `name`: what is asked for there, for errors. Raises ValueError where none succeeds, or nothing is there.
+    """
+    tries = TRIES if is_uri(uri) else 1
+    where = f"{shown(uri)}: {printable(name, one_line=True)}".removesuffix(": ")
+    for count in range(tries):
         try:
             return what()
         except FINAL as error:
             reason = "no such file or folder" if isinstance(error, FileNotFoundError) else words_of(error)
-            raise ValueError(f"{shown(uri)}: {reason}") from None
+            raise ValueError(f"{where}: {reason}") from None
         except Exception as error:  # every library has errors of its own
-            if count == TRIES - 1:
-                raise ValueError(f"{shown(uri)}: {words_of(error)}; tried {TRIES} times") from None
+            if count == tries - 1:
+                times = f"; tried {tries} times" if tries > 1 else ""
+                raise ValueError(f"{where}: {words_of(error)}{times}") from None
             time.sleep(PATIENCE * 2**count)
     raise AssertionError
 

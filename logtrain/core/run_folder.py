@@ -1,6 +1,7 @@
 """The folder of a run: the run that owns it, the process that works in it, and the config that reproduces the run.
 
-    config.toml       every setting, resolved, below a SHA-256 of the text that follows (the seal)
+    config.toml       every setting, resolved, below a SHA-256 of the text that follows (the seal) and the identity of
+                      the run, which its records name
     .lock             a file that the process which works in the run holds a lock on; without flock .lock.lease too
     ...               the run's results: metrics.jsonl, checkpoints/, export/; of an evaluation answers/, scores.json
 
@@ -10,6 +11,7 @@ lost while the results stay.
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ from logtrain.core.untrusted import read_bytes
 T = TypeVar("T")
 CONFIG, LOCK = "config.toml", ".lock"
 SEAL = "# sha256 of what follows: "  # the beginning of the first line of config.toml
+IDENTITY = re.compile(rb"^# run ([0-9a-f]{12})$", re.MULTILINE)  # its second line
 
 
 def enter_run_folder(
@@ -39,7 +42,7 @@ def enter_run_folder(
     try:
         if begun:
             refuse_changes(folder, config, may_change, flag)
-        text = dump(config)
+        text = f"# run {identity(folder, config, may_change, begun)}\n{dump(config)}"
         write_file(folder / CONFIG, f"{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}".encode())
     except BaseException:
         lock.close()
@@ -102,11 +105,32 @@ def refuse_changes(folder: Path, config: Any, may_change: Collection[str], flag:
     """Raises ValueError where `config` differs from that of the run in more than it may."""
     before, now = flatten(read_run_config(folder, type(config))), flatten(config)
     for key, value in now.items():
-        if before[key] != value and not any(key == free or key.startswith(f"{free}.") for free in may_change):
+        if before[key] != value and not is_free(key, may_change):
             raise ValueError(
                 f"{folder}: was started with {key} = {before[key]!r}, now it is {value!r}, which would change "
                 f"the result; set it back or choose another {flag}"
             )
+
+
+def identity(folder: Path, config: Any, may_change: Collection[str], begun: bool) -> str:
+    """By what the records of a run are known as its own: what it was given when it began, kept wherever the folder goes
+    later. It follows from place and settings, so that a run that was interrupted leaves the bytes of one that was not.
+    """
+    if begun and (given := identity_in(read_bytes(folder / CONFIG))):
+        return given
+    settings = {key: value for key, value in flatten(config).items() if not is_free(key, may_change)}
+    return hashlib.sha256(f"{folder.absolute()} {settings}".encode()).hexdigest()[:12]
+
+
+def identity_in(text: bytes) -> str:
+    """The identity of a run in its config.toml; "" in one of an older version, which gave none."""
+    found = IDENTITY.search(text)
+    return found[1].decode() if found else ""
+
+
+def is_free(key: str, may_change: Collection[str]) -> bool:
+    """Whether a resumed run may set this dotted key anew."""
+    return any(key == free or key.startswith(f"{free}.") for free in may_change)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@ A thread of rank 0 reads the last note. The steps of training say nothing here, 
 minute: their records do; nor does work whose progress is shown.
 """
 
+import os
 import re
 import sys
 import threading
@@ -15,21 +16,28 @@ OF_STEPS = ("step", "the rows of step")
 
 
 class Still:
-    """The thread, which ends with `close`."""
+    """A context manager with the thread, which ends with it."""
 
     doing = "the start"
     """What this process is at."""
     shown = 0.0
     """When its progress was last shown otherwise."""
 
-    def __init__(self, enabled: bool):
+    def __init__(self, enabled: bool | None = None):
+        """`enabled`: whether this process says anything; None: if it is rank 0, or no rank."""
         Still.doing = "the start"
         self.stage, self.since, self.steps = "", time.monotonic(), set[str]()
         self.said = self.since
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self.watch, name="still", daemon=True)
-        if enabled:
+        if os.environ.get("RANK", "0") == "0" if enabled is None else enabled:
             self.thread.start()
+
+    def __enter__(self) -> "Still":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def watch(self) -> None:
         """Look at the last note now and then."""

@@ -130,7 +130,8 @@ class Store:
         except OtherFields as other:
             raise ValueError(f"{self.shown}/{where}: {other.told()}") from None
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{self.shown}: damaged: {error}") from None
+            told = str(error).removeprefix(f"{where}: ")
+            raise ValueError(f"{self.shown}/{where}: damaged: {told}; remove it to go without the version") from None
         for path, facts in version["files"].items():
             if not SHA256.fullmatch(facts["sha256"]) or not is_inside(path):
                 raise ValueError(f"{self.shown}/{where}: damaged: {path[:80]!r} is no file of a version")

@@ -62,8 +62,9 @@ class Watchdog:
         self.done, self.doing, self.last = 0, "its start", time.monotonic()
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self.watch, name="watchdog", daemon=True)
+        self.shared: Any = store
+        self.store: Any = None
         if self.size > 1 and timeout:
-            self.store = store.clone()  # a connection of its own: threads must not wait for each other
             self.thread.start()
 
     def note(self, doing: str) -> None:
@@ -83,8 +84,11 @@ class Watchdog:
         """Post a heartbeat now and then, and compare those of all ranks when this one is overdue."""
         while not self.closing.wait(self.timeout / BEATS):
             try:
+                # A connection of its own, for threads must not wait for each other. A first rank that is stopped just
+                # now never answers it: so the thread makes it, and waits for it as for all that comes later.
+                self.store = self.store or answered(self.shared.clone, self.timeout / 2)
                 answered(self.tell, self.timeout / 2)
-                lost = answered(self.lost, self.timeout) if self.is_overdue() else {}
+                lost = answered(self.lost, self.timeout / 2) if self.is_overdue() else {}
             except RuntimeError:  # no answer from the store, which the launcher keeps, or rank 0 where there is none
                 if self.is_overdue() and not self.closing.wait(OTHER_RANKS_WAIT):  # a launcher would end this one
                     self.end_job({0: f"on {os.environ.get('MASTER_ADDR')} or its launcher {GONE}"})
@@ -169,16 +173,19 @@ def answered(call: Callable[[], T], seconds: float) -> T:
     them wait for ever.
     """
     found: list[T] = []
+    problems = ["no answer"]
 
     def ask() -> None:
-        with contextlib.suppress(RuntimeError, OSError):
+        try:
             found.append(call())
+        except (RuntimeError, OSError) as error:
+            problems.append(str(error))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
     if not found:
-        raise RuntimeError("no answer")
+        raise RuntimeError(problems[-1])
     return found[0]
 
 

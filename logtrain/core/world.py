@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore, PrefixStore, TCPStore
 from torch.distributed.distributed_c10d import _get_default_store
 
-from logtrain.core.watchdog import Watchdog
+from logtrain.core.watchdog import Watchdog, answered
 
 # How long a collective may wait for a rank. torch's own limits (NCCL 10 minutes, gloo 30) would end the job with a page
 # of traceback on every rank but the one that is stuck; the watchdog ends it sooner, and says which rank it is.
@@ -64,18 +64,21 @@ def meet(timeout: float) -> Any:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     address, port, limit = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timedelta(seconds=timeout)
     is_keeper = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun keeps it
-    try:
-        kept = TCPStore(address, port, size, is_keeper, limit, wait_for_workers=False)
-    except dist.DistError as error:
-        what = str(error).splitlines()[0]
-        raise ValueError(f"{platform.node()}: no way to {address}:{port} within {timeout:g} s ({what})") from None
+    no_way = f"{platform.node()}: no way to {address}:{port} within {timeout:g} s"
+    try:  # in time: PyTorch waits for ever where the first rank is stopped before it has answered
+        kept = answered(lambda: TCPStore(address, port, size, is_keeper, limit, wait_for_workers=False), timeout + 1)
+    except RuntimeError as error:
+        raise ValueError(f"{no_way} ({str(error).splitlines()[0]})") from None
     store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", kept)
     keys = [f"here/{other}" for other in range(size)]
     store.set(keys[rank], platform.node())
     try:
         store.wait(keys)
     except dist.DistError:
-        missing = [str(other) for other in range(size) if not store.check([keys[other]])]
+        try:
+            missing = answered(lambda: [str(other) for other in range(size) if not store.check([keys[other]])], timeout)
+        except RuntimeError as error:
+            raise ValueError(f"{no_way} ({error})") from None
         raise ValueError(
             f"rank {', '.join(missing[:5])} of {size} has not come within {timeout:g} s; look at what its machine says"
         ) from None

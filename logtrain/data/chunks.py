@@ -3,6 +3,7 @@
 Legend: I items (texts, or the turns of conversations) of a chunk.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -90,14 +91,16 @@ class Chunks:
         self.records = records_of(config)
 
     def __iter__(self) -> Iterator[tuple[RowsRead, list[Item]]]:
-        chunk, num_bad = _Chunk(), 0
+        chunk, num_bad, most_bad = _Chunk(), 0, self.config.most_bad_rows
+        if self.config.is_chat:
+            most_bad = sys.maxsize
         for source, file in enumerate(self.files):
             for row in rows_of(self.config, file, self.records):
                 if isinstance(row, BadRow):
                     num_bad += 1
                     chunk.bad_rows.append(BadRowFound(source, row.row, str(row)))
                     chunk.num_chars += len(str(row))
-                elif self.config.is_chat or num_bad <= self.config.most_bad_rows:
+                elif num_bad <= most_bad:
                     self.num_good += 1
                     item, num_chars = content(row)
                     chunk.items.append(item)

@@ -80,12 +80,16 @@ class SplitWriters:
         self._parts = {name: _Part(folder, name, shard_tokens) for name in ("train", VALID, SEEN, "held")}
         self._signatures = {name: Signatures(folder / f"{name}.signatures") for name in ("train", VALID, "held")}
         self._lowest: list[int] = []  # keys
+        self._rows_2H = [np.empty((2, 0), np.int64)]  # source and row of the documents that may be held out
 
     def add(self, records_D: np.ndarray, encoded: Encoded, is_held_D: np.ndarray) -> None:
         """`records_D`: DOCUMENT, of the documents in `encoded`. `is_held_D`: whether their groups are held out."""
         may_be_D = ~is_held_D
         may_be_D[may_be_D] = self._may_be_held_out(keys_of(encoded.twins_D[may_be_D]))
+        self._rows_2H.append(np.stack((records_D["source"], records_D["row"]))[:, may_be_D])
         for name, is_D in (("train", ~is_held_D & ~may_be_D), ("held", may_be_D), (VALID, is_held_D)):
+            if not is_D.any():
+                continue
             tokens_N = encoded.tokens_N[np.repeat(is_D, encoded.lengths_D)]
             self._parts[name].add(tokens_N, records_D[is_D], encoded.hashes_D[is_D], encoded.twins_D[is_D])
             if self.valid_fraction:
@@ -120,8 +124,10 @@ class SplitWriters:
         if not num_documents + unseen.num_documents:
             raise ValueError("the input holds no document")
         keys_H = keys_of(np.concatenate(held.twins))
-        _, group_H, sizes = np.unique(keys_H, return_inverse=True, return_counts=True)
-        keys_H[sizes[group_H] > max(1, self.valid_fraction * num_documents)] = TRAINED
+        _, family_H = np.unique(keys_H, return_inverse=True)
+        members = np.unique(np.vstack((family_H, *np.concatenate(self._rows_2H, axis=1))), axis=1)[0]
+        sizes = np.bincount(members)  # in rows of the input: the parts of one conversation are no twins
+        keys_H[sizes[family_H] > max(1, self.valid_fraction * num_documents)] = TRAINED
         choice = _Choice(keys_H, self._signatures["held"].read(), self._signatures["train"].read())
         is_valid_H, num_chosen = choice.below(self._limit)
         is_least = False
@@ -150,7 +156,7 @@ class SplitWriters:
                 return is_valid_H
         if (choice.keys_H < TRAINED).any():
             return choice.keys_H == choice.keys_H.min()
-        hashes_H = np.concatenate(self._parts["held"].hashes)
+        hashes_H = keys_of(np.concatenate(self._parts["held"].hashes))  # the parts of a conversation stay together
         wanted = min(len(hashes_H) - 1, int(self.valid_fraction * num_documents))
         is_valid_H = hashes_H <= np.sort(hashes_H)[wanted - 1 if wanted else 0]
         return is_valid_H if is_valid_H.sum() < num_documents else np.zeros(len(hashes_H), bool)
@@ -246,5 +252,5 @@ class _Choice:
 
 
 def keys_of(twins_D: np.ndarray) -> np.ndarray:
-    """What the side of a document goes by, uint64: its masked hash, without the number of its part."""
+    """What the side of a document goes by, uint64: its hash, mostly the masked one, without the number of its part."""
     return twins_D >> np.uint64(PART_BITS)

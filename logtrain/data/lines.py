@@ -16,6 +16,7 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
+HIGH_BYTES = b"\3\4\5\6"  # of letters from U+0370 to U+06FF in UTF-16, which are controls in UTF-8
 NO_TEXT = {  # how files begin that are no text, and what their names should end with
     b"\x1f\x8b": ".gz",
     b"\x28\xb5\x2f\xfd": ".zst",
@@ -67,27 +68,34 @@ def refuse_other_kinds(head: bytes) -> None:
 
 
 def encoding_of(head: bytes) -> tuple[str, bytes]:
-    """The encoding of a text that begins so, and its byte order mark. Without a mark it is UTF-8 but where zero bytes,
-    as of ASCII letters in UTF-16, stand nearly always first or nearly always second of two.
+    """The encoding of a text that begins so, and its byte order mark. Without a mark it is UTF-8 but where zero bytes
+    stand as in UTF-32, nearly always first and second of four and not last (or third and last and not first), or as in
+    UTF-16 those of ASCII: nearly always first or nearly always second of two.
     """
     for mark, encoding in MARKS.items():
         if head.startswith(mark):
             return encoding, mark
+    fourths = [head[nth::4].count(0) / max(1, len(head) // 4) for nth in range(4)]
+    for (most, more, _, least), encoding in ((fourths[::-1], "utf-32-le"), (fourths, "utf-32-be")):
+        if most > 0.95 and more > 0.95 and least < 0.05:
+            return encoding, b""
     first, second = head[0::2].count(0), head[1::2].count(0)
     pairs = len(head) // 2
     for zeros, others, encoding in ((second, first, "utf-16-le"), (first, second, "utf-16-be")):
-        if zeros > 20 * others and (zeros > 0.3 * pairs or (zeros > 1 and not is_utf8(head))):
+        if zeros > 20 * others and (zeros > 0.3 * pairs or (zeros > 1 and not is_likely_utf8(head))):
             return encoding, b""
     return "utf-8", b""
 
 
-def is_utf8(head: bytes) -> bool:
-    """Whether bytes are UTF-8, but for what is cut off at their end."""
+def is_likely_utf8(head: bytes) -> bool:
+    """Whether bytes are UTF-8, but for what is cut off at their end, and not the controls of which every second byte of
+    a Cyrillic, Greek, Hebrew or Arabic letter in UTF-16 is one.
+    """
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False
-    return True
+    return sum(map(head.count, HIGH_BYTES)) < len(head) / 5
 
 
 def lines(blocks: Iterable[str], max_bytes: int) -> Iterator[str | BadRow]:

@@ -17,7 +17,7 @@ from logtrain.core.batch import Batch
 from logtrain.data.config import LoaderConfig
 from logtrain.data.epoch import Epoch, Epochs, EpochSize, Shared, pack_epoch
 from logtrain.data.layout import Layout, token_seeds
-from logtrain.data.shard_checks import let_go
+from logtrain.data.mapped import let_go
 from logtrain.data.shards import Split
 
 MOST_ROWS = 1 << 20  # of a step

@@ -52,6 +52,8 @@ class LostText:
     def _suspects(self, text: str) -> set[str]:
         """The characters of a text that do not come back when they stand alone between two letters."""
         found = set()
+        kept = np.flatnonzero(self._states[:128] == KEPT).astype(np.uint8).tobytes()
+        text = text.encode().translate(None, kept).decode()  # a third of the time, for most are these
         for start in range(0, len(text), PART_CHARS):
             codes = np.frombuffer(text[start : start + PART_CHARS].encode("utf-32-le"), np.uint32)
             states = self._states[codes]

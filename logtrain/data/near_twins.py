@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from logtrain.data.mapped import let_go
 from logtrain.text.masked import Masked, mixed
 
 SIGNATURE = 64
@@ -64,7 +65,7 @@ class Signatures:
         self._stream.close()
         if not self.num_documents:
             return np.empty((0, SIGNATURE), np.uint8)
-        return np.memmap(self.file, np.uint8, "r", shape=(self.num_documents, SIGNATURE))
+        return np.memmap(self.file, np.uint8, "r", shape=(self.num_documents, SIGNATURE)).view(np.ndarray)
 
     def delete(self) -> None:
         """Remove the file."""
@@ -88,6 +89,7 @@ def near_any(held_H: np.ndarray, others_D: np.ndarray, least: float) -> np.ndarr
                 return found_H
             block_D = others_D[start : start + BLOCK]
             keys_D = _band(block_D, band)
+            let_go([others_D])  # else all of it would come to be in memory, 61 MiB of a million documents
             first_D = np.searchsorted(sorted_H, keys_D)
             hits = np.flatnonzero(sorted_H[np.minimum(first_D, len(sorted_H) - 1)] == keys_D)
             if not len(hits):

@@ -9,29 +9,23 @@ set the pace.
 """
 
 import os
-import queue
-import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from logtrain.core.worker import NO_MEMORY, Worker, wait
+from logtrain.core.worker import Worker, wait
 from logtrain.data.chunks import CHUNK_CHARS
-from logtrain.data.encode import Encoded, Encoder, encode
-from logtrain.text.tokenizer import Tokenizer
+from logtrain.data.encode import Encoded, Encoder
+from logtrain.data.pool_worker import READY
 
 THREADS_PER_WORKER = 8  # at most
 MAX_DEFAULT_WORKERS = 4  # one process reads for all; beyond 32 threads it would be what they wait for
 IN_HAND = 2  # chunks a thread has at most: the one it works on and the next, so that it never waits for the parent
 AHEAD = 6  # chunks a thread, sent or done, that may wait for a slow one before them; bounds the memory
-READY = -1  # what a worker sends for a number when it has loaded the tokenizer
 SECONDS = 20.0  # for a chunk, of which 80 ms is usual, and as much again for every so many characters in it
 LOAD_SECONDS = 300.0  # for a worker to start, on a machine that is busy with other things
 MEMORY_SHARE = 0.8  # of the machine's memory, for all workers: beyond it the machine would stand still
 Tag = TypeVar("Tag")
-Work = tuple[int, list[Any], Encoder]  # a chunk's number, its items, and what encodes them
 
 
 class Pool:
@@ -53,7 +47,7 @@ class Pool:
     def __enter__(self) -> "Pool":
         memory = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * MEMORY_SHARE) // self._num_workers
         for _ in range(self._num_workers):
-            self._workers.append(Worker("logtrain.data.pool", self._tokenizer, self._num_threads, memory=memory))
+            self._workers.append(Worker("logtrain.data.pool_worker", self._tokenizer, self._num_threads, memory=memory))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,42 +94,3 @@ class Pool:
             while given in done:
                 yield tags.popleft(), done.pop(given)
                 given += 1
-
-
-def work(connection: Connection, tokenizer_folder: str, num_threads: str) -> None:
-    """What a worker does: its main thread reads, the others encode and send, so that neither side of the pipe ever
-    waits in a send for the other to read.
-    """
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the library's own threads: ours do without
-    try:
-        tokenizer = Tokenizer.load(tokenizer_folder)
-    except ValueError:
-        return  # the parent loads it too, and says what is wrong
-    connection.send((READY, None))
-    received: queue.SimpleQueue[Work] = queue.SimpleQueue()
-    sending = threading.Lock()
-    for _ in range(int(num_threads)):
-        threading.Thread(target=_encode_forever, args=(received, tokenizer, connection, sending), daemon=True).start()
-    while True:
-        received.put(connection.recv())
-
-
-def _encode_forever(
-    received: queue.SimpleQueue[Work], tokenizer: Tokenizer, connection: Connection, sending: threading.Lock
-) -> None:
-    try:
-        while True:
-            number, items, encoder = received.get()
-            try:
-                encoded = encode(encoder, items, tokenizer)
-            except ValueError as error:
-                encoded = str(error)
-            with sending:
-                connection.send((number, encoded))
-    except (BrokenPipeError, ConnectionResetError):
-        os._exit(0)
-    except MemoryError:
-        os._exit(NO_MEMORY)
-    except BaseException:  # one thread less, and the parent would wait for its chunk for ever
-        traceback.print_exc()
-        os._exit(1)

@@ -5,9 +5,7 @@ Letters in names: N tokens of a shard, D documents of it, K outcomes of a teache
 documents are of the dtype DOCUMENT, a teacher's of teacher_dtype(K) (shards.py).
 """
 
-import mmap
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +36,6 @@ def open_array(file: Path, dtype: np.dtype, length: int, crc32: int | None) -> n
     if crc32 is not None and zlib.crc32(array.data) != crc32:
         raise ValueError(f"{file}: damaged (its checksum differs from the manifest's); {again}")
     return array
-
-
-def let_go(arrays: Iterable[np.ndarray]) -> None:
-    """Give back the memory that those of some arrays take in this process which are mapped. They stay readable."""
-    for array in arrays:
-        mapping = getattr(array.base, "base", None)
-        if isinstance(mapping, mmap.mmap):
-            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def check_records(file: Path, records_D: np.ndarray, shard: ShardFacts, manifest: Manifest) -> None:

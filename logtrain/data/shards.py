@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from logtrain.data.manifest import Manifest, ShardFacts, SplitFacts
+from logtrain.data.mapped import let_go
 from logtrain.data.prepared import read_manifest
-from logtrain.data.shard_checks import check_records, check_teacher, let_go, open_array
+from logtrain.data.shard_checks import check_records, check_teacher, open_array
 
 CONTEXT = 1 << 31  # Llama-3 ids need 17 bits
 DOCUMENT = np.dtype(

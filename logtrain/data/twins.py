@@ -29,5 +29,9 @@ class Twins(NamedTuple):
 
 def hashes_of(texts: Iterable[bytes], key: bytes) -> np.ndarray:
     """A keyed hash of each text: uint64."""
-    digests = b"".join([hashlib.blake2b(text, digest_size=8, key=key).digest() for text in texts])
-    return np.frombuffer(digests, "<u8")
+    keyed, digests = hashlib.blake2b(digest_size=8, key=key), []
+    for text in texts:
+        hash = keyed.copy()  # a fifth faster than the key anew for each
+        hash.update(text)
+        digests.append(hash.digest())
+    return np.frombuffer(b"".join(digests), "<u8")

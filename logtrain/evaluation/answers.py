@@ -2,8 +2,8 @@
 
     answers/NAME.00000.jsonl    an object for each answer of candidate NAME by rank 0; a torn last line is ignored
 
-Each object has the candidate's name and a hash of the rest of it. Any number of ranks may go on: what any of them has
-answered is not asked again.
+Each object has the candidate's name, the run's identity and a hash of the rest of it. Any number of ranks may go on:
+what any of them has answered is not asked again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from logtrain.core.origin import check_origin, origin
 from logtrain.core.sealed_lines import add, adding, parsed, read_sealed_lines
 from logtrain.core.untrusted import named
 
+KIND = "answers"  # what lines say of their file
 MODEL = "model"  # of a line: whose answer it is, so that a file under another's name is found
 
 
@@ -44,7 +46,7 @@ def record_answers(folder: Path, name: str, rank: int, answers: Iterable[Recorde
             if stream is None:
                 folder.mkdir(exist_ok=True)
                 stream = adding(folder / f"{file_name(name)}.{rank:05d}.jsonl")
-            add(stream, {MODEL: name, **answer._asdict()})
+            add(stream, {MODEL: name, **answer._asdict(), **origin(folder.parent, KIND)})
             yield answer
     finally:
         if stream:
@@ -53,11 +55,14 @@ def record_answers(folder: Path, name: str, rank: int, answers: Iterable[Recorde
 
 def read_answers(folder: Path, name: str) -> dict[int, RecordedAnswer]:
     """What all ranks have written of a candidate's answers, by number of the question. Raises ValueError for one that
-    has changed since or is another candidate's; one that was torn is not there, and will be asked for again.
+    has changed since or is another candidate's or evaluation's; one that was torn is not there, and will be asked for
+    again.
     """
     found: dict[int, RecordedAnswer] = {}
+    wanted = origin(folder.parent, KIND)
     for file in sorted(folder.glob(f"{file_name(name)}.?????.jsonl")):
         for number, facts in read_sealed_lines(file, "and it is asked again", is_made_again=True):
+            check_origin(f"{file} line {number}", facts, wanted)
             if (whose := facts.pop(MODEL, name)) != name:  # older versions have not written whose it is
                 raise ValueError(f"{file} line {number}: an answer of {named(whose)}; give its file that name again")
             answer = parsed(RecordedAnswer, facts, f"{file} line {number}")

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from logtrain.core.origin import read_sealed_in
 from logtrain.core.run_folder import read_run_config
-from logtrain.core.untrusted import checked, read_own
+from logtrain.core.untrusted import checked
 from logtrain.data.manifest import sha256
 from logtrain.evaluation.answers import read_answers
 from logtrain.evaluation.config import EvaluateConfig
@@ -24,7 +25,7 @@ def read_run(run: Path, limit: int) -> dict[str, list[Sample]]:
     if len(names) < 2:
         raise ValueError(f"{run}: has the answers of {names[0]} alone; a judge compares two models or more")
     file = run / "scores.json"
-    scored = checked(f"{file}: data", read_own(file).get("data"), dict[str, Any])
+    scored = checked(f"{file}: data", read_sealed_in(file, "scores").get("data"), dict[str, Any])
     if scored.get("sha256") != sha256(Path(config.data)):
         raise ValueError(f"{config.data}: has changed since {run} was evaluated; restore it")
     question_set = read_question_set(config)

@@ -24,7 +24,7 @@ import numpy as np
 import orjson
 
 from logtrain.core.atomic import write_file
-from logtrain.core.untrusted import sealed
+from logtrain.core.origin import sealed_in
 from logtrain.evaluation.clusters import Tally, by_cluster, figure_intervals, ratio
 from logtrain.evaluation.intervals import Mean, bootstrap
 from logtrain.evaluation.judge import Comparison, Judged
@@ -175,7 +175,8 @@ def make_judgement(
 
 def write_judgement(folder: Path, judgement: Judgement) -> None:
     """Write judge.json, whole or not at all. Raises OSError."""
-    write_file(folder / "judge.json", sealed(orjson.loads(orjson.dumps(judgement))))  # what is not finite is null
+    file, facts = folder / "judge.json", orjson.loads(orjson.dumps(judgement))  # what is not finite is null
+    write_file(file, sealed_in(file, "judge", facts))
 
 
 def told(judgement: Judgement) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, NotRequired, TypedDict
 import orjson
 
 from logtrain.core.atomic import write_file
-from logtrain.core.untrusted import sealed
+from logtrain.core.origin import sealed_in
 from logtrain.data.manifest import sha256
 from logtrain.evaluation.flips import Flips
 from logtrain.evaluation.question_set import QuestionSet
@@ -201,4 +201,6 @@ def make_result(
 
 def write_result(file: Path, result: Result) -> None:
     """Write a result as sealed JSON, whole or not at all. Raises OSError."""
-    write_file(file, sealed(orjson.loads(orjson.dumps(result))))  # what is not finite is null, as JSON has it
+    write_file(
+        file, sealed_in(file, "scores", orjson.loads(orjson.dumps(result)))
+    )  # what is not finite is null, as JSON has it

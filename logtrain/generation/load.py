@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from logtrain.core.checksums import check_folder
+from logtrain.core.still import note
 from logtrain.core.untrusted import read_bytes
 from logtrain.core.world import compute_dtype
 from logtrain.generation.config import DRAWN_BY, LLAMA_SAMPLING, SamplingConfig
@@ -139,6 +140,7 @@ class ModelFolder:
         parameters with names and gradients. Raises ValueError as `open_weights` and `check_memory` do.
         """
         self.check_memory(device)
+        note(f"loading the weights of {self.path}")
         model = read_model(self.shape, self.open_weights(), device, compute_dtype(device)).requires_grad_(False)
         if packed and device.type == "cpu":
             pack_linears(model)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from logtrain.core.still import note
 from logtrain.core.world import World
 from logtrain.generation.config import ReplayConfig
 from logtrain.generation.load import ModelFolder
@@ -29,6 +30,7 @@ def write_samples(config: ReplayConfig, folder: ModelFolder, frame: Frame, aside
                     print(f"{folder.summary(world.device)}: writes {len(missing):,} samples", flush=True)
                 writer = SampleWriter(config, folder, frame, world.device)
             if mine and writer:
+                note("writing samples")
                 samples = record_samples(aside, world.rank, model, writer.write(mine))
                 show(samples, choice, progress, world.size)
             world.barrier()  # all that was written can be read

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from logtrain.core.checksums import FILE as CHECKSUMS
+from logtrain.core.checksums import LINEAGE
 from logtrain.core.untrusted import read_bytes, shown
 from logtrain.model import peft
 from logtrain.model.hf import write_json
@@ -55,7 +56,7 @@ def read_base(folder: Path) -> Base:
     path = folder.absolute()
     cached = IN_CACHE.search(f"{path.resolve()}/")
     named = read_json(folder / "config.json").get("_name_or_path")
-    is_ours = (folder / CHECKSUMS).exists()  # with the config of the model that it was trained from
+    is_ours = any((folder / name).exists() for name in (CHECKSUMS, LINEAGE))  # config.json is its parent's
     hub_id = "/".join(cached.groups()) if cached else named if isinstance(named, str) and not is_ours else ""
     hub_id = hub_id if HUB_ID.fullmatch(hub_id) and not Path(hub_id).exists() else ""
     found = re.search(r"\A---\n(?:.*\n)*?license:\s*['\"]?([\w.-]+)", card_of(folder))

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from logtrain.core.origin import read_sealed_in
 from logtrain.core.printable import printable
-from logtrain.core.untrusted import read_own
 from logtrain.model.base import CARD, Base
 
 Relation = Literal["finetune", "adapter", "merge"]
@@ -104,7 +104,7 @@ def read_scores(named: str) -> list[Score]:
         return []
     name, _, file = named.partition("=")
     try:
-        facts = read_own(Path(file))
+        facts = read_sealed_in(Path(file), "scores")
     except ValueError as error:
         raise ValueError(f"{error}; give NAME=FILE, the scores.json of an evaluation") from None
     try:

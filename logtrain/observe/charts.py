@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from logtrain.observe.run_files import Line, RunFiles, is_number
 
@@ -198,9 +198,11 @@ def draw(chart: Chart, title: str = "", size: tuple[float, float] = SIZE) -> Fig
         values = [value for curve in chart.curves for value in curve.y]
         if chart.is_log and min(values) > 0 and max(values) > 3 * min(values):
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) < 1000 * min(values) else (1,)))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
         if chart.from_zero:
             axes.set_ylim(0, 1.08 * max(values) or 1)
         whole = chart.x_label == "step"

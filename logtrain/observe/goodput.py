@@ -8,6 +8,7 @@ came after the mark. So the parts of `account` add up to the time from the first
 import contextlib
 import itertools
 import math
+import os
 import platform
 import threading
 import time
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from logtrain.core.entry import seconds_running
-from logtrain.core.untrusted import from_json, read_own, sealed
+from logtrain.core.origin import read_sealed_in, sealed_in
+from logtrain.core.untrusted import from_json
 
 FILE = "goodput.json"
 STAGES = ("start", "load", "step", "data wait", "validation", "checkpoint", "export")
 AGAIN = ("step", "data wait", "validation")  # what is done again after a kill
 LOST, IDLE = "lost", "idle"
-
+GROWING = ("metrics.jsonl", "events.jsonl", "system.jsonl")
 
 MOST = 1e18  # of seconds, tokens, dollars: more cannot be
 
@@ -56,6 +58,8 @@ class Attempt:
     """Dollars for an hour of a device; 0 where that is not known."""
     ended: str = ""
     """How it ended; "" while it runs, and after a kill."""
+    lines: dict[str, int] = field(default_factory=dict)
+    """Whole lines of each file of GROWING when this was written: fewer are left where some have been lost since."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ class Goodput:
         age = seconds_running()
         began = time.time() - age
         self.stage_now, self.lock, self.earlier, self.file = "start", threading.Lock(), [], None
+        self.counts: list[Lines] = []
         self.attempt = Attempt(began, began, devices=1)
         self.since, self.written = time.monotonic() - age, -math.inf
 
@@ -122,6 +127,9 @@ class Goodput:
         self.file = folder / FILE
         self.mark(resumed_at)
         self.write()
+        self.counts = [Lines(folder / name) for name in GROWING]  # from the next write on: records are cut until then
+        for count in self.counts:
+            count()
 
     def end(self, how: str) -> None:
         """Record how the attempt has ended."""
@@ -183,11 +191,32 @@ class Goodput:
         self.written = time.monotonic()
         with self.lock:
             self.settle()
-            content = sealed({"attempts": [asdict(each) for each in (*self.earlier, self.attempt)]})
+            self.attempt.lines = {count.file.name: count() for count in self.counts}
+            attempts = [asdict(each) for each in (*self.earlier, self.attempt)]
+            content = sealed_in(self.file, "goodput", {"attempts": attempts})
         aside = self.file.with_name(f".{FILE}.partial")  # without fsync: it is written every few seconds
         with contextlib.suppress(OSError):
             aside.write_bytes(content)
             aside.replace(self.file)
+
+
+class Lines:
+    """The whole lines of a file that grows, of which only what is new is read."""
+
+    def __init__(self, file: Path):
+        self.file, self.end, self.count = file, 0, 0
+
+    def __call__(self) -> int:
+        """Their number now."""
+        with contextlib.suppress(OSError), open(self.file, "rb") as stream:
+            if stream.seek(0, os.SEEK_END) < self.end:
+                self.end = self.count = 0
+            at = stream.seek(self.end)
+            while block := stream.read(1 << 20):
+                self.count += block.count(b"\n")
+                self.end = max(self.end, at + block.rfind(b"\n") + 1)  # a torn end is cut off by whoever goes on
+                at += len(block)
+        return self.count
 
 
 @dataclass
@@ -204,7 +233,8 @@ def read_attempts(folder: Path) -> list[Attempt]:
     if not file.exists():
         return []
     try:
-        return [checked_attempt(attempt) for attempt in from_json(Attempts, read_own(file)).attempts]
+        facts = from_json(Attempts, read_sealed_in(file, "goodput"))
+        return [checked_attempt(attempt) for attempt in facts.attempts]
     except ValueError as error:
         what = str(error).removeprefix(f"{file}: ")
         raise ValueError(f"{file}: {what}; remove it to begin the account anew") from None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from logtrain.core.atomic import naming
+from logtrain.core.origin import origin
 from logtrain.core.sealed_lines import add, adding, sealed_line
 from logtrain.observe.health import Event
 from logtrain.observe.records import Record, as_line, cut_after
@@ -43,7 +44,8 @@ class Metrics:
         self.enabled, self.total_steps, self.crc32, self.lock = enabled, total_steps, 0, threading.Lock()
         if not enabled:
             return
-        cut = cut_after(run_dir / "metrics.jsonl", resume_step, validates)
+        self.origins = origin(run_dir, "metrics"), origin(run_dir, "events")
+        cut = cut_after(run_dir / "metrics.jsonl", resume_step, validates, self.origins[0])
         self.crc32 = cut.crc32
         self.records = open(run_dir / "metrics.jsonl", "ab")  # noqa: SIM115 (closed in close)
         self.events = adding(run_dir / "events.jsonl")
@@ -76,7 +78,7 @@ class Metrics:
         """Record what a person should know in events.jsonl, with the time, and show it."""
         if self.enabled:
             with self.lock:
-                add(self.events, {"time": time.time(), **event._asdict()})
+                add(self.events, {"time": time.time(), **event._asdict(), **self.origins[1]})
             self.info(f"{event.kind}: {event.text}")
 
     def info(self, text: str) -> None:
@@ -104,7 +106,7 @@ class Metrics:
 
     def _write(self, record: Record) -> None:
         with naming(Path(self.records.name)):
-            line = sealed_line(record)
+            line = sealed_line({**record, **self.origins[0]})
             self.records.write(line)
             self.records.flush()
         self.crc32 = zlib.crc32(line, self.crc32)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from logtrain.core.origin import origin
 from logtrain.core.sealed_lines import add, adding
 from logtrain.observe.health import Event
 from logtrain.observe.sensors import USUAL, GpuSensors, HostSensors
@@ -51,6 +52,8 @@ class Monitor:
     def start(self) -> "Monitor":
         """Begin to watch; -> the monitor."""
         if self.enabled:
+            with contextlib.suppress(OSError, ValueError):  # as in the thread
+                adding(self.file).close()  # from the first moment on, so that one which is gone later is missed
             self.thread.start()
         return self
 
@@ -63,14 +66,14 @@ class Monitor:
     def watch(self) -> None:
         """The work of the thread."""
         with contextlib.suppress(OSError, ValueError):  # a full disk, no regular file: the run itself will say so
-            host, gpus = HostSensors(), GpuSensors(self.uuids)
+            host, gpus, of_here = HostSensors(), GpuSensors(self.uuids), origin(self.file.parent, "system")
             with adding(self.file) as stream:
                 count = 0
                 while not self.closing.wait(EVERY):
                     self.last = {"time": time.time(), "node": platform.node(), **host.read(), "gpus": gpus.read()}
                     for event in self.wrong(self.last["gpus"]):
                         self.say(event)
-                    add(stream, self.last)
+                    add(stream, self.last | of_here)
                     count += 1
                     if count % WRITE_EVERY == 0:
                         self.also()
@@ -96,4 +99,4 @@ class Monitor:
     def write_event(self, event: Event) -> None:
         """Append an event to this machine's file."""
         with adding(self.events) as stream:
-            add(stream, {"time": time.time(), **event._asdict()})
+            add(stream, {"time": time.time(), **event._asdict(), **origin(self.events.parent, "events")})

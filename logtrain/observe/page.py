@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 from logtrain.core.atomic import write_file
+from logtrain.core.origin import read_sealed_in
 from logtrain.core.untrusted import read_own
 from logtrain.observe.charts import Chart, charts_of, draw, png_bytes, svg_bytes
 from logtrain.observe.goodput import account, clock
@@ -62,7 +63,6 @@ def page(runs: Sequence[RunFiles], charts: Sequence[Chart]) -> str:
         "several": several,
         "summary_headings": ["", *(run.name for run in runs)],
         "summary": summary(runs),
-        "problems": [f"{run.name}: {problem}" for run in runs for problem in run.problems],
         "charts": [
             {"name": chart.name, "title": chart.title, "picture": base64.b64encode(svg_bytes(draw(chart))).decode()}
             for chart in charts
@@ -78,6 +78,7 @@ def page(runs: Sequence[RunFiles], charts: Sequence[Chart]) -> str:
         "differing_headings": ["", *(run.name for run in runs)],
         "configs": [(run.name, [[key, setting(value)] for key, value in run.config.items()]) for run in runs],
     }
+    facts["problems"] = [f"{run.name}: {problem}" for run in runs for problem in run.problems]  # those of above, too
     titles = {
         "summary": "summary", "charts": "charts", "events": "events", "times": "time", "predicted": "plan",
         "data": "data", "forgotten": "forgetting", "exports": "export",
@@ -244,7 +245,7 @@ def evaluations(runs: Sequence[RunFiles]) -> list[Mapping[str, Any]]:
     exports = {str((run.folder / "export").absolute()) for run in runs}
     found = []
     for file in sorted({file for run in runs for file in run.folder.absolute().parent.glob("*/scores.json")}):
-        scores = runs[0].attempt(lambda file=file: read_own(file), {})
+        scores = runs[0].attempt(lambda file=file: read_sealed_in(file, "scores"), {})
         models = {name: as_table(model) for name, model in as_table(scores.get("models")).items()}
         if not any(str(model.get("path", "")).rstrip("/") in exports for model in models.values()):
             continue
@@ -253,7 +254,8 @@ def evaluations(runs: Sequence[RunFiles]) -> list[Mapping[str, Any]]:
         questions = as_table(scores.get("data")).get("questions")
         told = f"{number(questions, ',.0f')} questions; {file.parent / 'compare.html'} has the answers"
         if (judge := file.with_name("judge.json")).is_file():
-            told += "".join(f"; {line}" for line in judged(runs[0].attempt(lambda judge=judge: read_own(judge), {})))
+            judgement = runs[0].attempt(lambda judge=judge: read_sealed_in(judge, "judge"), {})
+            told += "".join(f"; {line}" for line in judged(judgement))
         found.append({"name": file.parent.name, "told": told, "headings": ["", *models], "means": means})
     return found
 

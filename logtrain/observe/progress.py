@@ -10,7 +10,7 @@ import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from logtrain.core.still import Still
+from logtrain.core.still import Still, note
 from logtrain.observe.records import as_line
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -26,6 +26,8 @@ class Progress:
         self.verb, self.total, self.enabled = verb, total, enabled
         self.began = self.said = time.monotonic()
         self.bar = None
+        if enabled:
+            note(f"{verb}: {title}" if title else verb)
         if enabled and sys.stderr.isatty():
             counts = DownloadColumn() if in_bytes else MofNCompleteColumn()
             columns = (
@@ -57,5 +59,5 @@ class Progress:
             Still.shown = now
         elif self.enabled and now - self.said >= SECONDS_BETWEEN_LINES:
             self.said = Still.shown = now
-            eta = (self.total - done) * (now - self.began) / max(1, done)
-            print(f"{self.verb} {as_line({**line, 'eta_seconds': round(eta)})}", file=sys.stderr, flush=True)
+            eta = {"eta_seconds": round((self.total - done) * (now - self.began) / done)} if done else {}
+            print(f"{self.verb} {as_line({**line, **eta})}", file=sys.stderr, flush=True)

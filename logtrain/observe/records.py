@@ -10,6 +10,7 @@ from typing import NamedTuple
 import orjson
 
 from logtrain.core.atomic import write_file
+from logtrain.core.origin import Origin, strange
 from logtrain.core.sealed_lines import own_object_of
 from logtrain.core.untrusted import open_regular
 
@@ -29,10 +30,10 @@ class Cut(NamedTuple):
     """Checksum of what stays."""
 
 
-def cut_after(path: Path, step: int, validates: bool = False) -> Cut:
+def cut_after(path: Path, step: int, validates: bool = False, wanted: Origin | None = None) -> Cut:
     """Remove the records after `step` (at step 0 all of them, because a run begins with a record of step 0) and the
     lines that are no records. A file that does not exist has none. `validates`: remove the validations at `step` as
-    well, because they are made again.
+    well, because they are made again. `wanted`: what records of this file say of themselves; others are none.
 
     The file is replaced as a whole, so a kill meanwhile leaves the old one or the new one. Raises OSError.
     """
@@ -40,7 +41,7 @@ def cut_after(path: Path, step: int, validates: bool = False) -> Cut:
         return Cut(0, 0, -1, 0)
     with open_regular(path) as stream:
         lines = stream.read().splitlines(keepends=True)
-    steps = [step_of(line) for line in lines]
+    steps = [step_of(line, wanted) for line in lines]
     again = {i for i, of in enumerate(steps) if validates and of == step and "set" in orjson.loads(lines[i])}
     kept = [
         line
@@ -55,10 +56,10 @@ def cut_after(path: Path, step: int, validates: bool = False) -> Cut:
     return Cut(len(lines) - len(kept) - damaged, damaged, last, zlib.crc32(content))
 
 
-def step_of(line: bytes) -> int | None:
-    """The step of a line of metrics.jsonl; None for a line that is torn, has changed, or is no record."""
+def step_of(line: bytes, wanted: Origin | None = None) -> int | None:
+    """The step of a line of metrics.jsonl; None for a line that is torn, has changed, or is no record of there."""
     record = own_object_of(line) if line.endswith(b"\n") else None
-    step = record.get("step") if record else None
+    step = record.get("step") if record and not (wanted and strange(record, wanted)) else None
     return step if type(step) is int else None
 
 

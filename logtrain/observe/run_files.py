@@ -8,11 +8,12 @@ import itertools
 import math
 import tomllib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
+from logtrain.core.origin import origin, read_sealed_in, strange
 from logtrain.core.run_folder import CONFIG, check_config
 from logtrain.core.sealed_lines import own_object_of
 from logtrain.core.untrusted import HASH, read_bytes, read_own
@@ -20,6 +21,7 @@ from logtrain.observe.goodput import Attempt, read_attempts
 
 MOST_BYTES = 256 << 20  # of a file of records: that of a million steps
 MOST_LINES = 2_000_000
+FROM_THE_START = ("metrics.jsonl", "events.jsonl", "system.jsonl", "goodput.json")
 NEEDS = {"export": "exported_loss", "forgetting": "sets"}  # what is in such a file of ours and in no other
 T = TypeVar("T")
 Line = dict[str, Any]
@@ -64,12 +66,16 @@ class RunFiles:
         """Steps of the whole run, 0 where that is not known."""
         return self.attempts[-1].total_steps if self.attempts else 0
 
-    def lines(self, file: Path) -> list[Line]:
-        """The objects of a file of JSON lines, [] where there is none; lines that are not as they were written are left
-        out, and counted in `problems`, but for one at the end of a run that has not ended: a kill has torn it, or it is
-        being written now.
+    def lines(self, file: Path, kind: str) -> list[Line]:
+        """The objects of a file of JSON lines, [] where there is none; lines that are not as they were written, or not
+        of this file, are left out, and counted in `problems`, but for one at the end of a run that has not ended: a
+        kill has torn it, or it is being written now. `kind`: what lines of the file say that it is.
         """
+        known, problems = self.attempts[-1].lines.get(file.name, 0) if self.attempts else 0, len(self.problems)
         content = self.attempt(lambda: read_bytes(file, MOST_BYTES) if file.exists() else b"", b"")
+        is_read = file.exists() and len(self.problems) == problems
+        if is_read and (lost := known - content.count(b"\n")) > 0:
+            self.problems.append(f"{file}: {lost:,} lines are lost of which goodput.json knows")
         lines = content.split(b"\n")[: MOST_LINES + 1]
         found = [own_object_of(line) for line in lines]
         has_ended = bool(self.attempts and self.attempts[-1].ended and lines[-1])
@@ -77,7 +83,11 @@ class RunFiles:
         if damaged := [number for number, record in enumerate(told, 1) if record is None]:
             which = f"the first is line {damaged[0]:,}; left out"
             self.problems.append(f"{file}: {len(damaged):,} lines are not as they were written, {which}")
-        return [record for record in found if record is not None]
+        wanted = origin(self.folder, kind)
+        records = [(record, strange(record, wanted)) for record in found if record is not None]
+        if others := [other for _, other in records if other]:
+            self.problems.append(f"{file}: {len(others):,} lines are those of another file: {others[0]}; left out")
+        return [record for record, other in records if not other]
 
     def attempt(self, what: Callable[[], T], otherwise: T) -> T:
         """What a reading gives, or `otherwise`, with the problem noted, where the file is damaged."""
@@ -95,7 +105,7 @@ def read_run(folder: Path) -> RunFiles:
     run = RunFiles(folder, folder.absolute().name)
     run.config = run.attempt(lambda: settings_in(folder / CONFIG), {})
     run.attempts = run.attempt(lambda: read_attempts(folder), [])
-    for record in run.lines(folder / "metrics.jsonl"):
+    for record in run.lines(folder / "metrics.jsonl", "metrics"):
         if type(record.get("step")) is not int:
             continue
         if "set" in record:
@@ -103,22 +113,23 @@ def read_run(folder: Path) -> RunFiles:
         elif "loss" in record:
             run.steps.append(record)
     for file in sorted(folder.glob("events*.jsonl")):
-        run.events += run.lines(file)
+        run.events += run.lines(file, "events")
     run.events.sort(key=lambda event: event["time"] if is_number(event.get("time")) else 0)
     for file in sorted(folder.glob("system*.jsonl")):
-        for sample in run.lines(file):
+        for sample in run.lines(file, "system"):
             run.system.setdefault(str(sample.get("node", ""))[:100], []).append(sample)
     for fact, name in (("export", "adapter"), ("export", "export"), ("forgetting", "forgetting"), ("plan", "plan")):
         if (folder / f"{name}.json").is_file():
             file, key = folder / f"{name}.json", NEEDS.get(fact)
             setattr(run, fact, run.attempt(lambda file=file, key=key: facts_with(key, file), {}))
     run.attempt(lambda: check_records(run), None)
+    run.problems += missing(run)
     return run
 
 
 def facts_with(key: str | None, file: Path) -> Line:
     """What a file of ours holds. Raises ValueError where it has changed since, or has no such key: it is another's."""
-    facts = read_own(file)
+    facts = read_sealed_in(file, file.stem)
     if key and key not in facts:
         raise ValueError(f"{file}: has no {key}: another file lies in its place")
     return facts
@@ -144,6 +155,19 @@ def check_records(run: RunFiles) -> None:
     lines = read_bytes(file, MOST_BYTES).splitlines(keepends=True)
     if known and known not in itertools.accumulate(lines, lambda crc, line: zlib.crc32(line, crc), initial=0):
         raise ValueError(f"{file}: records up to step {state.get('step')} are lost, or not as its checkpoint knows")
+
+
+def missing(run: RunFiles) -> Iterator[str]:
+    """What a run must have left by now and is gone, a line each. A start that was killed has left nothing."""
+    has_ended = bool(run.attempts) and run.attempts[-1].ended == "finished"
+    is_trained = has_ended or bool(run.steps or run.validations) or any(each.tokens for each in run.attempts)
+    is_trained |= next(run.folder.glob("checkpoints/step-*"), None) is not None
+    is_compared = any({0} < {one["step"] for one in records} for records in run.validations.values())
+    due = dict.fromkeys(FROM_THE_START, is_trained)
+    due |= {f"{name}.json": (run.folder / name).is_dir() for name in ("export", "adapter")}
+    due["forgetting.json"] = has_ended and is_compared
+    for name in (name for name, is_due in due.items() if is_due and not (run.folder / name).exists()):
+        yield f"{run.folder / name}: is missing, and with it what it told; a run of this version has one by now"
 
 
 def as_table(value: object) -> Line:

@@ -58,6 +58,9 @@ def print_table(runs: Sequence[RunFiles]) -> None:
         texts[1].stylize(COLORS.get(state.word, ""))
         table.add_row(*texts)
     Console(highlight=False).print(table)
+    for run in runs:
+        for problem in run.problems:
+            print(printable(f"{run.name}: not read: {problem}", one_line=True))
 
 
 def print_details(run: RunFiles) -> None:

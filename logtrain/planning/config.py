@@ -1,7 +1,7 @@
 """The settings of a plan. Nothing here imports torch, so that `--help` answers at once."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from logtrain.core.location import FOLDER, WITHOUT_WEIGHTS
 from logtrain.training.config import RunConfig
@@ -29,7 +29,8 @@ class PlanConfig(RunConfig):
         *("lora.", "loader.", "trainer.epochs", "trainer.max_steps", "trainer.max_grad_norm", "trainer.replay_kl"),
         *("parallel.shard_ranks", "parallel.reduce_dtype", "parallel.reshard_after_forward", "parallel.prefetch"),
         "parallel.symmetric_memory",
-        *("gpus", "gpu", "price", "search", "json", "picture", "documents", "document_tokens", "document_sigma"),
+        *("gpus", "gpu", "price", "search", "json", "picture"),
+        *("pairs", "documents", "document_tokens", "document_sigma"),
     )  # of a run's settings those that change a plan; a recipe may have any
     model: Annotated[str, WITHOUT_WEIGHTS]
     """Hugging Face folder of a Llama model, of which only config.json is read, or the name of a published one."""
@@ -51,14 +52,25 @@ class PlanConfig(RunConfig):
     """Print one JSON object instead of the table."""
     picture: str = ""
     """SVG file to draw a block's kernels on all streams, and the memory over a step."""
+    pairs: bool = False
+    """The job is one of logtrain dpo: a document is two answers to a question, each a sequence of its own. A prepared
+    folder of pairs says so itself.
+    """
     documents: int = 250_000
     """Documents of the corpus if `data` is no prepared folder; by default as many as NLPLog has."""
     document_tokens: float = 444.0
-    """Mean tokens of a document if `data` is no prepared folder; by default as of NLPLog, 111 M tokens in all."""
+    """Mean tokens of a document, or of each of its two answers with the question, if `data` is no prepared folder; by
+    default as of NLPLog, 111 M tokens in all.
+    """
     document_sigma: float = 0.6
     """Standard deviation of the logarithm of a document's tokens if `data` is no prepared folder (lognormal)."""
     # NLPLog's is not published. Similar data have 0.41 (explanations of log lines) and 0.81 (mixed log instructions).
     # The time of attention is proportional to exp(sigma^2).
+
+    @property
+    def trains_on(self) -> Literal["pairs", "either"]:
+        """What the objective of the job is for."""
+        return "pairs" if self.pairs else "either"
 
     def __post_init__(self):
         super().__post_init__()

@@ -203,7 +203,7 @@ def workload_of(config: PlanConfig, gpu: Gpu, corpus: Corpus) -> Workload:
         return Workload(np.array([loader.seq_len]), kernel, by_copy_engines, ranks)
     longest, imbalance = corpus.micro_batches(loader.rows_per_batch, ranks, loader.accumulation(ranks))
     return Workload(
-        lengths=corpus.lengths_P,
+        lengths=corpus.lengths_S,
         kernel=kernel,
         by_copy_engines=by_copy_engines,
         ranks=ranks,

@@ -106,7 +106,9 @@ def trace_step(config: RunConfig, shape: LlamaConfig, gpus: int, on_gpu: bool = 
         optimizer = train_step.optimizer
         recorder.categorize(list(model.parameters()), "weights")
         top_k = TOP_K if config.trainer.replay_kl else 0
-        warm_up, step = pretended_step(1, tokens, top_k), pretended_step(len(repeats), tokens, top_k)
+        warm_up, step = (
+            pretended_step(count, tokens, top_k, config.trains_on == "pairs") for count in (1, len(repeats))
+        )
         with recorder:
             train_step(warm_up, 0)  # creates the optimizer's state
             recorder.categorize(optimizer.state, "optimizer")
@@ -136,8 +138,10 @@ class PretendedWorld:
     """The number of ranks."""
 
 
-def pretended_step(micro_batches: int, tokens: int, teacher_top_k: int = 0) -> Step:
-    """A step of batches without contents, with `tokens` tokens each, all of which have a teacher if `teacher_top_k`."""
+def pretended_step(micro_batches: int, tokens: int, teacher_top_k: int = 0, pairs: bool = False) -> Step:
+    """A step of batches without contents, with `tokens` tokens each, all of which have a teacher if `teacher_top_k`.
+    `pairs`: whether they are of pairs of answers.
+    """
     ids = torch.empty(tokens, dtype=torch.long, device="meta")
     positions = torch.empty(tokens, dtype=torch.int32, device="meta")
     cu_seqlens = torch.empty(tokens // 64 + 2, dtype=torch.int32, device="meta")
@@ -145,6 +149,9 @@ def pretended_step(micro_batches: int, tokens: int, teacher_top_k: int = 0) -> S
     if teacher_top_k:
         top = torch.empty(tokens, teacher_top_k, dtype=torch.int32, device="meta")
         batch = batch._replace(teacher_TK=top, teacher_log_TK=top.half())
+    if pairs:
+        of_pairs = torch.empty(tokens // 128 + 1, 3, dtype=torch.long, device="meta")
+        batch = batch._replace(pairs_P3=of_pairs, reference_P2=of_pairs[:, :2].float())
     batches: list[Batch] = [batch] * micro_batches
     return Step(batches, tokens=tokens, targets=tokens, attention_pairs=0)
 

@@ -13,7 +13,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,7 +59,7 @@ def rehearse(config: RunConfig, say: Callable[[str], None] = print, work: Work =
     Raises ValueError where something failed, after all was said.
     """
     config = replace(config.with_absolute_paths(), rehearse=False)
-    with closing(Still(os.environ.get("RANK", "0") == "0")):
+    with Still():
         world = World(on_cpu=True, timeout=0.0)
         began = time.time()
         with contextlib.ExitStack() as stack:

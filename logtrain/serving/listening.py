@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from logtrain.core.printable import printable
+from logtrain.core.still import Still
 from logtrain.generation.arguments import device_of
 from logtrain.serving.app import Server
 from logtrain.serving.config import ServeConfig
@@ -38,7 +39,8 @@ async def serve(config: ServeConfig) -> int:
             say(f"{model.name} answers completions alone: {model.template}")
     with listener(config) as bound:
         pool = WorkerPool([engine_config(config, device) for device in devices_of(config)], config.max_queue)
-        await pool.open()
+        with Still():
+            await pool.open()
         for worker in pool.workers:
             assert worker.ready
             say(worker.ready.summary)

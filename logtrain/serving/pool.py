@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from logtrain.core.printable import printable
+from logtrain.core.still import note
 from logtrain.core.worker import Worker
 from logtrain.generation.request import Event, Request
 from logtrain.serving.engine import MODULE, Cancel, EngineConfig, Load, Progress, Ready, Refused, Submit
@@ -144,6 +145,7 @@ class WorkerPool:
     async def open(self) -> None:
         """Start all workers and wait until each has loaded. Raises ValueError for what one cannot load."""
         self.loop, self.changed = asyncio.get_running_loop(), asyncio.Event()
+        note("loading the models")
         for worker in self.workers:
             worker.start()
         while not all(worker.ready for worker in self.workers):

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from logtrain.core.checksums import FILE as CHECKSUMS
+from logtrain.core.checksums import is_unverified
 from logtrain.core.lineage import standing_hash
 from logtrain.core.store import Store, Version, parse
 from logtrain.sharing.contents import kind_of, lineage_of
@@ -56,6 +58,7 @@ class Ancestry:
         else:
             folder = Path(path)
             changed = " (changed since)" if sha256 and standing_hash(folder) != sha256 else ""
+            changed += f" (has no {CHECKSUMS})" if is_unverified(folder) else ""
             yield from self.told(role, f"{kind_of(folder)} {path}{changed}", lineage_of(folder), sha256, depth)
 
     def of_version(self, role: str, version: Version, depth: int) -> Iterator[str]:

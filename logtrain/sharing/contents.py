@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from logtrain.core.checksums import check_file
 from logtrain.core.lineage import LINEAGE, parent_of
+from logtrain.core.origin import FILE, check_origin, origin, read_sealed_in
 from logtrain.core.run_folder import SEAL, check_config
 from logtrain.core.untrusted import checked, read_bytes, read_json, read_own
 from logtrain.data.manifest import Manifest
@@ -45,12 +46,11 @@ def lineage_of(folder: Path) -> dict[str, Any]:
         return of_prepared(read_manifest(folder))
     if kind == "evaluation":
         return of_evaluation(folder)
-    for name in (LINEAGE, "adapter_config.json"):  # without them a folder would seem to have come from nothing
+    for name in (LINEAGE, "adapter_config.json", "config.json"):  # without them it would seem to be another thing
         check_file(folder / name)
     if (folder / LINEAGE).is_file():
-        losses = folder.parent / f"{folder.name}.json"
-        facts = read_own(losses) if losses.is_file() else {}
         found = read_json(folder / LINEAGE)
+        facts = facts_beside(folder, "adapter" if kind == "adapter" else "export")
         where = f"{folder / LINEAGE}: "
         parents = checked(f"{where}parents", found.get("parents", []), list[Parent])
         config = checked(f"{where}config", found.get("config", {}), dict[str, Any])
@@ -64,6 +64,15 @@ def lineage_of(folder: Path) -> dict[str, Any]:
         parents = [parent_of(role, path) for role in ("model", "data") for path in paths(config.get(role))]
         return {"parents": parents, "config": config, "facts": {}}
     return {"parents": parents, "config": {}, "facts": {}}
+
+
+def facts_beside(folder: Path, kind: str) -> dict[str, Any]:
+    """What FOLDER.json tells of an export or an adapter, {} where there is none. Raises ValueError where it has changed
+    since, or is that of another one: of another run, if the folder is where a run leaves it.
+    """
+    file = folder.parent / f"{folder.name}.json"
+    wanted = origin(folder.parent, kind) if folder.name == kind else {FILE: kind}
+    return check_origin(file, read_own(file), wanted) if file.is_file() else {}
 
 
 def of_prepared(manifest: Manifest) -> dict[str, Any]:
@@ -85,7 +94,11 @@ def of_evaluation(folder: Path) -> dict[str, Any]:
     config = read_toml(folder / "config.toml")
     parents = [parent_of("model", path) for path in paths(config.get("models"))]
     parents += [parent_of("questions", path) for path in paths(config.get("data"))]
-    return {"parents": parents, "config": config, "facts": {"scores": read_own(folder / "scores.json").get("models")}}
+    return {
+        "parents": parents,
+        "config": config,
+        "facts": {"scores": read_sealed_in(folder / "scores.json", "scores").get("models")},
+    }
 
 
 def read_toml(file: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from logtrain.core import still
 from logtrain.core.atomic import new_folder
 from logtrain.core.cache import Count, fetch
+from logtrain.core.checksums import check_folder
 from logtrain.core.lineage import parent_of
 from logtrain.core.store import PARTIAL, FileFacts, Reference, Store, Version, object_of
 from logtrain.sharing.contents import kind_of, lineage_of
@@ -25,6 +26,7 @@ def push(store: Store, name: str, path: Path, note: str = "", parents: tuple[str
     files = {path.name: path} if path.is_file() else files_in(path)
     if not files:
         raise ValueError(f"{path}: no such file or folder, or nothing in it")
+    check_folder(path)
     lineage = lineage_of(path)
     lineage["parents"] = [*lineage["parents"], *(parent_of("parent", each) for each in parents)]
     facts: dict[str, FileFacts] = {}

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from logtrain.core.atomic import sync
+from logtrain.core.origin import check_origin, origin
 from logtrain.core.sealed_lines import add, adding, parsed, read_sealed_lines
 
-FILE = "answers.jsonl"
+FILE, KIND = "answers.jsonl", "journal"
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ class Journal:
     def __init__(self, folder: Path):
         """Opens it, or makes it. Raises OSError and ValueError."""
         self.file = folder / FILE
-        self.stream = adding(self.file)
+        self.stream, self.origin = adding(self.file), origin(folder, KIND)
         sync(folder)
 
     def add(self, events: Iterable[Event]) -> None:
         """Write events, which are on the disk then. Raises OSError."""
-        add(self.stream, *map(facts_of, events), is_durable=True)
+        add(self.stream, *(facts_of(event) | self.origin for event in events), is_durable=True)
 
     def close(self) -> None:
         """Close the file."""
@@ -99,9 +100,10 @@ def read_journal(folder: Path, num_jobs: int) -> Iterator[Event]:
     """The events, in their order. `num_jobs`: of the run. Raises ValueError for a line that has changed since it was
     written, and for one of another run.
     """
-    file = folder / FILE
+    file, wanted = folder / FILE, origin(folder, KIND)
     for number, facts in read_sealed_lines(file, "and what it says is lost"):
-        where, name = f"{file} line {number}", facts.pop("event", None)
+        where = f"{file} line {number}"
+        name = check_origin(where, facts, wanted).pop("event", None)
         if not isinstance(name, str) or name not in KINDS:
             raise ValueError(f"{where}: written by another version of logtrain: {str(name)[:80]!r} is no event")
         event = parsed(KINDS[name], facts, where)

@@ -30,6 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from logtrain.core.atomic import sync, write_file
 from logtrain.core.checksums import FileFacts, find_damage
+from logtrain.core.origin import check_origin, origin
 from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.untrusted import OtherFields, from_json, read_sealed, sealed
 from logtrain.core.world import host_group
@@ -38,7 +39,7 @@ from logtrain.training.optim import MOMENTS, create_moments, trained_parameters
 from logtrain.training.state import TrainState
 from logtrain.training.tensor_files import MOMENT, TensorFiles, TensorRows, write_tensors
 
-FACTS = "checkpoint.json"
+FACTS, KIND = "checkpoint.json", "checkpoint"
 T = TypeVar("T")
 
 
@@ -146,7 +147,7 @@ class Checkpoints:
 
     def complete_folder(self, aside: Path, name: str, facts: CheckpointFacts) -> None:
         """Write checkpoint.json, give the checkpoint its name, and remove the oldest beyond `keep`."""
-        write_file(aside / FACTS, sealed(dataclasses.asdict(facts)))
+        write_file(aside / FACTS, sealed(dataclasses.asdict(facts) | origin(self.folder.parent, KIND)))
         os.rename(aside, self.folder / name)
         sync(self.folder)
         if self.keep:
@@ -161,7 +162,7 @@ class Checkpoints:
         folder = self.folder / f"step-{state.step:06d}"
         if self.rank == 0:
             facts = dataclasses.replace(read_facts(folder), state=state)
-            write_file(folder / FACTS, sealed(dataclasses.asdict(facts)))
+            write_file(folder / FACTS, sealed(dataclasses.asdict(facts) | origin(self.folder.parent, KIND)))
 
     def wait(self) -> None:
         """Wait until the save under way is complete on this rank. Raises ValueError where it failed."""
@@ -282,7 +283,8 @@ def read_facts(path: Path) -> CheckpointFacts:
     if not file.exists():
         raise ValueError(f"{path}: not a complete checkpoint (no {FACTS})")
     try:
-        facts = from_json(CheckpointFacts, read_sealed(file))
+        content = check_origin(file, read_sealed(file), origin(path.parent.parent, KIND))
+        facts = from_json(CheckpointFacts, content)
         if facts.state.step != step_of(path):
             raise ValueError(f"is of step {facts.state.step}")
         if outside := next((name for name in facts.files if Path(name).name != name or name == FACTS), None):

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from logtrain.core.atomic import write_file
+from logtrain.core.origin import sealed_in
 from logtrain.core.student_t import student_t
-from logtrain.core.untrusted import sealed
 from logtrain.core.world import World
 from logtrain.data.loader import Loader
 from logtrain.data.mixture import MixtureLoader
@@ -114,7 +114,7 @@ class Forgetting:
                     {"step": change.step, "share": change.share, "rise": change.rise} for change in state.share_changes
                 ],
             }
-            write_file(folder / FILE, sealed(facts))
+            write_file(folder / FILE, sealed_in(folder / FILE, "forgetting", facts))
 
     def rows(self, state: TrainState) -> Iterator["BeforeAndAfter"]:
         """Every set before the first step and at the one that is exported, where both are known."""

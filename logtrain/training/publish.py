@@ -15,6 +15,7 @@ from logtrain.core.atomic import aside_of, new_folder, write_file
 from logtrain.core.checksums import foreign, write_checksums
 from logtrain.core.config import dump
 from logtrain.core.lineage import parent_of, write_lineage
+from logtrain.core.origin import Origin, origin
 from logtrain.core.run_folder import flatten
 from logtrain.core.shared_folder import listing, wait_until_seen
 from logtrain.core.units import rate, size
@@ -66,12 +67,12 @@ class ExportResult(NamedTuple):
         losses = {"live_loss": self.live_loss, "exported_loss": self.exported_loss}
         return {**losses, "difference": self.difference, "dtype": self.dtype}
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, of: Origin) -> None:
         """Write `<folder>.json`, which is done before the folder has its name: a command that is killed in between can
-        be given again.
+        be given again. `of`: which run it is of, and whether it is of an export or an adapter.
         """
         report = folder.with_name(f"{folder.name}.json")
-        write_file(report, sealed(self.to_json()))
+        write_file(report, sealed(self.to_json() | of))
 
 
 def check_output(folder: Path) -> None:
@@ -127,7 +128,7 @@ def publish_model(folder: Path, model: Llama, run: RunSetup, scores: Sequence[Sc
             with called(aside, folder):
                 odd = check_model(aside, trained_template=run.data.chat is not None)
             result = result._replace(odd=tuple(line.replace(str(aside), str(folder)) for line in odd))
-            result.write(folder)
+            result.write(folder, origin(run.folder, "export"))
     return result
 
 
@@ -155,7 +156,7 @@ def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
         _, adapters = peft.read(aside, run.shape)
         result = compared(folder, model, GivenAdapters(run.initial_weights(), adapters), run, adapters=True)
         if world.is_main:
-            result.write(folder)
+            result.write(folder, origin(run.folder, "adapter"))
     return result
 
 

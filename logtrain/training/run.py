@@ -7,7 +7,6 @@ sharding.py    the model on the ranks        publish.py      export and adapter
 """
 
 import contextlib
-import os
 import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +50,7 @@ def train(config: RunConfig, stop: StopSignal, foretell: Foretell | None = None)
     Raises ValueError of one line for every mistake that the user can correct, and Stopped where a stop is asked for and
     there is nothing to save.
     """
-    with closing(Still(os.environ.get("RANK", "0") == "0")):
+    with Still():
         return train_aloud(config, stop, foretell)
 
 

@@ -1,7 +1,8 @@
 """One step of training: forward and backward of every micro-batch, then one update.
 
 A loss is a sum over targets, divided once by the number of targets in the whole step, over all ranks and micro-batches,
-which the loader knows beforehand. The loss is multiplied by the number of ranks, because ranks average gradients.
+which the loader knows beforehand. The loss is multiplied by the number of ranks, because ranks average gradients. What
+is told of losses is summed in float64, so that the same weights have the same loss on any number of ranks.
 
 A step whose gradients are not finite changes nothing: neither weights, nor moments, nor the counter of updates. A
 tensor on the device tells the optimizer, so the host need not wait for it.
@@ -28,15 +29,15 @@ class StepResult(NamedTuple):
     """The results of a step, as tensors on the device, so that the host need not wait for them."""
 
     summed_loss: Tensor
-    """Loss summed over this rank's targets, in nats; an fp32 scalar."""
+    """Loss summed over this rank's targets, in nats; a float64 scalar."""
     summed_loss_K: Tensor
-    """The same by source, fp32 [K]."""
+    """The same by source, float64 [K]."""
     grad_norm: Tensor
     """L2 norm of all gradients, over all ranks, before they were clipped; an fp32 scalar."""
     skipped: Tensor
     """1 where the gradients were not finite, so that nothing was updated, else 0; an fp32 scalar."""
     measures_M: Tensor | None = None
-    """What the objective tells beside its loss, summed over this rank's targets, fp32 [M]; None for nothing."""
+    """What the objective tells beside its loss, summed over this rank's targets, float64 [M]; None for nothing."""
 
 
 class GivenUp(Exception):
@@ -94,7 +95,7 @@ class TrainStep:
 
         `stopping`: asked before every micro-batch; raises GivenUp when it returns True, and nothing is updated.
         """
-        summed_loss_K = torch.zeros(max(1, len(step.targets_K)), device=self.world.device)
+        summed_loss_K = torch.zeros(max(1, len(step.targets_K)), dtype=torch.float64, device=self.world.device)
         measured: list[Tensor] = []
         for i, batch in enumerate(step.batches):
             if stopping():
@@ -103,7 +104,7 @@ class TrainStep:
             last_micro_batch(self.model, last=i == len(step.batches) - 1)
             found = self.objective(self.model, batch.to(self.world.device))
             summed = found if found.ndim == 0 else found[0]
-            measured += [found[1:].detach()] if found.ndim else []
+            measured += [found[1:].detach().double()] if found.ndim else []
             (summed * (self.world.size / max(1, step.targets))).backward()
             summed_loss_K[step.source_of_batch[i] if step.source_of_batch else 0] += summed.detach()
         grad_norm = clip_grad_norm(self.model, self.max_grad_norm)
@@ -164,8 +165,9 @@ def validate(
     `end_id`: the id to count among the targets; None: none. `stopping`: asked before every step; raises
     GivenUp when it returns True.
     """
-    sums, targets = torch.zeros(1 + MOST_MEASURES, device=world.device), 0
-    rows_2R = torch.zeros(2, num_steps * loader.accumulation * world.size, device=world.device)
+    in_float64 = {"dtype": torch.float64, "device": world.device}
+    sums, targets = torch.zeros(1 + MOST_MEASURES, **in_float64), 0
+    rows_2R = torch.zeros(2, num_steps * loader.accumulation * world.size, **in_float64)
     for number in range(num_steps):
         if stopping():
             free_gathered(model)

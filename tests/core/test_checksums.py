@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from logtrain.core.checksums import FILE, check_folder, write_checksums
+from logtrain.core.checksums import FILE, UNVERIFIED, check_folder, description, write_checksums
+from logtrain.core.lineage import standing_hash
 
 
 @pytest.fixture
@@ -15,12 +16,27 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def test_what_is_whole_passes_with_what_has_come_to_it_since(folder):
+def test_what_is_whole_passes_with_what_has_come_to_it_since(folder, capsys):
     (folder / "README.md").write_text("mine")
     check_folder(folder)
     (folder / FILE).unlink()
     (folder / "weights").write_bytes(b"meant")
     check_folder(folder)
+    assert capsys.readouterr().err == "", "what others have made has no checksums, either"
+
+
+def test_whoever_reads_a_folder_of_ours_without_checksums_says_so_in_one_line(folder, capsys):
+    (folder / "lineage.json").write_text("{}")
+    write_checksums(folder)
+    check_folder(folder)
+    kept, stands = (folder / FILE).read_bytes(), standing_hash(folder)
+    assert capsys.readouterr().err == ""
+    (folder / FILE).unlink()
+    check_folder(folder)
+    assert capsys.readouterr().err == f"warning: {folder}: {UNVERIFIED}\n"
+    assert (standing_hash(folder), description(folder)) == (stands, kept), "it is found by its hash as before"
+    (folder / "weights").write_bytes(b"meant")
+    assert standing_hash(folder) not in ("", stands)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 import time
 from collections.abc import Callable
 
-from logtrain import hub, prepare
+from logtrain import hub, prepare, replay, report, status
 from logtrain.core import checksums, still
 from logtrain.core.still import Still
 from logtrain.data import preparation
 from logtrain.data.files import InputFile
+from logtrain.generation import load
+from logtrain.observe import page, run_files
 from logtrain.observe.progress import Progress
+from tests.support.conversations import write_chat_model
 from tests.support.preparing import write_bytes_tokenizer
 
 
@@ -58,8 +61,13 @@ def test_work_whose_progress_is_shown_is_not_told_too(monkeypatch, capsys):
     quiet = Still(enabled=False)
     quiet.look("answering", quiet.said)
     with Progress("evaluate", 10) as progress:
+        progress.update(0, {"answered": 0})
         progress.update(5, {"answered": 5})
-    assert "answered=5" in capsys.readouterr().err.replace(" ", "=")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "evaluate answered=0",
+        "evaluate answered=5 eta_seconds=0",
+    ]
     assert quiet.look("answering", Still.shown + 4.9) == ""
     assert quiet.look("answering", Still.shown + 5.1).startswith("answering: 5 s")
     monkeypatch.setattr(Still, "shown", 0.0)
@@ -88,3 +96,26 @@ def test_a_command_without_a_world_says_what_it_is_at(tmp_path, monkeypatch, cap
     monkeypatch.setattr(checksums.hashlib, "file_digest", slowed(checksums.hashlib.file_digest))
     assert hub.main(["push", "name", str(tmp_path / "file"), "--store", str(tmp_path / "store")]) == 0
     assert f"hashing {tmp_path / 'file'}: 0 s" in capsys.readouterr().err
+
+
+def test_reading_runs_and_drawing_their_page_is_told(tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").write_text('name = "run"\n')
+    monkeypatch.setattr(still, "SILENT", 0.05)
+    monkeypatch.setattr(run_files, "read_run", slowed(run_files.read_run))
+    monkeypatch.setattr(page, "write_report", slowed(page.write_report))
+    assert status.main([str(run)]) == 0
+    assert f"reading {run}: 0 s" in capsys.readouterr().err
+    assert report.main([str(run), "--no-pictures"]) == 0
+    said = capsys.readouterr().err
+    assert f"reading {run}: 0 s" in said and f"drawing {run / 'report.html'}: 0 s" in said
+
+
+def test_loading_a_model_is_told(tmp_path, monkeypatch, capsys):
+    model = write_chat_model(tmp_path / "model")
+    monkeypatch.setattr(still, "SILENT", 0.05)
+    monkeypatch.setattr(load, "read_model", slowed(load.read_model))
+    flags = ["--model", str(model), "--tokens", "60", "--max_tokens", "20", "--seq_len", "48", "--min_tokens", "2"]
+    assert replay.main([*flags, "--output", str(tmp_path / "replay"), "--kind", "documents"]) == 0
+    assert f"loading the weights of {model}: 0 s" in capsys.readouterr().err

@@ -326,9 +326,21 @@ def test_encodings_with_a_mark(tmp_path, block, packing, encoding):
 
 
 @pytest.mark.parametrize("block", [1, 3, 1 << 20])
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-@pytest.mark.parametrize("text", ["disk error\r\n", LINES, "磁盘错误 12:00\n" * 3, "x" * 9000 + "\n"])
-def test_utf16_without_a_mark(tmp_path, block, encoding, text):
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "disk error\r\n",
+        LINES,
+        "磁盘错误 12:00\n" * 3,
+        "x" * 9000 + "\n",
+        "ошибка диска на узле 7\n",
+        "σφάλμα δίσκου στον κόμβο\n",
+        "خطأ في القرص 12:00\n",
+        "שגיאת דיסק בשרת\n",
+    ],
+)
+def test_utf16_and_utf32_without_a_mark(tmp_path, block, encoding, text):
     rows = read(write(tmp_path / "a.log", text.encode(encoding)), block, 100_000)
     assert "".join(value for _, value in rows) == text
     cut = read(write(tmp_path / "b.log", text.encode(encoding)[:-1]), block, 100_000)
@@ -336,7 +348,7 @@ def test_utf16_without_a_mark(tmp_path, block, encoding, text):
 
 
 def test_zero_bytes_are_no_utf16(tmp_path):
-    for data in (b"a\0\0\0\0b\n" * 9, b"a log\n" + bytes(1000) + b"goes on\n", b"\0" * 50):
+    for data in (b"a\3log\4\0\0\n" * 9, b"a\0\0\0\0b\n" * 9, b"a log\n" + bytes(1000) + b"goes on\n", b"\0" * 50):
         assert "".join(value for _, value in read(write(tmp_path / "a.log", data))) == data.decode()
 
 

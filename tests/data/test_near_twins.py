@@ -1,11 +1,13 @@
 """MinHash against the exact Jaccard index."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from logtrain.data import near_twins
+from logtrain.data.mapped import let_go
 from logtrain.data.near_twins import SIGNATURE, Signatures, near_any, signatures
 from logtrain.text.masked import mask
 from tests.support.jaccard import jaccard, sets_of
@@ -72,3 +74,22 @@ def test_signatures_in_a_file(tmp_path):
     assert not list(tmp_path.iterdir())
     empty = Signatures(tmp_path / "b")
     assert empty.read().shape == (0, SIGNATURE)
+
+
+def test_signatures_on_the_disk_do_not_come_to_be_in_memory(tmp_path):
+    """12 MiB of 200,000 documents, of which a block of 1 MiB is looked at a time."""
+    written = Signatures(tmp_path / "a")
+    written.add(np.random.default_rng(0).integers(0, 256, (200_000, SIGNATURE), np.uint8))
+    others = written.read()
+    held = np.ascontiguousarray(others[-100:])
+    let_go([others])
+    before = mapped_mib()
+    assert near_any(held[:50], others, 0.7).all()
+    assert mapped_mib() - before < 4
+    assert others.sum() and mapped_mib() - before > 8, "this is how they would show"
+
+
+def mapped_mib() -> float:
+    """What of mapped files is in the memory of this process."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssFile:")[2].split()[0]) / 1024

@@ -1,6 +1,7 @@
 """Pairs of answers from rows to batches: each stays whole, sees nothing else, and is there once an epoch."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -157,3 +158,26 @@ def test_a_row_without_a_mask_and_documents_that_are_no_pairs_are_refused(split)
     odd._first_document = [0, len(odd._documents[0])]
     with pytest.raises(ValueError, match=r"documents in train, no pairs; prepare it again"):
         PairSplit(odd)
+
+
+@pytest.mark.parametrize("count", [2, 60])
+def test_both_answers_of_a_pair_are_held_out_or_trained_on(count, tokenizer, tmp_path, monkeypatch):
+    """Also where all are twins, so that the hash of the text as it is decides, and one pair is held out."""
+    rows = [{"prompt": f"is {i} well", "chosen": "yes it is", "rejected": "no it is not"} for i in range(count)]
+    output = prepare_pairs(tmp_path, tokenizer, rows, monkeypatch)
+    sides = [PairSplit(Split.open(output, name)) for name in ("train", "valid")]
+    found = [{side.origin(pair)[1] for pair in range(side.num_documents)} for side in sides]
+    assert [len(found[0]), len(found[1])] == [count - 1, 1] and found[0] | found[1] == set(range(count))
+
+
+def test_no_pair_that_is_held_out_of_few_has_a_near_twin_in_training(tokenizer, tmp_path, monkeypatch):
+    random_ = random.Random(3)
+    words = [["".join(random_.choices("bcdfghjk", k=5)) for _ in range(40)] for _ in range(16)]
+    texts = [[*of, last] for number, of in enumerate(words) for last in ("then", "there")[: 1 + (number > 1)]]
+    random_.shuffle(texts)
+    rows = [{"prompt": " ".join(text), "chosen": f"yes {text[0]}", "rejected": "no"} for text in texts]
+    output = prepare_pairs(tmp_path, tokenizer, rows, monkeypatch, "--seq_len", "2048")
+    sides = [PairSplit(Split.open(output, name)) for name in ("train", "valid")]
+    trained, held = ({tuple(texts[side.origin(pair)[1]][:-1]) for pair in range(side.num_documents)} for side in sides)
+    assert held and not trained & held
+    assert json.loads((output / "report.json").read_text())["held_out"]["near_twins"] == 0

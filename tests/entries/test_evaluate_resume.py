@@ -12,7 +12,7 @@ import pytest
 from logtrain import evaluate
 from logtrain.generation.load import ModelFolder
 from tests.support import chats
-from tests.support.evaluation import ROWS, evaluated, flags, num_answers, read
+from tests.support.evaluation import ROWS, evaluated, flags, num_answers, read, results
 from tests.support.program import Program
 from tests.support.ranks import Ranks
 
@@ -23,8 +23,7 @@ def evaluate_on_a_rank(arguments: list[str]) -> int:
 
 def test_ranks_change_nothing(chat_models, question_file, finished, ranks: Ranks, tmp_path):
     assert ranks.run(2, evaluate_on_a_rank, flags(chat_models, question_file, tmp_path / "run")) == [0, 0]
-    for name in ("scores.json", "samples.jsonl"):
-        assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
+    assert results(tmp_path / "run") == results(finished)
     assert len(list((tmp_path / "run" / "answers").glob("a.?????.jsonl"))) == 2
 
 
@@ -42,8 +41,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_scores(chat_models, questio
         stream.write(b'{"number": 3, "outp')  # the kill came in the middle of a line
     before = num_answers(run)
     assert evaluated(arguments) == 0
-    for name in ("scores.json", "samples.jsonl"):
-        assert (run / name).read_bytes() == (finished / name).read_bytes()
+    assert results(run) == results(finished)
     assert num_answers(run) <= len(chat_models) * len(ROWS) + 2, "nothing is asked twice"
     assert before >= moment
 
@@ -71,7 +69,7 @@ def test_a_finished_evaluation_is_not_asked_again_and_no_other_is_mixed_in(
         evaluated(flags(retrained, question_file, run, "--resume", "auto"))
     monkeypatch.setattr(ModelFolder, "load", None)  # nobody is asked
     assert evaluated(flags(chat_models, question_file, run, "--resume", "auto")) == 0
-    assert (run / "scores.json").read_bytes() == (finished / "scores.json").read_bytes()
+    assert results(run) == results(finished)
 
 
 def test_another_run_goes_on_with_what_the_answers_do_not_depend_on(

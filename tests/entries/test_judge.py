@@ -8,7 +8,7 @@ import pytest
 
 from logtrain import judge
 from logtrain.core.run_folder import hold
-from logtrain.core.untrusted import read_sealed
+from logtrain.core.untrusted import read_sealed, sealed
 from tests.support.evaluation import evaluated, flags
 from tests.support.scripted_server import scripted
 
@@ -59,7 +59,16 @@ def damage(file: Path, old: bytes, new: bytes) -> None:
     file.write_bytes(file.read_bytes().replace(old, new, 1))
 
 
+def of_another_run(file: Path) -> None:
+    facts = read_sealed(file)
+    assert facts["file"] == file.stem and len(facts["run"]) == 12
+    file.write_bytes(sealed(facts | {"run": "0" * 12}))
+
+
 DAMAGES = {
+    r"scores\.json: another file lies in its place: scores of run 0000": lambda run: of_another_run(
+        run / "scores.json"
+    ),
     r"scores\.json: its content has changed": lambda run: damage(
         run / "scores.json", b'"questions": 1', b'"questions": 7'
     ),

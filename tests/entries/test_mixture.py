@@ -1,9 +1,11 @@
 """A run on several prepared folders: shares, losses by source, resumption, and what is refused, each in one line."""
 
+import random
 import re
 
 import pytest
 
+from tests.support.ranks import Ranks
 from tests.support.synthetic import write_data, write_model
 from tests.support.training import records, train
 
@@ -79,15 +81,35 @@ def test_every_validation_tells_the_change_since_the_start(case, tmp_path):
     assert all(record["delta"] < 0 for record in found if record["step"] == 12)
 
 
-def test_a_resumed_run_has_the_losses_of_an_unbroken_one(case, tmp_path):
-    assert train(flags(case, tmp_path / "whole")) == 0
-    assert train([*flags(case, tmp_path), "--trainer.stop_after", "7"]) == 75
-    assert train([*flags(case, tmp_path), "--resume", "auto"]) == 0
+def long(case, runs, lr: str) -> list[str]:
+    """Flags of a run of 200 steps of 8 rows."""
+    flags_of_it = [*flags(case, runs, steps=200), "--loader.rows_per_step", "8", "--optim.lr", lr]
+    return [*flags_of_it, "--trainer.epochs", "200", "--trainer.save_every", "200", "--trainer.valid_every", "200"]
+
+
+def told(runs) -> list[list]:
+    """What every record tells of the run's rows and losses, bit for bit."""
     keys = ["loss", "tokens", *(f"{kind}.{name}" for kind in ("loss", "tokens", "targets") for name in MIX)]
-    series = [
-        [[record[key] for key in keys] for record in records(of / "run")] for of in (tmp_path / "whole", tmp_path)
-    ]
-    assert series[0] == series[1]
+    return [[record[key] for key in keys] for record in records(runs / "run")]
+
+
+def test_200_steps_resumed_at_random_ones_have_the_losses_of_an_unbroken_run(case, tmp_path):
+    assert train(long(case, tmp_path / "whole", "1e-3")) == 0
+    for stop in sorted(random.Random(7).sample(range(1, 200), 3)):
+        assert train([*long(case, tmp_path, "1e-3"), "--trainer.stop_after", str(stop), "--resume", "auto"]) == 75
+    assert train([*long(case, tmp_path, "1e-3"), "--resume", "auto"]) == 0
+    assert len(told(tmp_path)) == 200
+    assert told(tmp_path) == told(tmp_path / "whole")
+
+
+def test_200_steps_are_the_same_on_1_2_and_4_ranks(case, ranks: Ranks, tmp_path):
+    """Bit for bit, at a rate of 0: the weights of ranks that learn differ by the rounding of summed gradients."""
+    for size in (1, 2, 4):
+        assert ranks.run(size, train, long(case, tmp_path / str(size), "0")) == [0] * size
+    one, two, four = (told(tmp_path / str(size)) for size in (1, 2, 4))
+    assert len(one) == 200
+    assert len({losses[0] for losses in one}) == 200  # no two steps have the same rows
+    assert one == two == four
 
 
 def test_a_source_of_less_than_a_row_a_step_has_its_loss_at_every_record(case, tmp_path):

@@ -188,4 +188,10 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(model, data, tmp_path, mon
     ):
         with pytest.raises(ValueError, match=words):
             replayed(change)
+    with pytest.raises(OSError, match="full"):
+        replayed(flags(model, tmp_path / "b", "--sampling.seed", "5"))
+    file = tmp_path / "a.samples" / "00000.jsonl"
+    file.write_bytes((tmp_path / "b.samples" / "00000.jsonl").read_bytes())
+    with pytest.raises(ValueError, match=rf"{file} line 1: another file lies in its place: samples of run "):
+        replayed(flags(model, tmp_path / "a"))
     assert not (tmp_path / "a").exists()

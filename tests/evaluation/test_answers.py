@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from logtrain.core.run_folder import enter_run_folder
 from logtrain.core.untrusted import SEAL, seal_of, sealed
 from logtrain.evaluation.answering import perplexity_file, read_perplexities, write_perplexities
 from logtrain.evaluation.answers import RecordedAnswer, read_answers, record_answers
@@ -15,6 +17,11 @@ ANSWERS = [RecordedAnswer(i, "aa", "bb", 7 + i, f"because é {i}", None if i els
 PERPLEXITY: Perplexity = {
     "perplexity": 7.5, "loss": 2.01, "bits_per_byte": 0.7, "tokens": 12, "sha256": "cc", "model_sha256": "dd"
 }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    max_new_tokens: int = 8
 
 
 @pytest.fixture
@@ -49,6 +56,18 @@ def test_no_flipped_bit_changes_an_answer(file):
         asked_again += len(found) < len(ANSWERS)
     assert refused > len(whole) / 4
     assert refused + asked_again >= len(whole) - len(ANSWERS)  # a line may end with another space
+
+
+def test_answers_of_another_evaluation_are_refused(tmp_path):
+    """Of the same model to the same questions, drawn otherwise."""
+    for name, new in (("one", 8), ("other", 9)):
+        enter_run_folder(tmp_path / name, Config(max_new_tokens=new), False, ()).close()
+        list(record_answers(tmp_path / name / "answers", "a", 0, ANSWERS))
+    file = tmp_path / "one/answers/a.00000.jsonl"
+    assert read_answers(file.parent, "a") == dict(enumerate(ANSWERS))
+    file.write_bytes((tmp_path / "other/answers/a.00000.jsonl").read_bytes())
+    with pytest.raises(ValueError, match=rf"{file} line 1: another file lies in its place: answers of run "):
+        read_answers(file.parent, "a")
 
 
 def test_a_torn_line_is_asked_again(file):

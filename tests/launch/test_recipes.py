@@ -1,5 +1,7 @@
 """The recipes in launch/ are configs as they stand, and the published one is what was published."""
 
+import re
+
 import pytest
 
 from logtrain.core import config
@@ -54,3 +56,13 @@ def test_the_published_fine_tuning():
     assert recipe.parallel.shard_ranks == 1  # whole copies: DDP
     full = config.load(SftConfig, [str(RECIPES / "sft_full_8xh100.toml")])
     assert (full.lora.rank, full.parallel.shard_ranks) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["cpt_8xh100", "sft_lora_4xh100"])
+def test_a_recipe_and_the_readme_predict_the_same_rate(name):
+    """A recipe's comment begins with the rate of its plan, and README has a row that its plan gives."""
+    told = re.search(r"([\d,]+) tokens/s", (RECIPES / f"{name}.toml").read_text())
+    lines = (RECIPES.parent.parent / "README.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| ") and f"`logtrain plan launch/recipes/{name}.toml`" in line]
+    assert told and len(rows) == 1
+    assert f"{told[1]} (" in rows[0]

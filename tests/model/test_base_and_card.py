@@ -76,6 +76,8 @@ def test_where_a_models_hub_id_is_known_from(folders, tmp_path):
     )
     (model / "checksums.json").write_text("{}")  # an export of ours has the config of what it was trained from
     assert read_base(model).name == "model"
+    (model / "checksums.json").rename(model / "lineage.json")  # one that was changed by hand
+    assert read_base(model).name == "model"
     cached = tmp_path / "models--org--other" / "snapshots" / "abc"
     shutil.copytree(model, cached)
     assert read_base(cached).hub_id == "org/other"

@@ -44,9 +44,9 @@ def valid(step: int) -> dict:
 
 
 def read(folder: Path) -> list[dict]:
-    """The records, each with the hash of its line taken off."""
+    """The records, each without the hash of its line, and what it says of its file."""
     found = [object_of(line) for line in (folder / "metrics.jsonl").read_bytes().splitlines()]
-    return [record for record in found if record is not None]
+    return [record for record in found if record is not None and record.pop("file") == "metrics"]
 
 
 # -- the files ----------------------------------------------------------------------------------------

@@ -46,14 +46,17 @@ def main(argv: list[str]) -> int:
     told = [found.get() for _ in range(found.qsize())]
     for one in parts:
         one.join()
-    counts = sum((counts for counts, _ in told), Counter())
-    every = {name: [sums.get(name, 0.0) for _, sums in told] for name in ("commands", "seconds", "waited")}
+    counts = sum((counts for counts, _, _ in told), Counter())
+    every = {name: [sums.get(name, 0.0) for _, sums, _ in told] for name in ("commands", "seconds", "waited")}
     commands, seconds, waited = map(sum, every.values())
-    longest, peak = (max((sums.get(name, 0.0) for _, sums in told), default=0.0) for name in ("longest", "peak"))
+    peak = max((sums.get("peak", 0.0) for _, sums, _ in told), default=0.0)
     print(table(counts))
     print(f"seeds {', '.join(map(str, seeds))}; {commands:,.0f} commands took {seconds:,.0f} s; {folder}")
-    print(f"in {waited / max(seconds, 1e-9):.0%} of these, which count for no command, no processor was free; the")
-    print(f"longest took {longest:.1f} s without them, the most memory of one was {peak:.2f} GiB")
+    print(f"in {waited / max(seconds, 1e-9):.0%} of these, which count for no command, no processor was free;")
+    print(f"the most memory of a command was {peak:.2f} GiB; the longest of each kind without them:")
+    for kind in dict.fromkeys(kind for _, _, longest in told for kind in longest):
+        took, what = max(longest[kind] for _, _, longest in told if kind in longest)
+        print(f"{kind:>12} {took:6.1f} s  {what}")
     return int(len(told) < len(parts) or any(verdict in BAD for _, verdict in counts))
 
 

@@ -11,6 +11,9 @@ from tests.storm.outcome import Outcome, verdict_of
 from tests.storm.stages import STAGES
 
 KIND, PATIENCE = "corruption", 40.0
+IN_PARTS = {
+    "store": ("/here/store: ", "hub://logs")
+}  # whose files have names of ours: the version and its file are told
 READERS = (  # what is damaged, the stage that reads it, and whether that goes on from what is left of it half-way
     *[("data", "cpt", False), ("chats", "sft", False), ("pairs", "dpo", False), ("replayed", "budget", False)],
     *[("runs/cpt", "cpt", True), ("runs/sft", "sft", True), ("runs/budget", "budget", True)] * 2,
@@ -36,12 +39,19 @@ def attack(ground: Ground, random: Random) -> Outcome:
     files = sorted(path for path in [place, *place.rglob("*")] if path.is_file() and path.name != ".lock")
     file = random.choice(files)
     how = random.choice(HOWS)
-    done = how(file, random, [path for path in files if path.suffix == file.suffix and path != file])
+    done = how(file, random, [*alike(file, files), *alike(file, sorted((ground.kept / "runs").rglob(file.name)))])
     what = f"{'half ' * is_half}{file.relative_to(ground.here)}: {done}; {name}"
     ended = ground.run(stage, *(stage.resumes if is_half or thing == stage.leaves else ()), patience=PATIENCE)
-    verdict, detail = verdict_of(ground, stage, ended, PATIENCE)
+    named = [file.name, str(file.relative_to(ground.here).parent), *IN_PARTS.get(thing, ())]
+    named += done.split("exchanged with ")[1:]
+    verdict, detail = verdict_of(ground, stage, ended, PATIENCE, named)
     ground.restore(stage, thing)
     return Outcome(KIND, what, verdict, detail)
+
+
+def alike(file: Path, files: list[Path]) -> list[Path]:
+    """The other files of its kind."""
+    return [path for path in files if path.suffix == file.suffix and path != file]
 
 
 def flip(file: Path, random: Random, _others: list[Path]) -> str:
@@ -103,11 +113,13 @@ def exchange_blocks(file: Path, random: Random, _others: list[Path]) -> str:
 
 
 def exchange_files(file: Path, random: Random, others: list[Path]) -> str:
+    """With another of its run; or that of another run, which stays as it is, in its place."""
     if not others:
         return exchange_blocks(file, random, [])
     other, content = random.choice(others), file.read_bytes()
     file.write_bytes(other.read_bytes())
-    other.write_bytes(content)
+    if "kept" not in other.parts:
+        other.write_bytes(content)
     return f"exchanged with {other.parent.name}/{other.name}"
 
 

@@ -1,5 +1,6 @@
 """A command as a process of its own, watched: its exit status, what it said, how long it took and its peak memory."""
 
+import os
 import signal
 import time
 from collections import defaultdict
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from tests.support.program import SERVER, Program
 
 PATIENCE = 60.0  # seconds for a command that takes one or two
+CORES, TICKS = len(os.sched_getaffinity(0)), os.sysconf("SC_CLK_TCK")
 ALL: dict[str, float] = defaultdict(float)
 """Of all commands: their number, the seconds that they took, in how many of these they waited for a processor, the
 longest without these, and the most memory of one, in GiB."""
@@ -71,6 +73,9 @@ class Execution:
         if time.monotonic() - self.looked > 0.2:
             self.looked = time.monotonic()
             self.waited = max(self.waited, *(waited(process.pid) for process in self.program.processes))
+            used = sum(used_by(process.pid) for process in self.program.processes)
+            # Threads of a command that wait for one another's processor wait for the command itself.
+            self.waited = min(self.waited, max(0.0, time.monotonic() - self.began - used / CORES))
         for process in self.program.processes:
             try:
                 status = Path(f"/proc/{process.pid}/status").read_text()
@@ -104,6 +109,16 @@ class Execution:
             ALL[name] += value
         ALL["longest"], ALL["peak"] = max(ALL["longest"], seconds), max(ALL["peak"], self.peak / 2**20)
         return Ended(statuses, said, seconds, self.peak / 2**20)
+
+
+def used_by(pid: int | None) -> float:
+    """The seconds of processors that a process, and those that it has started, have used."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # it has just ended
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICKS + sum(used_by(int(child)) for child in children)
 
 
 def waited(pid: int | None) -> float:

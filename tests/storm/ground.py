@@ -71,6 +71,9 @@ class Ground:
         """Keep what is there of a stage as its half."""
         half = stage.half or stage.leaves
         shutil.copytree(self.here / half, self.kept / HALF / half)
+        for path in beside(stage, self.here):
+            (self.kept / HALF / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(self.here / path, self.kept / HALF / path)
         self.restore(stage)
 
     def start(self, stage: Stage, *more: str) -> Execution:
@@ -110,6 +113,8 @@ class Ground:
         self.take_away(stage)
         half = stage.half or stage.leaves
         shutil.copytree(self.kept / HALF / half, self.here / half)
+        for path in beside(stage, self.kept / HALF):
+            shutil.copy2(self.kept / HALF / path, self.here / path)
 
     def restore(self, stage: Stage, *things: str) -> None:
         """Bring back what a stage leaves, and these things, after an attack."""
@@ -128,6 +133,12 @@ class Ground:
                 shutil.copytree(source, self.here / name, symlinks=True, dirs_exist_ok=True)
             elif source.exists():
                 shutil.copy2(source, self.here / name)
+
+
+def beside(stage: Stage, place: Path) -> list[Path]:
+    """The files that a stage has written elsewhere, from there: a run on pairs needs the numbers of its reference."""
+    found = (path for pattern in stage.beside for path in place.glob(pattern))
+    return [path.relative_to(place) for path in found if path.is_file()]
 
 
 def remove(path: Path) -> None:

@@ -25,11 +25,11 @@ def attack(ground: Ground, random: Random) -> Outcome:
     sent, told = 0, []
     for _ in range(random.randint(1, MOST)):
         number = random.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGSTOP])
-        ended, moment = hit(ground, stage, number, random, *(stage.resumes if sent else ()))
+        ended, moment, rank = hit(ground, stage, number, random, *(stage.resumes if sent else ()))
         if moment:
             sent += 1
             told.append(f"{number.name} {moment}")
-        if (wrong := wrong_with(stage, number, ended)) and not THERE.search(ended.said):
+        if (wrong := wrong_with(stage, number, rank, ended)) and not THERE.search(ended.said):
             return outcome(ground, stage, told, sent, wrong, f"{ended.statuses} {last_line(ended)}")
         if ended.is_done or THERE.search(ended.said):
             break
@@ -52,8 +52,12 @@ def outcome(ground: Ground, stage: Stage, told: list[str], sent: int, verdict: s
     return Outcome(KIND, f"{stage.name}: {', '.join(told) or 'none'}", verdict, detail, sent)
 
 
-def hit(ground: Ground, stage: Stage, number: signal.Signals, random: Random, *more: str) -> tuple[Ended, str]:
-    """Start the stage and send it a signal -> how it ended, and when it was hit; "" where it had ended before."""
+def hit(
+    ground: Ground, stage: Stage, number: signal.Signals, random: Random, *more: str
+) -> tuple[Ended, str, int | None]:
+    """Start the stage and send it a signal -> how it ended, when it was hit, "" where it had ended before, and which of
+    its ranks alone, if it was one.
+    """
     waits_for_aside, share = random.random() < 0.4, random.random()
     rank = random.randrange(stage.ranks) if stage.ranks > 1 and random.random() < 0.7 else None
     under_way = ground.start(stage, *more)
@@ -66,12 +70,12 @@ def hit(ground: Ground, stage: Stage, number: signal.Signals, random: Random, *m
             break
         time.sleep(0.001)
     if not under_way.is_running:
-        return under_way.end(PATIENCE), ""
+        return under_way.end(PATIENCE), "", None
     moment = f"after {time.monotonic() - under_way.began:.2f} s{' while writing aside' if aside(leaves) else ''}"
     if number == signal.SIGSTOP:
-        return stopped(under_way, stage, rank, random), f"{moment} to rank {rank}"
+        return stopped(under_way, stage, rank, random), f"{moment} to rank {rank}", rank
     under_way.send(number, rank)
-    return under_way.end(PATIENCE), moment
+    return under_way.end(PATIENCE), moment, rank
 
 
 def stopped(under_way: Execution, stage: Stage, rank: int | None, random: Random) -> Ended:
@@ -89,12 +93,17 @@ def stopped(under_way: Execution, stage: Stage, rank: int | None, random: Random
     return under_way.end(PATIENCE)
 
 
-def wrong_with(stage: Stage, number: signal.Signals, ended: Ended) -> str:
+def wrong_with(stage: Stage, number: signal.Signals, rank: int | None, ended: Ended) -> str:
     """What is wrong with the way in which a stage ended that was hit; "" where nothing is."""
     if wrong := ended_well(ended, PATIENCE):
         return wrong
     fine = {0, 3, 75, -number, -signal.SIGKILL, -signal.SIGTERM}  # 3: a rank did not answer
-    fine |= {2} if re.search("(has not come|no way to .*) within", ended.said) else set()  # stopped at its start
+    # A rank that was stopped alone before it had met the others: each of these refuses, and tells in a line that it has
+    # not come, or, where it is the first rank, which all ask for the others, that there is no way to it.
+    missed = rank is not None and f"(rank {rank} of .* has not come{'|no way to .*' if rank == 0 else ''}) within"
+    others = [status for at, status in enumerate(ended.statuses) if at != rank]
+    if missed and set(others) == {2} and len(re.findall(missed, ended.said)) == len(ended.errors) == len(others):
+        return ""
     return "" if set(ended.statuses) <= fine else "status"
 
 

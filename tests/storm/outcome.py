@@ -2,6 +2,7 @@
 
 import re
 import signal
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tests.storm.execution import Ended
@@ -12,6 +13,7 @@ GOOD = ("equal", "told", "refused", "taken")
 BAD = ("changed", "traceback", "hang", "memory", "status", "raw", "no path", "not resumed")
 MOST_GIB = 2.0
 CRASHES = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGFPE, -signal.SIGILL}
+LOST = re.compile(r"metrics\.jsonl: (removed [\d,]+ lines that are damaged|some records|has no record)")
 RAW = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")  # what would steer a terminal
 
 
@@ -39,21 +41,26 @@ def ended_well(ended: Ended, patience: float) -> str:
     return "raw" if RAW.search(ended.said) else ""
 
 
-def verdict_of(ground: Ground, stage: Stage, ended: Ended, patience: float) -> tuple[str, str]:
-    """Of a stage that was run on something damaged: verdict and detail."""
+def verdict_of(
+    ground: Ground, stage: Stage, ended: Ended, patience: float, named: Sequence[str] = ("",)
+) -> tuple[str, str]:
+    """Of a stage that was run on something damaged: verdict and detail. `named`: words of which an error must have one,
+    for it says where the damage is.
+    """
     if wrong := ended_well(ended, patience):
         return wrong, last_line(ended)
     if ended.is_done:
         if ground.is_equal(stage):
             return "equal", ""
         different = ground.difference(stage)
-        if different == "series" and "metrics.jsonl: " in ended.said:
+        if different == "series" and LOST.search(ended.said):
             return "told", last_line(ended)
         if stage.tells and re.search(stage.tells, ended.said):
             return "told", last_line(ended)
         return "changed", different
     if ended.statuses[0] == 2 and 1 <= len(ended.errors) <= len(ended.statuses):
-        return "refused", ended.errors[0]
+        first = ended.errors[0]
+        return "refused" if any(word in first for word in named) else "no path", first
     return "status", f"{ended.statuses}: {last_line(ended)}"
 
 

@@ -42,9 +42,13 @@ def part(given: argparse.Namespace, seed: int, folder: Path, found: Queue) -> No
     """A storm of this seed in a folder of its own; its lines are printed, its counts and sums put into `found`."""
     counts, ground = Counter(), Ground(folder)
     ALL.clear()
+    longest: dict[str, tuple[float, str]] = {}  # by kind: the seconds of the longest command, and in which attack
     for outcome in storm(ground, seed, 60 * given.minutes, given.kinds, given.attack):
         counts[outcome.kind, outcome.verdict] += outcome.number
+        longest[outcome.kind] = max(
+            longest.get(outcome.kind, (0.0, "")), (ALL.pop("longest", 0.0), f"seed {seed}: {outcome.what}"[:200])
+        )
         mark = "!!" if outcome.verdict in BAD else "  "
         detail = f" ({outcome.detail})" if outcome.detail else ""
         print(f"{mark} seed {seed}: {outcome.kind}: {outcome.what} -> {outcome.verdict}{detail}"[:400], flush=True)
-    found.put((counts, dict(ALL)))
+    found.put((counts, dict(ALL), longest))

@@ -108,8 +108,11 @@ STAGES = {
             of_page,
             tells="cpt: ",  # before what could not be read
         ),
-        Stage("status", "logtrain.status", ("runs/cpt",), "none", of_status, tells="not read: |without goodput.json"),
+        Stage("status", "logtrain.status", ("runs/cpt",), "none", of_status, tells="not read: "),
         Stage("trace", "logtrain.trace", ("runs/cpt", "--step", "5"), "none", of_trace),
-        Stage("lineage", "logtrain.lineage", ("merged", "--store", "store"), "none", of_output),
+        Stage(
+            *("lineage", "logtrain.lineage", ("merged", "--store", "store"), "none", of_output),
+            tells="has no checksums.json",
+        ),
     )
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from logtrain import evaluate
+from logtrain.core.untrusted import read_sealed
 from logtrain.text.tokenizer import Tokenizer
 from tests.support import chats
 from tests.support.synthetic import write_model
@@ -50,6 +51,13 @@ def read(run: Path) -> tuple[dict, list[dict]]:
     """scores.json and samples.jsonl."""
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     return json.loads((run / "scores.json").read_text()), samples
+
+
+def results(run: Path) -> tuple[dict, bytes]:
+    """All of scores.json, but for which run it is, and the bytes of samples.jsonl."""
+    facts = read_sealed(run / "scores.json")
+    assert facts.pop("file") == "scores" and len(facts.pop("run")) == 12
+    return facts, (run / "samples.jsonl").read_bytes()
 
 
 def num_answers(run: Path) -> int:

@@ -5,38 +5,19 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from logtrain.data.encode import TextEncoder, encode
+from logtrain.data.encode import encode
 from logtrain.data.pool import Pool
 from logtrain.data.shards import Split
 from logtrain.text.tokenizer import Tokenizer
 from tests.support.chats import writing
 
 BOS, END = 256, 257
-
-
-@dataclass(frozen=True)
-class Hostile:
-    """An encoder to which one text does something."""
-
-    does: str
-
-    def encode(self, items, tokenizer):
-        while "go" in items and self.does == "loop":
-            time.sleep(0.1)
-        if "go" in items and self.does == "double":
-            grown = ["ab"]
-            while True:
-                grown += grown
-        if "go" in items:
-            raise Exception(f"the regular\nexpression {self.does}")  # as the tokenizers library does
-        return TextEncoder(BOS, END, b"").encode(items, tokenizer)
 
 
 class Inline(Pool):

@@ -2,13 +2,21 @@
 
 import json
 from collections import Counter
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 
+from logtrain.core.run_folder import enter_run_folder
 from logtrain.core.sealed_lines import adding, sealed_line
 from logtrain.synthesis.chunks import Chunk, Chunks, kept_chunks, line_of
 from logtrain.synthesis.journal import FILE, Answer, Failure, Journal, Sent, read_journal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    seed: int = 1
+
 
 SENT = {"event": "sent", "job": 1, "attempt": 0, "tokens": 3}
 EVENTS = [
@@ -43,6 +51,17 @@ def test_another_event_is_one_line(tmp_path, facts, told):
         stream.write(sealed_line(facts))
     with pytest.raises(ValueError, match=rf"{FILE} line 2: .*{told}"):
         list(read_journal(tmp_path, 2))
+
+
+def test_the_journal_of_another_synthesis_is_refused(tmp_path):
+    for name in ("one", "other"):
+        enter_run_folder(tmp_path / name, Config(), False, ()).close()
+        with Journal(tmp_path / name) as journal:
+            journal.add(EVENTS)
+    assert list(read_journal(tmp_path / "one", 2)) == EVENTS
+    (tmp_path / "one" / FILE).write_bytes((tmp_path / "other" / FILE).read_bytes())
+    with pytest.raises(ValueError, match=rf"one/{FILE} line 1: another file lies in its place: journal of run "):
+        list(read_journal(tmp_path / "one", 2))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from logtrain.core.untrusted import read_sealed
 from logtrain.training.checkpoint import read_facts
 from logtrain.training.forgetting import MARGIN, compared, factor
 from logtrain.training.state import RowLosses
@@ -49,7 +50,10 @@ def flags(case: Path, runs: Path, *more: str) -> list[str]:
 
 
 def facts_of(run: Path) -> dict:
-    return json.loads((run / "forgetting.json").read_text())
+    """All of forgetting.json, but for which run it is."""
+    facts = read_sealed(run / "forgetting.json")
+    assert facts.pop("file") == "forgetting" and len(facts.pop("run")) == 12
+    return facts
 
 
 def test_the_share_follows_from_the_recorded_rises(case, tmp_path):

@@ -131,6 +131,17 @@ def test_no_gadget_runs(checkpoint, tmp_path, watched, gadget: str, name: str):
     assert not (tmp_path / "out").exists()
 
 
+def test_one_of_another_run_is_refused(checkpoint, tmp_path):
+    """Of the same model, data and step: a whole folder that lies in the place of the run's own."""
+    facts = read_sealed(checkpoint / FACTS)
+    assert facts["file"] == "checkpoint" and len(facts["run"]) == 12
+    (checkpoint / FACTS).write_bytes(sealed(facts | {"run": "0" * 12}))
+    with pytest.raises(ValueError, match=r"another file lies in its place: checkpoint of run 000000000000.*; remove"):
+        export(checkpoint)
+    (checkpoint / FACTS).write_bytes(sealed({key: facts[key] for key in ("state", "files")}))
+    assert export(checkpoint) == 0, "one of an older version names none"
+
+
 def reshaped(tensors: dict, first_rows: dict) -> None:
     tensors["model.head.weight"] = tensors["model.head.weight"].T.contiguous()
 

@@ -4,14 +4,18 @@ import json
 import platform
 import re
 import signal
+import socket
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from logtrain.core import watchdog
 from logtrain.core.run_folder import check_begun
 from logtrain.core.watchdog import Watchdog
+from logtrain.core.world import meet
 from tests.support.program import Program, last_step
 from tests.support.synthetic import write_data, write_model
 
@@ -64,6 +68,39 @@ def test_a_rank_that_is_stopped_before_they_have_met(case, tmp_path):
     gone = f"error: rank 1 of 2 has not come within {TIMEOUT:g} s; look at what its machine says"
     assert said(program) == [gone]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_first_rank_that_is_stopped_before_it_has_answered(monkeypatch):
+    """Its machine takes the connection, and nobody ever says a word on it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(silent.getsockname()[1])}
+        for name, value in {"RANK": "1", "WORLD_SIZE": "2", **address}.items():
+            monkeypatch.setenv(name, value)
+        began, before = time.monotonic(), set(threading.enumerate())
+        with pytest.raises(ValueError, match=r"no way to 127\.0\.0\.1:[0-9]+ within 1 s") as caught:
+            meet(1.0)
+        assert time.monotonic() - began < 10
+        assert "\n" not in str(caught.value)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)  # it ends with the connection, and not with the interpreter
+
+
+def test_a_first_rank_that_is_stopped_before_the_watchdog_has_its_connection(monkeypatch):
+    monkeypatch.setattr(watchdog, "OTHER_RANKS_WAIT", 0.1)
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    ended, silent = [], threading.Event()
+
+    class Recording(Watchdog):
+        def end_job(self, lost: dict[int, str]) -> None:
+            ended.append(lost)
+            self.closing.set()
+
+    began = time.monotonic()
+    watching = Recording(SimpleNamespace(clone=silent.wait), 1, 2, 0.4, Path())
+    assert time.monotonic() - began < 0.3, "the rank itself goes on"
+    watching.thread.join(20)
+    silent.set()
+    assert ended == [{0: f"on 10.0.0.1 or its launcher {watchdog.GONE}"}]
 
 
 def test_nothing_is_left_in_a_folder_before_it_is_a_runs(tmp_path):
