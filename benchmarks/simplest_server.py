@@ -1,6 +1,7 @@
 """The simplest server of transformers' `generate`, a peer of ours: `python -m benchmarks.simplest_server --model DIR`.
 
-A POST of {"prompt": [ids], "max_tokens": N} gets {"ids": [...]}, greedily. What waits when a batch is done is the next
+A POST of {"prompt": [ids], "max_tokens": N} gets {"ids": [...], "first": S}, greedily; S: seconds from the request to
+its first token, which a server that streams could have sent then. What waits when a batch is done is the next
 batch: it is padded to its longest prompt and goes on to its longest answer.
 """
 
@@ -8,6 +9,7 @@ import argparse
 import json
 import queue
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,7 +23,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads, request_queue_size = True, 128
 
 
-Waiting = tuple[list[int], int, "queue.SimpleQueue[list[int]]"]
+Waiting = tuple[list[int], int, "queue.SimpleQueue[tuple[list[int], float]]"]
 
 
 def generate(model, batch: list[Waiting]) -> None:
@@ -29,10 +31,16 @@ def generate(model, batch: list[Waiting]) -> None:
     longest, most = max(len(prompt) for prompt, *_ in batch), max(length for _, length, _ in batch)
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt, *_ in batch])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt, *_ in batch])
+    ticks: list[float] = []
+
+    def tick(ids: torch.Tensor, _scores: object, **_) -> torch.Tensor:
+        ticks.append(time.perf_counter())
+        return torch.zeros(len(ids), dtype=torch.bool)
+
     options = {"max_new_tokens": most, "min_new_tokens": most, "do_sample": False, "pad_token_id": 0}
-    found = model.generate(ids, attention_mask=mask, **options)[:, longest:].tolist()
+    found = model.generate(ids, attention_mask=mask, stopping_criteria=[tick], **options)[:, longest:].tolist()
     for (_, length, reply), answer in zip(batch, found, strict=True):
-        reply.put(answer[:length])
+        reply.put((answer[:length], ticks[0]))
 
 
 def main() -> None:
@@ -53,9 +61,10 @@ def main() -> None:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            reply: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+            came, reply = time.perf_counter(), queue.SimpleQueue()
             waiting.put((body["prompt"], body["max_tokens"], reply))
-            content = json.dumps({"ids": reply.get()}).encode()
+            ids, first = reply.get()
+            content = json.dumps({"ids": ids, "first": first - came}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

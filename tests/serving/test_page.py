@@ -351,6 +351,8 @@ def test_sizes_colours_and_what_a_screen_reader_meets(browser, served, width, sc
     url, fake = served
     fake.answers.append(
         f"# Top\n\n### Deep\n\n{ANSWER}\n\n| a | b |\n|--|--|\n| {'wide ' * 40} | 2 |\n\n```\n{'long ' * 99}\n```"
+        + "\n\none more" * 40
+        + "\n\nat 10.9.9.8"
     )
     visitor = Visitor(browser, url, width, 844 if width == 390 else 800, scheme)
     assert visitor.violations() == []
@@ -359,6 +361,7 @@ def test_sizes_colours_and_what_a_screen_reader_meets(browser, served, width, sc
     visitor.ask("why?")
     assert visitor.violations() == []
     assert visitor.page.evaluate("document.documentElement.scrollWidth") == width
+    assert visitor.page.evaluate("document.documentElement.scrollHeight - innerHeight") == 0, "the turns alone scroll"
     visitor.page.click(".turn .chip")
     assert visitor.violations() == []
     visitor.page.click("#viewer .close")

@@ -100,7 +100,7 @@ def wrong_with(stage: Stage, number: signal.Signals, rank: int | None, ended: En
     fine = {0, 3, 75, -number, -signal.SIGKILL, -signal.SIGTERM}  # 3: a rank did not answer
     # A rank that was stopped alone before it had met the others: each of these refuses, and tells in a line that it has
     # not come, or, where it is the first rank, which all ask for the others, that there is no way to it.
-    missed = rank is not None and f"(rank {rank} of .* has not come|no way to .*) within"
+    missed = rank is not None and f"(rank {rank} of .* has not come{'|no way to .*' if rank == 0 else ''}) within"
     others = [status for at, status in enumerate(ended.statuses) if at != rank]
     if missed and set(others) == {2} and len(re.findall(missed, ended.said)) == len(ended.errors) == len(others):
         return ""

@@ -3,15 +3,20 @@ sees what it must see.
 """
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from tests.storm import corruption
+from tests.storm import corruption, kill
+from tests.storm.execution import Ended, used_by
 from tests.storm.ground import Ground
-from tests.storm.outcome import BAD
+from tests.storm.outcome import BAD, verdict_of
 from tests.storm.running import storm
 from tests.storm.stages import STAGES
 
@@ -41,6 +46,30 @@ def test_a_silent_change_is_seen(ground, monkeypatch):
     ground.reset(["runs/sft/adapter"])
     assert corruption.attack(ground, Random(1)).verdict == "changed"
     assert ground.is_equal(STAGES["cpt"])  # what was not attacked stays
+
+
+def test_a_refusal_that_does_not_say_where_is_seen(ground):
+    stage = STAGES["status"]
+    for said, verdict in (("error: runs/a/metrics.jsonl: damaged", "refused"), ("error: damaged", "no path")):
+        assert verdict_of(ground, stage, Ended([2], said, 1.0, 0.1), 40.0, ["metrics.jsonl"]) == (verdict, said)
+
+
+@pytest.mark.parametrize(("rank", "wrong"), [(0, ""), (1, "status"), (None, "status")])
+def test_no_way_to_the_first_rank_is_said_only_where_that_was_stopped(rank, wrong):
+    said = "rank 1: error: here: no way to 127.0.0.1:1 within 8 s (no answer)"
+    statuses = [-signal.SIGKILL, 2] if rank != 1 else [2, -signal.SIGKILL]
+    ended = Ended(statuses, said, 9.0, 0.1)
+    assert kill.wrong_with(STAGES["cpt on 2 ranks"], signal.SIGSTOP, rank, ended) == wrong
+
+
+def test_what_a_command_uses_itself_is_known():
+    """It bounds the time in which it is taken to have waited for a processor."""
+    busy = "import time, subprocess, sys\nwhile time.process_time() < 0.5: pass\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", busy]) as process:
+        while used_by(process.pid) < 0.5:
+            time.sleep(0.05)
+        assert used_by(os.getpid()) >= 0.5, "with those that it has started"
+        process.kill()
 
 
 def flip_a_weight(file, _random, _others) -> str:
