@@ -16,7 +16,6 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-HIGH_BYTES = b"\3\4\5\6"  # of letters from U+0370 to U+06FF in UTF-16, which are controls in UTF-8
 NO_TEXT = {  # how files begin that are no text, and what their names should end with
     b"\x1f\x8b": ".gz",
     b"\x28\xb5\x2f\xfd": ".zst",
@@ -70,7 +69,8 @@ def refuse_other_kinds(head: bytes) -> None:
 def encoding_of(head: bytes) -> tuple[str, bytes]:
     """The encoding of a text that begins so, and its byte order mark. Without a mark it is UTF-8 but where zero bytes
     stand as in UTF-32, nearly always first and second of four and not last (or third and last and not first), or as in
-    UTF-16 those of ASCII: nearly always first or nearly always second of two.
+    UTF-16 those of ASCII: nearly always first or nearly always second of two. Raises ValueError for text in UTF-16 that
+    was appended to other text.
     """
     for mark, encoding in MARKS.items():
         if head.startswith(mark):
@@ -79,23 +79,26 @@ def encoding_of(head: bytes) -> tuple[str, bytes]:
     for (most, more, _, least), encoding in ((fourths[::-1], "utf-32-le"), (fourths, "utf-32-be")):
         if most > 0.95 and more > 0.95 and least < 0.05:
             return encoding, b""
-    first, second = head[0::2].count(0), head[1::2].count(0)
-    pairs = len(head) // 2
-    for zeros, others, encoding in ((second, first, "utf-16-le"), (first, second, "utf-16-be")):
-        if zeros > 20 * others and (zeros > 0.3 * pairs or (zeros > 1 and not is_likely_utf8(head))):
+    pairs, firsts, seconds = len(head) // 2, head[0::2], head[1::2]
+    for high, low, encoding in ((seconds, firsts, "utf-16-le"), (firsts, seconds, "utf-16-be")):
+        zeros = high.count(0)
+        of_alphabet = sum(byte < 0x20 for byte in high) > 0.9 * pairs  # up to U+1FFF; of UTF-8 these are controls
+        if zeros <= 20 * low.count(0):
+            continue
+        if zeros > 0.3 * pairs or of_alphabet or (zeros > 1 and not is_utf8(head)):
+            if 0 not in head[:16] and not of_alphabet and is_utf8(head):
+                raise ValueError("begins as UTF-8 and goes on as UTF-16; write the two into files of their own")
             return encoding, b""
     return "utf-8", b""
 
 
-def is_likely_utf8(head: bytes) -> bool:
-    """Whether bytes are UTF-8, but for what is cut off at their end, and not the controls of which every second byte of
-    a Cyrillic, Greek, Hebrew or Arabic letter in UTF-16 is one.
-    """
+def is_utf8(head: bytes) -> bool:
+    """Whether bytes are UTF-8, but for what is cut off at their end."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False
-    return sum(map(head.count, HIGH_BYTES)) < len(head) / 5
+    return True
 
 
 def lines(blocks: Iterable[str], max_bytes: int) -> Iterator[str | BadRow]:
