@@ -9,10 +9,9 @@
     adapters.py      the adapters of a model that requests may name
     logits.py        what a request changes in its logits
     sampling.py      the next token from logits
-    guesses.py       how an answer may go on, to save steps on a CPU
     json_object.py   answers that are a JSON object
 
-Shapes in names: S sequences, R rows of logits (one of each sequence, and one before each guess), V vocabulary.
+Shapes in names: S sequences, V vocabulary.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from logtrain.generation.guesses import FREE_TOKENS, guess
 from logtrain.generation.json_object import JsonAnswer, JsonGrammar
 from logtrain.generation.kv_cache import CachedModel, Scored, slot_bytes
 from logtrain.generation.logits import LogitChanges, token_logprobs
@@ -47,14 +45,12 @@ class Generator:
         step_tokens: int = 4096,
         keep_prefixes: bool = False,
         cuda_graphs: bool = True,
-        guesses: bool = True,
     ):
         """`stop_ids`: tokens that end an answer. `memory`: bytes for keys and values. `max_sequences`: the most
         requests that run at once. `step_tokens`: the most tokens of a step, which bounds its activations.
         `keep_prefixes`: keep the keys and values of finished requests until their slots are needed, and reuse them for
         a prompt that begins alike, as the next question of a chat does. `cuda_graphs`: replay decoding steps on a GPU
-        as CUDA graphs. `guesses`: save steps on a CPU by guessing tokens, while few requests run. Raises ValueError if
-        `step_tokens` is less than `max_sequences`.
+        as CUDA graphs. Raises ValueError if `step_tokens` is less than `max_sequences`.
         """
         self.cached = CachedModel(model, memory, max_sequences * model.config.max_positions, cuda_graphs)
         self.scheduler = Scheduler(self.cached.num_slots, max_sequences, step_tokens, keep_prefixes)
@@ -62,7 +58,6 @@ class Generator:
         self.tokenizer, self.stop_ids = tokenizer, frozenset(stop_ids)
         self.num_adapters = self.cached.adapters.count if self.cached.adapters else 0
         self.num_submitted = 0
-        self.free_tokens = min(FREE_TOKENS, step_tokens) if guesses and self.device.type == "cpu" else 0
 
     # ---- requests
 
@@ -139,49 +134,26 @@ class Generator:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Start waiting requests, and put the tokens of one step through the model; -> an event for each token that a
-        request got, [] if none is under way or all prompts are still being read. Raises ValueError for logits that are
+        """Start waiting requests, and put the tokens of one step through the model; -> an event for each request that
+        got a token, [] if none is under way or all prompts are still being read. Raises ValueError for logits that are
         not finite.
         """
         self.admit()
-        scheduled = self.with_guesses(self.scheduler.schedule())
+        scheduled = self.scheduler.schedule()
         if not scheduled:
             return []
-        logits_RV = self.logits(scheduled)
-        row, ready, events = 0, [], []
+        logits_SV = self.logits(scheduled)
         for state, chunk in scheduled:
-            known = len(chunk.tokens) - chunk.num_guesses
-            state.num_cached += known
-            if state.num_cached == len(state.ids):
-                ready.append((state, row, chunk.tokens[known:]))
-            row += 1 + chunk.num_guesses
-        while ready:  # once more for those that got what was guessed
-            rows = [row for _, row, _ in ready]
-            tokens = self.sample(logits_RV if len(rows) == len(logits_RV) else logits_RV[rows], [s for s, *_ in ready])
-            asked, ready = zip(ready, tokens, strict=True), []
-            for (state, row, guesses), token in asked:
-                events.append(event := self.append(state, *token))
-                if guesses and guesses[0] == token[0] and not event.answer:
-                    state.num_cached += 1
-                    ready.append((state, row + 1, guesses[1:]))
-        return events
-
-    def with_guesses(self, scheduled: list[Scheduled]) -> list[Scheduled]:
-        """A step with as many guesses as take it next to no time: none beside many requests, or beside a prompt."""
-        each = self.free_tokens // max(1, len(scheduled)) - 1
-        if each < 1 or any(state.changes is None for state, _ in scheduled):
-            return scheduled
-        found = []
-        for state, chunk in scheduled:
-            guesses = guess(state.ids, min(each, state.num_slots - len(state.ids) - 1))
-            tokens = [*chunk.tokens, *guesses]
-            found.append(Scheduled(state, chunk._replace(tokens=tokens, num_guesses=len(guesses))))
-        return found
+            state.num_cached += len(chunk.tokens)
+        ready = [i for i, (state, _) in enumerate(scheduled) if state.num_cached == len(state.ids)]
+        if not ready:
+            return []
+        batch = [scheduled[i].state for i in ready]
+        tokens = self.sample(logits_SV if len(ready) == len(scheduled) else logits_SV[ready], batch)
+        return [self.append(state, *token) for state, token in zip(batch, tokens, strict=True)]
 
     def logits(self, scheduled: Sequence[Scheduled]) -> Tensor:
-        """The logits before each guess and after each chunk, [R, V]. Log-probabilities of prompts that are asked for
-        are kept on the way.
-        """
+        """The logits after each chunk, [S, V]. Log-probabilities of prompts that are asked for are kept on the way."""
         scored = []
         for i, (state, chunk) in enumerate(scheduled):
             targets = state.request.prompt[chunk.num_cached + 1 :][: len(chunk.tokens)]
@@ -190,10 +162,10 @@ class Generator:
         chunks = [chunk for _, chunk in scheduled]
         if not scored:
             return self.cached.next_logits(chunks)
-        logits_RV, logprobs = self.cached.scored_logits(chunks, scored)
+        logits_SV, logprobs = self.cached.scored_logits(chunks, scored)
         for (i, *_), found in zip(scored, logprobs, strict=True):
             scheduled[i].state.prompt_logprobs += found
-        return logits_RV
+        return logits_SV
 
     def sample(self, logits_SV: Tensor, batch: Sequence[RequestState]) -> list[tuple[int, TokenLogprob | None]]:
         """The next token of each request, with its log-probability where it is asked for. Raises ValueError for logits

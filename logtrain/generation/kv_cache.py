@@ -13,7 +13,6 @@ Shapes in names: T new tokens, S sequences, C slots, K key-value heads, H head s
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -40,8 +39,6 @@ class Chunk(NamedTuple):
     """Slot of the sequence's first token."""
     adapter: int = 0
     """The adapter that computes them, counted from 1; 0: the model itself."""
-    num_guesses: int = 0
-    """How many of the last new tokens are guesses: the logits before each of them are wanted, too."""
 
 
 class Scored(NamedTuple):
@@ -131,14 +128,7 @@ class CachedModel:
 
     @torch.inference_mode()
     def next_logits(self, chunks: Sequence[Chunk]) -> Tensor:
-        """The logits of the token after each chunk, [S, V] in the model's dtype; they are valid until the next call.
-        Those before a chunk's guesses stand before them, as rows of their own.
-        """
-        if any(chunk.num_guesses for chunk in chunks):
-            x_TD, residual_TD, ends = self.decode(chunks)
-            firsts = [end - 1 - chunk.num_guesses for chunk, end in zip(chunks, ends, strict=True)]
-            rows = [row for first, end in zip(firsts, ends, strict=True) for row in range(first, end)]
-            return self.model.head(x_TD[rows], residual_TD[rows], None)
+        """The logits of the token after each chunk, [S, V] in the model's dtype; they are valid until the next call."""
         if not self.uses_graphs or any(len(chunk.tokens) > 1 for chunk in chunks):
             return self.compute(self.inputs(chunks))
         longest = max(chunk.num_cached + 1 for chunk in chunks)
@@ -154,27 +144,23 @@ class CachedModel:
             self.adapters.choose(inputs.adapters_T)
         return self.model.next_logits(inputs.batch, inputs.cache)
 
-    def decode(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor, list[int]]:
-        """What `Llama.decode` gives for the chunks, [T, D] each, and where each chunk's tokens end."""
-        inputs = self.inputs(chunks)
-        if self.adapters:
-            self.adapters.choose(inputs.adapters_T)
-        return *self.model.decode(inputs.batch, inputs.cache), list(accumulate(len(chunk.tokens) for chunk in chunks))
-
     @torch.inference_mode()
     def scored_logits(self, chunks: Sequence[Chunk], scored: Sequence[Scored]) -> tuple[Tensor, list[TokenLogprobs]]:
         """What `next_logits` returns, and the log-probabilities of the targets of each of `scored`."""
-        x_TD, residual_TD, ends = self.decode(chunks)
-        found = []
+        inputs = self.inputs(chunks)
+        if self.adapters:
+            self.adapters.choose(inputs.adapters_T)
+        x_TD, residual_TD = self.model.decode(inputs.batch, inputs.cache)
+        bounds, found = inputs.batch.cu_seqlens.tolist(), []
         for index, targets, num_top in scored:
-            first, logprobs = ends[index] - len(chunks[index].tokens), []
+            logprobs = []
             for at in range(0, len(targets), SCORED_AT_ONCE):
                 ids = targets[at : at + SCORED_AT_ONCE]
-                rows = slice(first + at, first + at + len(ids))
+                rows = slice(bounds[index] + at, bounds[index] + at + len(ids))
                 logprobs += token_logprobs(self.model.head(x_TD[rows], residual_TD[rows], None), ids, num_top)
             found.append(logprobs)
-        last = [end - 1 for end in ends]
-        return self.model.head(x_TD[last], residual_TD[last], None), found
+        last_S = inputs.batch.cu_seqlens[1:] - 1
+        return self.model.head(x_TD[last_S], residual_TD[last_S], None), found
 
     def capture(self, num_sequences: int, max_length: int, is_adapted: bool) -> CapturedStep:
         """Capture a step with one token for each sequence, none of which has more than `max_length` tokens."""
@@ -191,7 +177,7 @@ class CachedModel:
         one's. `is_adapted`: name the adapters of all tokens even if no chunk has one.
         """
         tokens, positions, at, ends, lengths, adapters = [], [], [], [0], [], []
-        for new, num_cached, first_slot, adapter, _ in chunks:
+        for new, num_cached, first_slot, adapter in chunks:
             tokens += new
             adapters += [adapter] * len(new)
             positions += range(num_cached, num_cached + len(new))

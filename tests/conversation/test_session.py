@@ -20,7 +20,6 @@ from tests.support.conversations import CONTEXT, NEW, ask, new_conversation, wri
 def test_a_second_question_reads_only_what_is_new_and_is_answered_the_same(model, tmp_path, monkeypatch):
     """Greedy answers are those of a generator that keeps nothing."""
     conversation, read = new_conversation(model), []
-    conversation.generator.free_tokens = 0  # guesses would count, too
     conversation.attach(read_log(str(write_log(tmp_path / "app.log", 60))))
     next_logits = conversation.generator.cached.next_logits
     monkeypatch.setattr(

@@ -50,8 +50,7 @@ class NoModel:
 
     def next_logits(self, chunks: list[Chunk]) -> torch.Tensor:
         self.steps.append([(chunk.first_slot, chunk.num_cached, len(chunk.tokens)) for chunk in chunks])
-        rows = sum(1 + chunk.num_guesses for chunk in chunks)
-        return torch.nn.functional.one_hot(torch.full((rows,), 2), 320).float()
+        return torch.nn.functional.one_hot(torch.full((len(chunks),), 2), 320).float()
 
     def copy(self, source: int, target: int, length: int) -> None:
         pass
