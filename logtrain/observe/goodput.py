@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from logtrain.core.entry import seconds_running
-from logtrain.core.origin import read_sealed_in, sealed_in
-from logtrain.core.untrusted import from_json
+from logtrain.core.origin import Origin, origin, read_sealed_in
+from logtrain.core.untrusted import from_json, sealed
 
 FILE = "goodput.json"
 STAGES = ("start", "load", "step", "data wait", "validation", "checkpoint", "export")
 AGAIN = ("step", "data wait", "validation")  # what is done again after a kill
 LOST, IDLE = "lost", "idle"
-GROWING = ("metrics.jsonl", "events.jsonl", "system.jsonl")
+COUNTED = ("metrics.jsonl", "events.jsonl", "system.jsonl", "forgetting.json")
 
 MOST = 1e18  # of seconds, tokens, dollars: more cannot be
 
@@ -59,7 +59,7 @@ class Attempt:
     ended: str = ""
     """How it ended; "" while it runs, and after a kill."""
     lines: dict[str, int] = field(default_factory=dict)
-    """Whole lines of each file of GROWING when this was written: fewer are left where some have been lost since."""
+    """Whole lines of each file of COUNTED that was there when this was written: with fewer it has lost some."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ class Goodput:
         began = time.time() - age
         self.stage_now, self.lock, self.earlier, self.file = "start", threading.Lock(), [], None
         self.counts: list[Lines] = []
+        self.origin: Origin = {}
+        self.writing = threading.Lock()  # of files, which may be slow: `lock` is taken in every step
         self.attempt = Attempt(began, began, devices=1)
         self.since, self.written = time.monotonic() - age, -math.inf
 
@@ -123,13 +125,13 @@ class Goodput:
         """
         with contextlib.suppress(ValueError, OSError):
             self.earlier = read_attempts(folder)
+        with contextlib.suppress(OSError):
+            self.origin = origin(folder, "goodput")
         self.attempt = replace(self.attempt, resumed_at=resumed_at, host=platform.node(), **facts)
         self.file = folder / FILE
         self.mark(resumed_at)
         self.write()
-        self.counts = [Lines(folder / name) for name in GROWING]  # from the next write on: records are cut until then
-        for count in self.counts:
-            count()
+        self.counts = [Lines(folder / name) for name in COUNTED]  # from the next write on: records are cut until then
 
     def end(self, how: str) -> None:
         """Record how the attempt has ended."""
@@ -181,7 +183,7 @@ class Goodput:
 
     def write_now_and_then(self) -> None:
         """Write goodput.json if that was a second ago: a write takes half a millisecond, and a step may take few."""
-        if time.monotonic() - self.written >= 1.0:
+        if time.monotonic() - self.written >= 1.0 and not self.writing.locked():
             self.write()
 
     def write(self) -> None:
@@ -189,14 +191,14 @@ class Goodput:
         if self.file is None:
             return
         self.written = time.monotonic()
-        with self.lock:
-            self.settle()
-            self.attempt.lines = {count.file.name: count() for count in self.counts}
-            attempts = [asdict(each) for each in (*self.earlier, self.attempt)]
-            content = sealed_in(self.file, "goodput", {"attempts": attempts})
         aside = self.file.with_name(f".{FILE}.partial")  # without fsync: it is written every few seconds
-        with contextlib.suppress(OSError):
-            aside.write_bytes(content)
+        with contextlib.suppress(OSError), self.writing:
+            lines = {count.file.name: count() for count in self.counts if count.file.exists()}
+            with self.lock:
+                self.settle()
+                self.attempt.lines = lines
+                attempts = [asdict(each) for each in (*self.earlier, self.attempt)]
+            aside.write_bytes(sealed({"attempts": attempts} | self.origin))
             aside.replace(self.file)
 
 

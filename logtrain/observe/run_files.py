@@ -6,6 +6,7 @@ The files may come from others, and a run may be writing them now: what cannot b
 
 import itertools
 import math
+import time
 import tomllib
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -13,15 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
-from logtrain.core.origin import origin, read_sealed_in, strange
+from logtrain.core.origin import RUN, check_origin, origin, read_sealed_in, strange
 from logtrain.core.run_folder import CONFIG, check_config
 from logtrain.core.sealed_lines import own_object_of
 from logtrain.core.untrusted import HASH, read_bytes, read_own
-from logtrain.observe.goodput import Attempt, read_attempts
+from logtrain.observe.goodput import COUNTED, Attempt, read_attempts
 
 MOST_BYTES = 256 << 20  # of a file of records: that of a million steps
 MOST_LINES = 2_000_000
 FROM_THE_START = ("metrics.jsonl", "events.jsonl", "system.jsonl", "goodput.json")
+SEEN = 60.0  # seconds after which every machine sees what another has added to a file (NFS: 30)
 NEEDS = {"export": "exported_loss", "forgetting": "sets"}  # what is in such a file of ours and in no other
 T = TypeVar("T")
 Line = dict[str, Any]
@@ -71,14 +73,15 @@ class RunFiles:
         of this file, are left out, and counted in `problems`, but for one at the end of a run that has not ended: a
         kill has torn it, or it is being written now. `kind`: what lines of the file say that it is.
         """
-        known, problems = self.attempts[-1].lines.get(file.name, 0) if self.attempts else 0, len(self.problems)
+        last, problems = self.attempts[-1] if self.attempts else None, len(self.problems)
+        known = last.lines.get(file.name, 0) if last and (last.ended or time.time() - last.last > SEEN) else 0
         content = self.attempt(lambda: read_bytes(file, MOST_BYTES) if file.exists() else b"", b"")
         is_read = file.exists() and len(self.problems) == problems
         if is_read and (lost := known - content.count(b"\n")) > 0:
             self.problems.append(f"{file}: {lost:,} lines are lost of which goodput.json knows")
         lines = content.split(b"\n")[: MOST_LINES + 1]
         found = [own_object_of(line) for line in lines]
-        has_ended = bool(self.attempts and self.attempts[-1].ended and lines[-1])
+        has_ended = bool(last and last.ended and lines[-1])
         told = found if has_ended else found[:-1]
         if damaged := [number for number, record in enumerate(told, 1) if record is None]:
             which = f"the first is line {damaged[0]:,}; left out"
@@ -150,7 +153,7 @@ def check_records(run: RunFiles) -> None:
     saved = max(run.folder.glob("checkpoints/step-*/checkpoint.json"), default=None, key=lambda file: file.parent.name)
     if saved is None or not run.attempts or run.attempts[-1].ended != "finished":
         return
-    state = as_table(read_own(saved).get("state"))
+    state = as_table(check_origin(saved, read_own(saved), origin(run.folder, "checkpoint")).get("state"))
     file, known = run.folder / "metrics.jsonl", state.get("records_crc32")
     lines = read_bytes(file, MOST_BYTES).splitlines(keepends=True)
     if known and known not in itertools.accumulate(lines, lambda crc, line: zlib.crc32(line, crc), initial=0):
@@ -158,16 +161,17 @@ def check_records(run: RunFiles) -> None:
 
 
 def missing(run: RunFiles) -> Iterator[str]:
-    """What a run must have left by now and is gone, a line each. A start that was killed has left nothing."""
-    has_ended = bool(run.attempts) and run.attempts[-1].ended == "finished"
-    is_trained = has_ended or bool(run.steps or run.validations) or any(each.tokens for each in run.attempts)
-    is_trained |= next(run.folder.glob("checkpoints/step-*"), None) is not None
-    is_compared = any({0} < {one["step"] for one in records} for records in run.validations.values())
-    due = dict.fromkeys(FROM_THE_START, is_trained)
-    due |= {f"{name}.json": (run.folder / name).is_dir() for name in ("export", "adapter")}
-    due["forgetting.json"] = has_ended and is_compared
-    for name in (name for name, is_due in due.items() if is_due and not (run.folder / name).exists()):
-        yield f"{run.folder / name}: is missing, and with it what it told; a run of this version has one by now"
+    """What a run has left and is gone, a line each. A start that was killed has left nothing, and an older version,
+    which gave runs no identity, left less.
+    """
+    if RUN not in origin(run.folder, ""):
+        return
+    due = {name for name in COUNTED if any(name in each.lines for each in run.attempts)}
+    is_trained = bool(run.steps or run.validations) or next(run.folder.glob("checkpoints/step-*"), None) is not None
+    due.update(FROM_THE_START if is_trained and not run.attempts else ())
+    due.update(f"{name}.json" for name in ("export", "adapter") if (run.folder / name).is_dir())
+    for name in sorted(name for name in due if not (run.folder / name).exists()):
+        yield f"{run.folder / name}: is missing, and with it what it told; the run has written one"
 
 
 def as_table(value: object) -> Line:

@@ -60,7 +60,7 @@ def print_table(runs: Sequence[RunFiles]) -> None:
     Console(highlight=False).print(table)
     for run in runs:
         for problem in run.problems:
-            print(printable(f"{run.name}: not read: {problem}", one_line=True))
+            print(printable(f"{run.name}: problem: {problem}", one_line=True))
 
 
 def print_details(run: RunFiles) -> None:
@@ -77,7 +77,7 @@ def print_details(run: RunFiles) -> None:
             lines.append(f"held out ({name}): {told}")
     lines += account(run.attempts).told() if run.attempts else []
     lines += [f"{when(event)}: {event.get('kind')}: {event.get('text')}" for event in run.events[-SHOWN:]]
-    lines += [f"not read: {problem}" for problem in run.problems]
+    lines += [f"problem: {problem}" for problem in run.problems]
     for line in lines:
         print(printable(line, one_line=True))
 

@@ -65,7 +65,6 @@ def write_run(folder: Path, *, steps: int = 30, lr: float = 1e-3, ended: str = "
     (folder / "goodput.json").write_text(json.dumps({"attempts": [attempt]}))
     sample = {"time": last, "node": "node1", "cpu": 50.0, "ram_bytes": 2**33, "gpus": [{"power_w": 650.0}] * 2}
     (folder / "system.jsonl").write_text(2 * (json.dumps(sample) + "\n"))
-    (folder / "forgetting.json").write_bytes(sealed(FORGETTING))
     return folder
 
 

@@ -1,9 +1,12 @@
 """Where the time of a run goes: the parts add up to the wall time, over kills, too."""
 
+import errno
+import threading
 import time
 
 import pytest
 
+from logtrain.core.untrusted import read_json
 from logtrain.observe import goodput
 from logtrain.observe.goodput import Attempt, Goodput, account, read_attempts
 
@@ -103,6 +106,37 @@ def test_a_full_disk_stops_no_run(tmp_path):
     kept = Goodput()
     kept.open(tmp_path / "gone", 0)
     kept.write()
+
+
+def test_a_disk_that_answers_late_holds_up_no_step(tmp_path, monkeypatch):
+    kept, is_reading, answers = Goodput(), threading.Event(), threading.Event()
+    kept.open(tmp_path, 0)
+    (tmp_path / "metrics.jsonl").touch()
+    monkeypatch.setattr(goodput.Lines, "__call__", lambda _: is_reading.set() or (answers.wait(60) and 1))
+    writer = threading.Thread(target=kept.write)
+    writer.start()
+    assert is_reading.wait(60)
+    kept.written = -1e9
+    stepper = threading.Thread(target=lambda: (kept.enter("step"), kept.write_now_and_then()), daemon=True)
+    stepper.start()
+    stepper.join(20)
+    assert not stepper.is_alive() and kept.stage_now == "step"
+    answers.set()
+    writer.join()
+    assert read_attempts(tmp_path)[0].lines == {"metrics.jsonl": 1}
+
+
+def test_settings_that_cannot_be_read_any_more_stop_no_run(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "config.toml").write_text("# run 0123456789ab\n")
+    kept = Goodput()
+    kept.open(tmp_path, 0)
+    monkeypatch.setattr("logtrain.core.origin.read_bytes", broken)
+    kept.end("finished")
+    assert read_json(tmp_path / goodput.FILE)["run"] == "0123456789ab"
+    Goodput().open(tmp_path, 0)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from logtrain import report, status
 from logtrain.core.origin import origin, sealed_in
 from logtrain.core.run_folder import enter_run_folder
 from logtrain.core.sealed_lines import add, adding
+from logtrain.core.untrusted import sealed
 from logtrain.observe.goodput import Goodput
 from logtrain.observe.health import Event
 from logtrain.observe.metrics import Metrics
@@ -26,8 +27,8 @@ class Config:
     name: str = "run"
 
 
-def write_run(folder: Path) -> Path:
-    """A finished run, as its own parts write it."""
+def write_run(folder: Path, is_compared: bool = True) -> Path:
+    """A finished run, as its own parts write it. `is_compared`: whether it wrote forgetting.json."""
     enter_run_folder(folder, Config(name=folder.name), False, ()).close()
     goodput = Goodput()
     goodput.open(folder, 0, total_steps=2)
@@ -43,7 +44,8 @@ def write_run(folder: Path) -> Path:
         (folder / name).mkdir()
         ExportResult(1.5, 1.51, "float32").write(folder / name, origin(folder, name))
     facts = {"budget": 0.0, "is_within": None, "sets": [{"name": "valid", "before": 3.0, "after": 2.5, "rise": -0.1}]}
-    (folder / "forgetting.json").write_bytes(sealed_in(folder / "forgetting.json", "forgetting", facts))
+    if is_compared:
+        (folder / "forgetting.json").write_bytes(sealed_in(folder / "forgetting.json", "forgetting", facts))
     goodput.end("finished")
     return folder
 
@@ -60,7 +62,7 @@ def told(run: Path, problem: str, capsys) -> None:
     assert problem in (run / "report.html").read_text() and problem in capsys.readouterr().out
     for where in (run, run.parent):
         assert status.main([str(where)]) == 0
-        assert f"not read: {run}" in capsys.readouterr().out
+        assert f"problem: {run}" in capsys.readouterr().out
 
 
 def test_a_whole_run_has_no_problem(runs, capsys):
@@ -102,8 +104,61 @@ def test_what_a_run_adds_and_cuts_off_itself_is_no_loss(runs):
         for step in range(2, 40):
             metrics.train({"step": step, "loss": 1.5, "lr": 1e-3})
     goodput.end("finished")
-    assert read_run(run).attempts[-1].lines == {"metrics.jsonl": 40, "events.jsonl": 2, "system.jsonl": 1}
+    counted = read_run(run).attempts[-1].lines
+    assert counted.items() >= {"metrics.jsonl": 40, "events.jsonl": 2, "system.jsonl": 1}.items()
     assert not read_run(run).problems and len(read_run(run).events) == 2
+
+
+def test_a_validation_that_is_made_again_is_no_loss(runs):
+    """Nothing is counted between the cut and the longer line that fills the file up again."""
+    run, goodput = runs[0], Goodput()
+    size = (run / "metrics.jsonl").stat().st_size
+    goodput.open(run, 2, total_steps=3)
+    with Metrics(run, enabled=True, total_steps=3, resume_step=2, validates=True) as metrics:
+        metrics.valid({"step": 2, "set": "valid", "valid_loss": 2.5, "time": 1.25})
+        assert (run / "metrics.jsonl").stat().st_size > size
+        goodput.write()
+        metrics.train({"step": 3, "loss": 1.5, "lr": 1e-3})
+    goodput.end("finished")
+    assert read_run(run).attempts[-1].lines["metrics.jsonl"] == 5
+    assert not read_run(run).problems
+
+
+def test_a_run_that_goes_on_elsewhere_has_lost_nothing_that_is_on_its_way(runs, monkeypatch):
+    """goodput.json is renamed into its place and seen at once; a file that grows is seen up to 30 s later over NFS."""
+    run, goodput = runs[0], Goodput()
+    goodput.open(run, 2, total_steps=3)
+    goodput.write()
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(lines[:-1]))
+    assert not read_run(run).problems
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 70)
+    assert "metrics.jsonl: 1 lines are lost of which goodput.json knows" in read_run(run).problems[0]
+
+
+def test_a_run_of_an_older_version_misses_nothing_that_it_never_had(runs):
+    run = runs[0]
+    text = (run / "config.toml").read_text().splitlines(keepends=True)
+    (run / "config.toml").write_text("".join(line for line in text if not line.startswith("#")))
+    for name in ("events.jsonl", "system.jsonl", "goodput.json", "export.json", "forgetting.json"):
+        (run / name).unlink()
+    assert read_run(run).problems == []
+
+
+def test_a_run_that_compared_nothing_misses_no_comparison(tmp_path):
+    """As one that went on from a checkpoint which did not have the losses before the first step."""
+    assert read_run(write_run(tmp_path / "a", is_compared=False)).problems == []
+
+
+def test_a_checkpoint_of_another_run_is_named(runs, capsys):
+    run, other = runs
+    for whose, is_told in ((run, False), (other, True)):
+        saved = run / "checkpoints" / "step-000002" / "checkpoint.json"
+        saved.parent.mkdir(parents=True, exist_ok=True)
+        saved.write_bytes(sealed({"state": {"step": 2}, **origin(whose, "checkpoint")}))
+        assert bool(read_run(run).problems) == is_told
+    told(run, f"{saved}: another file lies in its place: checkpoint of run {origin(other, '')['run']}", capsys)
 
 
 def test_a_run_that_has_not_begun_misses_nothing(tmp_path):
