@@ -124,10 +124,11 @@ class SplitWriters:
         if not num_documents + unseen.num_documents:
             raise ValueError("the input holds no document")
         keys_H = keys_of(np.concatenate(held.twins))
-        _, family_H = np.unique(keys_H, return_inverse=True)
+        _, family_H, sizes = np.unique(keys_H, return_inverse=True, return_counts=True)
         members = np.unique(np.vstack((family_H, *np.concatenate(self._rows_2H, axis=1))), axis=1)[0]
-        sizes = np.bincount(members)  # in rows of the input: the parts of one conversation are no twins
-        keys_H[sizes[family_H] > max(1, self.valid_fraction * num_documents)] = TRAINED
+        has_twins = np.bincount(members, minlength=len(sizes)) > 1  # the parts of one row are no twins of one another
+        is_large = has_twins & (sizes > max(1, self.valid_fraction * num_documents))
+        keys_H[is_large[family_H]] = TRAINED
         choice = _Choice(keys_H, self._signatures["held"].read(), self._signatures["train"].read())
         is_valid_H, num_chosen = choice.below(self._limit)
         is_least = False

@@ -53,9 +53,9 @@ class LostText:
         """The characters of a text that do not come back when they stand alone between two letters."""
         found = set()
         kept = np.flatnonzero(self._states[:128] == KEPT).astype(np.uint8).tobytes()
-        text = text.encode().translate(None, kept).decode()  # a third of the time, for most are these
         for start in range(0, len(text), PART_CHARS):
-            codes = np.frombuffer(text[start : start + PART_CHARS].encode("utf-32-le"), np.uint32)
+            part = text[start : start + PART_CHARS].encode().translate(None, kept).decode()  # most are kept: less to do
+            codes = np.frombuffer(part.encode("utf-32-le"), np.uint32)
             states = self._states[codes]
             if not states.all():
                 for code in np.unique(codes[states == UNSEEN]).tolist():

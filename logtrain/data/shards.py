@@ -67,8 +67,7 @@ class Split:
         `part` = (i, n) only those of every n-th shard, from the i-th on. `note` is called with each of these, in words.
         Raises ValueError for a folder that is not prepared, or damaged, or that has no such split.
         """
-        folder = Path(folder)
-        manifest = read_manifest(folder)
+        folder, manifest = Path(folder), read_manifest(Path(folder))
         if split not in manifest["splits"] and "replay" in manifest:
             raise ValueError(f"{folder}: a model wrote it (logtrain replay), so it trains and tells nothing of a model")
         if split not in manifest["splits"]:

@@ -181,3 +181,15 @@ def test_no_pair_that_is_held_out_of_few_has_a_near_twin_in_training(tokenizer, 
     trained, held = ({tuple(texts[side.origin(pair)[1]][:-1]) for pair in range(side.num_documents)} for side in sides)
     assert held and not trained & held
     assert json.loads((output / "report.json").read_text())["held_out"]["near_twins"] == 0
+
+
+def test_pairs_that_are_twins_of_too_many_are_trained_on(tokenizer, tmp_path, monkeypatch):
+    """60 of 100, where half may be held out: whatever their hash."""
+    random_ = random.Random(5)
+    others = [" ".join("".join(random_.choices("bcdfghjk", k=5)) for _ in range(20)) for _ in range(40)]
+    for word in ("one", "two", "three", "four", "five"):
+        prompts = [*(f"{word} {number}" for number in range(60)), *others]
+        rows = [{"prompt": prompt, "chosen": "yes", "rejected": "no"} for prompt in prompts]
+        flags = ("--valid_fraction", "0.5", "--seq_len", "1024")
+        held = PairSplit(Split.open(prepare_pairs(tmp_path / word, tokenizer, rows, monkeypatch, *flags), "valid"))
+        assert {held.origin(pair)[1] < 60 for pair in range(held.num_documents)} == {False}

@@ -16,7 +16,7 @@ from logtrain.data.encode import TextEncoder
 from logtrain.data.pool import Pool
 from logtrain.data.shards import Split
 from logtrain.text.tokenizer import Tokenizer
-from tests.support.hostile import Hostile
+from tests.support.harmful_encoder import Hostile
 from tests.support.preparing import (
     BOS,
     END,

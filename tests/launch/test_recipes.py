@@ -60,7 +60,7 @@ def test_the_published_fine_tuning():
 
 @pytest.mark.parametrize("name", ["cpt_8xh100", "sft_lora_4xh100"])
 def test_a_recipe_and_the_readme_predict_the_same_rate(name):
-    """A recipe's comment begins with the rate of its plan, and README has a row that its plan gives."""
+    """So that a new figure of the plan, which the ledger's test tells of, goes into both."""
     told = re.search(r"([\d,]+) tokens/s", (RECIPES / f"{name}.toml").read_text())
     lines = (RECIPES.parent.parent / "README.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| ") and f"`logtrain plan launch/recipes/{name}.toml`" in line]
