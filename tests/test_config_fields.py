@@ -24,9 +24,7 @@ pytestmark = pytest.mark.slow
 
 TIMES = rb"tokens_per_second\w*|step_seconds|data_seconds|eta_seconds|peak_memory_gib|goodput|device_hours|time"
 CLOCKS = re.compile(rb'"(' + TIMES + rb')":[^,}]*')
-OF_CLOCKS = re.compile(
-    rb'"(records_crc32|sha256|run)":[^,}]*'
-)  # checksums of what the clock gave, and the run, and which run it is
+OF_CLOCKS = re.compile(rb'"(records_crc32|sha256|run)":[^,}]*')  # checksums of figures of the clock; the run's identity
 FP8 = ["--precision", "fp8"]
 LORA = ["--lora.rank", "2", "--lora.dropout", "0.2"]
 

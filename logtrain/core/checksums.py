@@ -96,7 +96,7 @@ def check_folder(folder: Path, note: Callable[[str], None] = still.note) -> None
     """Raises ValueError where a file is not what it was when the folder was published. Files that have come to it since
     are nobody's business; a folder without checksums is taken as it is, and it is said on stderr if it once had some.
     """
-    if is_unverified(folder):
+    if is_unverified(folder) and os.environ.get("RANK", "0") == "0":  # of the ranks of a job one says so
         print(printable(f"warning: {folder}: {UNVERIFIED}", one_line=True), file=sys.stderr, flush=True)
     if not (folder / FILE).exists():
         return

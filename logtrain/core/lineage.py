@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from logtrain.core import still
 from logtrain.core.checksums import LINEAGE as LINEAGE
 from logtrain.core.checksums import description, is_unverified, sha256_of
 from logtrain.core.location import origin_of
@@ -23,19 +24,22 @@ def write_lineage(folder: Path, parents: Iterable[dict[str, str]], config: dict[
     (folder / LINEAGE).write_text(json.dumps(content, indent=1, default=list) + "\n", encoding="utf-8")
 
 
-def parent_of(role: str, path: str | Path) -> dict[str, str]:
-    """A parent: what it was for, its path or URI, and the hash of what stands for it, "" where nothing does."""
-    return {"role": role, "path": origin_of(path), "sha256": standing_hash(Path(path))}
+def parent_of(role: str, path: str | Path, note: Callable[[str], None] = still.note) -> dict[str, str]:
+    """A parent: what it was for, its path or URI, and the hash of what stands for it, "" where nothing does. `note`: as
+    of `standing_hash`.
+    """
+    return {"role": role, "path": origin_of(path), "sha256": standing_hash(Path(path), note)}
 
 
-def standing_hash(path: Path) -> str:
+def standing_hash(path: Path, note: Callable[[str], None] = still.note) -> str:
     """The hash of the file that stands for a folder, or of the file itself; "" where there is none. A folder of ours
-    without checksums has the hash of those that describe it now: the old one, if nothing has changed.
+    without checksums has the hash of those that describe it now: the old one, if nothing has changed. `note` is told
+    each file that is read for them: that of a watchdog where ranks wait meanwhile.
     """
     files = [path] if os.path.isfile(path) else [path / name for name in STAND_FOR if os.path.isfile(path / name)]
     if files:
         return sha256_of(files[0])
-    return hashlib.sha256(description(path)).hexdigest() if is_unverified(path) else ""
+    return hashlib.sha256(description(path, note)).hexdigest() if is_unverified(path) else ""
 
 
 def commit() -> str:

@@ -10,10 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from logtrain.core.atomic import write_file
-from logtrain.core.untrusted import checked, read_sealed, sealed
+from logtrain.core.origin import check_origin, origin
+from logtrain.core.untrusted import checked, named, read_sealed, sealed
 from logtrain.core.world import World, compute_dtype
 from logtrain.data.manifest import sha256
-from logtrain.evaluation.answers import RecordedAnswer, file_name, read_answers, record_answers
+from logtrain.evaluation.answers import MODEL, RecordedAnswer, file_name, read_answers, record_answers
 from logtrain.evaluation.candidate import Candidate
 from logtrain.evaluation.config import EvaluateConfig
 from logtrain.evaluation.perplexity import measure
@@ -22,6 +23,7 @@ from logtrain.evaluation.results import AnsweredBy, Perplexity
 from logtrain.generation.load import LoadedModel
 from logtrain.observe.progress import Progress
 
+KIND = "perplexity"  # what a file of perplexities says that it holds
 TOLD = ("id", "root", "parent", "owned_by", "max_model_len")  # of a server's model
 
 
@@ -101,18 +103,23 @@ def answers_folder(config: EvaluateConfig) -> Path:
 
 
 def read_perplexities(folder: Path, name: str) -> dict[str, Perplexity]:
-    """What has been measured of a candidate, by the texts' names. Raises ValueError where it has changed since, or
-    another file is in its place.
+    """What has been measured of a candidate, by the texts' names. Raises ValueError where it has changed since, or is
+    another candidate's or evaluation's.
     """
     file = perplexity_file(folder, name)
-    facts = read_sealed(file) if os.path.lexists(file) else {"perplexities": {}}
+    if not os.path.lexists(file):
+        return {}
+    facts = check_origin(file, read_sealed(file), origin(folder.parent, KIND))
+    if (whose := facts.get(MODEL, name)) != name:  # older versions have not written whose they are
+        raise ValueError(f"{file}: perplexities of {named(whose)}; give the file that name again")
     return checked(f"{file}: perplexities", facts.get("perplexities"), dict[str, Perplexity])
 
 
 def write_perplexities(folder: Path, name: str, perplexities: Mapping[str, Perplexity]) -> None:
     """Write the perplexities of a candidate beside its answers, whole or not at all. Raises OSError."""
     folder.mkdir(exist_ok=True)
-    write_file(perplexity_file(folder, name), sealed({"perplexities": dict(perplexities)}))
+    facts = {MODEL: name, "perplexities": dict(perplexities), **origin(folder.parent, KIND)}
+    write_file(perplexity_file(folder, name), sealed(facts))
 
 
 def perplexity_file(folder: Path, name: str) -> Path:

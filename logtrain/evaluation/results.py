@@ -201,6 +201,5 @@ def make_result(
 
 def write_result(file: Path, result: Result) -> None:
     """Write a result as sealed JSON, whole or not at all. Raises OSError."""
-    write_file(
-        file, sealed_in(file, "scores", orjson.loads(orjson.dumps(result)))
-    )  # what is not finite is null, as JSON has it
+    facts = orjson.loads(orjson.dumps(result))  # what is not finite is null, as JSON has it
+    write_file(file, sealed_in(file, "scores", facts))

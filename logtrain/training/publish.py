@@ -4,7 +4,7 @@ adapters alone in PEFT's format.
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -117,7 +117,7 @@ def publish_model(folder: Path, model: Llama, run: RunSetup, scores: Sequence[Sc
             relation = "merge" if run.config.lora.rank else "finetune"
             about = {"data": data_lines(run), "recipe": recipe(run), "scores": scores}
             write_card(aside, run.config.name, relation, read_base(source), **about)
-            write_origin(aside, run.config)
+            write_origin(aside, run.config, world.note)
             write_checksums(aside, world.note)
         else:
             for _ in tensors:  # every rank takes part in the gathering
@@ -148,7 +148,7 @@ def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
             write_chat_style(aside, run.data.chat, configs=source)
             write_base(aside, folder, base, dtype)
             write_card(aside, run.config.name, "adapter", base, data=data_lines(run), recipe=recipe(run))
-            write_origin(aside, run.config)
+            write_origin(aside, run.config, world.note)
             with called(aside, folder):
                 check_adapter(aside, source, run.shape, trained_template=run.data.chat is not None)
             write_checksums(aside)
@@ -175,12 +175,14 @@ def compared(folder: Path, model: Llama, source: WeightSource, run: RunSetup, *,
     return ExportResult(live, loss, "float32" if adapters else str(run.export_dtype).removeprefix("torch."))
 
 
-def write_origin(folder: Path, config: RunConfig) -> None:
-    """Write what an export or an adapter was made from: model, data, and the settings that the result depends on."""
+def write_origin(folder: Path, config: RunConfig, note: Callable[[str], None]) -> None:
+    """Write what an export or an adapter was made from: model, data, and the settings that the result depends on.
+    `note` is told what comes next.
+    """
     free = {*MAY_CHANGE, "model"}
     settings = {key: value for key, value in flatten(config).items() if not {key, key.partition(".")[0]} & free}
-    data = (parent_of("data", path) for path in config.sources.values())
-    write_lineage(folder, [parent_of("model", config.model), *data], settings)
+    data = (parent_of("data", path, note) for path in config.sources.values())
+    write_lineage(folder, [parent_of("model", config.model, note), *data], settings)
 
 
 def data_lines(run: RunSetup) -> list[DataLine]:

@@ -25,7 +25,7 @@ def test_what_is_whole_passes_with_what_has_come_to_it_since(folder, capsys):
     assert capsys.readouterr().err == "", "what others have made has no checksums, either"
 
 
-def test_whoever_reads_a_folder_of_ours_without_checksums_says_so_in_one_line(folder, capsys):
+def test_whoever_reads_a_folder_of_ours_without_checksums_says_so_in_one_line(folder, capsys, monkeypatch):
     (folder / "lineage.json").write_text("{}")
     write_checksums(folder)
     check_folder(folder)
@@ -34,6 +34,10 @@ def test_whoever_reads_a_folder_of_ours_without_checksums_says_so_in_one_line(fo
     (folder / FILE).unlink()
     check_folder(folder)
     assert capsys.readouterr().err == f"warning: {folder}: {UNVERIFIED}\n"
+    for rank, is_told in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        check_folder(folder)
+        assert bool(capsys.readouterr().err) == is_told, "one rank of a job is enough"
     assert (standing_hash(folder), description(folder)) == (stands, kept), "it is found by its hash as before"
     (folder / "weights").write_bytes(b"meant")
     assert standing_hash(folder) not in ("", stands)

@@ -135,6 +135,28 @@ def rerun_equal(folder: Path) -> bool:
     return equal
 
 
+LOSS = 2.0006103515625
+
+
+@pytest.mark.parametrize(
+    ("recorded", "told"),
+    [
+        ({1: (LOSS, 0.5), 2: (3.0, 0.25)}, "2 of 2 recorded steps are the same bit for bit"),
+        ({1: (LOSS * (1 + 3e-7), 0.5), 2: (3.0, 0.25)}, "an older version, which summed losses in float32"),
+        (
+            {1: (LOSS * (1 + 3e-7), 0.5000001), 2: (3.0, 0.25)},
+            "1 of 2 recorded steps are the same bit for bit: rerun on",
+        ),
+        ({1: (LOSS * (1 + 3e-5), 0.5), 2: (3.0, 0.25)}, "1 of 2 recorded steps are the same bit for bit: rerun on"),
+        ({1: ("2.0", 0.5), 2: (None, 0.25)}, "0 of 2 recorded steps are the same bit for bit: rerun on"),
+        ({}, "no record in between"),
+    ],
+)
+def test_what_a_rerun_is_to_the_records(recorded, told):
+    """An older version has the same gradient norms, which prove the rerun, and losses summed in float32."""
+    assert told in trace.same([(1, LOSS, 0.5), (2, 3.0, 0.25)], recorded)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_a_planted_poison_ranks_first(case, tmp_path, seed):

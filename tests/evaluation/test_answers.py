@@ -99,6 +99,24 @@ def test_answers_and_perplexities_under_the_name_of_others_are_refused(tmp_path)
         read_perplexities(tmp_path, "a")
 
 
+def test_perplexities_that_were_exchanged_are_refused(tmp_path):
+    """With those of another candidate, or of another evaluation."""
+    for run, identity in (("one", "0" * 12), ("two", "1" * 12)):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "config.toml").write_text(f"# run {identity}\n")
+        for name in ("a", "b"):
+            write_perplexities(tmp_path / run / "answers", name, {"text": PERPLEXITY})
+    folder = tmp_path / "one" / "answers"
+    own, other = perplexity_file(folder, "a"), perplexity_file(folder, "b")
+    assert read_perplexities(folder, "a") == {"text": PERPLEXITY} == read_perplexities(folder, "b")
+    own.write_bytes(other.read_bytes())
+    with pytest.raises(ValueError, match=r"a\.perplexity\.json: perplexities of b; give the file that name again"):
+        read_perplexities(folder, "a")
+    other.write_bytes(perplexity_file(tmp_path / "two" / "answers", "b").read_bytes())
+    with pytest.raises(ValueError, match=r"b\.perplexity\.json: another file lies in its place: .* of run 1{12}"):
+        read_perplexities(folder, "b")
+
+
 def test_no_flipped_bit_changes_a_perplexity(tmp_path):
     write_perplexities(tmp_path, "a", {"sha256": PERPLEXITY})
     file = perplexity_file(tmp_path, "a")

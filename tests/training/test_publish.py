@@ -12,6 +12,7 @@ import tokenizers
 import torch
 
 from logtrain.core.config import load
+from logtrain.core.world import World
 from logtrain.cpt import CptConfig
 from logtrain.training.publish import ExportResult, publish_model
 from logtrain.training.run_data import ChatStyle
@@ -50,6 +51,17 @@ def case(tmp_path) -> Iterator[Case]:
     case = Case(tmp_path)
     yield case
     case.run.world.close()
+
+
+def test_the_watchdog_knows_of_a_model_that_is_read_to_be_described(case, monkeypatch):
+    """At 200 MB/s a model of 140 GB takes longer than its timeout, and all other ranks wait."""
+    noted = []
+    monkeypatch.setattr(World, "note", lambda _, doing: noted.append(doing))
+    (case.source / "lineage.json").write_text("{}")
+    case.publish()
+    assert {f"reading {case.source / name} for its checksum" for name in ("config.json", "model.safetensors")} <= {
+        *noted
+    }
 
 
 def test_what_reads_back_otherwise_is_not_exported(case):
