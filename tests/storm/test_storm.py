@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -64,11 +63,12 @@ def test_no_way_to_the_first_rank_is_said_only_where_that_was_stopped(rank, wron
 
 def test_what_a_command_uses_itself_is_known():
     """It bounds the time in which it is taken to have waited for a processor."""
-    busy = "import time, subprocess, sys\nwhile time.process_time() < 0.5: pass\ntime.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", busy]) as process:
-        while used_by(process.pid) < 0.5:
-            time.sleep(0.05)
-        assert used_by(os.getpid()) >= 0.5, "with those that it has started"
+    busy = "import time\nwhile time.process_time() < 1: pass\nprint(flush=True)\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert used_by(process.pid) == pytest.approx(1, abs=0.1)  # the kernel counts in ticks of 10 ms
+        assert used_by(os.getpid()) >= 0.9, "with those that it has started"
         process.kill()
 
 
