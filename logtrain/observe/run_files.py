@@ -143,7 +143,9 @@ def settings_in(file: Path) -> Line:
     text = read_bytes(file).decode(errors="replace")
     if HASH.search(text.partition("\n")[0]):
         check_config(file)
-    return flat(tomllib.loads(text))
+    if not (settings := flat(tomllib.loads(text))):
+        raise ValueError(f"{file}: holds no setting; restore it from where the run was written")
+    return settings
 
 
 def check_records(run: RunFiles) -> None:

@@ -202,3 +202,11 @@ def test_a_run_that_goes_on_has_no_records_of_another(runs, capsys):
     Metrics(run, enabled=True, total_steps=2, resume_step=2).close()
     assert "metrics.jsonl: has no record of step 2, at which the run goes on" in capsys.readouterr().out
     assert read_run(run).steps == []
+
+
+@pytest.mark.parametrize("left", [0, 1, 40])
+def test_settings_that_were_cut_off_are_told(runs, left):
+    """Nothing is left of them, nor of the hash, so they look like those of an older version."""
+    file = runs[0] / "config.toml"
+    file.write_bytes(file.read_bytes()[:left])
+    assert f"{file}: holds no setting" in " ".join(read_run(runs[0]).problems)

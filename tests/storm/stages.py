@@ -108,7 +108,7 @@ STAGES = {
             of_page,
             tells="cpt: ",  # before what could not be read
         ),
-        Stage("status", "logtrain.status", ("runs/cpt",), "none", of_status, tells="not read: "),
+        Stage("status", "logtrain.status", ("runs/cpt",), "none", of_status, tells="problem: "),
         Stage("trace", "logtrain.trace", ("runs/cpt", "--step", "5"), "none", of_trace),
         Stage(
             *("lineage", "logtrain.lineage", ("merged", "--store", "store"), "none", of_output),
