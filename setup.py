@@ -110,7 +110,7 @@ setup(
             extra_compile_args=["-O3", "-std=c++17"],
             optional=True,  # a failed build is a warning; who imports it says at run time that it works in Python
         )
-        for name in ("pack", "rouge")
+        for name in ("pack", "rouge", "twins")
     ],
     install_requires=RUN_TIME,
     extras_require=EXTRAS,
