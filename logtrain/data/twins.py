@@ -48,7 +48,7 @@ def masked_and_signed(texts: Sequence[str]) -> tuple[list[bytes], np.ndarray]:
 
 
 def masked_and_signed_reference(texts: Sequence[str]) -> tuple[list[bytes], np.ndarray]:
-    """What csrc/twins.cpp computes, by numpy: equal output."""
+    """What csrc/twins.cpp computes, by numpy: equal output, the signatures uint8 [I, SIGNATURE]."""
     masked = mask(texts)
     return masked.texts, signatures(masked)
 
