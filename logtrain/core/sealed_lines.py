@@ -120,13 +120,13 @@ def parsed(cls: type[T], facts: dict[str, Any], where: str) -> T:
 
 def own_object_of(line: bytes) -> dict[str, Any] | None:
     """The object of a line of ours that older versions did not seal: without a hash it is taken as it is; None where it
-    is not as it was written.
+    is not as it was written, or empty, as no version wrote one.
     """
     try:
         facts = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
-    return object_of(line) if not isinstance(facts, dict) or has_seal(facts) else facts
+    return object_of(line) if not isinstance(facts, dict) or has_seal(facts) else facts or None
 
 
 def object_of(line: bytes) -> dict[str, Any] | None:

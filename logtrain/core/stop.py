@@ -4,6 +4,7 @@ where it can, which it says by a promise.
     no promise      nothing is lost (the start, an export): the main thread leaves what it is at by the exception
                     Stopped, or the process is ended GRACE seconds later if that waits for something
     with a promise  the main thread asks (`asked`) between two pieces of work, and saves
+    finishing       the result gets its name next: it is too late for a stop, and the program ends as if none had come
 """
 
 import contextlib
@@ -65,6 +66,11 @@ class StopSignal:
             yield
         finally:
             self.promise = None
+
+    def finish(self) -> None:
+        """Let no stop from here on end the work, whose result is complete. Raises Stopped where one came before."""
+        self.end_if_asked()
+        self.promise = lambda: "all is done but for the end; it is not stopped any more"
 
     def end_if_asked(self) -> None:
         """Raises Stopped if a stop was asked for."""

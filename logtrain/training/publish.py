@@ -97,10 +97,12 @@ def check_output(folder: Path) -> None:
         raise ValueError(f"{report}: in the way of the export's report, and not written by an export; move it")
 
 
-def publish_model(folder: Path, model: Llama, run: RunSetup, scores: Sequence[Score] = ()) -> ExportResult:
+def publish_model(
+    folder: Path, model: Llama, run: RunSetup, scores: Sequence[Score] = (), proven: Callable[[], None] | None = None
+) -> ExportResult:
     """Write a model under another name, read it back, compare the two, and only then rename it to `folder`; an older
     `folder` is replaced. Adapters are merged. The result is also written to `<folder>.json` beside it. `scores`: of the
-    model, for its card.
+    model, for its card. `proven`: called once the files are found to be right, before they get their name.
 
     Every rank calls this. Raises ValueError as `compared` does, on the first step of `run.data.check`.
     """
@@ -128,11 +130,16 @@ def publish_model(folder: Path, model: Llama, run: RunSetup, scores: Sequence[Sc
             with called(aside, folder):
                 odd = check_model(aside, trained_template=run.data.chat is not None)
             result = result._replace(odd=tuple(line.replace(str(aside), str(folder)) for line in odd))
+        if proven is not None:
+            proven()
+        if world.is_main:
             result.write(folder, origin(run.folder, "export"))
     return result
 
 
-def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
+def publish_adapter(
+    folder: Path, model: Llama, run: RunSetup, proven: Callable[[], None] | None = None
+) -> ExportResult:
     """Write the model's adapters alone, read them back beside its other weights, and compare as `publish_model` does;
     an older `folder` is replaced. Every rank calls this, and rank 0 writes.
     """
@@ -155,6 +162,8 @@ def publish_adapter(folder: Path, model: Llama, run: RunSetup) -> ExportResult:
         wait_until_seen(aside, world.from_main(listing(aside) if world.is_main else None), world.note)
         _, adapters = peft.read(aside, run.shape)
         result = compared(folder, model, GivenAdapters(run.initial_weights(), adapters), run, adapters=True)
+        if proven is not None:
+            proven()
         if world.is_main:
             result.write(folder, origin(run.folder, "adapter"))
     return result

@@ -114,7 +114,7 @@ def train_in_folder(
         stop.end_if_asked()
         conclude(run, parts, metrics, forgetting)
         goodput.enter("export")
-        outlets.exported(publish(run, parts.model, metrics))
+        outlets.exported(publish(run, parts.model, metrics, stop.finish))
         tell_account(metrics, goodput)
     return True
 
@@ -200,15 +200,17 @@ def sources_told(train: Loader, state: TrainState) -> list[str]:
     return told
 
 
-def publish(run: RunSetup, model: Llama, metrics: Metrics) -> Path:
-    """Write the trained model to export/ and, with LoRA, its adapters to adapter/; -> the last folder written."""
+def publish(run: RunSetup, model: Llama, metrics: Metrics, proven: Callable[[], None]) -> Path:
+    """Write the trained model to export/ and, with LoRA, its adapters to adapter/; -> the last folder written, of which
+    `proven` is called before it gets its name.
+    """
     folder = run.folder / "adapter"
     if run.config.lora.rank:
-        result = publish_adapter(folder, model, run)
+        result = publish_adapter(folder, model, run, None if run.config.export_merged else proven)
         metrics.info(f"adapters exported to {folder} {result}")
     if run.config.export_merged:
         folder = run.folder / "export"
-        metrics.info(f"exported to {folder} {publish_model(folder, model, run)}")
+        metrics.info(f"exported to {folder} {publish_model(folder, model, run, proven=proven)}")
     return folder
 
 

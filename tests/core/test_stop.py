@@ -105,6 +105,20 @@ def test_with_a_promise_the_work_ends_itself(capsys):
     assert capsys.readouterr().out == "Ctrl-C: soon\n"
 
 
+def test_what_is_finished_is_not_stopped_any_more(capsys):
+    def work(stop: StopSignal) -> int:
+        stop.finish()
+        signal.raise_signal(signal.SIGTERM)
+        while not stop.asked:
+            time.sleep(0.01)
+        with pytest.raises(Stopped):  # what is finished once a stop has come is not: it might be half done
+            stop.finish()
+        return 0
+
+    assert stoppable(work) == 0
+    assert capsys.readouterr().out == "SIGTERM: all is done but for the end; it is not stopped any more\n"
+
+
 def test_a_screen_that_fails_does_not_keep_it_from_ending():
     def work(stop: StopSignal) -> int:
         def fail(_text: str) -> None:

@@ -90,6 +90,17 @@ def test_whole_lines_that_are_lost_from_the_end_are_told(runs, name, left, capsy
     told(run, f"{run / name}: {len(lines[left:]):,} lines are lost of which goodput.json knows", capsys)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl", "system.jsonl"])
+@pytest.mark.parametrize("more", [b"{}", b"{}\n", b"\0", b"[]\n", b"null\n"])
+def test_a_line_that_no_run_has_written_is_told_and_left_out(runs, name, more, capsys):
+    before = read_run(runs[0])
+    with open(runs[0] / name, "ab") as stream:
+        stream.write(more)
+    told(runs[0], f"{runs[0] / name}: 1 lines are not as they were written", capsys)
+    after = read_run(runs[0])
+    assert (after.steps, after.events, after.system) == (before.steps, before.events, before.system)
+
+
 def test_what_a_run_adds_and_cuts_off_itself_is_no_loss(runs):
     run = runs[0]
     with open(run / "events.jsonl", "ab") as stream:

@@ -43,7 +43,7 @@ def attack(ground: Ground, random: Random) -> Outcome:
     what = f"{'half ' * is_half}{file.relative_to(ground.here)}: {done}; {name}"
     ended = ground.run(stage, *(stage.resumes if is_half or thing == stage.leaves else ()), patience=PATIENCE)
     named = [file.name, str(file.relative_to(ground.here).parent), *IN_PARTS.get(thing, ())]
-    named += done.split("exchanged with ")[1:]
+    named += [path.rpartition("/")[2] for path in done.split("exchanged with ")[1:]]
     verdict, detail = verdict_of(ground, stage, ended, PATIENCE, named)
     ground.restore(stage, thing)
     return Outcome(KIND, what, verdict, detail)

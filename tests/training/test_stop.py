@@ -122,3 +122,14 @@ def test_a_stop_between_the_last_step_and_the_end(case, whole, tmp_path):
         assert status == [0 if weights.exists() else 75], program.output.read_text()
         assert not weights.exists() or weights.read_bytes() == (whole[1] / "export/model.safetensors").read_bytes()
         finish(case, whole, runs, 1)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_stop_once_the_export_has_its_name_comes_too_late(case, tmp_path, size):
+    """The run is finished: its status is 0, and that is how its last attempt ended."""
+    run = tmp_path / "run"
+    program = Program([*case.flags, "--runs", str(tmp_path)], tmp_path / "output", ranks=size)
+    program.until((run / "export").exists)
+    program.send(signal.SIGTERM)
+    assert program.wait(300) == [0] * size, program.output.read_text()
+    assert read_attempts(run)[-1].ended == "finished"
