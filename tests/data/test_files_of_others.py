@@ -115,6 +115,37 @@ def test_times_that_python_has_not(tmp_path, name):
     }
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_times_that_python_has_not_inside_of_others(tmp_path, name):
+    """As polars and dictionary encoding leave them."""
+    time, at = pyarrow.timestamp("ns"), 1_700_000_000_000_000_001
+    struct = pyarrow.struct([("at", pyarrow.large_list(time))])
+    nested = {
+        "large": pyarrow.array([[at], None], pyarrow.large_list(time)),
+        "fixed": pyarrow.array([[at, None], None], pyarrow.list_(time, 2)),
+        "map": pyarrow.array([[("k", at)], []], pyarrow.map_(pyarrow.string(), time)),
+        "encoded": pyarrow.array([at, None], time).dictionary_encode(),
+        "deep": pyarrow.array([[{"at": [at]}], []], pyarrow.large_list(struct)),
+        "took": pyarrow.array([[1], []], pyarrow.large_list(pyarrow.duration("ns"))),
+        "words": pyarrow.array(["a", "b"]).dictionary_encode(),
+    }
+    path = write(tmp_path / name, pyarrow.table({"text": ["disk error", "ok"], **nested}))
+    text = "2023-11-14 22:13:20.000000001"
+    assert [value for _, value in InputFile(path).rows(1)] == [
+        {
+            "text": "disk error",
+            "large": [text],
+            "fixed": [text, None],
+            "map": {"k": text},
+            "encoded": text,
+            "deep": [{"at": [text]}],
+            "took": [1],
+            "words": "a",
+        },
+        {"text": "ok", "large": None, "fixed": None, "map": [], "encoded": None, "deep": [], "took": [], "words": "b"},
+    ]
+
+
 def test_a_map_with_a_key_twice(tmp_path):
     twice = pyarrow.array([[("k", "v"), ("k", "w")], [("k", "v")]], pyarrow.map_(pyarrow.string(), pyarrow.string()))
     path = write(tmp_path / "a.parquet", pyarrow.table({"text": ["a", "b"], "m": twice}))
