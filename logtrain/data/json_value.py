@@ -8,7 +8,9 @@ from logtrain.data.lines import BadRow
 
 TOKEN = re.compile(r'"(?:[^"\\]++|\\.|\\\Z)*+(?P<closed>")?|[\[\]{}]', re.DOTALL)
 SCALAR = re.compile(r'[^\s,\[\]{}"]++(?=[\s,\]}])')
-BLANKS = re.compile(r"[ \t\r\n]*")
+SEPARATORS = "\x1e\ufeff"  # before a value: the mark of RFC 7464 (json-seq), and UTF-8's, of a file behind another
+BLANK_CHARS = f" \t\r\n{SEPARATORS}"
+BLANKS = re.compile(f"[{BLANK_CHARS}]*")
 
 
 class RowDecoder:

@@ -169,6 +169,39 @@ def test_the_folder_that_datasets_save(tmp_path):
     assert [file.path.name for file in Inputs([str(tmp_path / "state.json")], 64).files] == ["state.json"]
 
 
+# -- JSON --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", ["\x1e", "\ufeff", "\ufeff\ufeff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"text": "a"}\n*{"text": "b"}\n',
+        '*{"text": "a"}\n*{"text": "b"}\n',
+        '*{"text": "a"}*{"text": "b"}',
+        '*{\n  "text": "a"\n}\n*{\n  "text": "b"\n}\n',
+        '*[{"text": "a"},\n{"text": "b"}]',
+    ],
+)
+def test_marks_before_values(tmp_path, mark, content):
+    """Those of json-seq (`journalctl -o json-seq`), and of UTF-8 where files with one were put behind each other."""
+    (tmp_path / "a.json").write_text(content.replace("*", mark))
+    assert texts(tmp_path / "a.json") == ["a", "b"]
+
+
+def test_a_mark_does_not_hide_the_rows_behind_a_bad_one(tmp_path):
+    (tmp_path / "a.json").write_text('\x1e{"text": "a"}\n\x1e{"text": "b"\n\x1e{"text": "c"}\n')
+    first, second, third = texts(tmp_path / "a.json")
+    assert (first, third) == ("a", "c")
+    assert second.startswith("not JSON on one line")
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\f", "\x1c"])
+def test_an_array_behind_blanks_that_are_none_in_json(tmp_path, blank):
+    (tmp_path / "a.json").write_text(f'{blank}[{{"text": "a"}}]')
+    assert texts(tmp_path / "a.json") == ["not JSON on one line (Expecting value, character 0 of the row)"]
+
+
 # -- what is no text ---------------------------------------------------------------------------------
 
 
