@@ -1,181 +1,27 @@
 """Settings of other trainers become a recipe of the same rows, steps and rates, or an error that names them."""
 
 import dataclasses
-import importlib
 import json
 import re
 import subprocess
 import sys
-import tomllib
-from pathlib import Path
 
 import pytest
 
 from logtrain.core.config import load
 from logtrain.core.run_folder import flatten
 from logtrain.cpt import CptConfig
-from logtrain.sft import SftConfig
 from logtrain.training.foreign_file import AXOLOTL, LLAMAFACTORY, tables_of
 from tests.support import ROOT
+from tests.support.foreign_recipes import AXOLOTL_SFT, FACTORY, HOSTED, HOSTED_SFT, imported, main, refused
 
 yaml = pytest.importorskip("yaml", reason="needs PyYAML (logtrain[yaml])")
-main = importlib.import_module("logtrain.import").main
-
-# As the service publishes it for its continual pretraining of Llama-3.1-8B.
-HOSTED = {
-    "batch_size": 8,
-    "checkpoint_steps": 1000,
-    "checkpoint_strategy": "epoch",
-    "disable_gradient_checkpointing": False,
-    "distributed_backend": "deepspeed",
-    "dpo_label_smoothing": 0,
-    "epochs": 1,
-    "eval_steps": 1000,
-    "eval_strategy": "epoch",
-    "flash_attention_v2": True,
-    "full_determinism": False,
-    "gradient_accumulation_steps": 2,
-    "learning_rate": 0.00001,
-    "liger_kernel": True,
-    "logging_steps": 10,
-    "lora_alpha": 32,
-    "lora_dropout": 0.05,
-    "lora_rank": 16,
-    "lr_scheduler_type": "cosine",
-    "lr_warmup_steps": 0,
-    "lr_warmup_ratio": 0.1,
-    "max_grad_norm": 1,
-    "max_sequence_length": 8192,
-    "merge_adapter": True,
-    "mixed_precision": "bf16",
-    "number_of_checkpoints": 1,
-    "optimizer": "adamw",
-    "pref_beta": 0.1,
-    "pref_ftx": 0,
-    "pref_loss": "sigmoid",
-    "quantization_bit": "none",
-    "resume_from_checkpoint": False,
-    "save_best_checkpoint": False,
-    "seed": 1309,
-    "simpo_gamma": 0.5,
-    "target_modules": "all-linear",
-    "training_type": "full",
-    "unsloth_gradient_checkpointing": False,
-    "weight_decay": 0.01,
-    "zero_stage": 3,
-}
-HOSTED_SFT = HOSTED | {
-    "distributed_backend": "ddp",
-    "zero_stage": 1,
-    "epochs": 3,
-    "learning_rate": 5e-5,
-    "lr_scheduler_type": "linear",
-    "training_type": "lora",
-    "save_best_checkpoint": True,
-}
-FACTORY = """
-### model
-model_name_or_path: meta-llama/Llama-3.1-8B-Instruct
-trust_remote_code: true
-stage: pt
-do_train: true
-finetuning_type: lora
-lora_rank: 8
-lora_target: q_proj,v_proj
-use_rslora: true
-dataset: c4_demo
-cutoff_len: 4096
-max_samples: 1000
-neat_packing: true
-output_dir: saves/llama/pretrain
-logging_steps: 5
-save_steps: 500
-report_to: none  # choices: [none, wandb]
-per_device_train_batch_size: 2
-gradient_accumulation_steps: 8
-learning_rate: 1e-4
-num_train_epochs: 3.0
-lr_scheduler_type: cosine_with_min_lr
-lr_scheduler_kwargs: {min_lr: 1e-5}
-warmup_steps: 20
-bf16: true
-flash_attn: fa3
-val_size: 0.1
-eval_strategy: steps
-eval_steps: 250
-resume_from_checkpoint: null
-"""
-AXOLOTL_SFT = """
-base_model: NousResearch/Meta-Llama-3.1-8B
-plugins:
-  - axolotl.integrations.liger.LigerPlugin
-liger_rope: true
-load_in_8bit: true
-datasets:
-  - path: tatsu-lab/alpaca
-    type: alpaca
-val_set_size: 0.05
-output_dir: ./outputs/lora-out
-sequence_len: 4096
-sample_packing: true
-adapter: lora
-lora_model_dir:
-lora_r: 32
-lora_alpha: 16
-lora_dropout: 0.05
-lora_target_linear: true
-wandb_project:
-gradient_accumulation_steps: 4
-micro_batch_size: 2
-num_epochs: 4
-optimizer: adamw_bnb_8bit
-lr_scheduler: cosine
-learning_rate: 0.0002
-bf16: auto
-tf32: false
-gradient_checkpointing: true
-logging_steps: 1
-attn_implementation: flash_attention_2
-warmup_ratio: 0.1
-evals_per_epoch: 4
-saves_per_epoch: 1
-early_stopping_patience: 3
-weight_decay: 0.0
-special_tokens:
-   pad_token: <|end_of_text|>
-"""
 
 
 @pytest.fixture(autouse=True)
 def not_fetched(monkeypatch):
     """A model of the hub is not fetched."""
     monkeypatch.setattr("logtrain.core.located.fetched", lambda uri, _: f"/{uri}")
-
-
-def imported(folder: Path, capsys, settings: dict | str, *flags: str, name: str = "mine") -> tuple[str, dict]:
-    """The recipe's text, and the settings of it that a run takes, by dotted key; sft and cpt take the same."""
-    file = folder / (f"{name}.yaml" if isinstance(settings, str) else f"{name}.json")
-    file.write_text(settings if isinstance(settings, str) else json.dumps(settings))
-    assert main([str(file), *flags]) == 0
-    text = capsys.readouterr().out
-    recipe = folder / "recipe.toml"
-    recipe.write_text(text)
-    needs = [] if '\nmodel = "' in text else ["--model", "MODEL"]
-    as_cpt, as_sft = (flatten(load(cls, [str(recipe), *needs])) for cls in (CptConfig, SftConfig))
-    lora = {"lora.alpha", "lora.dropout"} if not as_cpt["lora.rank"] else set()
-    assert {key for key in as_cpt if as_cpt[key] != as_sft[key]} <= lora  # of no adapters, whatever their alpha
-    return text, as_cpt
-
-
-def refused(folder: Path, settings: dict | str, *flags: str) -> str:
-    """The error."""
-    file = folder / ("mine.yaml" if isinstance(settings, str) else "mine.json")
-    file.write_text(settings if isinstance(settings, str) else json.dumps(settings))
-    with pytest.raises(ValueError) as error:
-        main([str(file), *flags])
-    assert "\n" not in str(error.value)
-    assert str(file) in str(error.value)
-    return str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -268,81 +114,6 @@ def test_documents_that_were_rows(tmp_path, capsys):
     _, found = imported(tmp_path, capsys, text.replace("stage: sft", "stage: sft\npacking: true"))
     assert (found["loader.documents_per_step"], found["loader.rows_per_step"]) == (0, 16)
     assert found["loader.attention"] == "row"
-
-
-def test_neat_packing_packs(tmp_path, capsys):
-    """LLaMA-Factory sets `packing` for it: a step is so many rows, not so many documents."""
-    text = FACTORY.replace("stage: pt", "stage: sft")
-    for packing in ("", "\npacking: false"):
-        _, found = imported(tmp_path, capsys, text + packing)
-        assert (found["loader.documents_per_step"], found["loader.rows_per_step"]) == (0, 16)
-        assert found["loader.attention"] == "document"
-
-
-@pytest.mark.parametrize(
-    ("output", "name", "runs"),
-    [
-        ("saves/a", "a", "saves"),
-        ("./saves/a/", "a", "saves"),
-        ("/saves/a", "a", "/saves"),
-        ("s3://bucket/saves/a", "a", "s3://bucket/saves"),
-        ("s3://bucket/a/", "a", "s3://bucket"),
-        ("gs://bucket", "mine", "gs://bucket"),
-        (".", "mine", "runs"),
-        ("./", "mine", "runs"),
-        ("/", "mine", "/"),
-    ],
-)
-def test_where_a_run_writes(tmp_path, capsys, output, name, runs):
-    file = tmp_path / "mine.yaml"
-    file.write_text(FACTORY.replace("saves/llama/pretrain", output))
-    main([str(file)])
-    text = capsys.readouterr().out
-    found = tomllib.loads(text)
-    assert (found["name"], found.get("runs", "runs")) == (name, runs)
-    assert f"--output data/{name} " in text
-
-
-@pytest.mark.parametrize(("bf16", "dtype"), [("true", "bfloat16"), ("false", "float32"), ("auto", "auto")])
-def test_the_dtype_of_axolotl(tmp_path, capsys, bf16, dtype):
-    """Which computes in float32 where bf16 is off; LLaMA-Factory then takes the model's dtype."""
-    assert imported(tmp_path, capsys, AXOLOTL_SFT.replace("bf16: auto", f"bf16: {bf16}"))[1]["dtype"] == dtype
-    _, found = imported(tmp_path, capsys, FACTORY.replace("bf16: true", f"bf16: {bf16}"))
-    assert found["dtype"] == ("auto" if dtype == "float32" else dtype)
-
-
-@pytest.mark.parametrize(
-    ("of_data", "format"),
-    [
-        ("type: alpaca", "alpaca"),
-        ("type: sharegpt", "sharegpt"),
-        ("type: chat_template", "messages"),
-        ("type: chat_template\n    roles_to_train: [assistant]\n    train_on_eos: turn", "messages"),
-        ("type: chat_template\n    field_messages: conversations", "sharegpt"),
-    ],
-)
-def test_the_rows_of_axolotls_data_sets(tmp_path, capsys, of_data, format):
-    text, _ = imported(tmp_path, capsys, AXOLOTL_SFT.replace("type: alpaca", of_data))
-    assert f"--format {format} --seq_len 4096" in text
-
-
-@pytest.mark.parametrize(
-    "more", ["roles_to_train: [user, assistant]", "roles_to_train: all", "roles_to_train: [[]]", "train_on_eos: all"]
-)
-def test_other_targets_than_answers_are_refused(tmp_path, more):
-    told = refused(tmp_path, AXOLOTL_SFT.replace("type: alpaca", f"type: chat_template\n    {more}"))
-    assert "mine.yaml: datasets = " in told
-    assert "all answers are trained on here, each with its end, and nothing else" in told
-
-
-def test_rows_that_were_left_out_there_are_told(tmp_path, capsys):
-    """prepare reads all of a file, and the rows of an epoch are always shuffled."""
-    text, _ = imported(tmp_path, capsys, FACTORY)
-    assert "max_samples: logtrain prepare reads all rows of its files" in text
-    text, _ = imported(tmp_path, capsys, AXOLOTL_SFT + "min_sample_len: 9\ndataset_shard_num: 2\n")
-    assert "min_sample_len, dataset_shard_num: logtrain prepare reads all rows of its files" in text
-    told = refused(tmp_path, AXOLOTL_SFT + "curriculum_sampling: true\n")
-    assert "curriculum_sampling = true: the rows of an epoch are always shuffled" in told
 
 
 def test_the_stage_and_the_gpus_that_a_file_does_not_say_are_said_to_be_assumed(tmp_path, capsys):
