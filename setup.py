@@ -1,7 +1,8 @@
 """Packaging. All metadata is here; pyproject.toml holds only the build requirement and the tools' settings.
 
-The build needs setuptools and, for packing documents and scoring answers in C++, a C++17 compiler: neither torch nor
-numpy. Without a compiler the package installs all the same and does both in Python: equal output, but slow.
+The build needs setuptools and, for packing documents, masking their values and scoring answers in C++, a C++17
+compiler: neither torch nor numpy. Without a compiler the package installs all the same and does all three in Python:
+equal output, but slow.
 """
 
 from setuptools import Extension, find_packages, setup
@@ -108,9 +109,9 @@ setup(
             sources=[f"csrc/{name}.cpp"],
             language="c++",
             extra_compile_args=["-O3", "-std=c++17"],
-            optional=True,  # a failed build is a warning; who imports it says at run time that it works in Python
+            optional=True,  # a failed build is a warning; who imports it, or `logtrain doctor`, says so at run time
         )
-        for name in ("pack", "rouge")
+        for name in ("pack", "rouge", "twins")
     ],
     install_requires=RUN_TIME,
     extras_require=EXTRAS,

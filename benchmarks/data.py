@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
@@ -197,7 +198,7 @@ def run_prepare(file: Path, tokenizer: Path, output: Path, look_every: float | N
     """
     command = [sys.executable, "-m", "logtrain.prepare", "--input", file, "--tokenizer", tokenizer, "--output", output]
     start, peak, usage = time.perf_counter(), 0, (0, 0, None)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, process_group=0) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while not usage[0]:
             usage = os.wait4(process.pid, os.WNOHANG if look_every else 0)
             peak = max(peak, resident_bytes(process.pid) if look_every else 0)
@@ -223,17 +224,22 @@ def tokens_of(prepared: Path) -> str:
     return digest.hexdigest()
 
 
-def resident_bytes(process_group: int) -> int:
-    """The memory of all processes of a group together, in bytes; pages that they share count in each."""
-    pages = 0
+def resident_bytes(process: int) -> int:
+    """The memory of a process and all below it together, in bytes; pages that they share count in each. Workers are in
+    process groups of their own.
+    """
+    pages, children = {}, defaultdict(list)
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = status.read_text().rpartition(")")[2].split()
         except OSError:  # it has ended since
             continue
-        if int(fields[2]) == process_group:
-            pages += int(fields[21])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+        pages[number := int(status.parent.name)] = int(fields[21])
+        children[int(fields[1])].append(number)
+    below = [process]
+    for one in below:
+        below += children[one]
+    return sum(pages.get(one, 0) for one in below) * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

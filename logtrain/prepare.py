@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
         print(f"{where}: already prepared from this input with these settings; nothing to do")
         return
     with Pool.on_all_cores(config.tokenizer, config.workers) as pool, Still():
-        origin = read_origin(config, files)  # while the workers load the tokenizer
+        origin = read_origin(config, files, pool.ask)
         print_origin(origin)
         if told := inputs.told():
             print(told)

@@ -19,7 +19,11 @@ core < text, observe < data, model < generation, training < evaluation, conversa
 """
 LEVEL_OF = {name.strip(): level for level, names in enumerate(HOUSE.split("<")) for name in names.split(",")}
 
-NATIVE = {"logtrain._pack": ("data",), "logtrain._rouge": ("evaluation",)}  # compiled from csrc/, and who may import it
+NATIVE = {  # compiled from csrc/, and who may import it
+    "logtrain._pack": ("data",),
+    "logtrain._rouge": ("evaluation",),
+    "logtrain._twins": ("data",),
+}
 ONLY_IN = {**NATIVE, "logtrain_kernels": ("model", "planning")}  # a package of which only these may import
 OPTIONAL = {"pyarrow", "flash_attn", "yaml", "peft", "transformers"}  # of extras, so imported where they are used
 KERNELS_MAY_IMPORT = {"torch", "triton", "logtrain_kernels"} | sys.stdlib_module_names

@@ -58,7 +58,7 @@ def documents(
             f"{file.path}: a text file has no column {reading.split_by!r}; --split_by domain goes by its name"
         )
 
-    def parse(row: int, value: object) -> Iterator[Document]:
+    def parse(row: int, value: object) -> tuple[Document]:
         if file.kind.is_text:
             assert isinstance(value, str)
             text, domain = text_document(value)
@@ -68,7 +68,7 @@ def documents(
         domain = domain or file.stem
         refuse_unencodable(text)
         refuse_unencodable(domain)
-        yield Document(row, text, domain, group_of(value, reading.split_by, domain))
+        return (Document(row, text, domain, group_of(value, reading.split_by, domain)),)
 
     return parsed_rows(file, text_chars, parse)
 

@@ -89,6 +89,8 @@ def reason(error: Exception, start: int = 0) -> str:
 
 def after_blanks(text: str, at: int) -> int:
     """The first position from `at` on that is no blank."""
+    if text[at : at + 1] > " ":
+        return at
     match = BLANKS.match(text, at)
     assert match, "it matches the empty text, too"
     return match.end()

@@ -7,6 +7,8 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -18,6 +20,7 @@ from logtrain.core.units import size
 from logtrain.data.config import CHAT_ONLY, TEXT_ONLY, PrepareConfig
 from logtrain.data.files import InputFile
 from logtrain.data.lost_text import refuse_empty
+from logtrain.data.tokenizer_facts import TokenizerFacts, facts_for_texts, tokenizer_facts
 from logtrain.observe.progress import Progress
 from logtrain.text.chat_template import ChatTemplate
 from logtrain.text.tokenizer import Tokenizer
@@ -26,17 +29,6 @@ FORMAT_VERSION = 3
 LARGE = 1 << 30  # bytes of input that take seconds to read
 NOT_SETTINGS = {"input", "tokenizer", "document_end", "template"}  # they are told elsewhere, by content
 WITHOUT_EFFECT = {"output", "workers", "show"}  # on what is written
-
-
-class TokenizerFacts(TypedDict):
-    """The tokenizer, and the tokens around a document."""
-
-    path: str
-    sha256: str
-    vocab_size: int
-    bos_id: int | None
-    document_end: str
-    document_end_id: int
 
 
 class ChatFacts(TypedDict):
@@ -135,37 +127,35 @@ def hashed(files: list[InputFile]) -> list[SourceFacts]:
         return [{"path": origin_of(file.path), "bytes": file.num_bytes, "sha256": file.sha256(note)} for file in files]
 
 
-def read_origin(config: PrepareConfig, files: list[InputFile]) -> Origin:
-    """What the output of `config` depends on; reads tokenizer, template and every byte of the files. Raises ValueError
-    for a tokenizer or a template that does not do.
+def read_origin(
+    config: PrepareConfig,
+    files: list[InputFile],
+    ask: Callable[[Callable[[Tokenizer], TokenizerFacts]], TokenizerFacts] | None = None,
+) -> Origin:
+    """What the output of `config` depends on; reads tokenizer, template and every byte of the files. `ask` puts a
+    question to the tokenizer where it is loaded already. Raises ValueError for a tokenizer or a template that does not
+    do.
     """
-    tokenizer = Tokenizer.load(config.tokenizer)
-    refuse_empty(tokenizer)
-    chat = ChatTemplate.load(tokenizer, config.template, config.date) if config.is_chat else None
-    end_id = chat.check_trainable() if chat else tokenizer.document_end(config.document_end)
+    path, chat = origin_of(os.path.abspath(config.tokenizer)), None
+    if config.is_chat:
+        tokenizer = Tokenizer.load(config.tokenizer)
+        refuse_empty(tokenizer)
+        chat = ChatTemplate.load(tokenizer, config.template, config.date)
+        facts = tokenizer_facts(tokenizer, path, chat.check_trainable())
+    else:
+        question = partial(facts_for_texts, path=path, document_end=config.document_end)
+        facts = ask(question) if ask else question(Tokenizer.load(config.tokenizer))
     left_out = NOT_SETTINGS | WITHOUT_EFFECT | (TEXT_ONLY if chat else CHAT_ONLY)
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in left_out}
     ingredients: Ingredients = {
         "format_version": FORMAT_VERSION,
-        "tokenizer": tokenizer_facts(tokenizer, config.tokenizer, end_id),
+        "tokenizer": facts,
         "settings": json.loads(json.dumps(settings)),  # as they will be read back: tuples are lists
         "sources": hashed(files),
     }
     if chat:
         ingredients["chat"] = chat_facts(chat)
     return {**ingredients, "fingerprint": fingerprint_of(ingredients)}
-
-
-def tokenizer_facts(tokenizer: Tokenizer, path: str | Path, end_id: int) -> TokenizerFacts:
-    """What a manifest says of a tokenizer; `end_id`: the token that ends a document or an answer."""
-    return {
-        "path": origin_of(os.path.abspath(path)),
-        "sha256": tokenizer.sha256,
-        "vocab_size": tokenizer.vocab_size,
-        "bos_id": tokenizer.bos_id,
-        "document_end": next(text for text, id in tokenizer.special_tokens().items() if id == end_id),
-        "document_end_id": end_id,
-    }
 
 
 def chat_facts(chat: ChatTemplate) -> ChatFacts:

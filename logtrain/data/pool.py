@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from logtrain.core.worker import Worker, wait
 from logtrain.data.chunks import CHUNK_CHARS
 from logtrain.data.encode import Encoded, Encoder
-from logtrain.data.pool_worker import READY
+from logtrain.data.pool_worker import QUESTION, READY
+from logtrain.text.tokenizer import Tokenizer
 
 THREADS_PER_WORKER = 8  # at most
 MAX_DEFAULT_WORKERS = 4  # one process reads for all; beyond 32 threads it would be what they wait for
@@ -26,6 +27,7 @@ SECONDS = 20.0  # for a chunk, of which 80 ms is usual, and as much again for ev
 LOAD_SECONDS = 300.0  # for a worker to start, on a machine that is busy with other things
 MEMORY_SHARE = 0.8  # of the machine's memory, for all workers: beyond it the machine would stand still
 Tag = TypeVar("Tag")
+Answer = TypeVar("Answer")
 
 
 class Pool:
@@ -53,6 +55,25 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
             worker.stop()
+
+    def ask(self, question: Callable[[Tokenizer], Answer]) -> Answer:
+        """What a function, which is sent to a worker, says of the tokenizer; before anything is encoded. Raises
+        ValueError where the tokenizer cannot be loaded, or the function does.
+        """
+        worker = self._workers[0]
+        if not self._is_ready:
+            self._received(worker)
+            self._is_ready = True
+        worker.send((QUESTION, [], question))
+        return self._received(worker)
+
+    def _received(self, worker: Worker) -> Any:
+        if not wait([worker], LOAD_SECONDS):
+            raise ValueError(f"{self._tokenizer}: loading the tokenizer did not end within {LOAD_SECONDS:.0f} seconds")
+        _, answer = worker.receive()
+        if isinstance(answer, str):
+            raise ValueError(answer)
+        return answer
 
     def encode(
         self,
@@ -84,11 +105,11 @@ class Pool:
                 raise ValueError(f"{where(tags[0])}: {what} did not end within {seconds:.0f} seconds")
             for worker in ready:
                 number, encoded = worker.receive()
+                if isinstance(encoded, str):
+                    raise ValueError(encoded if number == READY else f"{where(tags[number - given])}: {encoded}")
                 if number == READY:
                     self._is_ready = True
                     continue
-                if isinstance(encoded, str):
-                    raise ValueError(f"{where(tags[number - given])}: {encoded}")
                 done[number] = encoded
                 free.append(worker)
             while given in done:

@@ -10,12 +10,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from logtrain.core.worker import NO_MEMORY
-from logtrain.data.encode import Encoder, encode
+from logtrain.data.encode import encode
 from logtrain.text.tokenizer import Tokenizer
 
-READY = -1  # what a worker sends for a number when it has loaded the tokenizer
+READY = -1  # what a worker sends for a number when it has loaded the tokenizer, with an error where it could not
+QUESTION = -2  # the number of what is no chunk: in the encoder's place is what is asked of the tokenizer
 NO_FAST_BINS = 1  # glibc's M_MXFAST: small blocks are joined when freed, not many at once: 3% of a worker's time
-Work = tuple[int, list[Any], Encoder]  # a chunk's number, its items, and what encodes them
+Work = tuple[int, list[Any], Any]  # a chunk's number, its items, and what encodes them
 
 
 def work(connection: Connection, tokenizer_folder: str, num_threads: str) -> None:
@@ -27,8 +28,9 @@ def work(connection: Connection, tokenizer_folder: str, num_threads: str) -> Non
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the library's own threads: ours do without
     try:
         tokenizer = Tokenizer.load(tokenizer_folder)
-    except ValueError:
-        return  # the parent loads it too, and says what is wrong
+    except ValueError as error:
+        connection.send((READY, str(error)))
+        return
     connection.send((READY, None))
     received: queue.SimpleQueue[Work] = queue.SimpleQueue()
     sending = threading.Lock()
@@ -45,7 +47,7 @@ def _encode_forever(
         while True:
             number, items, encoder = received.get()
             try:
-                encoded = encode(encoder, items, tokenizer)
+                encoded = encoder(tokenizer) if number == QUESTION else encode(encoder, items, tokenizer)
             except ValueError as error:
                 encoded = str(error)
             with sending:

@@ -2,6 +2,7 @@
 as their source. There is a split to train on alone.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,10 +21,10 @@ from logtrain.data.manifest import (
     SplitFacts,
     chat_facts,
     fingerprint_of,
-    tokenizer_facts,
 )
 from logtrain.data.prepared import MANIFEST, REPORT
 from logtrain.data.shards import CONTEXT, DOCUMENT, ShardWriter
+from logtrain.data.tokenizer_facts import tokenizer_facts
 from logtrain.generation.config import ReplayConfig
 from logtrain.generation.load import ModelFolder
 from logtrain.generation.sample_choice import SampleChoice
@@ -57,7 +58,9 @@ def replay_origin(config: ReplayConfig, folder: ModelFolder, frame: Frame) -> Or
     }
     ingredients: Ingredients = {
         "format_version": FORMAT_VERSION,
-        "tokenizer": tokenizer_facts(folder.tokenizer, folder.tokenizer.folder, frame.end_id),
+        "tokenizer": tokenizer_facts(
+            folder.tokenizer, origin_of(os.path.abspath(folder.tokenizer.folder)), frame.end_id
+        ),
         "settings": settings,
         "sources": [weights],  # type: ignore[list-item]
     }

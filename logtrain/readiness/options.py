@@ -46,7 +46,9 @@ OPTIONS = (
     Option("--track", ("tensorboard", "wandb", "mlflow", "trackio"), "pip install 'logtrain[track]'"),
     Option("inputs in .parquet", ("pyarrow",), "pip install 'logtrain[parquet]'"),
     Option(
-        "packing in C++", ("logtrain._pack",), "install a C++ compiler, then pip install --force-reinstall logtrain"
+        "packing and masking in C++",
+        ("logtrain._pack", "logtrain._twins"),
+        "install a C++ compiler, then pip install --force-reinstall logtrain",
     ),
 )
 

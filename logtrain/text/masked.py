@@ -135,9 +135,14 @@ def is_signed(bytes_B: np.ndarray, is_word_B: np.ndarray, first_V: np.ndarray) -
 
 def joined(texts: Sequence[str]) -> tuple[bytearray, np.ndarray]:
     """The beginnings of texts in UTF-8, END behind each of them and 7 bytes behind all; int64 [I]: where each ends."""
-    encoded = [text[:MOST_BYTES].encode("utf-8", "surrogatepass")[:MOST_BYTES] for text in texts]
+    encoded = beginnings(texts)
     data = bytearray(END).join([*encoded, bytes(7)])
     return data, np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)) + len(END))
+
+
+def beginnings(texts: Sequence[str]) -> list[bytes]:
+    """At most the first MOST_BYTES of each text, in UTF-8."""
+    return [text[:MOST_BYTES].encode("utf-8", "surrogatepass")[:MOST_BYTES] for text in texts]
 
 
 def near_the_one_before(bytes_B: np.ndarray, start_W: np.ndarray, stop_W: np.ndarray) -> np.ndarray:

@@ -1,8 +1,12 @@
 """The files that the data benchmark writes hold the same documents, whatever their format and packing."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from benchmarks.data import repeated
+from benchmarks.data import repeated, resident_bytes
 from benchmarks.data_files import NAMES, write
 from logtrain.data.config import PrepareConfig
 from logtrain.data.documents import Document, documents
@@ -36,3 +40,16 @@ def test_a_text_is_the_same_packed_or_not_and_as_json_lines_of_its_documents(tmp
     found = texts(tmp_path, name, rows)
     assert len(found) > 1 and "".join(found) == expected
     assert texts(tmp_path, "jsonl", [{"text": text} for text in found]) == found
+
+
+def test_the_memory_of_workers_counts_in_whatever_process_group_they_are():
+    worker = "held = bytearray(50 << 20); held[::4096] = held[::4096]; print(flush=True); input()"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}], process_group=0)"
+    before = resident_bytes(os.getpid())
+    with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdin
+        process.stdout.readline()
+        assert 50 << 20 < resident_bytes(process.pid) < 120 << 20
+        assert resident_bytes(os.getpid()) > before + (50 << 20)
+        process.stdin.write(b"\n")
+    assert resident_bytes(process.pid) == 0

@@ -26,6 +26,9 @@ class Inline(Pool):
     def __enter__(self):
         return self
 
+    def ask(self, question):
+        return question(Tokenizer.load(self._tokenizer))
+
     def encode(self, chunks, encoder, where=str, num_chars=len):
         tokenizer = Tokenizer.load(self._tokenizer)
         for tag, items in chunks:
