@@ -108,6 +108,8 @@ def file_system(uri: str) -> tuple[Any, str]:
     scheme = uri.partition("://")[0]
     if scheme not in SCHEMES:
         raise ValueError(f"{shown(uri)}: no such scheme here; there are {', '.join(f'{name}://' for name in SCHEMES)}")
+    if scheme != "file" and not uri.partition("://")[2].strip("/"):
+        raise ValueError(f"{shown(uri)}: names nothing there")
     if scheme in ("http", "https"):
         return Web(), uri
     options: dict[str, Any] = {"use_listings_cache": False}

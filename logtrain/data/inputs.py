@@ -26,6 +26,9 @@ class Inputs:
         self.given_before: list[str] = []
         self._seen: set[tuple[int, int, str]] = set()
         self._max_row_mb = max_row_mb
+        paths = list(paths)
+        if "" in paths:  # of a variable that is not set; as a path it would be all that lies here
+            raise ValueError("input: an empty path; . is the folder that the program runs in")
         for path in (one for given in paths for one in matching(given)):
             before = len(self.files) + len(self.given_before)
             if path.is_dir():

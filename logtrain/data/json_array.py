@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from logtrain.data.json_value import RowDecoder, after_blanks, reason, value_end
+from logtrain.data.json_value import BLANK_CHARS, RowDecoder, after_blanks, reason, value_end
 from logtrain.data.lines import BadRow, too_long, utf8_bytes
 
 
@@ -54,7 +54,7 @@ class CutShort(ValueError):
 class _Window:
     """The part of the text in hand, and a position in it. It at least doubles when it grows, so retries stay linear."""
 
-    MARK = re.compile(r"[ \t\r\n]*(.?)[ \t\r\n]*", re.DOTALL)
+    MARK = re.compile(f"[{BLANK_CHARS}]*(.?)[{BLANK_CHARS}]*", re.DOTALL)
 
     def __init__(self, blocks: Iterator[str], max_bytes: int, is_stream: bool = False):
         self._blocks, self._max_bytes, self._is_stream = blocks, max_bytes, is_stream
@@ -76,7 +76,7 @@ class _Window:
 
     def skip(self) -> None:
         """Moves past the space at the position."""
-        while self._at == len(self._text) or self._text[self._at] in " \t\r\n":
+        while self._at == len(self._text) or self._text[self._at] in BLANK_CHARS:
             self._at = after_blanks(self._text, self._at)
             if self._at < len(self._text) or not self._grow():
                 return

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from logtrain.data.json_array import array_elements, value_stream
-from logtrain.data.json_value import RowDecoder
+from logtrain.data.json_value import BLANK_CHARS, SEPARATORS, RowDecoder
 from logtrain.data.lines import BadRow, lines
 
 HEAD_CHARS = 1 << 20  # by which the layout is found
@@ -40,8 +40,8 @@ def json_rows(texts: Iterator[str], max_bytes: int) -> Iterator[tuple[int, objec
 
 def layout_of(head: str, is_whole: bool) -> Literal["array", "lines", "stream"]:
     """How a file that begins so holds its rows. `is_whole`: whether that is all of it."""
-    mark = head.lstrip()[:1]
-    whole = head.split("\n")
+    mark = head.lstrip(BLANK_CHARS)[:1]
+    whole = [line.lstrip(SEPARATORS) for line in head.split("\n")]
     rest = whole.pop() if not is_whole else ""
     few = [line for line in itertools.islice(whole, HEAD_LINES) if line.strip()]
     decoder = RowDecoder()

@@ -8,7 +8,9 @@ from logtrain.data.lines import BadRow
 
 TOKEN = re.compile(r'"(?:[^"\\]++|\\.|\\\Z)*+(?P<closed>")?|[\[\]{}]', re.DOTALL)
 SCALAR = re.compile(r'[^\s,\[\]{}"]++(?=[\s,\]}])')
-BLANKS = re.compile(r"[ \t\r\n]*")
+SEPARATORS = "\x1e\ufeff"  # before a value: the mark of RFC 7464 (json-seq), and UTF-8's, of a file behind another
+BLANK_CHARS = f" \t\r\n{SEPARATORS}"
+BLANKS = re.compile(f"[{BLANK_CHARS}]*")
 
 
 class RowDecoder:
@@ -89,7 +91,7 @@ def reason(error: Exception, start: int = 0) -> str:
 
 def after_blanks(text: str, at: int) -> int:
     """The first position from `at` on that is no blank."""
-    if text[at : at + 1] > " ":
+    if " " < text[at : at + 1] < "\x7f":
         return at
     match = BLANKS.match(text, at)
     assert match, "it matches the empty text, too"

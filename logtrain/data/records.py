@@ -22,15 +22,19 @@ from logtrain.text.masked import MOST_BYTES, mask
 Line = str | BadRow
 HEAD_LINES = 1000  # in which the rule is found
 LEAST_SHARE = 0.1  # of them: a log may be stack traces for the most part
-OFTEN = 0.6  # of the most frequent shape
+OFTEN, OFTEN_OF_TIMES = 0.6, 0.4  # of the most frequent shape, which may be a number that traces have in the same place
 PLACES = 4  # words of a line that are looked at
 MOST_CHARS = 1 << 20  # of a block; what is longer goes on in another
 BATCH_CHARS = 1 << 16  # whose templates are found at a time
 MOST_VARIANTS = 1 << 18
 """Lines different with their values masked, some 100 MB. After so many templates are counted anew."""
+TIME = "0:0:0"
 SHAPES = (  # in this order
+    (re.compile(r"\x1b\[[\d;]*m"), ""),  # colours of a terminal
     (re.compile(r"\b(?=[a-f]*\d)[0-9a-f]{8,}\b", re.IGNORECASE), "0"),
     (re.compile(r"\d+"), "0"),
+    (re.compile(r"(?<=0)T(?=0:)"), "_"),  # 2024-01-01T10:00:00Z
+    (re.compile(r"(?<=0)Z\b"), ""),
     (re.compile(r"[A-Za-z]+"), "a"),
     (re.compile(r"(?<=0:0:0)[.,]0"), ""),  # some loggers leave .000 out
 )
@@ -81,7 +85,7 @@ def found_beginning(head: Iterable[str]) -> Beginning:
     if most < LEAST_SHARE * num_lines or not most:
         return Beginning(0, "")
     # Lines below may have a number in the same place, but hardly a time: of the frequent shapes that with most signs.
-    often = [one for one in counts if counts[one] >= OFTEN * most]
+    often = [one for one in counts if counts[one] >= (OFTEN_OF_TIMES if TIME in one.shape else OFTEN) * most]
     return max(often, key=lambda one: ("a" not in one.shape, len(one.shape), -one.place))
 
 

@@ -102,8 +102,13 @@ def readable_type(kind: Any, arrow: ModuleType) -> Any:
     types = arrow.types
     if types.is_struct(kind):
         return arrow.struct([(field.name, readable_type(field.type, arrow)) for field in kind])
-    if types.is_list(kind):
-        return arrow.list_(readable_type(kind.value_type, arrow))
+    if types.is_map(kind):
+        return arrow.map_(readable_type(kind.key_type, arrow), readable_type(kind.item_type, arrow))
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if is_list or types.is_dictionary(kind):
+        inside = readable_type(kind.value_type, arrow)
+        changed = arrow.list_(inside) if is_list else inside
+        return kind if inside == kind.value_type else changed
     if getattr(kind, "unit", "") != "ns":
         return kind
     return arrow.int64() if types.is_duration(kind) else arrow.string()

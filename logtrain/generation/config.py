@@ -15,7 +15,7 @@ DRAWN_BY = (
     "top_k",
     "top_p",
     "repetition_penalty",
-)  # settings of draws that a generation_config.json may have
+)  # settings of draws that a generation_config.json may have, beside min_p
 LLAMA_SAMPLING = {"temperature": 0.6, "top_p": 0.9}  # generation_config.json of Llama-3.1-8B-Instruct
 
 

@@ -92,7 +92,7 @@ class ModelFolder:
         own = self.path / GENERATION
         file = own if os.path.lexists(own) else self.base / GENERATION
         facts = published.read_generation(file)
-        found = {name: facts[name] for name in DRAWN_BY if facts.get(name) is not None}
+        found = {name: facts[name] for name in (*DRAWN_BY, "min_p") if facts.get(name) is not None}
         if facts.get("do_sample") is False:
             found["temperature"] = 0.0
         elif facts.get("do_sample") is None and not found.keys() - {"repetition_penalty"}:

@@ -36,6 +36,7 @@ OTHERS = {  # weights in other forms, by the names of their files, and what to d
     "original/consolidated*": "Meta's own form; give the Hugging Face folder of the same model",
     "adapter_model.*": "an adapter; give the folder of its model",
 }
+HEAD_ROWS = 1 << 13  # that are compared at a time
 MAX_FILES = 10_000  # of a model: each is open and mapped while it is read
 MAX_HEADER_BYTES = 1 << 23  # of one file of safetensors: Llama-3.1-405B's largest has some 20 KB
 
@@ -96,15 +97,17 @@ class Weights:
             raise ValueError(f"{path}: unexpected tensor {name} ({len(extra)} in all); not this Llama")
 
     def check_tied_head(self) -> None:
-        """Raises ValueError if the head that a tied model stores is not the embedding: transformers would use it. Such
-        a head differs in every row, so the first 16 tell.
+        """Raises ValueError if the head that a tied model stores is not the embedding: transformers would use it. It
+        may differ in one row alone, as of a token that was added, so all are compared, some at a time.
         """
-        head, embedding = (self.slice_of(name)[:16] for name in (HEAD, EMBEDDING))
-        if not torch.equal(head, embedding):
-            raise ValueError(
-                f"{self.folder / self.file_of[HEAD]}: lm_head.weight is not the embedding, though "
-                f"config.json says tie_word_embeddings; set that to false"
-            )
+        head, embedding = self.slice_of(HEAD), self.slice_of(EMBEDDING)
+        rows = max(each.get_shape()[0] for each in (head, embedding))
+        for start in range(0, rows, HEAD_ROWS):
+            if not torch.equal(head[start : start + HEAD_ROWS], embedding[start : start + HEAD_ROWS]):
+                raise ValueError(
+                    f"{self.folder / self.file_of[HEAD]}: lm_head.weight is not the embedding, though "
+                    f"config.json says tie_word_embeddings; set that to false"
+                )
 
     def slice_of(self, name: str):
         """Returns a lazy slice of a published tensor; safetensors reads its rows when it is indexed."""

@@ -22,6 +22,7 @@ DRAWS = {  # how answers are drawn: the least and the most of each, the least it
     "top_k": (0, 2**31),
     "top_p": (1e-6, 1.0),
     "repetition_penalty": (1e-3, 1e3),
+    "min_p": (0.0, 1.0),
 }
 WHOLE = ("top_k", "max_length", "max_new_tokens", "num_beams", "pad_token_id", "bos_token_id")
 FLAGS = ("do_sample", "use_cache")

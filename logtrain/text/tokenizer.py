@@ -20,8 +20,9 @@ from logtrain.core.untrusted import nearest, read_bytes
 from logtrain.text.llama_class import as_its_class
 from logtrain.text.marks import TURN_MARKS, add_listed, begin_of_text, find_marks
 from logtrain.text.panics import panics_named, raise_if_ours
+from logtrain.text.pieces import begin_of_pieces, check_added, marks_of, without_marks
 from logtrain.text.plain_text import Encoding, PlainText
-from logtrain.text.template_source import TOKENIZER_FILES, named_tokens, read_config, template_text, tokenizer_file
+from logtrain.text.template_source import TOKENIZER_FILES, named_tokens, template_text, tokenizer_file
 from logtrain.text.token_bytes import REPLACEMENT, bytes_of_part
 from logtrain.text.tokenizer_trial import try_out
 
@@ -240,28 +241,22 @@ class SentencePieceTokenizer(Tokenizer):
                 f"{file}: a tiktoken vocabulary (Llama 3's original release), which holds no special tokens; "
                 f"give the Hugging Face folder of the same model, with tokenizer.json"
             )
-        if (file.parent / "added_tokens.json").is_file():
-            raise ValueError(
-                f"{file.parent}: added_tokens.json adds ids that tokenizer.model does not know; "
-                f"save the tokenizer as tokenizer.json"
-            )
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=data)
         except RuntimeError as error:
             raise ValueError(f"{file}: not a sentencepiece model ({error})") from None
-        self.vocab_size = self._model.vocab_size()
-        config = read_config(file.parent / "tokenizer_config.json")
-        denied = config.get("add_bos_token") is False or config.get("bos_token", "named") in (None, "")
-        self.bos_id = self._model.bos_id() if self._model.bos_id() >= 0 and not denied else None
-        self.unknown_id = self._model.unk_id()
-        self._control = {i for i in range(self.vocab_size) if self._model.is_control(i)}
-        self.marks = self.special_tokens()
+        check_added(self._model, file.parent)
+        self._encoder = without_marks(data, self._model)
+        self.vocab_size, self.unknown_id = self._model.vocab_size(), self._model.unk_id()
+        self.bos_id = begin_of_pieces(self._model, file.parent)
+        self.marks = marks_of(self._model)
+        self._mark_ids = set(self.marks.values())
 
     def encode(self, text: str) -> list[int]:
-        return self._model.encode(text)
+        return self._encoder.encode(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._model.encode(list(texts), num_threads=1)
+        return self._encoder.encode(list(texts), num_threads=1)
 
     def encode_with_spans(self, text: str, spelled: bool) -> Encoding:
         raise ValueError(
@@ -274,10 +269,10 @@ class SentencePieceTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         if skip_special:
-            return self._model.decode([i for i in ids if i not in self._control])
+            return self._model.decode([i for i in ids if i not in self._mark_ids])
         text, run = "", []
         for i in ids:  # the library decodes a control token to nothing
-            if i in self._control:
+            if i in self._mark_ids:
                 text, run = text + self._model.decode(run) + self._model.id_to_piece(i), []
             else:
                 run.append(i)
@@ -290,4 +285,4 @@ class SentencePieceTokenizer(Tokenizer):
         return self._model.normalize(text)
 
     def special_tokens(self) -> dict[str, int]:
-        return {self._model.id_to_piece(i): i for i in sorted(self._control)}
+        return dict(self.marks)

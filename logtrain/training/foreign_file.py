@@ -84,6 +84,11 @@ class Given:
             raise self.error(key, "expected a string or a list of strings")
         return [item.strip() for item in items]
 
+    def tables(self, key: str) -> list[dict[str, Any]]:
+        """The tables of a list that has some."""
+        value = self.values.get(key)
+        return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
     def without_effect(self, key: str, why: str) -> None:
         """Note that a setting has no effect, if the file has it."""
         if key in self.called:

@@ -10,15 +10,16 @@ from typing import Any, Literal, NamedTuple, get_args
 from logtrain.core.config import REQUIRED, build, fields_of
 from logtrain.core.kinds import is_open
 from logtrain.core.location import is_hub_id
-from logtrain.core.untrusted import shown
 from logtrain.model.config import LoraTarget
 from logtrain.training.config import RunConfig
+from logtrain.training.foreign_data import dataset_types, prepare_flags
 from logtrain.training.foreign_file import AXOLOTL, HOSTED, Given
 
 Stage = Literal["auto", "cpt", "sft"]
 STAGES = {"pt": "cpt", "sft": "sft"}
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
 SCHEDULES |= {"cosine_with_min_lr": "cosine"}
+ADAMW = ("adamw", "paged_adamw", "ao_adamw", "optimi_adamw")  # and not galore_adamw, schedule_free_adamw, ...
 PLACEHOLDERS = {"name": "run", "model": "model", "data": "data"}
 
 
@@ -87,14 +88,15 @@ def stage_of(given: Given, stage: Stage, notes: list[str]) -> str:
 
 def names(given: Given) -> Iterator[tuple[str, Any]]:
     """What the run is called, and where its model and its data are."""
-    output = Path(given.text("output_dir") or given.file.stem)
-    name = given.text("run_name") or output.name
+    scheme, mark, path = (given.text("output_dir") or given.file.stem).rpartition("://")
+    output = Path(path, given.file.stem) if mark and "/" not in path else Path(path)  # a bucket has no name for a run
+    name = given.text("run_name") or (output.name if output.name.strip(".") else given.file.stem)
     yield "name", name
     model = given.text("model_name_or_path")
     yield "model", f"hf://{model}" if model and is_hub_id(model) else model
     yield "data", f"data/{name}"
     if "output_dir" in given.called and output.parent != Path():
-        yield "runs", str(output.parent)
+        yield "runs", f"{scheme}{mark}{output.parent}"
     yield "init", "random" if given.flag("train_from_scratch") else None
     resume = given.values.get("resume_from_checkpoint")
     if resume is True or resume in ("true", "auto"):
@@ -107,13 +109,15 @@ def rows(given: Given, stage: str, gpus: int, notes: list[str]) -> Iterator[tupl
     """The rows of a step."""
     batch = given.integer("per_device_train_batch_size") or 1
     per_step = batch * (given.integer("gradient_accumulation_steps") or 1) * gpus
-    packing = given.flag("packing")
+    packing, is_neat = given.flag("packing"), given.flag("neat_packing")
+    if is_neat and given.trainer != AXOLOTL:  # which packs
+        packing = True
     is_packed = stage == "cpt" if packing is None else packing
     yield "loader.seq_len", given.integer("cutoff_len")
     if is_packed:
         yield "loader.rows_per_step", per_step
         yield "loader.rows_per_batch", batch
-        if not (given.flag("neat_packing") or given.trainer == HOSTED):
+        if not (is_neat or given.trainer == HOSTED):
             notes.append("Documents in a row saw each other there; loader.attention document keeps them apart, faster.")
             yield "loader.attention", "row"
     else:
@@ -126,7 +130,7 @@ def rows(given: Given, stage: str, gpus: int, notes: list[str]) -> Iterator[tupl
 def learning_rate(given: Given) -> Iterator[tuple[str, Any]]:
     """The optimizer, and the course of the learning rate."""
     optimizer = given.text("optim") or "adamw"
-    if "adamw" not in optimizer:
+    if not optimizer.startswith(ADAMW):
         raise given.error("optim", "logtrain has AdamW (adamw_torch_fused)")
     if "8bit" in optimizer or "4bit" in optimizer or "paged" in optimizer:
         given.without_effect("optim", "AdamW with its states in float32, sharded over the ranks")
@@ -229,7 +233,8 @@ def adapters(given: Given) -> Iterator[tuple[str, Any]]:
     rank = given.integer("lora_rank")
     if not rank or rank < 1:
         raise given.error("lora_rank", "expected the rank of the adapters")
-    alpha = given.number("lora_alpha") or 2.0 * rank
+    alpha = given.number("lora_alpha")
+    alpha = 2.0 * rank if alpha is None else alpha
     yield "lora.rank", rank
     yield "lora.alpha", alpha * math.sqrt(rank) if given.flag("use_rslora") else alpha  # its scale: alpha / sqrt(rank)
     yield "lora.dropout", given.number("lora_dropout")
@@ -249,7 +254,8 @@ def numerics(given: Given) -> Iterator[tuple[str, Any]]:
     if mixed:
         yield "dtype", words[mixed]
     elif bf16 not in ("auto", "full", None):
-        yield "dtype", "bfloat16" if given.flag("bf16") else "auto"
+        off = "float32" if given.trainer == AXOLOTL else "auto"  # LLaMA-Factory then takes the model's own
+        yield "dtype", "bfloat16" if given.flag("bf16") else off
     off, on = given.flag("disable_gradient_checkpointing"), given.values.get("gradient_checkpointing")
     if on is not None or off is not None:
         yield "recompute", "full" if (on not in (False, "false") and on is not None) or off is False else "none"
@@ -267,25 +273,3 @@ def numerics(given: Given) -> Iterator[tuple[str, Any]]:
     elif zero != 3:
         given.without_effect("zero_stage", "all is sharded over all ranks (FSDP, as stage 3); parallel.shard_ranks")
     given.without_effect("deepspeed", "all is sharded over all ranks (FSDP, as stage 3); parallel.shard_ranks")
-
-
-def prepare_flags(given: Given, stage: str) -> list[str]:
-    """Flags of logtrain prepare that the file speaks of."""
-    flags = ["--seq_len", str(given.integer("cutoff_len") or 8192)]
-    share = given.number("val_size")
-    if share is not None and 0 <= share < 1:
-        flags += ["--valid_fraction", f"{share:g}"]
-    else:
-        given.without_effect("val_size", "logtrain prepare keeps a share: --valid_fraction")
-    if stage == "sft":
-        last = ["--train_on", "last"] if given.flag("mask_history") else []
-        flags = ["--format", "alpaca" if "alpaca" in dataset_types(given) else "sharegpt", *flags, *last]
-    for key in ("dataset", "pretraining_dataset", "eval_dataset"):
-        given.without_effect(key, f"the files of {shown(given.values.get(key))} go through logtrain prepare")
-    return flags
-
-
-def dataset_types(given: Given) -> set[str]:
-    """The forms of rows that axolotl's data sets are said to have."""
-    sets = given.values.get("dataset")
-    return {str(each.get("type")) for each in sets if isinstance(each, dict)} if isinstance(sets, list) else set()

@@ -131,6 +131,8 @@ def test_a_new_version_is_fetched_and_an_old_one_is_not_again(web: Server):
     [
         ("{web}/none.log", "/none.log: no such file or folder"),
         ("http://127.0.0.1:9/x.log", "tried 6 times"),
+        ("s3://", "s3://: names nothing there"),
+        ("https:///", "https:///: names nothing there"),
         ("ftp://host/x.log", "ftp://host/x.log: no such scheme here; there are s3://"),
         ("https://user:pass@127.0.0.1:9/x?sig=secret", "https://127.0.0.1:9/x: "),
     ],

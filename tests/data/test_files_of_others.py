@@ -115,6 +115,37 @@ def test_times_that_python_has_not(tmp_path, name):
     }
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_times_that_python_has_not_inside_of_others(tmp_path, name):
+    """As polars and dictionary encoding leave them."""
+    time, at = pyarrow.timestamp("ns"), 1_700_000_000_000_000_001
+    struct = pyarrow.struct([("at", pyarrow.large_list(time))])
+    nested = {
+        "large": pyarrow.array([[at], None], pyarrow.large_list(time)),
+        "fixed": pyarrow.array([[at, None], None], pyarrow.list_(time, 2)),
+        "map": pyarrow.array([[("k", at)], []], pyarrow.map_(pyarrow.string(), time)),
+        "encoded": pyarrow.array([at, None], time).dictionary_encode(),
+        "deep": pyarrow.array([[{"at": [at]}], []], pyarrow.large_list(struct)),
+        "took": pyarrow.array([[1], []], pyarrow.large_list(pyarrow.duration("ns"))),
+        "words": pyarrow.array(["a", "b"]).dictionary_encode(),
+    }
+    path = write(tmp_path / name, pyarrow.table({"text": ["disk error", "ok"], **nested}))
+    text = "2023-11-14 22:13:20.000000001"
+    assert [value for _, value in InputFile(path).rows(1)] == [
+        {
+            "text": "disk error",
+            "large": [text],
+            "fixed": [text, None],
+            "map": {"k": text},
+            "encoded": text,
+            "deep": [{"at": [text]}],
+            "took": [1],
+            "words": "a",
+        },
+        {"text": "ok", "large": None, "fixed": None, "map": [], "encoded": None, "deep": [], "took": [], "words": "b"},
+    ]
+
+
 def test_a_map_with_a_key_twice(tmp_path):
     twice = pyarrow.array([[("k", "v"), ("k", "w")], [("k", "v")]], pyarrow.map_(pyarrow.string(), pyarrow.string()))
     path = write(tmp_path / "a.parquet", pyarrow.table({"text": ["a", "b"], "m": twice}))
@@ -136,6 +167,39 @@ def test_the_folder_that_datasets_save(tmp_path):
         assert "state.json" in inputs.told()
     (tmp_path / "state.json").write_text('{"text": "of a state"}')  # of no data set
     assert [file.path.name for file in Inputs([str(tmp_path / "state.json")], 64).files] == ["state.json"]
+
+
+# -- JSON --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", ["\x1e", "\ufeff", "\ufeff\ufeff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"text": "a"}\n*{"text": "b"}\n',
+        '*{"text": "a"}\n*{"text": "b"}\n',
+        '*{"text": "a"}*{"text": "b"}',
+        '*{\n  "text": "a"\n}\n*{\n  "text": "b"\n}\n',
+        '*[{"text": "a"},\n{"text": "b"}]',
+    ],
+)
+def test_marks_before_values(tmp_path, mark, content):
+    """Those of json-seq (`journalctl -o json-seq`), and of UTF-8 where files with one were put behind each other."""
+    (tmp_path / "a.json").write_text(content.replace("*", mark))
+    assert texts(tmp_path / "a.json") == ["a", "b"]
+
+
+def test_a_mark_does_not_hide_the_rows_behind_a_bad_one(tmp_path):
+    (tmp_path / "a.json").write_text('\x1e{"text": "a"}\n\x1e{"text": "b"\n\x1e{"text": "c"}\n')
+    first, second, third = texts(tmp_path / "a.json")
+    assert (first, third) == ("a", "c")
+    assert second.startswith("not JSON on one line")
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\f", "\x1c"])
+def test_an_array_behind_blanks_that_are_none_in_json(tmp_path, blank):
+    (tmp_path / "a.json").write_text(f'{blank}[{{"text": "a"}}]')
+    assert texts(tmp_path / "a.json") == ["not JSON on one line (Expecting value, character 0 of the row)"]
 
 
 # -- what is no text ---------------------------------------------------------------------------------

@@ -219,6 +219,8 @@ def test_files_of_an_archive_and_of_a_folder(tmp_path, monkeypatch):
     (folder / "deep" / "c.csv").unlink()
     with pytest.raises(ValueError, match="deep: no file in it is one to read: it is empty"):
         Inputs(["deep"], 64)
+    with pytest.raises(ValueError, match="input: an empty path"):  # a variable of the shell that is not set
+        Inputs(["deep", ""], 64)
     with pytest.raises(ValueError, match=r"notes\.doc: not named \.json"):
         Inputs(["notes.doc"], 64)
 

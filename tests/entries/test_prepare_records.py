@@ -18,6 +18,9 @@ HEADS = {
     "level": "{level} 24/01/{day:02} 10:00:{i:02} ",
     "android": "03-{day:02} 16:13:38.{i:03}  1702  2395 D Window: ",
     "hdfs": "0811{day:02} 2035{i:02} 143 INFO dfs.DataNode: ",
+    "containers": "2024-01-{day:02}T10:00:{i:02}.123456Z {level} something ",
+    "colours": "\x1b[32m2024-01-{day:02} 10:00:{i:02}\x1b[0m \x1b[31m{level}\x1b[0m ",
+    "glog": "I01{day:02} 10:00:{i:02}.123456   {i} file.go:42] ",
 }
 BELOW = {
     "java": "java.lang.IllegalStateException: broken 7\n\tat com.x.Y.z(Y.java:12)\n\tat com.x.Q(Q.java:9)\n"
@@ -43,6 +46,15 @@ def test_stack_traces_stay_whole(head, below):
     expected = made(head, below)
     assert list(blocks(iter("".join(expected).splitlines(keepends=True)))) == expected
     assert list(blocks(iter([]))) == []
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("head", ["iso", "syslog", "apache", "android", "containers", "colours", "glog"])
+@pytest.mark.parametrize("below", BELOW)
+def test_logs_that_are_stack_traces_for_the_most_part(head, below, every):
+    """Whose lines have more numbers in one place than there are times."""
+    expected = made(head, below, every)
+    assert list(blocks(iter("".join(expected).splitlines(keepends=True)))) == expected
 
 
 def test_where_no_time_is_found_what_is_indented_goes_on():

@@ -92,12 +92,14 @@ def test_answers_are_drawn_as_the_folder_says_or_as_llama_3_1s_does(tmp_path):
         ({"do_sample": False, "top_p": 0.5}, SamplingConfig(temperature=0.0, top_p=0.5)),
         ({"temperature": 1}, neutral),
         ({"top_k": 20}, SamplingConfig(temperature=1.0, top_k=20)),
+        ({"min_p": 0.1}, SamplingConfig(temperature=1.0, min_p=0.1)),
         ({"repetition_penalty": 1.1}, SamplingConfig(temperature=0.6, top_p=0.9, repetition_penalty=1.1)),
     ):
         file.write_text(json.dumps(facts))
         assert ModelFolder(tmp_path).sampling == expected
     for facts, message in (
         ({"temperature": -1}, "temperature = -1 must be"),
+        ({"min_p": 2}, "min_p = 2 must be from 0 to 1"),
         ({"top_k": 1.5}, "top_k = 1.5; expected a number"),
         ({"top_p": True}, "top_p = true; expected a number"),
     ):

@@ -39,6 +39,21 @@ def cut_short(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
+def with_a_head_of_its_own(folder: Path, change=lambda head: head) -> None:
+    """Of a tied model: transformers ties the two no more where they differ in one row, as of a token that was added."""
+
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] = change(tensors["model.embed_tokens.weight"].clone())
+
+    change_tensors(folder, add)
+    edit_json(folder / "config.json", tie_word_embeddings=True)
+
+
+def last_row(head: torch.Tensor) -> torch.Tensor:
+    head[-1] += 1
+    return head
+
+
 GATE = "model.layers.1.mlp.gate_proj.weight"
 DAMAGE = {
     "tensor missing": (
@@ -67,6 +82,14 @@ DAMAGE = {
     ),
     "a head of its own though tied": (
         lambda folder: edit_json(folder / "config.json", tie_word_embeddings=True),
+        r"model\.safetensors: lm_head\.weight is not the embedding",
+    ),
+    "one row of a head of its own though tied": (
+        lambda folder: with_a_head_of_its_own(folder, last_row),
+        r"model\.safetensors: lm_head\.weight is not the embedding",
+    ),
+    "more rows in the head than in the embedding though tied": (
+        lambda folder: with_a_head_of_its_own(folder, lambda head: torch.cat([head, head])),
         r"model\.safetensors: lm_head\.weight is not the embedding",
     ),
     "more layers than the config": (
@@ -139,6 +162,11 @@ INDEX_DAMAGE = {
     "no weight_map": (lambda folder: edit_json(folder / INDEX, weight_map=None), r"index\.json: no weight_map"),
     "index cut short": (lambda folder: cut_short(folder / INDEX), r"index\.json: not JSON"),
 }
+
+
+def test_a_tied_model_may_store_its_matrix_twice(folder):
+    with_a_head_of_its_own(folder)
+    Weights(folder, read_config(folder))
 
 
 @pytest.mark.parametrize(("damage", "message"), INDEX_DAMAGE.values(), ids=INDEX_DAMAGE)

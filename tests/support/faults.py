@@ -166,6 +166,19 @@ def out_of_memory_at_validation(config, stop) -> int:
     return train(config, stop)
 
 
+def no_memory_at_the_start(config, stop) -> int:
+    raise MemoryError
+
+
+def no_memory_at_validation(config, stop) -> int:
+    def validate(model, loader, num_steps, world, *_):
+        world.note("validation, step 1 of 1")
+        raise MemoryError
+
+    trainer.validate = validate
+    return train(config, stop)
+
+
 def ended_by_the_system(config, stop) -> int:
     os.kill(os.getpid(), signal.SIGKILL)
     return 0
@@ -284,6 +297,8 @@ FAULTS: dict[str, Fault] = {
     "name of the folder above": Fault(nothing, "name = '..': expected the name of a folder", ("--name", "..")),
     "learning rate": Fault(nothing, "training has diverged", ("--optim.lr", "1e30")),
     "out of memory at validation": Fault(nothing, "out of memory at validation", work=out_of_memory_at_validation),
+    "no memory at the start": Fault(nothing, "out of memory at the start; give", work=no_memory_at_the_start),
+    "no memory at validation": Fault(nothing, "out of memory at validation", work=no_memory_at_validation),
     "ended by the system": Fault(nothing, "ended by SIGKILL", work=ended_by_the_system),
     "disk that fails": Fault(nothing, "checkpoint not saved", work=disk_that_fails),
     "export that changes": Fault(nothing, "reads back with loss", work=export_that_changes),

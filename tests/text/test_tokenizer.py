@@ -179,7 +179,6 @@ def test_digest_and_files(bpe, llama2, tmp_path):
         ({"tokenizer.json": "{"}, "tokenizer.json: not a tokenizer.json"),
         ({"tokenizer.model": "hello"}, "tokenizer.model: not a sentencepiece model"),
         ({"tokenizer.model": "IQ== 0\nIg== 1\n"}, "tiktoken vocabulary .*give the Hugging Face folder"),
-        ({"tokenizer.model": "hello", "added_tokens.json": "{}"}, "added_tokens.json adds ids"),
     ],
 )
 def test_bad_folders(tmp_path, files, message):
