@@ -7,7 +7,8 @@
 `prepare` is timed as a user sees it: from the start of its process to its end, with the reading, hashing, writing and
 the report. Both in megabytes of document text a second, by the clock, and of each core's time. Memory is the highest
 sum of the resident sizes of prepare and its workers, looked at 20 times a second. Without --input the rows are those of
-the demo; they are repeated up to the size asked for.
+the demo; they are repeated up to the size asked for; with --varied those of formats each time with other digits
+and a word of their own, so that they do not repeat.
 
 Of every format and packing the tokens are compared with those of the same documents as JSON lines, at each of --sizes;
 memory is measured at each, the rate at the largest. The exit status is 1 where tokens differ. All 48 at 10 and 500 MB
@@ -18,7 +19,9 @@ import argparse
 import hashlib
 import json
 import os
+import random
 import statistics
+import string
 import subprocess
 import sys
 import tempfile
@@ -47,6 +50,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="times that each is run; 0 for no race")
     parser.add_argument("--formats", nargs="*", default=["json"], choices=[*NAMES, "all"], help="to compare")
     parser.add_argument("--sizes", type=float, nargs="+", default=[10, 500], help="MB of each format, smallest first")
+    parser.add_argument("--varied", action="store_true", help="the rows of a format do not repeat")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     parser.add_argument("--time_raw", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -71,16 +75,16 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     rows: list[Row] = [row for path in inputs for row in json.loads(Path(path).read_bytes())]
     if args.repeats:
         yield from race(rows, tokenizer, folder, args.megabytes, args.repeats)
-    names = NAMES if "all" in args.formats else args.formats
+    names, some = NAMES if "all" in args.formats else args.formats, varied if args.varied else repeated
     expected: dict[tuple[bool, float], tuple[str, float]] = {}  # (text file, size): tokens of the same, MB of its text
     for name in names:
         for megabytes in args.sizes:
             kind = (name.startswith("txt"), megabytes)
             if kind not in expected:
-                same = as_json_lines(folder, *kind, rows)
+                same = as_json_lines(folder, kind[0], some(rows, megabytes))
                 expected[kind] = run_prepare(same, tokenizer, folder / "out").tokens, text_megabytes(same)
             raw = raw_rates(rows, tokenizer, folder, RAW_MB) if megabytes == args.sizes[-1] else None
-            file = write(folder, name, repeated(rows, megabytes))
+            file = write(folder, name, some(rows, megabytes))
             run = run_prepare(file, tokenizer, folder / "out", look_every=0.05)
             file.unlink()
             tokens, text_mb = expected[kind]
@@ -92,11 +96,11 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
             } | ({} if raw is None else beside(raw, text_mb / run.seconds, text_mb / run.cpu_seconds))
 
 
-def as_json_lines(folder: Path, is_text: bool, megabytes: float, rows: list[Row]) -> Path:
+def as_json_lines(folder: Path, is_text: bool, rows: Iterator[Row]) -> Path:
     """JSON lines of the documents that a format holds: of its rows, or of a text file's documents."""
     if not is_text:
-        return write(folder, "jsonl", repeated(rows, megabytes))
-    text = write(folder, "txt", repeated(rows, megabytes))
+        return write(folder, "jsonl", rows)
+    text = write(folder, "txt", rows)
     return write(folder, "jsonl", ({"text": document} for document in texts_of(text)))
 
 
@@ -145,6 +149,21 @@ def repeated(rows: list[Row], megabytes: float) -> Iterator[Row]:
         if size > megabytes * 1e6:
             return
         size += of_row
+        yield row
+
+
+def varied(rows: list[Row], megabytes: float) -> Iterator[Row]:
+    """The same, but from the second time on with other digits, and a word more in the first column."""
+    draw, size = random.Random(7), 0
+    for number, row in enumerate(cycle(rows)):
+        if size > megabytes * 1e6:
+            return
+        if number >= len(rows):
+            digits = str.maketrans(string.digits, "".join(draw.choices(string.digits, k=10)))
+            word = "".join(draw.choices(string.ascii_lowercase, k=7))
+            row = {name: str(value).translate(digits) for name, value in row.items()}
+            row[next(iter(row))] += f" {word}"
+        size += len(json.dumps(row)) + 2
         yield row
 
 
