@@ -16,8 +16,8 @@ from logtrain.model.llama import Llama, LossHead
 
 
 def computed_rows(num_tokens: int) -> int:
-    """The rows with which a product of `num_tokens` tokens is computed: up to 8 as many, above that four numbers in each
-    power of two, at most a quarter more.
+    """The rows with which a product of `num_tokens` tokens is computed: up to 8 as many, above that four numbers in
+    each power of two, at most a quarter more.
 
     oneDNN makes a program for each number of rows and shape of matrix, and keeps the last thousand. One takes 0.55 MiB
     and 1 ms to make: answers that come and go would fill 500 MiB.
