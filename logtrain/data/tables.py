@@ -92,9 +92,22 @@ def check_names(names: Sequence[str]) -> None:
 
 def readable(batch: Any, arrow: ModuleType) -> Any:
     """A batch in which times that are finer than Python's have become text, and such durations integers."""
-    kinds = [readable_type(column.type, arrow) for column in batch.columns]
-    columns = [column.cast(kind) for column, kind in zip(batch.columns, kinds, strict=True)]
+    columns = [in_known_zone(column, arrow) for column in batch.columns]
+    kinds = [readable_type(column.type, arrow) for column in columns]
+    columns = [column.cast(kind) for column, kind in zip(columns, kinds, strict=True)]
     return arrow.record_batch(columns, names=batch.schema.names) if kinds else batch
+
+
+def in_known_zone(column: Any, arrow: ModuleType) -> Any:
+    """A column; of times in a zone that this machine does not know, as small images know none, the same in UTC."""
+    kind = column.type
+    if not arrow.types.is_timestamp(kind) or not kind.tz:
+        return column
+    try:
+        arrow.lib.string_to_tzinfo(kind.tz)
+        return column
+    except (arrow.ArrowException, ValueError, KeyError):
+        return column.cast(arrow.timestamp(kind.unit, "UTC"))
 
 
 def readable_type(kind: Any, arrow: ModuleType) -> Any:

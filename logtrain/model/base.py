@@ -98,6 +98,11 @@ def base_folder(adapter: Path) -> Path:
         raise ValueError(
             f"{path}: base_model_name_or_path = {shown(name)} is no folder here; set it to the model's folder{known}"
         )
+    if os.path.lexists(found / peft.CONFIG) and not os.path.lexists(found / "config.json"):
+        raise ValueError(
+            f"{path}: its model {found} is an adapter too; merge that one first (logtrain merge), and set "
+            f"base_model_name_or_path to the result"
+        )
     if reference.get("sha256") not in (None, weights_sha256(found)):
         raise ValueError(
             f"{found}: is another model than {adapter} was trained on (its weights have another hash); set "

@@ -146,6 +146,24 @@ def test_times_that_python_has_not_inside_of_others(tmp_path, name):
     ]
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+@pytest.mark.parametrize("unit", ["ns", "us"])
+def test_a_zone_that_the_machine_does_not_know(tmp_path, name, unit):
+    """As a small image without the zones of the world reads pandas' times of Europe/Berlin."""
+    times = {
+        "unknown": pyarrow.array([0], pyarrow.timestamp(unit, "Mars/Olympus")),
+        "offset": pyarrow.array([0], pyarrow.timestamp("us", "+02:00")),
+    }
+    path = write(tmp_path / name, pyarrow.table({"text": ["disk error"], **times}))
+    found = next(InputFile(path).rows(1))[1]
+    zeros, zone = (".000000000", "Z") if unit == "ns" else ("", "+00:00")
+    assert found == {
+        "text": "disk error",
+        "unknown": f"1970-01-01 00:00:00{zeros}{zone}",
+        "offset": "1970-01-01 02:00:00+02:00",
+    }
+
+
 def test_a_map_with_a_key_twice(tmp_path):
     twice = pyarrow.array([[("k", "v"), ("k", "w")], [("k", "v")]], pyarrow.map_(pyarrow.string(), pyarrow.string()))
     path = write(tmp_path / "a.parquet", pyarrow.table({"text": ["a", "b"], "m": twice}))

@@ -43,6 +43,16 @@ def test_an_adapter_finds_its_model_when_both_have_moved(folders, tmp_path, monk
         base_folder(moved / "runs" / "adapter")
 
 
+def test_an_adapter_of_an_adapter_says_what_to_do(folders, tmp_path):
+    """As DPO behind SFT leaves them."""
+    _, first = folders
+    second = shutil.copytree(first, tmp_path / "runs" / "second")
+    (second / "base_model.json").unlink()
+    edit_json(second / "adapter_config.json", base_model_name_or_path=str(first))
+    with pytest.raises(ValueError, match=r"its model \S+/adapter is an adapter too; merge that one first"):
+        base_folder(second)
+
+
 @pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000, "\0"])
 def test_a_name_that_no_folder_can_have_is_no_folder(folders, name):
     _, adapter = folders
