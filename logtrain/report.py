@@ -14,6 +14,7 @@ from logtrain.core.config import load, words_first
 from logtrain.core.entry import run
 from logtrain.core.kinds import Config
 from logtrain.core.location import WITHOUT_WEIGHTS
+from logtrain.core.printable import printable
 from logtrain.core.still import Still, note
 
 
@@ -50,8 +51,8 @@ def report(config: ReportConfig) -> int:
     write_report(runs, output, output.with_suffix("") if config.pictures else None)
     for found in runs:
         for problem in found.problems:
-            print(f"{found.name}: {problem}")
-    print(f"{output}: the report of {', '.join(found.name for found in runs)}")
+            print(printable(f"{found.name}: {problem}", one_line=True))
+    print(f"{printable(str(output), one_line=True)}: the report of {', '.join(found.name for found in runs)}")
     return 0
 
 

@@ -109,4 +109,6 @@ def fits(value: Any, kind: Any) -> bool:
         return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
     if kind is float and type(value) is int:
         return abs(value) <= 2**53  # a float64 may not hold a greater one
-    return type(value) is kind or (kind is float and isinstance(value, float))  # True is an int; NumPy's float64 is one
+    if kind is float:  # NumPy's float64 is one; NaN is neither too low nor too high
+        return isinstance(value, float) and value == value
+    return type(value) is kind  # True is an int

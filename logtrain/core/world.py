@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore, PrefixStore, TCPStore
 from torch.distributed.distributed_c10d import _get_default_store
 
+from logtrain.core import still
 from logtrain.core.watchdog import Watchdog, answered
 
 # How long a collective may wait for a rank. torch's own limits (NCCL 10 minutes, gloo 30) would end the job with a page
@@ -65,6 +66,7 @@ def meet(timeout: float) -> Any:
     address, port, limit = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timedelta(seconds=timeout)
     is_keeper = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun keeps it
     no_way = f"{platform.node()}: no way to {address}:{port} within {timeout:g} s"
+    still.note(f"waiting for {size} ranks at {address}:{port}")
     try:  # in time: PyTorch waits for ever where the first rank is stopped before it has answered
         kept = answered(lambda: TCPStore(address, port, size, is_keeper, limit, wait_for_workers=False), timeout + 1)
     except RuntimeError as error:
@@ -82,6 +84,7 @@ def meet(timeout: float) -> Any:
         raise ValueError(
             f"rank {', '.join(missing[:5])} of {size} has not come within {timeout:g} s; look at what its machine says"
         ) from None
+    still.note("the start")
     return store
 
 

@@ -71,6 +71,7 @@ class Adapter:
             self.sort_in(name, tensor)
         if not self.parts:
             raise ValueError(f"{self.weights_file}: no tensors; an adapter without layers")
+        peft.check_all_there(self.weights_file, self.facts, self.parts, shape)
         self.shape = self.changed(shape)
         for module, parts in self.parts.items():
             self.check_module(module, parts)

@@ -4,7 +4,9 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +18,7 @@ from torch import Tensor
 from logtrain.core.untrusted import shown
 from logtrain.model.config import LoraConfig, LoraTarget
 from logtrain.model.hf import check_safetensors, write
-from logtrain.model.hf_layout import is_number, read_json
+from logtrain.model.hf_layout import is_number, published_tensors, read_json
 from logtrain.model.llama import LlamaConfig
 from logtrain.model.lora import adapted_matrices
 
@@ -73,6 +75,8 @@ def read(folder: Path, shape: LlamaConfig) -> tuple[LoraConfig, dict[str, Tensor
     """
     facts, tensors = read_facts(folder), read_tensors(folder)
     config = read_config(folder / CONFIG, facts, folder / WEIGHTS, tensors)
+    there = {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in tensors}
+    check_all_there(folder / WEIGHTS, facts, there, shape)
     found: dict[str, Tensor] = {}
     for block in range(shape.num_layers):
         for path, matrix in adapted_matrices(shape, config).items():
@@ -111,6 +115,24 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: damaged or cut short ({error})") from None
+
+
+def check_all_there(path: Path, facts: dict[str, Any], there: Collection[str], shape: LlamaConfig) -> None:
+    """Raises ValueError where `facts` name a layer of the model as adapted of which the file `path` has no tensors.
+    `there`: the layers of which it has some. Which layers a regular expression names is not asked.
+    """
+    targets, chosen = facts.get("target_modules"), facts.get("layers_to_transform")
+    if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
+        return
+    if facts.get("exclude_modules") or not isinstance(chosen, list | int | None):
+        return
+    blocks = [chosen] if isinstance(chosen, int) else chosen
+    for parts in published_tensors(replace(shape, tied=False)).values():
+        for module in (part.name.removesuffix(".weight") for part in parts):
+            block = re.search(r"\.(\d+)\.", module)
+            is_meant = blocks is None or (block is not None and int(block[1]) in blocks)
+            if is_meant and module not in there and any(f".{module}".endswith(f".{name}") for name in targets):
+                raise ValueError(f"{path}: no tensors of {module}, which {CONFIG} says is adapted; get the whole file")
 
 
 def check_numbers(path: Path, facts: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The charts of runs: one or several laid over one another, as small pictures that stay legible on a phone."""
 
 import io
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ INK, GRID = "#1d2733", "#e3e7ec"
 SIZE = (4.4, 2.7)  # inches: 317 points, 422 pixels, wide, so that on a phone of 390 pixels the text is hardly smaller
 MOST_POINTS = 800  # of a line; more are drawn as the lowest and the highest of each stretch
 MOST_LINES = 24  # of a chart
+FREE_ROWS, LINE = 2, 0.2  # rows of a legend that SIZE has room for, and inches that each further one adds
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "sans-serif",
@@ -65,11 +67,15 @@ class Chart:
     x_label: str = "step"
     is_log: bool = False
     from_zero: bool = False
+    left_out: int = 0
+    """Lines beyond MOST_LINES, which are not drawn."""
 
     def add(self, label: str, points: Iterable[tuple[Any, Any]], color: int, style: int = 0) -> None:
         """Add a line of those points that are numbers, unless there are none."""
         kept = [(x, y) for x, y in points if is_number(x) and is_number(y)]
-        if kept and len(self.curves) < MOST_LINES:
+        if kept and len(self.curves) == MOST_LINES:
+            self.left_out += 1
+        elif kept:
             x, y = thinned(kept)
             self.curves.append(Curve(label, x, y, COLORS[color % len(COLORS)], STYLES[style % len(STYLES)]))
 
@@ -114,7 +120,7 @@ def losses(runs: Sequence[RunFiles]) -> Chart:
         for number, (name, records) in enumerate(run.validations.items(), 1):
             points = ((r.get("step"), r.get("valid_loss")) for r in records)
             label = named(run, runs, f"held out: {name}" if name != "valid" else "held out")
-            chart.add(label, points, color if len(runs) > 1 else number, number if len(runs) > 1 else 0)
+            chart.add(label, points, *((color, number) if len(runs) > 1 else (number, number // len(COLORS))))
     return chart
 
 
@@ -125,7 +131,7 @@ def sources(runs: Sequence[RunFiles]) -> list[Chart]:
         keys = dict.fromkeys(key for record in run.steps[:50] for key in record if key.startswith("loss."))
         for number, key in enumerate(keys):
             points = ((r.get("step"), r.get(key)) for r in run.steps)
-            color, style = (at, number) if len(runs) > 1 else (number, 0)
+            color, style = (at, number) if len(runs) > 1 else (number, number // len(COLORS))
             chart.add(named(run, runs, key.removeprefix("loss.")), points, color, style)
     return [chart]
 
@@ -184,6 +190,11 @@ def of_node(samples: Sequence[Line], key: str, node: str) -> list[tuple[int, str
 def draw(chart: Chart, title: str = "", size: tuple[float, float] = SIZE) -> Figure:
     """A chart as a figure. `title`: what stands above it where it travels alone."""
     with matplotlib.rc_context(STYLE):
+        labels = [curve.label for curve in chart.curves]
+        longest = max(map(len, labels), default=0)
+        columns = 1 if longest > 24 else 2 if longest > 9 else 4
+        rows = (-(-len(labels) // columns) + bool(chart.left_out)) * any(labels)
+        size = size[0], size[1] + LINE * max(0, rows - FREE_ROWS)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
@@ -208,10 +219,10 @@ def draw(chart: Chart, title: str = "", size: tuple[float, float] = SIZE) -> Fig
         whole = chart.x_label == "step"
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-        labels = [curve.label for curve in chart.curves]
         if any(labels):
-            columns = 1 if max(map(len, labels)) > 24 else 2 if max(map(len, labels)) > 9 else 4
-            figure.legend(axes.lines, labels, loc="outside lower left", frameon=False, fontsize=8.5, ncols=columns)
+            more = f"{chart.left_out} more are not drawn" if chart.left_out else None
+            place = {"loc": "outside lower left", "ncols": columns, "title": more}
+            figure.legend(axes.lines, labels, frameon=False, fontsize=8.5, title_fontsize=8.5, **place)
     return figure
 
 
@@ -225,15 +236,18 @@ def short(value: float) -> str:
 
 def svg_bytes(figure: Figure) -> bytes:
     """A figure as SVG; equal figures are equal bytes."""
-    picture = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(picture, format="svg", metadata={"Date": None})
-    return picture.getvalue()
+    return saved(figure, format="svg", metadata={"Date": None})
 
 
 def png_bytes(figure: Figure) -> bytes:
     """A figure as a PNG of 150 dots an inch."""
+    return saved(figure, format="png", dpi=150)
+
+
+def saved(figure: Figure, **options: Any) -> bytes:
+    """A figure as a file of the format that the options of `savefig` say."""
     picture = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(picture, format="png", dpi=150)
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a name in letters that the font has not
+        figure.savefig(picture, **options)
     return picture.getvalue()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from logtrain.core.origin import RUN, check_origin, origin, read_sealed_in, strange
+from logtrain.core.printable import printable
 from logtrain.core.run_folder import CONFIG, check_config
 from logtrain.core.sealed_lines import own_object_of
 from logtrain.core.untrusted import HASH, read_bytes, read_own
@@ -105,7 +106,7 @@ def read_run(folder: Path) -> RunFiles:
     """What is in the folder of a run. Raises ValueError where that is no run."""
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder}: not a run (no {CONFIG})")
-    run = RunFiles(folder, folder.absolute().name)
+    run = RunFiles(folder, printable(folder.absolute().name, one_line=True))
     run.config = run.attempt(lambda: settings_in(folder / CONFIG), {})
     run.attempts = run.attempt(lambda: read_attempts(folder), [])
     for record in run.lines(folder / "metrics.jsonl", "metrics"):

@@ -121,6 +121,8 @@ def become(
     except (Exception, Stopped) as error:
         traceback.print_exc()
         status, words = 1, f"{type(error).__name__}: {error}"
+        if isinstance(error, MemoryError):  # it says nothing
+            words = "out of memory at the start; give this machine or container more, or raise `ulimit -v`"
     with contextlib.suppress(OSError):
         pipe.send(words)
     sys.stdout.flush()

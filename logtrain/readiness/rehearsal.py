@@ -97,6 +97,7 @@ class Rehearsal:
         self.shape: LlamaConfig | None = None
         self.opened: OpenedSplits | None = None
         self.weights: hf.Weights | None = None
+        self.steps_per_epoch = 0
 
     def run(self) -> None:
         """All stages in order."""
@@ -262,6 +263,7 @@ class Rehearsal:
         files = read_run(run)
         if [record.get("step") for record in files.steps] != [*range(1, STEPS + 1)]:
             raise ValueError(f"{self.config.name}: the records of the killed and resumed run are not of steps 1 to 3")
+        self.steps_per_epoch = round(STEPS / files.last["epoch"])
         losses = " ".join(f"{record['loss']:.4f}" for record in files.steps)
         sets = ", ".join(f"{name} {records[-1]['valid_loss']:.4f}" for name, records in files.validations.items())
         proof = files.export
@@ -290,4 +292,6 @@ class Rehearsal:
     def plan(self) -> Sequence[str]:
         """The figures of the whole run, as far as they can be told."""
         lines, self.figures["plan"] = foretold.told_by(self.predicting)
+        if each := self.steps_per_epoch:
+            lines.append(f"{self.config.trainer.total_steps(each):,} steps; an epoch has {each:,}")
         return lines

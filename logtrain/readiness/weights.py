@@ -1,6 +1,7 @@
 """The weights of a model before they are trained: all of them read once, and two layers as a model of their own.
 
-A file that was cut in transit or filled with zeros or NaN in a late layer has the right header: only reading tells.
+A file with NaN in a late layer, or with zeros where it was not fetched to its end, has the right header: only reading
+tells.
 """
 
 import os
@@ -20,6 +21,7 @@ from logtrain.text.tokenizer import Tokenizer
 
 LAYERS = 2  # with one the first would be the last, which FSDP treats in another way
 PIECE = 1 << 26  # bytes that are read at a time
+MAY_BE_ZERO = ("o_proj.weight", "down_proj.weight")  # in blocks that were added to a model, LLaMA Pro's
 CONFIG = "config.json"
 
 
@@ -30,7 +32,7 @@ def slice_of(shape: LlamaConfig) -> LlamaConfig:
 
 def check_all(weights: hf.Weights, part: tuple[int, int], note: Callable[[str], None]) -> str:
     """Read every tensor of this rank's `part`, (i, n) for every n-th from the i-th on; -> how much and how fast, in
-    words. Raises ValueError, with file, tensor and row, where a number is not finite.
+    words. Raises ValueError, with file, tensor and row, where a number is not finite, and for a tensor of zeros alone.
     """
     tensors = [tensor for group in weights.published.values() for tensor in group][part[0] :: part[1]]
     began, total = time.perf_counter(), 0
@@ -39,16 +41,21 @@ def check_all(weights: hf.Weights, part: tuple[int, int], note: Callable[[str], 
         rows = weights.slice_of(tensor.name)
         count = rows.get_shape()[0]
         step = max(1, PIECE // max(1, 4 * torch.Size(tensor.shape[1:]).numel()))
+        path = weights.folder / weights.file_of[weights.stored.get(tensor.name, tensor.name)]
+        is_zero = not tensor.name.endswith(MAY_BE_ZERO)
         for at in range(0, count, step):
             piece = rows[at : at + step]
             total += piece.nbytes
-            if not piece.sum(dtype=torch.float32).isfinite() and not piece.isfinite().all():
+            added = piece.sum(dtype=torch.float32)
+            is_zero = is_zero and bool(added == 0) and not piece.any()
+            if not added.isfinite() and not piece.isfinite().all():
                 finite = piece.isfinite().flatten(1).all(1) if piece.dim() > 1 else piece.isfinite()
-                path = weights.folder / weights.file_of[weights.stored.get(tensor.name, tensor.name)]
                 raise ValueError(
                     f"{path}: {tensor.name} is not finite in row {at + int(finite.logical_not().nonzero()[0])}; "
                     f"fetch the file again"
                 )
+        if is_zero:
+            raise ValueError(f"{path}: {tensor.name} has nothing but zeros; fetch the file again")
     seconds = max(time.perf_counter() - began, 1e-9)
     return f"all weights are finite: {size(total)} of {len(tensors)} tensors read at {size(total / seconds)}/s"
 

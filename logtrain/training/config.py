@@ -181,6 +181,8 @@ class RunConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.name in ("", ".", "..") or "/" in self.name:
+            raise ValueError(f"name = {self.name!r}: expected the name of a folder in runs, without /")
         self.check_sources()
         self.check_budget()
         if not (self.export_merged or self.lora.rank):
@@ -191,8 +193,8 @@ class RunConfig(Config):
             raise ValueError(f"show = {self.show} must not be negative")
         if not 0 <= self.prometheus <= 65535:
             raise ValueError(f"prometheus = {self.prometheus}: expected a port, up to 65535")
-        if self.price < 0:
-            raise ValueError(f"price = {self.price} must not be negative")
+        if not 0 <= self.price < math.inf:
+            raise ValueError(f"price = {self.price} must be a finite number >= 0")
         if self.dtype not in ("auto", self.compute_dtype):
             raise ValueError(f"dtype = {self.dtype} and precision = {self.precision} differ; leave one of them at auto")
         if self.precision == "fp8" and self.compile:

@@ -72,8 +72,8 @@ def train_aloud(config: RunConfig, stop: StopSignal, foretell: Foretell | None) 
             report.close()
         except BaseException as error:
             goodput.end(f"{type(error).__name__}: {error}")
-            if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):  # on a CPU
-                raise
+            if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)):
+                raise  # the latter two on a CPU
             device = torch.cuda.get_device_name() if run.world.device.type == "cuda" else platform.node()
             remedy = "lower loader.rows_per_batch, or set recompute to selective or full"
             raise ValueError(f"{device}: out of memory at {run.world.watchdog.doing}; {remedy}") from error

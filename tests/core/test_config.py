@@ -171,6 +171,7 @@ def test_flags_refused(argv, message):
         ("level = true", ':1: level = true: expected one of 1, 2, "full"'),
         ("level = 1.0", ':1: level = 1.0: expected one of 1, 2, "full"'),
         ("optim.lr = '1e-5'", ':1: optim.lr = "1e-5": expected a number'),
+        ("optim.lr = nan", ":1: optim.lr = NaN: expected a number"),
         ("optim.lr = true", ":1: optim.lr = true: expected a number"),
         ("optim.lr = 9007199254740993", ":1: optim.lr = 9007199254740993: expected a number"),
         ("input = 'a'", ':1: input = "a": expected a list, each item a string'),
@@ -249,8 +250,6 @@ def test_dump_of_awkward_values(tmp_path):
     config = Config(name=name, optim=Optim(lr=1e-5, rope=Rope(theta=float("-inf"))))
     path = write(tmp_path, dump(config))
     assert load(Config, [path]) == config
-    nan = load(Config, [write(tmp_path, dump(Config(optim=Optim(lr=float("nan")))))])
-    assert nan.optim.lr != nan.optim.lr
 
 
 # -- run and --help, as a person meets them --------------------------------------------------------

@@ -185,6 +185,21 @@ def test_what_is_not_merged_is_named(tmp_path, mistake: str):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["LoRA", "rsLoRA", "some layers", "embedding", "saved norms"])
+def test_a_file_that_lacks_a_layer_is_told(tmp_path, kind: str):
+    """PEFT warns and takes the model's own."""
+    model = write_model(tmp_path / "model")
+    trained_by_peft(model, tmp_path / "adapter", **KINDS[kind])
+    file = tmp_path / "adapter" / peft.WEIGHTS
+    for lost in sorted({name.partition(".lora_")[0] for name in load_file(file) if ".lora_" in name}):
+        whole = load_file(file)
+        save_file({name: tensor for name, tensor in whole.items() if not name.startswith(f"{lost}.")}, file)
+        with pytest.raises(ValueError, match=r"safetensors: no tensors? (of )?[\w.]*, which|safetensors: no tensors;"):
+            ModelFolder(tmp_path / "adapter").load(CPU)
+        save_file(whole, file)
+    ModelFolder(tmp_path / "adapter").load(CPU)
+
+
 def test_a_pickled_adapter_is_named_with_its_conversion(tmp_path):
     model = write_model(tmp_path / "model", initializer_range=0.1)
     expected = trained_by_peft(model, tmp_path / "adapter", target_modules=ATTENTION)

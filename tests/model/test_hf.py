@@ -198,7 +198,7 @@ def read_as_rank(folder: Path) -> tuple[list, int, int]:
     world, config = World(), read_config(folder)
     weights, reads, memory = Weights(folder, config), [], []
     weights.files = {name: Recorder(file, reads, memory) for name, file in weights.files.items()}
-    run = RunConfig(name="", model="", data="")
+    run = RunConfig(name="run", model="", data="")
     mesh = make_mesh("cpu", world.size, run.parallel)
     before = anonymous_bytes()
     llama = build_model(run, config, mesh, torch.float32, weights)

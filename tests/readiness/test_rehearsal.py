@@ -24,7 +24,7 @@ from logtrain.sft import SftConfig
 from logtrain.training.run import train
 from tests.storm.full_disk import is_possible
 from tests.support import LAUNCH
-from tests.support.faults import FAULTS, ROOT_FAULTS, SEQ_LEN, begun, chats
+from tests.support.faults import FAULTS, ROOT_FAULTS, SEQ_LEN, begun, chats, edit_weights
 from tests.support.program import SERVER
 from tests.support.synthetic import change_manifest, write_data, write_model
 
@@ -133,6 +133,11 @@ def tied(case: SimpleNamespace) -> None:
     write_model(case.model, max_position_embeddings=64, tie_word_embeddings=True, **SHAPE)
 
 
+def with_added_layers(case: SimpleNamespace) -> None:
+    for part in ("self_attn.o_proj", "mlp.down_proj"):
+        edit_weights(case, f"model.layers.3.{part}.weight", torch.zeros_like)
+
+
 def in_bfloat16(case: SimpleNamespace) -> None:
     from transformers import LlamaForCausalLM
 
@@ -147,6 +152,7 @@ LORA = ("--lora.rank", "2", "--lora.dropout", "0.1")
 GOOD: dict[str, tuple[Callable[[SimpleNamespace], object], tuple[str, ...]]] = {
     "plain": (nothing, ()),
     "one file of tied weights": (tied, ()),
+    "a layer that was added": (with_added_layers, ("--trainer.max_steps", "40")),
     "bfloat16, random weights": (in_bfloat16, ("--init", "random", "--export_dtype", "bfloat16")),
     "adapters alone": (nothing, (*LORA, "--no_export_merged", "--trainer.no_save_last")),
     "chats by adapters, the best": (lambda c: chats(c, "a"), ("--data", "{c.folder}/a", *LORA, "--trainer.keep_best")),

@@ -166,6 +166,19 @@ def out_of_memory_at_validation(config, stop) -> int:
     return train(config, stop)
 
 
+def no_memory_at_the_start(config, stop) -> int:
+    raise MemoryError
+
+
+def no_memory_at_validation(config, stop) -> int:
+    def validate(model, loader, num_steps, world, *_):
+        world.note("validation, step 1 of 1")
+        raise MemoryError
+
+    trainer.validate = validate
+    return train(config, stop)
+
+
 def ended_by_the_system(config, stop) -> int:
     os.kill(os.getpid(), signal.SIGKILL)
     return 0
@@ -201,6 +214,7 @@ BROKEN = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}" 
 ROOT_FAULTS = ("full disk", "read-only folder")  # need a tmpfs
 FAULTS: dict[str, Fault] = {
     "NaN in a late layer": Fault(lambda c: edit_weights(c, LATE, with_nan), f"{LATE} is not finite in row 47"),
+    "zeros in a late layer": Fault(lambda c: edit_weights(c, LATE, torch.zeros_like), f"{LATE} has nothing but zeros"),
     "index missing": Fault(lambda c: (c.model / INDEX).unlink(), "neither model.safetensors nor"),
     "weight file missing": Fault(lambda c: sorted(c.model.glob("*.safetensors"))[-1].unlink(), "no such file"),
     "weight file cut": Fault(
@@ -275,8 +289,16 @@ FAULTS: dict[str, Fault] = {
         ("--track", "mlflow"),
     ),
     "ranks that do not divide": Fault(nothing, "does not divide the 1 ranks", ("--parallel.shard_ranks", "3")),
+    "more steps than there are": Fault(nothing, "gives 40 steps; raise it", ("--trainer.max_steps", "41")),
+    "steps of more rows than an epoch": Fault(
+        nothing, "trainer.epochs = 1 gives 1 steps; raise it", ("--loader.rows_per_step", "200")
+    ),
+    "a price that is no number": Fault(nothing, "price = nan: expected a number", ("--price", "nan")),
+    "name of the folder above": Fault(nothing, "name = '..': expected the name of a folder", ("--name", "..")),
     "learning rate": Fault(nothing, "training has diverged", ("--optim.lr", "1e30")),
     "out of memory at validation": Fault(nothing, "out of memory at validation", work=out_of_memory_at_validation),
+    "no memory at the start": Fault(nothing, "out of memory at the start; give", work=no_memory_at_the_start),
+    "no memory at validation": Fault(nothing, "out of memory at validation", work=no_memory_at_validation),
     "ended by the system": Fault(nothing, "ended by SIGKILL", work=ended_by_the_system),
     "disk that fails": Fault(nothing, "checkpoint not saved", work=disk_that_fails),
     "export that changes": Fault(nothing, "reads back with loss", work=export_that_changes),
