@@ -53,7 +53,7 @@ MISTAKES = {  # flags, what is said
     ),
     "negative rank": (["--lora.rank", "-1"], f"lora: rank -1, alpha 8.0, dropout {DROPOUT}: {RULE}"),
     "no alpha": (["--lora.alpha", "0"], f"lora: rank 3, alpha 0.0, dropout {DROPOUT}: {RULE}"),
-    "alpha not a number": (["--lora.alpha", "nan"], RULE),
+    "alpha not a number": (["--lora.alpha", "nan"], "lora.alpha = nan: expected a number"),
     "everything dropped": (["--lora.dropout", "1"], RULE),
     "unknown layer": (
         ["--lora.targets", "q_proj", "lm_head"],
