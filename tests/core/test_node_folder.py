@@ -58,6 +58,7 @@ def test_ranks_of_a_node_agree_and_nodes_differ(tmp_path):
     assert (tmp_path / f"{own_prefix()}abc-2").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.slow
 def test_it_goes_with_its_process_and_what_a_killed_one_left_with_the_next_start(tmp_path):
     (ended, _), (killed, left), (living, kept) = start(3)
     ended.communicate("\n", timeout=60)

@@ -33,6 +33,7 @@ TIMES = int(os.environ.get("LOGTRAIN_FUZZ", "0"))
 slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 fuzz = settings(max_examples=120 * max(1, TIMES), derandomize=not TIMES, suppress_health_check=slow)
 
+BOMB = pytest.param("bomb.log.zst", marks=pytest.mark.slow)
 COLUMNS = ("text", "instruction", "input", "output", "log", "domain", "system", "conversations", "messages", "from")
 COLUMNS += ("value", "role", "content")
 numbers = st.one_of(st.integers(-2, 9), st.sampled_from([2**63, 10**39, 10**900, float("inf")]), st.floats())
@@ -113,7 +114,7 @@ def damaged(content: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
     return content
 
 
-@pytest.mark.parametrize("name", ["a.json.gz", "a.jsonl.zst", "a.log.gz", "a.log.zst", "bomb.log.zst"])
+@pytest.mark.parametrize("name", ["a.json.gz", "a.jsonl.zst", "a.log.gz", "a.log.zst", BOMB])
 @given(changes=damage)
 @fuzz
 def test_packed_files(tmp_path, name, changes):

@@ -115,6 +115,7 @@ def test_what_is_wrong_with_the_last_model_is_met_before_the_first_answers(chat_
     assert evaluated(flags(broken, question_file, tmp_path / "run", "--limit", "1")) == 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_answers_go_on(chat_models, question_file, finished, tmp_path):
     limited = (
         "import resource, sys; from logtrain import evaluate; from logtrain.core.entry import run; "

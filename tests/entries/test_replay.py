@@ -155,6 +155,7 @@ def test_it_is_a_source_of_a_mixture_and_no_evidence(model, data, tmp_path):
         train([*mixed, "--name", "other", "--valid", f"own={data}"])
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_one_line_and_leaves_nothing(model, data, tmp_path, monkeypatch):
     other = shutil.copytree(model, tmp_path / "other")
     write_chat_model(other, 0.2)

@@ -110,6 +110,7 @@ def test_without_a_document_the_run_is_another_and_without_none_the_same(case, c
     assert any(line.startswith("held out after step") for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_an_empty_exclusion_is_the_run_bit_for_bit(case, ranks: Ranks, tmp_path, size):
     """The weights, too: those of the next checkpoint."""

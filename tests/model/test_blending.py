@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from logtrain.model import hf
@@ -44,6 +45,7 @@ def write_large(folder: Path, vocab_size: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_model(tmp_path):
     """Two models of 41 MB each, of one matrix: what is held at a time is a quarter MiB of each."""
     models = [write_large(tmp_path / f"{i}", 160_000) for i in range(2)]

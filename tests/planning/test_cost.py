@@ -81,6 +81,7 @@ def test_pairs_of_answers_share_rows_and_see_themselves_alone(tmp_path, monkeypa
     assert with_rows_per_step(config, corpus).loader.rows_per_step == config.loader.rows_for_documents(per_row, 1)
 
 
+@pytest.mark.slow
 def test_a_plan_of_pairs_traces_their_loss():
     flags = ["--model", "Llama-3.2-1B", "--gpus", "1", "--loader.seq_len", "1024", "--lora.rank", "8"]
     flags += ["--documents", "500", "--document_tokens", "200", "--document_sigma", "0", "--loader.rows_per_step", "2"]

@@ -138,6 +138,7 @@ def rerun_of(folder: Path) -> tuple[list[tuple[int, float, float]], list[float],
     return steps, norms, steps[0][2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_resumed_run_and_a_rerun_are_the_run_bit_for_bit(case, ranks: Ranks, tmp_path, size):
     taught = ["--trainer.replay_kl", KL, "--trainer.max_grad_norm", "0"]

@@ -161,6 +161,7 @@ def first_step(flags: list[str]) -> tuple[dict[str, torch.Tensor], list[float], 
     return found, [*sums, float(step.targets)], reference
 
 
+@pytest.mark.slow
 def test_two_ranks_sum_what_one_has(case, ranks: Ranks, tmp_path):
     flags = ["--name", "run", "--model", str(case.model), "--data", str(case.data), "--loader.seq_len", "96"]
     flags += ["--loader.rows_per_step", "4", "--lora.rank", "0", "--runs", str(tmp_path)]

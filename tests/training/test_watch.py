@@ -41,6 +41,7 @@ def slow_train(flags: list[str], slow_rank: int) -> int:
         llama.Block.forward = forward
 
 
+@pytest.mark.slow
 def test_a_slow_rank_is_named_by_all_ranks_timings(flags, ranks: Ranks, tmp_path):
     wanted = [*flags, "--runs", str(tmp_path), "--trainer.max_steps", "30", "--health.straggler", "3"]
     assert ranks.run(2, slow_train, wanted, 1) == [0, 0]
