@@ -14,7 +14,8 @@ from tests.support import LAUNCH
 DEMO = LAUNCH / "demo.sh"
 # On a slow machine how far it is, and what takes longer than 5 s; or the model says too much.
 TOLD = re.compile(
-    r"(prepare percent=|evaluate model=|cut at max_new_tokens).*|((evaluate: )?[^:]+|waiting for \d+ ranks at \S+): \d+ s"
+    r"(prepare percent=|evaluate model=|cut at max_new_tokens).*"
+    r"|((evaluate: )?[^:]+|waiting for \d+ ranks at \S+): \d+ s"
 )
 LOSSES = r"held-out loss: ([\d.]+) before training, ([\d.]+) after"
 
