@@ -20,6 +20,7 @@ import hypothesis
 import pytest
 
 from tests.support import ROOT
+from tests.support.alone import in_turn
 from tests.support.precision import triton_kernels
 from tests.support.ranks import Ranks
 
@@ -44,6 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         slow = item.get_closest_marker("slow")
         seconds[item.path] += (slow.args[0] if slow.args else 8.0) if slow else 0.1
     items.sort(key=lambda item: (-seconds[item.path], str(item.path)))  # within a file as they were
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test that is marked alone runs with nothing beside it."""
+    with in_turn(item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -124,6 +124,7 @@ def test_a_line_that_is_longer_than_the_room_is_cut_and_says_so():
     assert folded.unfold(1, 1) == lines[:1]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_real_logs_of_100_000_lines(shared):
     """Into 6,000 tokens in 2 seconds of one core."""

@@ -30,6 +30,7 @@ sys.exit(stoppable(work))
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("kind", "told"), [("promise", "SIGTERM: stopping soon"), ("none", "SIGTERM: ending; ")])
 def test_it_is_told_within_a_call_that_takes_seconds(kind, told):
     command = [sys.executable, "-c", BUSY, kind]

@@ -77,6 +77,7 @@ def answer(url: str):
     return Server(url, "messages", 1).answer("m", request)
 
 
+@pytest.mark.alone
 def test_a_reply_is_bounded_in_size_and_time():
     with serving(whole(b"a" * (1 << 16))) as url:
         assert asked(url).data == b"a" * (1 << 16)

@@ -136,7 +136,8 @@ def lay_down(answers: Sequence[str], gate: Semaphore | None) -> None:
         return [(ids[len(state.ids) - len(state.request.prompt)], None)]
 
     def held_step(self: Generator) -> list:
-        gate.acquire()
+        while not gate.acquire(timeout=0.02):  # without one, a signal just before the call waits for the gate too
+            pass
         return step(self)
 
     def press(self: Interrupt, number: int, frame: object) -> None:

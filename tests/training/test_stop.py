@@ -88,11 +88,13 @@ def finish(case, whole, runs: Path, size: int) -> None:
     assert account(attempts).wall == pytest.approx(attempts[-1].last - attempts[0].began, rel=0.01)
 
 
+@pytest.mark.alone
 def test_a_stop_within_a_step_drops_it(case, whole, tmp_path):
     stop(case, tmp_path, 1, 0, 1.0, 20)
     finish(case, whole, tmp_path, 1)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("size", [1, 2])
 def test_stops_at_ten_random_moments(case, whole, tmp_path, size):
     """Of four runs, each stopped up to three times: within a step and a half of where steps 0, 2, 4 were recorded."""

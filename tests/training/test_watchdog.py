@@ -44,6 +44,7 @@ def wait_for(program: Program, rank: int, seconds: float) -> int | None:
     return program.processes[rank].exitcode
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_stopped_rank(case, tmp_path, stopped: int):
     program = Program([*case.flags, "--runs", str(tmp_path)], tmp_path / "output", ranks=2)
@@ -70,6 +71,7 @@ def test_a_rank_that_is_stopped_before_they_have_met(case, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.alone
 def test_a_first_rank_that_is_stopped_before_it_has_answered(monkeypatch):
     """Its machine takes the connection, and nobody ever says a word on it."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -85,6 +87,7 @@ def test_a_first_rank_that_is_stopped_before_it_has_answered(monkeypatch):
         thread.join(30)  # it ends with the connection, and not with the interpreter
 
 
+@pytest.mark.alone
 def test_a_first_rank_that_is_stopped_before_the_watchdog_has_its_connection(monkeypatch):
     monkeypatch.setattr(watchdog, "OTHER_RANKS_WAIT", 0.1)
     monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
