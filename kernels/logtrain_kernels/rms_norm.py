@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from logtrain_kernels.cost import Cost, nbytes
-from logtrain_kernels.device import num_processors, uses_triton
+from logtrain_kernels.device import is_plain, num_processors, uses_triton
 from logtrain_kernels.language import constexpr
 
 
@@ -42,8 +42,9 @@ def add_rms_norm_reference(x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, 
 def normalise(r_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """-> (y [T, D], scale fp32 [T])"""
     r32_TD = r_TD.float()
-    scale_T = torch.linalg.vector_norm(r32_TD, dim=1).square_().div_(r_TD.shape[1]).add_(eps).rsqrt_()
-    return (r32_TD * scale_T[:, None]).mul_(weight_D.float()).to(r_TD.dtype), scale_T
+    norm_T1 = torch.linalg.vector_norm(r32_TD, dim=1, keepdim=True)
+    scale_T1 = norm_T1.square_().div_(r_TD.shape[1]).add_(eps).rsqrt_()
+    return (r32_TD * scale_T1).mul_(weight_D.float()).to(r_TD.dtype), scale_T1[:, 0]
 
 
 def normalise_backward(
@@ -297,4 +298,7 @@ def add_rms_norm(x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps
     if residual_TD is None:  # the backward of this one, of all norms of a model, adds in a pass of its own
         return x_TD, rms_norm(x_TD, weight_D, eps)
     assert x_TD.dtype == residual_TD.dtype, (x_TD.dtype, residual_TD.dtype)
+    if is_plain(x_TD):
+        sum_TD = residual_TD + x_TD
+        return sum_TD, normalise(sum_TD, weight_D, eps)[0]
     return add_rms_norm_op(x_TD, residual_TD, weight_D, eps)[:2]
