@@ -9,11 +9,13 @@ The nearest checkpoint before the step is loaded and the steps up to it are made
 by `launch/run.sh trace ...` if it had several, they are the same bit for bit, which is checked against its records.
 """
 
-import json
 import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from logtrain.core.config import load, words_first
 from logtrain.core.entry import run
@@ -21,7 +23,7 @@ from logtrain.core.kinds import Config
 from logtrain.core.printable import printable
 from logtrain.core.run_folder import read_run_config
 from logtrain.core.still import Still
-from logtrain.observe.run_files import is_number, read_run
+from logtrain.observe.run_files import RunFiles, is_number, read_run
 from logtrain.training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -50,35 +52,63 @@ class TraceConfig(Config):
     json: bool = False
     """Print a JSON object a line instead of the table."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("step", "until", "top"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
+        if self.until and not self.without:
+            raise ValueError(f"until = {self.until}: only with --without, whose rerun it ends")
+
 
 def main(argv: list[str]) -> int:
     """Trace the step that the flags ask for; -> the exit status."""
     config = load(TraceConfig, words_first(argv, "--run"))
     folder = Path(config.run)
     trained = read_run_config(folder, RunConfig)
-    from logtrain.training.rerun import Rerun, document_of, places_in, ranked  # after the flags: no torch for --help
+    from logtrain.training.rerun import Rerun, documents_in, ranked  # after the flags: no torch for --help
     from logtrain.training.setup import set_up
 
     files = read_run(folder)
     step = config.step or step_of_spike(files.events, config.spike)
+    check_made(step, files, trained.trainer.log_every)
     with Still():
         of_run = set_up(replace(trained, runs=str(folder.absolute().parent), name=folder.absolute().name))
+        step = of_run.world.from_main(step)  # a run that goes on has other records for each rank
         rerun = Rerun(of_run, step)
+        until = until_of(config, step, rerun.train_step.total_steps)
+        named: dict[Document, tuple[str, int]] = {}
+        for number in range(rerun.began_at, step) if config.without else ():
+            named |= documents_in(rerun.train, number)
+        doomed = {document for text in config.without for document in find(text, named, rerun.began_at)}
+        other = Rerun(of_run, step) if doomed else None  # now, while a run that goes on has the checkpoint
         recorded = {record["step"]: (record.get("loss"), record.get("grad_norm")) for record in files.steps}
         made = list(rerun.advance(step - 1))
         pieces = ranked(rerun.weigh(config.spike))
         lines = [f"step {step}, from the checkpoint of step {rerun.began_at}{same(made, recorded)}"]
-        if config.without:
-            named = {
-                document_of(p): p for number in range(rerun.began_at, step) for p in places_in(rerun.train, number)
-            }
-            doomed = [find(text, named, rerun) for text in config.without]
-            until = min(config.until or step + AFTER, rerun.train_step.total_steps)
-            lines += compare(rerun, made, recorded, Rerun(of_run, step), doomed, until)
+        if other:
+            lines += compare(rerun, made, recorded, other, doomed, until)
     if of_run.world.is_main:
         tell(pieces[: config.top or None], lines, config)
     of_run.world.close()
     return 0
+
+
+def check_made(step: int, files: RunFiles, log_every: int) -> None:
+    """Raises ValueError for a step that the run has not made, as far as its records tell."""
+    last = files.attempts[-1] if files.attempts else None
+    if last is None or not (files.folder / "metrics.jsonl").exists():
+        return
+    known = max(files.last.get("step", 0), last.resumed_at)
+    if (known if last.ended else known + log_every - 1) < step <= last.total_steps:
+        raise ValueError(f"step = {step}: the run has made {known:,} of its {last.total_steps:,} steps so far")
+
+
+def until_of(config: TraceConfig, step: int, total: int) -> int:
+    """The last step of the rerun without documents. Raises ValueError where it is none of the run from `step` on."""
+    if config.until and not step <= config.until <= total:
+        raise ValueError(f"until = {config.until}: expected a step from the traced one, {step}, to the last, {total}")
+    return config.until or min(step + AFTER, total)
 
 
 def step_of_spike(events: list[dict], is_asked: bool) -> int:
@@ -98,7 +128,7 @@ def step_of_spike(events: list[dict], is_asked: bool) -> int:
 def same(made: list[tuple[int, float, float]], recorded: dict) -> str:
     """Whether rerun steps are those of the run, bit for bit, in words."""
     pairs = [((loss, norm), recorded[number]) for number, loss, norm in made if number in recorded]
-    both = [own == other for own, other in pairs]
+    both = [told_of(own) == told_of(other) for own, other in pairs]
     if not both:
         return "; no record in between to hold the rerun against"
     if all(both):
@@ -109,8 +139,14 @@ def same(made: list[tuple[int, float, float]], recorded: dict) -> str:
             "by rounding: recorded by an older version, which summed losses in float32"
         )
     return (
-        f"; {sum(both)} of {len(both)} recorded steps are the same bit for bit: rerun on as many ranks as the run had"
+        f"; {sum(both)} of {len(both)} recorded steps are the same bit for bit: rerun on as many ranks as the run had, "
+        "with the data and the model that it had"
     )
+
+
+def told_of(figures: Sequence[Any]) -> list[Any]:
+    """Figures as a record has them: None for one that is not finite."""
+    return [None if isinstance(figure, float) and not math.isfinite(figure) else figure for figure in figures]
 
 
 def is_near(own: float, recorded: object) -> bool:
@@ -118,20 +154,30 @@ def is_near(own: float, recorded: object) -> bool:
     return is_number(recorded) and math.isclose(own, recorded, rel_tol=FLOAT32)
 
 
-def find(text: str, named: dict, rerun: "Rerun") -> "Document":
-    """The document that a user names, among those of the rerun steps. Raises ValueError where there is none."""
+def find(text: str, named: Mapping["Document", tuple[str, int]], began_at: int) -> list["Document"]:
+    """The document that a user names, or all that a row has become. `named`: file and row of each document of the rerun
+    steps. Raises ValueError where there is none, or the name is that of several.
+    """
     file, _, row = text.rpartition(":")
-    for document, place in named.items():
-        path, number, _ = place.split.origin(place.document)
-        if (text.isdecimal() and place.document == int(text)) or (
-            file and row.isdecimal() and number == int(row) and (path == file or path.endswith(f"/{file}"))
-        ):
-            return document
-    raise ValueError(f"without = {text}: no such document in steps {rerun.began_at + 1} to the traced one")
+    if text.isdecimal():
+        found = [document for document in named if document[1] == int(text)]
+        places = {f"{path}:{number}" for path, number in map(named.__getitem__, found)} if len(found) > 1 else set()
+    else:
+        found = [
+            document
+            for document, (path, number) in named.items()
+            if file and row.isdecimal() and number == int(row) and (path == file or path.endswith(f"/{file}"))
+        ]
+        places = {f"{named[document][0]}:{row}" for document in found}
+    if len(places) > 1:
+        raise ValueError(f"without = {text}: is each of {', '.join(sorted(places))}; name the one that is meant")
+    if not found:
+        raise ValueError(f"without = {text}: no such document in steps {began_at + 1} to the traced one")
+    return found
 
 
 def compare(
-    rerun: "Rerun", made: list, recorded: dict, other: "Rerun", doomed: list["Document"], until: int
+    rerun: "Rerun", made: list, recorded: dict, other: "Rerun", doomed: Collection["Document"], until: int
 ) -> list[str]:
     """The run with and without some documents, step by step."""
     whole = [*made, *rerun.advance(until)]
@@ -150,13 +196,13 @@ def tell(pieces: list["Weighed"], lines: list[str], config: TraceConfig) -> None
     """Print what was found."""
     if config.json:
         for piece in pieces:
-            print(json.dumps({**piece._asdict(), "loss": piece.loss}))
+            print(orjson.dumps({**piece._asdict(), "loss": piece.loss}).decode())  # null for what is not finite
         for line in lines:
-            print(json.dumps({"told": line}))
+            print(orjson.dumps({"told": line}).decode())
         return
     for line in lines:
         print(line)
-    total = sum(piece.summed_loss for piece in pieces) or 1.0
+    total = sum(piece.summed_loss for piece in pieces if is_number(piece.summed_loss)) or 1.0
     headings = ["loss", "share", *(["gradient"] if config.spike else []), "targets", "document", "source", "begins"]
     rows = [headings]
     for piece in pieces:

@@ -1,10 +1,12 @@
 """The status of runs for the terminal: a table of several, the details of one."""
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +18,9 @@ from logtrain.observe.state import ago, state_of
 
 COLORS = {"running": "green", "finished": "bold", "stopped": "yellow", "silent": "red", "failed": "red"}
 SHOWN = 5  # events of one run
+LEAST = ("host", "tokens/s", "held out")  # columns, in the order in which they are left out where there is no room
+WORDS = ("run", "state", "health")  # columns that are cut short where there is still no room: the longest first
+NOT_FOLDED = 1 << 16  # cells
 RECENT = 3600.0  # seconds in which an event is part of how a run fares
 
 
@@ -44,23 +49,69 @@ def facts_of(run: RunFiles) -> dict[str, Any]:
 
 
 def print_table(runs: Sequence[RunFiles]) -> None:
-    """A line for each run."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("run", "state", "step", "loss", "held out", "tokens/s", "health", "host"):
-        table.add_column(heading, overflow="fold")
-    for run in runs:
-        state, last = state_of(run), run.last
-        held_out = next((records[-1].get("valid_loss") for records in run.validations.values()), None)
-        host = run.attempts[-1].host if run.attempts else "-"
-        cells = [run.name, state.told, state.progress, figure(last.get("loss"), ".4f"), figure(held_out, ".4f")]
-        cells += [figure(last.get("tokens_per_second"), ",.0f"), health(run), host]
-        texts = [Text(printable(cell, one_line=True)) for cell in cells]
-        texts[1].stylize(COLORS.get(state.word, ""))
-        table.add_row(*texts)
-    Console(highlight=False).print(table)
+    """A line for each run, however narrow the terminal is; elsewhere nothing is left out."""
+    console = Console(width=None if sys.stdout.isatty() else NOT_FOLDED, highlight=False)
+    console.print(fitting([cells_of(run) for run in runs], console))
     for run in runs:
         for problem in run.problems:
             print(printable(f"{run.name}: problem: {problem}", one_line=True))
+
+
+def cells_of(run: RunFiles) -> dict[str, Text]:
+    """What the table says of a run, by heading."""
+    state, last = state_of(run), run.last
+    held_out = next((records[-1].get("valid_loss") for records in run.validations.values()), None)
+    cells = {
+        "run": run.name,
+        "state": state.told,
+        "step": state.progress,
+        "loss": figure(last.get("loss"), ".4f"),
+        "held out": figure(held_out, ".4f"),
+        "tokens/s": figure(last.get("tokens_per_second"), ",.0f"),
+        "health": health(run),
+        "host": run.attempts[-1].host if run.attempts else "-",
+    }
+    colors = {"state": COLORS.get(state.word, "")}
+    return {name: Text(printable(cell, one_line=True), colors.get(name, "")) for name, cell in cells.items()}
+
+
+def fitting(lines: Sequence[Mapping[str, Text]], console: Console) -> Table:
+    """The table of cells by heading, of as many columns as there is room for; then words become shorter, no figures."""
+    kept, unbounded = list(lines[0]), console.options.update(width=NOT_FOLDED)
+
+    def over() -> int:
+        return console.measure(table_of(lines, kept), options=unbounded).maximum - console.width
+
+    for least in LEAST:
+        if over() > 0:
+            kept.remove(least)
+    widths = {name: max(line[name].cell_len for line in lines) for name in WORDS}
+    for _ in range(over()):
+        widths[max(widths, key=lambda name: widths[name])] -= 1
+    for line in lines:
+        line["run"].plain = shortened(line["run"].plain, max(1, widths["run"]))
+        for name in ("state", "health"):
+            line[name].truncate(max(1, widths[name]), overflow="ellipsis")
+    return table_of(lines, kept)
+
+
+def table_of(lines: Sequence[Mapping[str, Text]], headings: Sequence[str]) -> Table:
+    """A table of some of the cells; none of them takes a second line."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    for line in lines:
+        table.add_row(*(line[heading] for heading in headings))
+    return table
+
+
+def shortened(name: str, width: int) -> str:
+    """A name in so many cells: its beginning and its end, for the names of a series differ there."""
+    if cell_len(name) <= width:
+        return name
+    end = (width - 1) // 2
+    tail = set_cell_size(name[::-1], end)[::-1]
+    return f"{set_cell_size(name, width - 1 - end).rstrip()}…{tail.lstrip()}"
 
 
 def print_details(run: RunFiles) -> None:

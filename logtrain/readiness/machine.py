@@ -1,21 +1,18 @@
 """What a run needs of a machine beside its disk: shared memory, a folder for temporary files, memory, ports."""
 
-import contextlib
 import tempfile
 from pathlib import Path
 from shutil import disk_usage
 
-import psutil
-
 from logtrain.core.units import size
 from logtrain.model.llama import LlamaConfig
 from logtrain.model.lora import num_adapter_parameters
+from logtrain.readiness import container
 from logtrain.training.config import RunConfig
 
 SHARED = Path("/dev/shm")
 SHARED_OF_GPUS = 1 << 30  # bytes that NVIDIA asks for where several GPUs of a machine talk through NCCL
 SHARED_AT_LEAST = 1 << 20  # for semaphores
-LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
 OF_TRAINED, OF_FROZEN = 16, 4  # bytes a parameter, fp32: the weight, its gradient and two moments; the weight alone
 
 
@@ -36,7 +33,11 @@ def check_temporary(ranks: int, documents: int = 0) -> str:
     """The room for temporary files, in words: the ranks of a machine share a packed epoch there. Raises ValueError
     where nothing can be written, or not enough.
     """
-    folder, need = Path(tempfile.gettempdir()), (1 << 20) + (64 * documents if ranks > 1 else 0)
+    need = (1 << 20) + (64 * documents if ranks > 1 else 0)
+    try:
+        folder = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.strerror}; set TMPDIR to a folder that can be written to") from None
     try:
         with tempfile.NamedTemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 12))
@@ -50,12 +51,7 @@ def check_temporary(ranks: int, documents: int = 0) -> str:
 
 def memory_of_machine() -> int:
     """Bytes of memory that are to be had on this machine now, or in this container."""
-    free = psutil.virtual_memory().available
-    for file in LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # no such limit, or "max"
-            used = psutil.Process().memory_info().rss
-            free = min(free, int(file.read_text()) - used)
-    return free
+    return container.memory()[1]
 
 
 def bytes_of_state(config: RunConfig, shape: LlamaConfig) -> int:

@@ -5,16 +5,15 @@ import platform
 import socket
 import tempfile
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from logtrain.core.entry import words_of
 from logtrain.core.units import size
 from logtrain.core.world import World
-from logtrain.readiness import disk, machine, options
+from logtrain.readiness import container, disk, machine, options
 from logtrain.readiness.gpus import driver_version
 from logtrain.readiness.stages import gathered
 
@@ -28,12 +27,14 @@ def examine(folder: Path, gpus: int, ranks: int, alone: bool) -> dict[str, Any]:
     of this machine. `alone`: whether it is the only one.
     """
     problems: list[str] = []
+    (cores, share), (total, free) = container.cores(), container.memory()
     facts: dict[str, Any] = {
         "node": platform.node(),
         "system": f"{platform.system()} {platform.release()}",
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": psutil.virtual_memory().total,
-        "free_bytes": machine.memory_of_machine(),
+        "cores": cores,
+        "share_of_cores": share,
+        "memory_bytes": total,
+        "free_bytes": free,
         "driver": driver_version(),
         "versions": options.versions(),
         "missing": options.missing(gpus > 0),
@@ -54,14 +55,30 @@ def examine(folder: Path, gpus: int, ranks: int, alone: bool) -> dict[str, Any]:
 
 
 def disk_of(folder: Path) -> disk.Rates:
-    """How fast the disk of a folder, or of the one that it would be made in, is."""
-    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=existing(folder)) as scratch:
-        return disk.measure(Path(scratch))
+    """How fast the disk of a folder, or of the one that it would be made in, is. Raises ValueError where a run could
+    not be written there.
+    """
+    with scratch_in(folder) as scratch:
+        return disk.measure(scratch)
+
+
+@contextmanager
+def scratch_in(folder: Path) -> Iterator[Path]:
+    """A new folder in `folder`, or in the one that it would be made in, which is removed. Raises ValueError."""
+    place = existing(folder)
+    try:
+        made = tempfile.TemporaryDirectory(prefix=".doctor-", dir=place)
+    except OSError as error:
+        raise ValueError(f"{place}: {error.strerror}; runs are written there: choose another --runs") from None
+    with made as name:
+        yield Path(name)
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the one above it that there is."""
+    """The folder, or the one above it that there is. Raises ValueError where something else is in its place."""
     folder = folder.absolute()
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"{folder}: is no folder; choose another --runs")
     return folder if folder.is_dir() or folder == folder.parent else existing(folder.parent)
 
 
@@ -70,7 +87,7 @@ def check_name(name: str, alone: bool) -> str:
     began = time.monotonic()
     try:
         address = socket.gethostbyname(name)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: no name that there can be
         if alone:
             return f"{name} has no address, which one machine does not need"
         raise ValueError(f"{name}: its name has no address ({error}); add it to DNS or /etc/hosts") from None
@@ -84,10 +101,14 @@ def check_shared(world: World, folder: Path, machines: int) -> list[str]:
     """What is wrong with the folder and the clocks that machines share, on rank 0. Every rank calls this."""
     if machines == 1:
         return []
-    with (
-        tempfile.TemporaryDirectory(prefix=".doctor-", dir=existing(folder)) if world.is_main else nullcontext() as own
-    ):
-        place, now = world.from_main((str(Path(own).absolute()) if own else "", time.time()))
+    with ExitStack() as stack:
+        place = ""
+        if world.is_main:
+            with suppress(ValueError):  # the examination of the disk has said so
+                place = str(stack.enter_context(scratch_in(folder)))
+        place, now = world.from_main((place, time.time()))
+        if not place:
+            return []
         skew, problem = abs(time.time() - now), ""
         if world.local_rank == 0:
             end = time.monotonic() + PATIENCE
@@ -106,8 +127,9 @@ def told(facts: dict[str, Any]) -> list[str]:
     """The facts of a machine, as lines."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     driver = f"driver {facts['driver']}, " if facts["driver"] else ""
+    share = f" (the time of {facts['share_of_cores']:.3g})" if facts["share_of_cores"] < facts["cores"] else ""
     return [
-        f"{facts['node']}: {facts['cores']} cores, {size(facts['memory_bytes'])} memory, "
+        f"{facts['node']}: {facts['cores']} cores{share}, {size(facts['memory_bytes'])} memory, "
         f"{size(facts['free_bytes'])} of it free; {facts['system']}",
         f"  {driver}{versions}",
         *(f"  {line}" for line in facts["told"]),

@@ -17,6 +17,7 @@ from logtrain.training.optim_config import OptimConfig
 from logtrain.training.preference_config import PreferenceConfig
 
 Role = Literal["domain", "general", "chat"]
+LONGEST_NAME = 255 - len("..rehearsal.json.partial")  # bytes: of a file's name beside the run, which has this, too
 ONLY = ""  # the name of a source that is the only one
 
 
@@ -183,6 +184,11 @@ class RunConfig(Config):
         super().__post_init__()
         if self.name in ("", ".", "..") or "/" in self.name:
             raise ValueError(f"name = {self.name!r}: expected the name of a folder in runs, without /")
+        if (length := len(os.fsencode(self.name))) > LONGEST_NAME:
+            raise ValueError(
+                f"name = {self.name[:20] + '...'!r}: has {length} bytes, at most {LONGEST_NAME} leave room for the "
+                "names of the files beside the run; shorten it"
+            )
         self.check_sources()
         self.check_budget()
         if not (self.export_merged or self.lora.rank):

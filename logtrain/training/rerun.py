@@ -3,6 +3,7 @@ each weighed, and what the run would have been without one.
 """
 
 import dataclasses
+import math
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from logtrain.training.checkpoint import Checkpoints, read_facts, step_of
 from logtrain.training.forgetting import restore_shares
 from logtrain.training.objective import objective_of
 from logtrain.training.optim import make_optimizer
+from logtrain.training.parts import new_state
 from logtrain.training.setup import RunSetup
 from logtrain.training.sharding import clip_grad_norm, last_micro_batch
 from logtrain.training.step import TrainStep, validate
@@ -93,12 +95,18 @@ def places_in(loader: Loader, step: int) -> list[Place]:
     return found
 
 
+def documents_in(loader: Loader, step: int) -> dict[Document, tuple[str, int]]:
+    """The documents of step `step` (0-based) on all ranks, each with its file and its row there."""
+    rows = [(row.split, document) for row in loader.rows(step) for document, *_ in row.epoch.pieces_of(row.number)]
+    return {(str(split.folder), document): split.origin(document)[:2] for split, document in rows}
+
+
 class Rerun:
     """The run of a checkpoint before a step, which goes on from there. Every rank makes one."""
 
     def __init__(self, run: RunSetup, step: int):
         """Go to the newest checkpoint before step `step` (counted from 1), or to the start. Raises ValueError for a
-        step that the run does not have.
+        step that the run does not have, and for data that are not those of the run.
         """
         self.run, self.world, self.train = run, run.world, run.data.train
         if has_pairs(self.train.split.manifest):
@@ -108,16 +116,17 @@ class Rerun:
         if not 1 <= step <= total:
             raise ValueError(f"step = {step}: the run has steps 1 to {total}")
         checkpoints = Checkpoints(run.folder / "checkpoints", note=run.world.note)
-        before = [path for path in checkpoints.complete() if step_of(path) < step]
-        path = checkpoints.gathered(max(before, key=step_of, default=None))[0]
+        there = checkpoints.gathered(checkpoints.complete())[0]
+        if there:
+            facts = read_facts(there[-1])  # with the decisions that were made after `path`, too
+            state = facts.state.continued_as(new_state(run), there[-1], " ".join(run.config.sources.values()))
+            restore_shares(self.train, trainer.replay_source, state)
+        path = max((path for path in there if step_of(path) < step), key=step_of, default=None)
         frozen = run.initial_weights() if run.config.lora.rank or path is None else None
         self.model = run.build_model(frozen)
         self.optimizer = make_optimizer(self.model, run.config.optim)
         self.step = checkpoints.load(path, self.model, self.optimizer).step if path else 0
         self.began_at = self.step
-        if newest := next(reversed(checkpoints.gathered(checkpoints.complete())[0]), None):
-            state = read_facts(newest).state  # with the decisions that were made after `path`, too
-            restore_shares(self.train, trainer.replay_source, state)
         optim, objective = run.config.optim, objective_of(run.config)
         self.train_step = TrainStep(
             self.model, self.optimizer, optim, trainer.max_grad_norm, total, run.world, objective
@@ -237,12 +246,15 @@ def document_of(place: Place) -> Document:
 
 def ranked(pieces: list[Weighed]) -> list[Weighed]:
     """Pieces by what they add to the step beyond others of their length: their loss above the median loss a target,
-    times their targets and, where gradients were asked for, times their gradient's norm.
+    times their targets and, where gradients were asked for, times their gradient's norm. What is not finite comes
+    first.
     """
-    with_targets = sorted(piece.loss for piece in pieces if piece.targets)
+    with_targets = sorted(piece.loss for piece in pieces if piece.targets and math.isfinite(piece.loss))
     usual = with_targets[len(with_targets) // 2] if with_targets else 0.0
 
     def excess(piece: Weighed) -> float:
+        if not math.isfinite(piece.summed_loss + piece.grad_norm):
+            return math.inf
         above = piece.summed_loss - usual * piece.targets
         return above * (piece.grad_norm or 1.0) if above > 0 else above
 

@@ -1,6 +1,11 @@
 """The documents of a step and what each weighed; a rerun is the run bit for bit, and one without a document is not."""
 
+import contextlib
+import io
 import json
+import math
+import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +19,10 @@ from logtrain.core.run_folder import read_run_config
 from logtrain.data.shards import DOCUMENT, ShardWriter
 from logtrain.text.tokenizer import Tokenizer
 from logtrain.training.config import RunConfig
-from logtrain.training.rerun import Rerun, places_in, ranked
+from logtrain.training.rerun import Rerun, Weighed, places_in, ranked
 from logtrain.training.setup import set_up
 from tests.support.ranks import Ranks
-from tests.support.synthetic import write_manifest, write_model
+from tests.support.synthetic import change_manifest, write_manifest, write_model
 from tests.support.training import train
 
 POISON_TOKENS = 24
@@ -119,6 +124,44 @@ def test_an_empty_exclusion_is_the_run_bit_for_bit(case, ranks: Ranks, tmp_path,
     assert ranks.run(size, rerun_equal, tmp_path / "run") == [True] * size
 
 
+@pytest.mark.slow
+def test_a_document_of_any_rank_is_left_out_once(case, ranks: Ranks, tmp_path):
+    """However often it is named."""
+    assert ranks.run(2, train, flags_of(case.model, case.folder / "data", tmp_path)) == [0, 0]
+    step, run = step_with(tmp_path / "run", case.poison, 10), str(tmp_path / "run")
+    flags = ["--step", str(step), "--without", str(case.poison), str(case.poison)]
+    told = ranks.run(2, traced, [run, *flags])
+    assert f"without 1 documents, from step {(step - 1) // 4 * 4 + 1}; " in told[0] and not told[1]
+    assert told[0].count("recorded steps are the same bit for bit\n") >= 1 and "0 of" not in told[0]
+
+
+def traced(flags: list[str]) -> str:
+    """What trace prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert trace.main(flags) == 0
+    return printed.getvalue()
+
+
+def test_what_the_run_has_not_made_is_not_traced(case, tmp_path):
+    flags = flags_of(case.model, case.folder / "data", tmp_path, "--trainer.stop_after", "6")
+    assert train(flags) == 75
+    with pytest.raises(ValueError, match=r"^step = 7: the run has made 6 of its \d+ steps so far$"):
+        trace.main([str(tmp_path / "run"), "--step", "7"])
+    assert trace.main([str(tmp_path / "run"), "--step", "6"]) == 0
+
+
+def test_data_that_are_not_those_of_the_run_are_not_traced(case, tmp_path):
+    write_poisoned(tmp_path / "data", case.model, seed=7)
+    assert train(flags_of(case.model, tmp_path / "data", tmp_path, "--trainer.max_steps", "6")) == 0
+    shutil.rmtree(tmp_path / "data")
+    write_poisoned(tmp_path / "data", case.model, seed=8)
+    change_manifest(tmp_path / "data", settings={"seq_len": 32, "seed": 2})
+    for step in (2, 6):  # before the first checkpoint, too
+        with pytest.raises(ValueError, match=r"data: has been prepared anew since .* was saved; restore it"):
+            trace.main([str(tmp_path / "run"), "--step", str(step)])
+        torch.distributed.destroy_process_group()
+
+
 def whole(parameter: torch.Tensor) -> torch.Tensor:
     """A parameter that may be sharded."""
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
@@ -150,12 +193,72 @@ LOSS = 2.0006103515625
         ),
         ({1: (LOSS * (1 + 3e-5), 0.5), 2: (3.0, 0.25)}, "1 of 2 recorded steps are the same bit for bit: rerun on"),
         ({1: ("2.0", 0.5), 2: (None, 0.25)}, "0 of 2 recorded steps are the same bit for bit: rerun on"),
+        ({1: (LOSS, 0.5), 2: (3.0, None)}, "1 of 2 recorded steps are the same bit for bit: rerun on"),
         ({}, "no record in between"),
     ],
 )
 def test_what_a_rerun_is_to_the_records(recorded, told):
     """An older version has the same gradient norms, which prove the rerun, and losses summed in float32."""
     assert told in trace.same([(1, LOSS, 0.5), (2, 3.0, 0.25)], recorded)
+
+
+def test_a_step_without_finite_gradients_is_the_same_again():
+    """Records have null for what is not finite; the step updated nothing, as in the run."""
+    recorded = {1: (None, None), 2: (3.0, 0.25)}
+    assert "2 of 2 recorded steps are the same" in trace.same([(1, math.nan, math.inf), (2, 3.0, 0.25)], recorded)
+    assert "1 of 2 recorded steps are the same" in trace.same([(1, 3.0, 0.5), (2, 3.0, 0.25)], recorded)
+
+
+def test_a_document_with_a_loss_that_is_not_finite_comes_first(capsys):
+    pieces = [
+        Weighed("a.json", row, row, 0, 4, 3, "all", loss, 0.0, "")
+        for row, loss in enumerate((3.0, 6.0, math.nan, 9.0, 3.0))
+    ]
+    first, *others = ranked(pieces)
+    assert first.row == 2 and [piece.row for piece in others] == [3, 1, 0, 4]
+    trace.tell([first, *others], ["told"], trace.TraceConfig(run="run", json=True))
+    told = [json.loads(line, parse_constant=pytest.fail) for line in capsys.readouterr().out.splitlines()]
+    assert told[0]["summed_loss"] is None and told[1]["summed_loss"] == 9.0 and told[-1] == {"told": "told"}
+
+
+DOCUMENTS = {
+    ("web", 17): ("/data/web/a.json", 3),
+    ("own", 17): ("/data/own/a.json", 5),
+    ("own", 18): ("/data/own/a.json", 6),
+    ("own", 19): ("/data/own/a.json", 6),
+    ("own", 20): ("/data/own/b.json", 3),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("18", [("own", 18)]),
+        ("a.json:5", [("own", 17)]),
+        ("own/a.json:6", [("own", 18), ("own", 19)]),  # a row of several documents
+        ("/data/own/b.json:3", [("own", 20)]),
+        ("17", "without = 17: is each of /data/own/a.json:5, /data/web/a.json:3; name the one that is meant"),
+        ("21", "without = 21: no such document in steps 9 to the traced one"),
+        ("a.json:7", "without = a.json:7: no such document"),
+        ("json:3", "without = json:3: no such document"),
+        ("a.json:", "without = a.json:: no such document"),
+        (":3", "without = :3: no such document"),
+        ("", "without = : no such document"),
+    ],
+)
+def test_a_document_is_found_by_its_number_or_its_row(text, found):
+    if isinstance(found, list):
+        assert trace.find(text, DOCUMENTS, 8) == found
+    else:
+        with pytest.raises(ValueError, match=f"^{re.escape(found)}"):
+            trace.find(text, DOCUMENTS, 8)
+
+
+def test_a_row_of_two_files_of_one_name_is_not_guessed():
+    named = {("web", 17): ("/data/web/a.json", 5), ("own", 17): ("/data/own/a.json", 5)}
+    with pytest.raises(ValueError, match=r"is each of /data/own/a.json:5, /data/web/a.json:5; name the one"):
+        trace.find("a.json:5", named, 0)
+    assert trace.find("web/a.json:5", named, 0) == [("web", 17)]
 
 
 @pytest.mark.slow
@@ -195,6 +298,14 @@ def test_a_spike_is_found_by_itself(case, tmp_path, capsys):
         (["--step", "999"], "step = 999: the run has steps 1 to"),
         (["--step", "3", "--without", "nothing.json:7"], "without = nothing.json:7: no such document"),
         (["--step", "3", "--until", "x"], "--until x: expected an integer"),
+        (["--step", "-1"], "step = -1 must not be negative"),
+        (["--step", "3", "--top", "-1"], "top = -1 must not be negative"),
+        (["--step", "3", "--until", "5"], "until = 5: only with --without"),
+        (["--step", "3", "--without", "1", "--until", "2"], "until = 2: expected a step from the traced one, 3, to"),
+        (
+            ["--step", "3", "--without", "1", "--until", "999"],
+            "until = 999: expected a step from the traced one, 3, to",
+        ),
     ],
 )
 def test_mistakes_are_one_line(case, more, told):

@@ -97,6 +97,31 @@ def test_a_name_without_an_address_matters_to_other_machines_alone(monkeypatch):
         nodes.check_name("vm", alone=False)
 
 
+@pytest.mark.parametrize("name", ["vm..cluster", "v" * 64, ".vm"])
+def test_a_name_that_there_cannot_be_has_no_address(name):
+    assert "which one machine does not need" in nodes.check_name(name, alone=True)
+    with pytest.raises(ValueError, match=r"its name has no address .*; add it to DNS"):
+        nodes.check_name(name, alone=False)
+
+
+def test_a_place_where_no_run_can_be_written_is_named(tmp_path, monkeypatch):
+    """As it was given, without the name of a file that nobody knows."""
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link", "file/runs"):
+        with pytest.raises(ValueError, match=rf"^{tmp_path}/{name.partition('/')[0]}: is no folder; choose another"):
+            nodes.disk_of(tmp_path / name)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", f"{tmp_path}/.doctor-x7d2")
+
+    monkeypatch.setattr(nodes.tempfile, "TemporaryDirectory", refuse)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: Permission denied; runs are written there: choose another"):
+        nodes.disk_of(tmp_path / "runs")
+    facts = nodes.examine(tmp_path, gpus=0, ranks=1, alone=True)
+    assert [problem.partition(";")[0] for problem in facts["problems"]] == [f"{tmp_path}: Permission denied"]
+
+
 def test_what_is_printed_has_ranges_and_what_is_wrong(tmp_path):
     facts = nodes.examine(tmp_path, gpus=0, ranks=1, alone=True)
     assert facts["problems"] == [] and not list(tmp_path.iterdir())

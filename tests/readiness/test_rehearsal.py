@@ -163,6 +163,7 @@ GOOD: dict[str, tuple[Callable[[SimpleNamespace], object], tuple[str, ...]]] = {
     "a named set": (lambda c: other_data(c, "b"), ("--valid", "b={c.folder}/b", "--loader.attention", "row")),
     "resumed": (begun, ("--resume", "auto", "--price", "2")),
     "documents a step": (nothing, ("--loader.documents_per_step", "16", "--recompute", "full", "--trainer.keep", "0")),
+    "the longest name": (nothing, ("--name", "日" * 77)),
     "one step": (nothing, ("--trainer.max_steps", "1", "--trainer.patience", "1", "--dtype", "bfloat16")),
 }
 
@@ -175,7 +176,8 @@ def is_taken_for_good(case: SimpleNamespace, name: str) -> list[str]:
     said, error = rehearsed([*case.flags, *(flag.format(c=case) for flag in flags)], cls)
     assert error == "" and not [line for line in said if line.startswith(("FAILED", "left out"))], (said, error)
     assert files_of(case.runs / "run") == before
-    assert {path.name for path in case.runs.iterdir()} - {"run"} == {"run.rehearsal.json"}
+    run = flags[1] if "--name" in flags else "run"
+    assert {path.name for path in case.runs.iterdir()} - {"run"} == {f"{run}.rehearsal.json"}
     return said
 
 

@@ -295,6 +295,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "a price that is no number": Fault(nothing, "price = nan: expected a number", ("--price", "nan")),
     "name of the folder above": Fault(nothing, "name = '..': expected the name of a folder", ("--name", "..")),
+    "name that is too long": Fault(nothing, "has 232 bytes, at most 231", ("--name", "n" * 232)),
     "learning rate": Fault(nothing, "training has diverged", ("--optim.lr", "1e30")),
     "out of memory at validation": Fault(nothing, "out of memory at validation", work=out_of_memory_at_validation),
     "no memory at the start": Fault(nothing, "out of memory at the start; give", work=no_memory_at_the_start),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.torch_version import TorchVersion
 
+from logtrain.core.atomic import write_file
 from logtrain.planning.shape import read_shape
 from logtrain.planning.trace import trace_step
 from logtrain.training import checks
@@ -29,3 +30,13 @@ def test_an_older_torch_runs_all_but_what_it_gets_wrong(monkeypatch):
         checks.check_torch(symmetric)
     with pytest.raises(ValueError, match=r"^a plan needs torch >= 2\.13, and this is 2\.11"):
         trace_step(PLAIN, read_shape("Llama-3.2-1B"), 1)
+
+
+@pytest.mark.parametrize("letter", ["n", "日"])
+def test_a_name_has_room_for_the_files_beside_the_run(letter, tmp_path):
+    """The rehearsal's are the longest; what a name has is bytes, not letters."""
+    longest = letter * (231 // len(letter.encode()))
+    replace(PLAIN, name=longest)
+    write_file(tmp_path / f"{longest}.rehearsal.json", b"{}")
+    with pytest.raises(ValueError, match=r"^name = .*\.\.\.': has \d+ bytes, at most 231 leave room .*; shorten it$"):
+        replace(PLAIN, name=longest + letter)
