@@ -29,6 +29,13 @@ def uses_triton(x: Tensor) -> bool:
     return x.is_cuda or _mode is not None
 
 
+def is_plain(x: Tensor) -> bool:
+    """Whether an operation on a tensor, of any shape and any dtype, need not be one that PyTorch has registered: in
+    inference mode elsewhere than on a GPU. A registered one takes 10 us more, of the 300 of a layer for one token.
+    """
+    return torch.is_inference_mode_enabled() and not uses_triton(x)
+
+
 @contextlib.contextmanager
 def interpreted() -> Iterator[None]:
     """Run the Triton kernels on CPU tensors, by Triton's interpreter.

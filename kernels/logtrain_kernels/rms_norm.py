@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from logtrain_kernels.cost import Cost, nbytes
-from logtrain_kernels.device import num_processors, uses_triton
+from logtrain_kernels.device import is_plain, num_processors, uses_triton
 from logtrain_kernels.language import constexpr
 
 
@@ -158,8 +158,8 @@ def rms_norm_op(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Ten
     y_TD, scale_T = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), dtype=torch.float32)
     T, D = x_TD.shape
     if T:
-        launch = rms_norm_forward_launch(D)
-        rms_norm_forward[(T,)](x_TD, x_TD, weight_D, x_TD, y_TD, scale_T, eps, D=D, ADD=False, **launch)
+        forward, launch = rms_norm_forward[(T,)], rms_norm_forward_launch(D)
+        forward(x_TD, x_TD, weight_D, x_TD, y_TD, scale_T, eps, D=D, ADD=False, **launch)
     return y_TD, scale_T
 
 
@@ -172,8 +172,7 @@ def _(x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 def add_rms_norm_op(x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """-> (residual + x [T, D], y [T, D], scale fp32 [T])"""
     if not uses_triton(x_TD):
-        sum_TD = residual_TD + x_TD
-        return sum_TD, *normalise(sum_TD, weight_D, eps)
+        return (sum_TD := residual_TD + x_TD), *normalise(sum_TD, weight_D, eps)
     x_TD, residual_TD, weight_D = x_TD.contiguous(), residual_TD.contiguous(), weight_D.contiguous()
     sum_TD, y_TD = torch.empty_like(x_TD), torch.empty_like(x_TD)
     scale_T = x_TD.new_empty(len(x_TD), dtype=torch.float32)
@@ -289,12 +288,13 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Add a sublayer's output x to the residual stream and normalise the sum: -> (new residual, its norm), both [T,
-    D] in x's dtype.
+    """Add a sublayer's output x to the residual stream and normalise the sum: -> (new residual, its norm), both as x.
 
     `residual_TD = None` starts the stream: x becomes the residual.
     """
     if residual_TD is None:  # the backward of this one, of all norms of a model, adds in a pass of its own
         return x_TD, rms_norm(x_TD, weight_D, eps)
     assert x_TD.dtype == residual_TD.dtype, (x_TD.dtype, residual_TD.dtype)
+    if is_plain(x_TD):
+        return (sum_TD := residual_TD + x_TD), normalise(sum_TD, weight_D, eps)[0]
     return add_rms_norm_op(x_TD, residual_TD, weight_D, eps)[:2]

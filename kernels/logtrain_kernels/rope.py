@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from logtrain_kernels.cost import Cost, nbytes
-from logtrain_kernels.device import uses_triton
+from logtrain_kernels.device import is_plain, uses_triton
 from logtrain_kernels.language import constexpr
 
 
@@ -80,8 +80,8 @@ def rope_reference(
 
 def turn(x_TNH: Tensor, cos_TH2: Tensor, sin_TH2: Tensor) -> None:
     """Turns each pair of each head by its token's angle, in place."""
-    first, second = x_TNH.chunk(2, dim=-1)
-    first32, second32, cos, sin = first.float(), second.float(), cos_TH2[:, None], sin_TH2[:, None]
+    first, second = x_TNH.unflatten(-1, (2, -1)).unbind(-2)
+    first32, second32, cos, sin = first.float(), second.float(), cos_TH2.unsqueeze(1), sin_TH2.unsqueeze(1)
     turned = (first32 * cos).addcmul_(second32, sin, value=-1)
     second.copy_((second32 * cos).addcmul_(first32, sin))
     first.copy_(turned)
@@ -242,4 +242,8 @@ def rope(
     qkv [T, N + 2K, H] (heads in the order q, k, v), tables fp32 [T, H / 2] -> q [T, N, H], k [T, K, H], v [T, K, H]
     in qkv's dtype. q, k and v are views of qkv, turned in place: qkv itself must not be used afterwards.
     """
+    if is_plain(qkv_TNH):
+        turn(qkv_TNH[:, : num_heads + num_kv_heads], cos_TH2, sin_TH2)
+        q_TNH, k_TKH, v_TKH = qkv_TNH.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+        return q_TNH, k_TKH, v_TKH
     return Rope.apply(qkv_TNH, cos_TH2, sin_TH2, num_heads, num_kv_heads)

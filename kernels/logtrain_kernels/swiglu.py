@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from logtrain_kernels.cost import Cost, nbytes
-from logtrain_kernels.device import uses_triton
+from logtrain_kernels.device import is_plain, uses_triton
 from logtrain_kernels.language import constexpr
 
 
@@ -170,4 +170,4 @@ def swiglu(gate_up_T2F: Tensor) -> Tensor:
 
     The backward works in place of gate_up, so it can run once, and nothing else may keep gate_up.
     """
-    return swiglu_op(gate_up_T2F)
+    return gate(gate_up_T2F) if is_plain(gate_up_T2F) else swiglu_op(gate_up_T2F)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from logtrain import cpt
 from logtrain.core import entry
+from tests.support import without_waits
 from tests.support.finetuning import as_chats
 from tests.support.program import last_step
 from tests.support.synthetic import change_manifest, write_data, write_model, write_tokenizer
@@ -70,7 +71,7 @@ def command(monkeypatch, capsys) -> Callable[[list[str]], tuple[int, str]]:
         finally:
             if torch.distributed.is_initialized():  # an error leaves it to the end of the process
                 torch.distributed.destroy_process_group()
-        return ended.value.code, capsys.readouterr().err
+        return ended.value.code, without_waits(capsys.readouterr().err)
 
     return command
 

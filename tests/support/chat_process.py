@@ -23,6 +23,7 @@ from logtrain.conversation.terminal import Interrupt
 from logtrain.core.entry import run
 from logtrain.generation.generator import Generator
 from logtrain.generation.scheduler import RequestState
+from tests.support import without_waits
 from tests.support.program import SERVER
 
 ENTER, CTRL_C, CTRL_D, UP = "\r", "\x03", "\x04", "\x1b[A"
@@ -107,7 +108,7 @@ def script(flags: Sequence[str], stdin: bytes, folder: Path, answers: Sequence[s
     process.start()
     process.join(60)
     assert process.exitcode is not None
-    return process.exitcode, files[1].read_bytes().decode(), files[2].read_bytes().decode()
+    return process.exitcode, files[1].read_bytes().decode(), without_waits(files[2].read_bytes().decode())
 
 
 def become(flags: Sequence[str], files: Sequence[str], answers: Sequence[str], gate: Semaphore | None) -> None:
