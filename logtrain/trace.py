@@ -89,7 +89,7 @@ def main(argv: list[str]) -> int:
         if other:
             lines += compare(rerun, made, recorded, other, doomed, until)
     if of_run.world.is_main:
-        tell(pieces[: config.top or None], lines, config)
+        tell(pieces, lines, config)
     of_run.world.close()
     return 0
 
@@ -182,7 +182,7 @@ def compare(
     """The run with and without some documents, step by step."""
     whole = [*made, *rerun.advance(until)]
     without = list(other.advance(until, doomed))
-    lines = [f"without {len(doomed)} documents, from step {rerun.began_at + 1}:{same(whole, recorded)}"]
+    lines = [f"without {len(doomed)} documents, from step {rerun.began_at + 1}{same(whole, recorded)}"]
     for (number, loss, norm), (_, other_loss, other_norm) in zip(whole, without, strict=True):
         change = f"loss {loss:.4f} -> {other_loss:.4f} ({other_loss - loss:+.4f})"
         lines.append(f"step {number}: {change}, gradient norm {norm:.3g} -> {other_norm:.3g}")
@@ -193,9 +193,10 @@ def compare(
 
 
 def tell(pieces: list["Weighed"], lines: list[str], config: TraceConfig) -> None:
-    """Print what was found."""
+    """Print what was found of all pieces of the step."""
+    shown = pieces[: config.top or None]
     if config.json:
-        for piece in pieces:
+        for piece in shown:
             print(orjson.dumps({**piece._asdict(), "loss": piece.loss}).decode())  # null for what is not finite
         for line in lines:
             print(orjson.dumps({"told": line}).decode())
@@ -205,7 +206,7 @@ def tell(pieces: list["Weighed"], lines: list[str], config: TraceConfig) -> None
     total = sum(piece.summed_loss for piece in pieces if is_number(piece.summed_loss)) or 1.0
     headings = ["loss", "share", *(["gradient"] if config.spike else []), "targets", "document", "source", "begins"]
     rows = [headings]
-    for piece in pieces:
+    for piece in shown:
         gradient = [f"{piece.grad_norm:.3g}"] if config.spike else []
         name = f"{Path(piece.file).name}:{piece.row}"
         share = f"{piece.summed_loss / total:.1%}"

@@ -137,6 +137,7 @@ class Rerun:
         gradient norm) of each step.
         """
         while self.step < step:
+            self.world.note(f"step {self.step + 1}")
             made = self.at(self.step, without)
             result = self.train_step(made, self.step)
             self.step += 1
@@ -186,6 +187,7 @@ class Rerun:
         """The summed loss of each piece."""
         found: list[float] = []
         for number, batch in enumerate(made.batches):
+            self.world.note(f"the losses of step {self.step + 1}, {number} of {len(made.batches)} micro-batches so far")
             on_device = batch.to(self.world.device)
             assert on_device.labels_T is not None
             logits_TV = self.model(on_device._replace(labels_T=None))
@@ -205,6 +207,7 @@ class Rerun:
         found = []
         for rank, count in enumerate(counts):
             for at in range(count):
+                self.world.note(f"the gradients of step {self.step + 1}, {len(found):,} of {len(mine):,} pieces so far")
                 place = mine[at] if rank == self.world.rank else None
                 norm = self.norm_of(made, place)
                 if place:

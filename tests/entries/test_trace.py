@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from logtrain import trace
 from logtrain.core.run_folder import read_run_config
+from logtrain.core.world import World
 from logtrain.data.shards import DOCUMENT, ShardWriter
 from logtrain.text.tokenizer import Tokenizer
 from logtrain.training.config import RunConfig
@@ -93,6 +94,26 @@ def test_the_documents_of_a_step_are_all_and_their_losses_are_the_steps(case, ca
     assert all(piece["text"].startswith("w") for piece in pieces if piece["first"] == 0)
 
 
+def test_shares_are_of_the_step_however_many_are_shown(case, capsys):
+    def shares(top: str) -> list[float]:
+        assert trace.main([str(case.run), "--step", "11", "--top", top]) == 0
+        rows = capsys.readouterr().out.splitlines()[2:]
+        return [float(row.split()[1].removesuffix("%")) for row in rows]
+
+    everything = shares("0")
+    assert sum(everything) == pytest.approx(100, abs=0.05 * len(everything)) and shares("2") == everything[:2]
+
+
+def test_a_rerun_says_what_it_is_at(case, monkeypatch):
+    """Not that it still verifies the checkpoint, for minutes."""
+    said: list[str] = []
+    monkeypatch.setattr(World, "note", lambda _, doing: said.append(doing))
+    assert trace.main([str(case.run), "--step", "11", "--spike"]) == 0
+    steps = [doing for doing in said if doing.startswith(("step ", "the "))]
+    assert steps[:3] == ["step 9", "step 10", steps[2]] and steps[2].startswith("the losses of step 11, 0 of ")
+    assert steps[-1].startswith("the gradients of step 11, ")
+
+
 def test_the_gradients_are_the_parts_of_the_steps(case):
     """Of a step of few pieces: the norm of their sum is the step's."""
     of_run = set_up(read_run_config(case.run, RunConfig))
@@ -131,7 +152,7 @@ def test_a_document_of_any_rank_is_left_out_once(case, ranks: Ranks, tmp_path):
     step, run = step_with(tmp_path / "run", case.poison, 10), str(tmp_path / "run")
     flags = ["--step", str(step), "--without", str(case.poison), str(case.poison)]
     told = ranks.run(2, traced, [run, *flags])
-    assert f"without 1 documents, from step {(step - 1) // 4 * 4 + 1}; " in told[0] and not told[1]
+    assert f"without 1 documents, from step {(step - 1) // 4 * 4 + 1}; " in told[0] and told[1] == ""
     assert told[0].count("recorded steps are the same bit for bit\n") >= 1 and "0 of" not in told[0]
 
 
