@@ -1,9 +1,12 @@
 """The charts of runs: one or several laid over one another, as small pictures that stay legible on a phone."""
 
 import io
+import math
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -11,14 +14,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from logtrain.core.printable import shortened
 from logtrain.observe.run_files import Line, RunFiles, is_number
 
 COLORS = ("#2f6fb0", "#d9822b", "#3f9c6b", "#8e5ea2", "#b9423f", "#8a96a3")  # told apart by the colour-blind, too
-STYLES = ("-", "--", ":", "-.")
+STYLES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2, 2, 2)))
 INK, GRID = "#1d2733", "#e3e7ec"
 SIZE = (4.4, 2.7)  # inches: 317 points, 422 pixels, wide, so that on a phone of 390 pixels the text is hardly smaller
 MOST_POINTS = 800  # of a line; more are drawn as the lowest and the highest of each stretch
 MOST_LINES = 24  # of a chart
+MOST_OF_LABEL = 56  # letters of a line's name: as many as fit into SIZE
 FREE_ROWS, LINE = 2, 0.2  # rows of a legend that SIZE has room for, and inches that each further one adds
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -52,7 +57,18 @@ class Curve:
     x: list[float]
     y: list[float]
     color: str
-    style: str = "-"
+    style: Any = "-"
+    breaks: Sequence[float] = ()
+    """Where the line is interrupted, in order: nobody was there to measure."""
+
+    def broken(self) -> tuple[list[float], list[float]]:
+        """Its points, with one that is not drawn at every interruption."""
+        points: list[tuple[float, float]] = []
+        for x, y in zip(self.x, self.y, strict=True):
+            if points and bisect_right(self.breaks, points[-1][0]) < bisect_right(self.breaks, x):
+                points.append((x, math.nan))
+            points.append((x, y))
+        return [x for x, _ in points], [y for _, y in points]
 
 
 @dataclass
@@ -70,14 +86,21 @@ class Chart:
     left_out: int = 0
     """Lines beyond MOST_LINES, which are not drawn."""
 
-    def add(self, label: str, points: Iterable[tuple[Any, Any]], color: int, style: int = 0) -> None:
+    def add(
+        self,
+        label: str,
+        points: Iterable[tuple[Any, Any]],
+        color: int,
+        style: int = 0,
+        breaks: Sequence[float] = (),
+    ) -> None:
         """Add a line of those points that are numbers, unless there are none."""
         kept = [(x, y) for x, y in points if is_number(x) and is_number(y)]
         if kept and len(self.curves) == MOST_LINES:
             self.left_out += 1
         elif kept:
             x, y = thinned(kept)
-            self.curves.append(Curve(label, x, y, COLORS[color % len(COLORS)], STYLES[style % len(STYLES)]))
+            self.curves.append(Curve(label, x, y, COLORS[color % len(COLORS)], STYLES[style % len(STYLES)], breaks))
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -107,8 +130,8 @@ def charts_of(runs: Sequence[RunFiles]) -> list[Chart]:
 
 def named(run: RunFiles, runs: Sequence[RunFiles], what: str) -> str:
     """The label of a line: what it is and, of several runs, of which."""
-    short = what if len(what) <= 40 else f"{what[:39]}…"
-    return short if len(runs) == 1 else f"{run.name[:40]} {short}".strip()
+    short = shortened(what, MOST_OF_LABEL // 2 if len(runs) > 1 else MOST_OF_LABEL)
+    return short if len(runs) == 1 else f"{shortened(run.name, MOST_OF_LABEL - len(short))} {short}".strip()
 
 
 def losses(runs: Sequence[RunFiles]) -> Chart:
@@ -136,52 +159,66 @@ def sources(runs: Sequence[RunFiles]) -> list[Chart]:
     return [chart]
 
 
-# Name, title, key of a sample's `gpus` entries, and by what it is divided.
+# Name, what it is, its unit, key of a sample's `gpus` entries, and by what it is divided.
 OF_GPUS = (
-    ("power", "power of each GPU, W", "power_w", 1),
-    ("utilisation", "utilisation of each GPU, %", "utilisation", 1),
-    ("gpu_memory", "memory of each GPU, GiB", "memory_bytes", 2**30),
-    ("temperature", "temperature of each GPU, °C", "temperature_c", 1),
-    ("clock", "clock of each GPU's processors, MHz", "clock_mhz", 1),
-    ("nvlink", "NVLink of each GPU, GB/s", "nvlink_bytes_per_second", 1e9),
-    ("pcie", "PCIe of each GPU, GB/s", "pcie_bytes_per_second", 1e9),
+    ("power", "power", "W", "power_w", 1),
+    ("utilisation", "utilisation", "%", "utilisation", 1),
+    ("gpu_memory", "memory", "GiB", "memory_bytes", 2**30),
+    ("temperature", "temperature", "°C", "temperature_c", 1),
+    ("clock", "clock", "MHz", "clock_mhz", 1),
+    ("nvlink", "NVLink", "GB/s", "nvlink_bytes_per_second", 1e9),
+    ("pcie", "PCIe", "GB/s", "pcie_bytes_per_second", 1e9),
 )
 OF_HOST = (
-    ("cpu", "processors in use, %", "cpu", 1),
-    ("ram", "memory of the machine in use, GiB", "ram_bytes", 2**30),
-    ("disk", "disk, MB/s", "disk_bytes_per_second", 1e6),
-    ("network", "network, MB/s", "network_bytes_per_second", 1e6),
+    ("cpu", "processors in use", "%", "cpu", 1),
+    ("ram", "memory of the machine in use", "GiB", "ram_bytes", 2**30),
+    ("disk", "disk", "MB/s", "disk_bytes_per_second", 1e6),
+    ("network", "network", "MB/s", "network_bytes_per_second", 1e6),
 )
+OF_HOST_KEYS = {entry[3] for entry in OF_HOST}
 
 
 def system(runs: Sequence[RunFiles]) -> list[Chart]:
-    """What the machines did: of each GPU, and of each machine, over the minutes since the run began."""
-    made = []
-    for name, title, key, unit in (*OF_GPUS, *OF_HOST):
-        chart = Chart(name, title, x_label="minutes since the start", from_zero=True)
+    """What the machines did, over the minutes since the run began: each machine and each of its GPUs or, of several
+    runs, the mean of its GPUs.
+    """
+    made, several = [], len(runs) > 1
+    for name, what, unit, key, size in (*OF_GPUS, *OF_HOST):
+        of_gpu = (" of GPUs, mean" if several else " of each GPU") * (key not in OF_HOST_KEYS)
+        chart = Chart(name, f"{what}{of_gpu}, {unit}", x_label="minutes since the start", from_zero=True)
         for at, run in enumerate(runs):
             began = run.attempts[0].began if run.attempts else None
             for number, (node, samples) in enumerate(run.system.items()):
                 start = began if began is not None else samples[0].get("time", 0)
-                for index, label, points in of_node(samples, key, node if len(run.system) > 1 else ""):
-                    scaled = [((t - start) / 60, value / unit) for t, value in points]
-                    color = at if len(runs) > 1 else number + index
-                    chart.add(named(run, runs, label), scaled, color, index // len(COLORS))
+                for index, label, points in of_node(samples, key, node if len(run.system) > 1 else "", several):
+                    scaled = [((t - start) / 60, value / size) for t, value in points]
+                    color, style = (at, number) if several else (number + index, index // len(COLORS))
+                    breaks = [(each.began - start) / 60 for each in run.attempts[1:]]
+                    chart.add(named(run, runs, label), scaled, color, style, breaks)
         made.append(chart)
     return made
 
 
-def of_node(samples: Sequence[Line], key: str, node: str) -> list[tuple[int, str, list[tuple[float, float]]]]:
-    """(number, label, points) of one figure, of a machine or of each of its GPUs."""
-    if key in {entry[2] for entry in OF_HOST}:
-        return [(0, node, [(s["time"], s[key]) for s in samples if is_number(s.get("time")) and is_number(s.get(key))])]
+def of_node(
+    samples: Sequence[Line], key: str, node: str, together: bool
+) -> list[tuple[int, str, list[tuple[float, float]]]]:
+    """(number, label, points) of one figure, of a machine or of each of its GPUs or, `together`, of their mean."""
+    timed = [sample for sample in samples if is_number(sample.get("time"))]
+    if key in OF_HOST_KEYS:
+        return [(0, node, [(sample["time"], sample[key]) for sample in timed if is_number(sample.get(key))])]
     found: dict[int, list[tuple[float, float]]] = {}
-    for sample in samples:
+    for sample in timed:
         gpus = sample.get("gpus")
-        for index, gpu in enumerate(gpus if isinstance(gpus, list) else []):
-            if isinstance(gpu, dict) and is_number(gpu.get(key)) and is_number(sample.get("time")):
-                found.setdefault(index, []).append((sample["time"], gpu[key]))
-    return [(index, f"{node} GPU {index}".strip(), points) for index, points in sorted(found.items())]
+        values = {
+            index: gpu[key]
+            for index, gpu in enumerate(gpus if isinstance(gpus, list) else [])
+            if isinstance(gpu, dict) and is_number(gpu.get(key))
+        }
+        if together and values:
+            values = {0: fmean(values.values())}
+        for index, value in values.items():
+            found.setdefault(index, []).append((sample["time"], value))
+    return [(index, node if together else f"{node} GPU {index}".strip(), found[index]) for index in sorted(found)]
 
 
 # ---- drawing
@@ -200,7 +237,7 @@ def draw(chart: Chart, title: str = "", size: tuple[float, float] = SIZE) -> Fig
         axes = figure.subplots()
         for curve in chart.curves:
             marked = {"marker": "o", "markersize": 4} if len(curve.x) < 3 else {}
-            axes.plot(curve.x, curve.y, color=curve.color, linestyle=curve.style, linewidth=1.4, **marked)
+            axes.plot(*curve.broken(), color=curve.color, linestyle=curve.style, linewidth=1.4, **marked)
         axes.set_title(title, fontsize=10, loc="left", wrap=True)
         axes.set_xlabel(chart.x_label)
         axes.spines[["top", "right"]].set_visible(False)

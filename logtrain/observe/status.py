@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from logtrain.core.printable import printable
+from logtrain.core.printable import printable, shortened
 from logtrain.observe.goodput import account
 from logtrain.observe.run_files import RunFiles, is_number
 from logtrain.observe.state import ago, state_of
@@ -103,15 +102,6 @@ def table_of(lines: Sequence[Mapping[str, Text]], headings: Sequence[str]) -> Ta
     for line in lines:
         table.add_row(*(line[heading] for heading in headings))
     return table
-
-
-def shortened(name: str, width: int) -> str:
-    """A name in so many cells: its beginning and its end, for the names of a series differ there."""
-    if cell_len(name) <= width:
-        return name
-    end = (width - 1) // 2
-    tail = set_cell_size(name[::-1], end)[::-1]
-    return f"{set_cell_size(name, width - 1 - end).rstrip()}…{tail.lstrip()}"
 
 
 def print_details(run: RunFiles) -> None:

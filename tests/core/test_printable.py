@@ -1,8 +1,9 @@
 """Text from elsewhere does not steer a terminal."""
 
 import pytest
+from rich.cells import cell_len
 
-from logtrain.core.printable import printable
+from logtrain.core.printable import printable, shortened
 
 
 @pytest.mark.parametrize(
@@ -23,3 +24,11 @@ def test_what_is_shown_as_it_is(text, shown):
 
 def test_on_one_line():
     assert printable("a\n\tb\r\u200d\x1b", one_line=True) == "a\\n\\tb\\r\u200d\\x1b"
+
+
+@pytest.mark.parametrize("width", range(2, 12))
+@pytest.mark.parametrize("name", ["run-of-the-night", "日志日志日志日志", "日1志2日3志4日5志6"])
+def test_a_shortened_name_has_its_beginning_and_end(name, width):
+    short = shortened(name, width)
+    begin, _, end = short.partition("…")
+    assert cell_len(short) <= width and name.startswith(begin) and name.endswith(end) and "…" in short

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from logtrain.observe.goodput import Attempt
 from logtrain.observe.run_files import RunFiles
-from logtrain.observe.status import print_table, shortened
+from logtrain.observe.status import print_table
 
 HEADINGS = ["run", "state", "step", "loss", "held out", "tokens/s", "health", "host"]
 
@@ -66,11 +66,3 @@ def test_nothing_is_left_out_where_there_is_no_terminal(monkeypatch, capsys):
     assert heading.split() == " ".join(HEADINGS).split()
     assert [line.split()[0] for line in lines] == names
     assert all(line.endswith("gpu-node-0017.cluster.example.org") for line in lines)
-
-
-@pytest.mark.parametrize("width", range(2, 12))
-@pytest.mark.parametrize("name", ["run-of-the-night", "日志日志日志日志", "日1志2日3志4日5志6"])
-def test_a_shortened_name_has_its_beginning_and_end(name, width):
-    short = shortened(name, width)
-    begin, _, end = short.partition("…")
-    assert cell_len(short) <= width and name.startswith(begin) and name.endswith(end) and "…" in short
