@@ -74,7 +74,7 @@ def odd_rate(config: RunConfig, parameters: int) -> list[str]:
     usual = of_adapters if config.lora.rank else of_all
     if parameters < SMALL or config.init == "random":
         return []
-    if on_pairs and lr >= 20 * usual:
+    if on_pairs and lr > 10 * usual:
         return [f"warning: optim.lr = {lr:g} is one for text and chats; pairs of answers take about {usual:g}"]
     if not config.lora.rank and lr >= of_adapters:
         what = "is one for adapters, and all parameters are trained"
