@@ -4,7 +4,8 @@
 Pairs of segments alternate (with, without; without, with; ...), each the same steps of the same model. Without: they
 are made and the last loss is read. With: everything that a run has goes on beside them, which is the timing of the
 middle block, losses and norms of every step kept for spikes, a record in files and on the screen, health, goodput, and
-the threads of the monitor and of what says where a run is. CPU seconds of the whole process are compared, as a busy
+the threads of the monitor and of what says where a run is, which a run starts once and which are started before a
+segment is timed. CPU seconds of the whole process are compared, as a busy
 machine's clock tells little; the median of the differences, as a share of a segment without, has an interval by order
 statistics (95%).
 
@@ -62,14 +63,14 @@ class Observed:
         self.metrics = Metrics(folder, enabled=run.world.is_main, total_steps=total)
         self.folder, self.number = folder, 0
 
-    def segment(self, steps: list[Step]) -> None:
-        """The steps with everything beside them."""
+    def segment(self, steps: list[Step]) -> float:
+        """CPU seconds of the steps with everything beside them."""
         world = self.run.world
         timer = BlockTime(self.train_step.model, world.device)
         watch = Watch(self.run.config.health, world, timer)
         monitor = Monitor(self.folder, 0, enabled=world.local_rank == 0, say=self.metrics.event).start()
         with Still(world.is_main), closing(monitor), closing(timer), self.goodput.stage("step"):
-            result = None
+            began, result = time.process_time(), None
             for step in steps:
                 self.number += 1
                 world.note(f"step {self.number}")
@@ -77,6 +78,7 @@ class Observed:
                 watch.add(self.number, step, result)
             assert result is not None
             self.record(steps[-1], result, watch)
+            return time.process_time() - began
 
     def record(self, step: Step, result: StepResult, watch: Watch) -> None:
         """What `Trainer.log` does after a step."""
@@ -165,7 +167,7 @@ def main(argv: list[str]) -> int:
         for number in range(config.pairs):
             order = (True, False) if number % 2 else (False, True)
             taken = {
-                watched: timed(lambda watched=watched: observed.segment(steps) if watched else plain(train_step, steps))
+                watched: observed.segment(steps) if watched else timed(lambda: plain(train_step, steps))
                 for watched in order
             }
             pairs.append((taken[True], taken[False]))

@@ -10,6 +10,7 @@
 Memory stays flat, whatever the size of the models: pieces of 32 MiB of each are in memory at a time.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -61,6 +62,14 @@ class BlendConfig(Config):
             raise ValueError("choose = alpha: needs --sets NAME=FOLDER, and --kind interpolate or residual")
         if self.choose == "none" and self.sets:
             raise ValueError(f"sets = {' '.join(self.sets)}: read only with --choose alpha")
+        for name in ("alphas", "documents") if self.choose == "none" else ():
+            if getattr(self, name) != getattr(BlendConfig, name):
+                raise ValueError(f"{name} = {getattr(self, name)}: read only with --choose alpha")
+        if self.alpha != BlendConfig.alpha and (self.choose == "alpha" or self.kind in ("average", "sum")):
+            other = "--choose alpha finds it" if self.choose == "alpha" else f"--kind {self.kind} goes by --weights"
+            raise ValueError(f"alpha = {self.alpha}: not read, for {other}; leave one of the two out")
+        if not all(map(math.isfinite, self.alphas)):
+            raise ValueError(f"alphas = {self.alphas}: expected finite numbers")
         if len(set(self.alphas)) < max(2, len(self.alphas)):
             raise ValueError(f"alphas = {self.alphas}: expected two values or more, each once")
         names = [text.partition("=") for text in self.sets]

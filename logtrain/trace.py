@@ -66,14 +66,15 @@ def main(argv: list[str]) -> int:
     config = load(TraceConfig, words_first(argv, "--run"))
     folder = Path(config.run)
     trained = read_run_config(folder, RunConfig)
-    from logtrain.training.rerun import Rerun, documents_in, ranked  # after the flags: no torch for --help
+    from logtrain.training.data_kinds import as_trained  # after the flags: no torch for --help
+    from logtrain.training.rerun import Rerun, documents_in, ranked
     from logtrain.training.setup import set_up
 
     files = read_run(folder)
     step = config.step or step_of_spike(files.events, config.spike)
     check_made(step, files, trained.trainer.log_every)
     with Still():
-        of_run = set_up(replace(trained, runs=str(folder.absolute().parent), name=folder.absolute().name))
+        of_run = set_up(replace(as_trained(trained), runs=str(folder.absolute().parent), name=folder.absolute().name))
         step = of_run.world.from_main(step)  # a run that goes on has other records for each rank
         rerun = Rerun(of_run, step)
         until = until_of(config, step, rerun.train_step.total_steps)
@@ -197,20 +198,23 @@ def tell(pieces: list["Weighed"], lines: list[str], config: TraceConfig) -> None
     shown = pieces[: config.top or None]
     if config.json:
         for piece in shown:
-            print(orjson.dumps({**piece._asdict(), "loss": piece.loss}).decode())  # null for what is not finite
+            facts = {name: value for name, value in piece._asdict().items() if value is not None}
+            print(orjson.dumps({**facts, "loss": piece.loss}).decode())  # null for what is not finite
         for line in lines:
             print(orjson.dumps({"told": line}).decode())
         return
     for line in lines:
         print(line)
     total = sum(piece.summed_loss for piece in pieces if is_number(piece.summed_loss)) or 1.0
-    headings = ["loss", "share", *(["gradient"] if config.spike else []), "targets", "document", "source", "begins"]
+    gradients, are_pairs = ["gradient"] * config.spike, any(piece.margin is not None for piece in pieces)
+    headings = ["loss", "share", *gradients, "margin" if are_pairs else "targets", "document", "source", "begins"]
     rows = [headings]
     for piece in shown:
         gradient = [f"{piece.grad_norm:.3g}"] if config.spike else []
         name = f"{Path(piece.file).name}:{piece.row}"
         share = f"{piece.summed_loss / total:.1%}"
-        rows.append([f"{piece.loss:.4f}", share, *gradient, str(piece.targets), name, piece.source, piece.text[:60]])
+        size = str(piece.targets) if piece.margin is None else f"{piece.margin:+.4f}"
+        rows.append([f"{piece.loss:.4f}", share, *gradient, size, name, piece.source, piece.text[:60]])
     widths = [max(len(row[at]) for row in rows) for at in range(len(headings) - 1)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from logtrain.core.batch import IGNORE
 from logtrain.core.world import World, compute_dtype
 from logtrain.data.pack import pieces
+from logtrain.data.pairs import has_pairs
 from logtrain.data.shards import CONTEXT, Split
 from logtrain.evaluation.chart import INK, png_bytes
 from logtrain.evaluation.intervals import Difference, paired
@@ -169,6 +170,10 @@ def open_sets(named: Sequence[str], most: int, model: BlendInput, world: World) 
     for text in named:
         name, _, folder = text.partition("=")
         split = Split.open(folder, "valid", part=(world.rank, world.size), note=world.note)
+        if has_pairs(split.manifest):
+            raise ValueError(
+                f"{folder}: pairs of answers, of which the rejected ones would count too; give text or chats"
+            )
         if split.manifest["tokenizer"]["sha256"] != model.tokenizer.sha256:
             raise ValueError(f"{folder}: was prepared with another tokenizer than that of {model.name}")
         if split.manifest["settings"]["seq_len"] > model.shape.max_positions:

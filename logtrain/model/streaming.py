@@ -58,7 +58,8 @@ def write_weights(
     """Write the safetensors of a model into `folder`, in files of at most hf.FILE_BYTES, and the index of several.
 
     `source`: gives each parameter in pieces. `part`: (i, n) writes every n-th file from the i-th on, and the index
-    where i is 0. `note` is told what comes next. Raises OSError where there is no room, and what `source` raises.
+    where i is 0. `note` is told what comes next. Raises OSError where there is no room, ValueError for a number that
+    the dtype does not hold, and what `source` raises.
     """
     file_of, places = hf.assign_files(shape, dtype), places_of(shape)
     files = list(dict.fromkeys(file_of.values()))
@@ -86,7 +87,10 @@ def write_file(
         for place in places:
             note(f"writing {place.name}")
             for piece in source.rows(place.parameter, place.first, place.first + place.shape[0]):
-                chunk = memoryview(piece.to(dtype).contiguous().view(torch.uint8).reshape(-1).numpy().data)
+                rounded = piece.to(dtype)
+                if dtype == torch.float16 and not rounded.isfinite().all():
+                    raise ValueError(f"{place.name}: has numbers above 65,504, which float16 ends at; use bfloat16")
+                chunk = memoryview(rounded.contiguous().view(torch.uint8).reshape(-1).numpy().data)
                 while chunk:
                     chunk = chunk[stream.write(chunk) :]
         assert stream.tell() == 8 + len(text) + end, f"{file}: the source gave other rows than its shape has"

@@ -269,6 +269,13 @@ class RunConfig(Config):
             raise ValueError("trainer.forget_budget: no set has the role general or chat; give one with roles.NAME")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairsRunConfig(RunConfig):
+    """All settings of a run that trains on pairs of answers."""
+
+    trains_on = "pairs"
+
+
 # What a resumed run may set anew: the losses do not depend on it beyond rounding.
 MAY_CHANGE = (
     *("resume", "runs", "data", "valid", "recompute", "dtype", "export_dtype", "attention_backend"),

@@ -1,7 +1,12 @@
 """What a run is to train on, held against what its data was prepared as."""
 
+from dataclasses import fields
+from pathlib import Path
+
 from logtrain.data.pairs import has_pairs
+from logtrain.data.prepared import read_manifest
 from logtrain.data.shards import Split
+from logtrain.training.config import PairsRunConfig, RunConfig
 
 
 def check_kind(sources: dict[str, Split], trains_on: str) -> None:
@@ -28,8 +33,16 @@ def check_kind(sources: dict[str, Split], trains_on: str) -> None:
         )
 
 
+def as_trained(config: RunConfig) -> RunConfig:
+    """The settings of a run, which do not say what it trains on, with what its data says of that."""
+    folder, *more = config.sources.values()
+    if more or not has_pairs(read_manifest(Path(folder))):
+        return config
+    return PairsRunConfig(**{field.name: getattr(config, field.name) for field in fields(config)})
+
+
 def refuse_pairs(sources: dict[str, Split]) -> None:
-    """Raises ValueError where a source has pairs, of which the rejected answers would be trained on, too."""
+    """Raises ValueError where a source has pairs, of which the rejected answers would count, too."""
     for split in sources.values():
         if has_pairs(split.manifest):
             raise ValueError(

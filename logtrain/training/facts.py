@@ -11,7 +11,7 @@ from logtrain.data.manifest import SplitFacts
 from logtrain.data.prepared import read_manifest
 from logtrain.model.llama import Llama
 from logtrain.training.config import RunConfig
-from logtrain.training.optim_config import LR_OF_ADAPTERS
+from logtrain.training.optim_config import LR_OF_ADAPTERS, LR_OF_PAIRS
 from logtrain.training.rerun import places_in
 from logtrain.training.setup import RunSetup
 
@@ -67,15 +67,20 @@ def odd(train: Loader, total_steps: int) -> list[str]:
 
 def odd_rate(config: RunConfig, parameters: int) -> list[str]:
     """What is odd about the learning rate, a line where there is something: adapters take some ten times as much as all
-    parameters. Small models take other rates, and nothing is said of theirs.
+    parameters, and pairs of answers far less than text. Small models take other rates, and nothing is said of theirs.
     """
-    lr = config.optim.lr
-    if parameters < SMALL:
+    lr, on_pairs = config.optim.lr, config.trains_on == "pairs"
+    of_all, of_adapters = (LR_OF_PAIRS / 10, LR_OF_PAIRS) if on_pairs else (1e-5, LR_OF_ADAPTERS)
+    usual = of_adapters if config.lora.rank else of_all
+    if parameters < SMALL or config.init == "random":
         return []
-    if not config.lora.rank and config.init == "pretrained" and lr >= LR_OF_ADAPTERS:
-        return [f"warning: optim.lr = {lr:g} is one for adapters, and all parameters are trained; about 1e-5 is usual"]
-    if config.lora.rank and lr <= LR_OF_ADAPTERS / 10:
-        return [f"warning: optim.lr = {lr:g} is one for all parameters; adapters take about {LR_OF_ADAPTERS:g}"]
+    if on_pairs and lr > 10 * usual:
+        return [f"warning: optim.lr = {lr:g} is one for text and chats; pairs of answers take about {usual:g}"]
+    if not config.lora.rank and lr >= of_adapters:
+        what = "is one for adapters, and all parameters are trained"
+        return [f"warning: optim.lr = {lr:g} {what}; about {usual:g} is usual"]
+    if config.lora.rank and lr <= of_adapters / 10:
+        return [f"warning: optim.lr = {lr:g} is one for all parameters; adapters take about {usual:g}"]
     return []
 
 

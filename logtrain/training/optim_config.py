@@ -9,6 +9,7 @@ from typing import Literal
 from logtrain.core.kinds import Config
 
 LR_OF_ADAPTERS = 2e-4  # of LoRA: some ten times that of all parameters (Hu et al. 2021, arXiv:2106.09685, appendix D)
+LR_OF_PAIRS = 5e-6  # of adapters in DPO; of all parameters a tenth (Lambert et al. 2024, arXiv:2411.15124)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,8 +46,12 @@ class Preference:
         self.beta, self.smoothing = config.beta, config.label_smoothing
 
     def __call__(self, model: Llama, batch: Batch) -> Tensor:
-        """fp32 [5]: sums over the pairs of the loss, which alone has a gradient, and of MEASURES: the margins, how many
-        are above 0, the rewards of the chosen and of the rejected answers.
+        """fp32 [5]: sums over the pairs of what `of_each` gives."""
+        return self.of_each(model, batch).sum(1)
+
+    def of_each(self, model: Llama, batch: Batch) -> Tensor:
+        """fp32 [5, P]: of each pair the loss, which alone has a gradient, and MEASURES: the margin, 1 where it is above
+        0, the rewards of the chosen and of the rejected answer; 0 in the place of a pair.
         """
         found, is_pair_P = log_probabilities(model, batch)
         assert batch.reference_P2 is not None
@@ -56,4 +60,4 @@ class Preference:
         loss_P = -(1 - self.smoothing) * F.logsigmoid(margin_P) - self.smoothing * F.logsigmoid(-margin_P)
         with torch.no_grad():
             measured_4P = torch.stack((margin_P, (margin_P > 0).float(), *rewards_P2.unbind(1)))
-        return torch.where(is_pair_P, torch.cat((loss_P[None], measured_4P)), 0.0).sum(1)
+        return torch.where(is_pair_P, torch.cat((loss_P[None], measured_4P)), 0.0)

@@ -43,7 +43,7 @@ def give_references(run: RunSetup, model: Llama, *, is_new: bool) -> list[str]:
 
 def give_reference(run: RunSetup, model: Llama, loader: PairLoader, digest: str, is_new: bool) -> str:
     """The same for one loader."""
-    split, dtype = loader.split, str(run.dtype).removeprefix("torch.")
+    split, dtype = loader.split, precision_of(run)
     start = "new" if run.config.init == "pretrained" else f"random {run.config.seed}"
     facts = {"model_sha256": digest, "start": start, "dtype": dtype, "data": split.manifest["fingerprint"]}
     key = hashlib.sha256(f"{digest} {start} {dtype}".encode()).hexdigest()[:16]
@@ -53,9 +53,15 @@ def give_reference(run: RunSetup, model: Llama, loader: PairLoader, digest: str,
         if not is_new:
             raise ValueError(
                 f"{file}: missing, and this run has left the model that it began with, or {run.config.model} is "
-                f"another model by now; restore it, or start a new run"
+                f"another model by now, or {dtype} another precision; restore it, or start a new run"
             )
         found_D2 = computed(run, model, loader)
+        if len(lost := np.flatnonzero(~np.isfinite(found_D2).all(1))):
+            path, row, _ = split.origin(int(lost[0]))
+            raise ValueError(
+                f"{run.config.model}: gives no finite log-probability for {len(lost):,} of {len(found_D2):,} pairs, "
+                f"first {path} row {row}; the model is damaged, or {dtype} too narrow for it"
+            )
         if run.world.is_main:
             content = io.BytesIO()
             np.save(content, found_D2)
@@ -66,6 +72,12 @@ def give_reference(run: RunSetup, model: Llama, loader: PairLoader, digest: str,
         read(file, facts, len(loader.reference_D2)) if run.world.is_main else None
     )
     return f"reference log-probabilities of {len(loader.reference_D2):,} pairs: {'from' if is_there else 'in'} {file}"
+
+
+def precision_of(run: RunSetup) -> str:
+    """In which precision the model answers, in words."""
+    dtype, fp8 = str(run.dtype).removeprefix("torch."), run.config.fp8
+    return f"{dtype} with float8 {fp8.recipe} but {list(fp8.keep)}" if run.config.precision == "fp8" else dtype
 
 
 def read(file: Path, facts: dict[str, Any], count: int) -> np.ndarray:

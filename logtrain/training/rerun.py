@@ -1,5 +1,6 @@
 """A run's steps made again from its checkpoints, bit for bit on the same ranks: which documents were in a step, what
-each weighed, and what the run would have been without one.
+each weighed, and what the run would have been without one. Of a run on pairs of answers a pair is a document, and one
+target.
 """
 
 import dataclasses
@@ -11,15 +12,17 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from logtrain.core.batch import IGNORE
+from logtrain.core.batch import IGNORE, Batch
 from logtrain.data.loader import Loader, Step
-from logtrain.data.pairs import has_pairs
+from logtrain.data.pairs import PairLoader
 from logtrain.data.shards import Split
 from logtrain.training.checkpoint import Checkpoints, read_facts, step_of
 from logtrain.training.forgetting import restore_shares
 from logtrain.training.objective import objective_of
 from logtrain.training.optim import make_optimizer
 from logtrain.training.parts import new_state
+from logtrain.training.preference import Preference
+from logtrain.training.reference import give_references
 from logtrain.training.setup import RunSetup
 from logtrain.training.sharding import clip_grad_norm, last_micro_batch
 from logtrain.training.step import TrainStep, validate
@@ -59,7 +62,7 @@ class Weighed(NamedTuple):
     tokens: int
     """Tokens of the piece."""
     targets: int
-    """Tokens of the piece that are predicted."""
+    """Tokens of the piece that are predicted; 1 of a pair."""
     source: str
     """Name of its source in a mixture, or its domain."""
     summed_loss: float
@@ -68,6 +71,8 @@ class Weighed(NamedTuple):
     """L2 norm of its gradient in the step, 0 where that was not asked for."""
     text: str
     """How it begins."""
+    margin: float | None = None
+    """Of a pair the reward of the chosen answer above that of the rejected one."""
 
     @property
     def loss(self) -> float:
@@ -109,8 +114,6 @@ class Rerun:
         step that the run does not have, and for data that are not those of the run.
         """
         self.run, self.world, self.train = run, run.world, run.data.train
-        if has_pairs(self.train.split.manifest):
-            raise ValueError(f"{run.folder}: a run on pairs of answers, whose steps are not traced")
         trainer = run.config.trainer
         total = trainer.total_steps(self.train.steps_per_epoch)
         if not 1 <= step <= total:
@@ -127,6 +130,8 @@ class Rerun:
         self.optimizer = make_optimizer(self.model, run.config.optim)
         self.step = checkpoints.load(path, self.model, self.optimizer).step if path else 0
         self.began_at = self.step
+        if isinstance(self.train, PairLoader):
+            give_references(run, self.model, is_new=False)
         optim, objective = run.config.optim, objective_of(run.config)
         self.train_step = TrainStep(
             self.model, self.optimizer, optim, trainer.max_grad_norm, total, run.world, objective
@@ -153,20 +158,18 @@ class Rerun:
         removed = torch.zeros((), dtype=torch.int64)
         batches = list(made.batches)
         for place in doomed:
-            labels_T = batches[place.micro_batch].labels_T
-            assert labels_T is not None
-            labels_T = labels_T.clone()
-            piece = labels_T[place.start : place.start + place.length]
-            removed += (piece != IGNORE).sum()
-            piece.fill_(IGNORE)
-            batches[place.micro_batch] = batches[place.micro_batch]._replace(labels_T=labels_T)
+            batches[place.micro_batch], count = without_targets(batches[place.micro_batch], place)
+            removed += count
         dist.all_reduce(removed, group=self.world.control)
         return dataclasses.replace(made, batches=batches, targets=made.targets - int(removed))
 
     def valid_loss(self) -> float | None:
         """Loss on the first validation set, None where there is none."""
         loader = next(iter(self.run.data.valid.values()), None)
-        return loader and validate(self.model, loader, loader.steps_per_epoch, self.world).loss
+        if loader is None:
+            return None
+        objective = self.train_step.objective if isinstance(loader, PairLoader) else None
+        return validate(self.model, loader, loader.steps_per_epoch, self.world, objective=objective).loss
 
     # ---- what each document weighs
 
@@ -175,7 +178,7 @@ class Rerun:
         of each one's gradient, which takes a forward and backward each.
         """
         made, mine = self.train.at(self.step), places_in(self.train, self.step)
-        losses = self.losses(made, mine)
+        losses = self.pair_losses(made, mine) if isinstance(self.train, PairLoader) else self.losses(made, mine)
         norms = self.norms(made, mine) if with_gradients else [0.0] * len(mine)
         found = [self.weighed(made, *each) for each in zip(mine, losses, norms, strict=True)]
         every: list[list[Weighed]] = [found] * self.world.size
@@ -183,9 +186,9 @@ class Rerun:
         return [Weighed(*each) for of_rank in every for each in of_rank]
 
     @torch.no_grad()
-    def losses(self, made: Step, mine: list[Place]) -> list[float]:
-        """The summed loss of each piece."""
-        found: list[float] = []
+    def losses(self, made: Step, mine: list[Place]) -> list[tuple[float, None]]:
+        """The summed loss of each piece, which has no margin."""
+        found: list[tuple[float, None]] = []
         for number, batch in enumerate(made.batches):
             self.world.note(f"the losses of step {self.step + 1}, {number} of {len(made.batches)} micro-batches so far")
             on_device = batch.to(self.world.device)
@@ -195,8 +198,20 @@ class Rerun:
                 span = slice(place.start, place.start + place.length)
                 labels = on_device.labels_T[span]
                 summed = F.cross_entropy(logits_TV[span].float(), labels, ignore_index=IGNORE, reduction="sum")
-                found.append(summed.item())
+                found.append((summed.item(), None))
         return found
+
+    @torch.no_grad()
+    def pair_losses(self, made: Step, mine: list[Place]) -> list[tuple[float, float]]:
+        """The loss and the margin of each pair."""
+        objective, found = self.train_step.objective, {}
+        assert isinstance(objective, Preference)
+        for number, batch in enumerate(made.batches):
+            assert batch.pairs_P3 is not None
+            loss_P, margin_P = objective.of_each(self.model, batch.to(self.world.device))[:2].tolist()
+            for pair, *figures in zip(batch.pairs_P3[:, 2].tolist(), loss_P, margin_P, strict=True):
+                found[number, pair] = figures
+        return [tuple(found[place.micro_batch, place.document]) for place in mine]
 
     def norms(self, made: Step, mine: list[Place]) -> list[float]:
         """The norm of each piece's gradient, as it is a part of the step's. One piece of one rank at a time: the others
@@ -216,30 +231,50 @@ class Rerun:
 
     def norm_of(self, made: Step, place: Place | None) -> float:
         """The norm of the gradient of one piece, of this rank or, with None, of another."""
-        batch = made.batches[place.micro_batch if place else 0]
-        assert batch.labels_T is not None
-        labels_T = torch.full_like(batch.labels_T, IGNORE)
-        if place:
-            span = slice(place.start, place.start + place.length)
-            labels_T[span] = batch.labels_T[span]
+        batch = with_targets(made.batches[place.micro_batch if place else 0], place)
         last_micro_batch(self.model, last=True)
-        found = self.train_step.objective(self.model, batch._replace(labels_T=labels_T).to(self.world.device))
+        found = self.train_step.objective(self.model, batch.to(self.world.device))
         summed = found.flatten()[0]
         (summed * (self.world.size / max(1, made.targets))).backward()
         norm = clip_grad_norm(self.model, 0.0).item()
         self.optimizer.zero_grad()
         return norm
 
-    def weighed(self, made: Step, place: Place, loss: float, norm: float) -> Weighed:
+    def weighed(self, made: Step, place: Place, loss: tuple[float, float | None], norm: float) -> Weighed:
         """A piece with its figures, and where it came from."""
-        labels_T = made.batches[place.micro_batch].labels_T
-        assert labels_T is not None
-        targets = int((labels_T[place.start : place.start + place.length] != IGNORE).sum())
+        _, targets = without_targets(made.batches[place.micro_batch], place)
         file, row, domain = place.split.origin(place.document)
         stored = place.split.read(place.document, place.first, place.first + min(place.length, TOKENS))
         text = self.run.data.tokenizer.decode((stored & 0x7FFFFFFF).tolist())[:CHARS]
         source = self.train.names[place.source] if self.train.names else domain
-        return Weighed(file, row, place.document, place.first, place.length, targets, source, loss, norm, text)
+        where, (summed, margin) = (file, row, place.document, place.first), loss
+        return Weighed(*where, place.length, targets, source, summed, norm, text, margin)
+
+
+def without_targets(batch: Batch, place: Place) -> tuple[Batch, int]:
+    """The batch without the targets of a piece, and how many these were."""
+    if batch.pairs_P3 is not None:
+        is_meant_P = batch.pairs_P3[:, 2] == place.document
+        return batch._replace(pairs_P3=batch.pairs_P3.masked_fill(is_meant_P[:, None], -1)), int(is_meant_P.sum())
+    assert batch.labels_T is not None
+    labels_T = batch.labels_T.clone()
+    piece = labels_T[place.start : place.start + place.length]
+    count = int((piece != IGNORE).sum())
+    piece.fill_(IGNORE)
+    return batch._replace(labels_T=labels_T), count
+
+
+def with_targets(batch: Batch, place: Place | None) -> Batch:
+    """The batch with the targets of a piece alone; with None of none."""
+    if batch.pairs_P3 is not None:
+        is_other_P = batch.pairs_P3[:, 2] != (place.document if place else -1)
+        return batch._replace(pairs_P3=batch.pairs_P3.masked_fill(is_other_P[:, None], -1))
+    assert batch.labels_T is not None
+    labels_T = torch.full_like(batch.labels_T, IGNORE)
+    if place:
+        span = slice(place.start, place.start + place.length)
+        labels_T[span] = batch.labels_T[span]
+    return batch._replace(labels_T=labels_T)
 
 
 def document_of(place: Place) -> Document:

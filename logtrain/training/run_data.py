@@ -21,7 +21,7 @@ from logtrain.model.published import check_vocabulary
 from logtrain.text.tokenizer import Tokenizer
 from logtrain.training.checkpoint import complete_in, read_facts
 from logtrain.training.config import RunConfig
-from logtrain.training.data_kinds import check_kind, check_teacher
+from logtrain.training.data_kinds import check_kind, check_teacher, refuse_pairs
 
 
 class ChatStyle(NamedTuple):
@@ -120,8 +120,16 @@ def open_splits(config: RunConfig, shape: LlamaConfig, world: World) -> OpenedSp
                 f"trainer.{key} goes by the validation loss, but {config.data} has no validation split; prepare it "
                 f"with one, name one with --valid, or switch trainer.{key} off"
             )
+    first = next(iter(valid), "")
+    if config.trainer.forget_budget and config.roles.get(first, "domain") != "domain":
+        raise ValueError(
+            f"roles.{first} = {config.roles[first]}: the first validation set tells which step is the best within "
+            f"trainer.forget_budget, and is to be of the domain; name another source first in data"
+        )
     if config.trains_on == "pairs":
         sources, valid = of_pairs(sources), of_pairs(valid)
+    elif config.trains_on != "either":
+        refuse_pairs(valid)
     fingerprint = " ".join(
         f"{name}{'=' * bool(name)}{split.manifest['fingerprint']}" for name, split in sources.items()
     )

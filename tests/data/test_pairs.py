@@ -193,3 +193,14 @@ def test_pairs_that_are_twins_of_too_many_are_trained_on(tokenizer, tmp_path, mo
         flags = ("--valid_fraction", "0.5", "--seq_len", "1024")
         held = PairSplit(Split.open(prepare_pairs(tmp_path / word, tokenizer, rows, monkeypatch, *flags), "valid"))
         assert {held.origin(pair)[1] < 60 for pair in range(held.num_documents)} == {False}
+
+
+def test_answers_that_the_template_makes_the_same_are_a_bad_row(tokenizer, tmp_path, monkeypatch):
+    """They taught nothing, and a step's loss was a mean over them, too."""
+    rows = make_pairs(8)
+    rows[3]["rejected"] = f"{rows[3]['chosen']}\n "
+    with pytest.raises(ValueError, match=r"pairs.json row 3: chosen and rejected are the same once the chat template"):
+        prepare_pairs(tmp_path, tokenizer, rows, monkeypatch)
+    output = prepare_pairs(tmp_path / "skip", tokenizer, rows, monkeypatch, "--bad_rows", "skip")
+    splits = json.loads((output / "report.json").read_text())["splits"]
+    assert sum(of_split["documents"] for of_split in splits.values()) == 2 * 7

@@ -47,7 +47,11 @@ def case(tmp_path_factory) -> SimpleNamespace:
     first = write_model(folder / "first", **SHAPE)
     fp32 = [another(first, folder / f"{seed}", seed) for seed in range(3)]
     bf16 = [another(first, folder / f"bf16-{seed}", seed, torch.bfloat16) for seed in range(3)]
-    return SimpleNamespace(folder=folder, fp32=fp32, bf16=bf16)
+    large = another(first, folder / "large", 3)
+    tensors = load_file(large / hf.WHOLE)
+    tensors["model.embed_tokens.weight"][7, 5] = 7e4
+    save_file(tensors, large / hf.WHOLE, metadata={"format": "pt"})
+    return SimpleNamespace(folder=folder, fp32=fp32, bf16=bf16, large=large)
 
 
 def blended(output: Path, *arguments: object) -> Weights:
@@ -201,6 +205,14 @@ MISTAKES = {
     "no checkpoint": (lambda c: [c.fp32[0], f"{c.fp32[1]}:step-000007"], [], "not a run (no config.toml)"),
     "no adapter": (lambda c: c.fp32, ["--kind", "sum"], "no adapter (adapter_config.json); adapters are blended with"),
     "sets alone": (lambda c: c.fp32[:2], ["--sets", "a=b"], "sets = a=b: read only with --choose alpha"),
+    "alphas alone": (lambda c: c.fp32[:2], ["--alphas", "0", "1"], "alphas = (0.0, 1.0): read only with --choose"),
+    "documents alone": (lambda c: c.fp32[:2], ["--documents", "9"], "documents = 9: read only with --choose alpha"),
+    "alpha of an average": (
+        lambda c: c.fp32[:2],
+        ["--alpha", "0.7"],
+        "alpha = 0.7: not read, for --kind average goes by --weights; leave one of the two out",
+    ),
+    "float16": (lambda c: [c.large] * 2, ["--dtype", "float16"], "embed_tokens.weight: has numbers above 65,504"),
 }
 
 

@@ -16,7 +16,7 @@ from logtrain.evaluation.intervals import paired
 from tests.entries.test_blend import SHAPE, another
 from tests.support.llama import load_transformers
 from tests.support.program import Program
-from tests.support.synthetic import write_data, write_model
+from tests.support.synthetic import change_manifest, write_data, write_model
 from tests.support.training import train
 
 ALPHAS = ["0", "0.4", "1"]
@@ -122,12 +122,17 @@ def test_mistakes_are_one_line(case, tmp_path):
     other = write_data(
         tmp_path / "other", write_model(tmp_path / "m", vocab_size=40), seq_len=32, lengths={"valid": [9] * 3}
     )
+    pairs = write_data(tmp_path / "pairs", case.model, seq_len=32, lengths={"valid": [9] * 4})
+    change_manifest(pairs, settings={"seq_len": 32, "seed": 0, "format": "dpo"})
     for flags, message in (
         (["--choose", "alpha"], "choose = alpha: needs --sets NAME=FOLDER, and --kind interpolate or residual"),
         ([*case.words[2:6], "--sets", "a"], "sets = a: expected NAME=FOLDER, each name once"),
         ([*case.words[2:6], "--alphas", "1", "--sets", "a=b"], "alphas = \\(1.0,\\): expected two values or more"),
         ([*case.words[2:6], "--sets", f"a={other}"], "was prepared with another tokenizer than that of"),
         ([*case.words[2:6], "--sets", f"a={tmp_path}"], "not a prepared folder"),
+        ([*case.words[2:6], "--sets", f"a={pairs}"], "pairs of answers, of which the rejected ones would count too"),
+        ([*case.words[2:], "--alpha", "0.7"], "alpha = 0.7: not read, for --choose alpha finds it"),
+        ([*case.words[2:6], "--alphas", "0", "nan", "--sets", "a=b"], "alphas"),
         ([*case.words[2:], "--documents", "1"], "documents = 1: expected 0, or 2 or more, for an interval"),
     ):
         with pytest.raises(ValueError, match=message):

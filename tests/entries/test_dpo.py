@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import logtrain
 from logtrain.data.config import LoaderConfig
 from logtrain.model import hf, peft
+from tests.support import RECIPES
 from tests.support.evaluation import write_chat_model
 from tests.support.llama import load_transformers
 from tests.support.pairs import make_pairs, prepare_pairs
@@ -102,6 +103,44 @@ def test_a_reference_that_does_not_fit_is_refused(case, whole, tmp_path):
         train([*flags, "--name", "c"], DPO)
 
 
+def test_a_model_without_finite_answers_leaves_no_reference(case, tmp_path):
+    """A pair is named, and a run of the repaired model finds nothing that is wrong."""
+    model, data = shutil.copytree(case.model, tmp_path / "model"), shutil.copytree(case.data, tmp_path / "data")
+    for file in data.glob("reference-*"):
+        file.unlink()
+    tensors = load_file(model / hf.WHOLE)
+    name = next(name for name in tensors if name.endswith("norm.weight"))
+    save_file(tensors | {name: torch.full_like(tensors[name], 3e38)}, model / hf.WHOLE, metadata={"format": "pt"})
+    flags = [*case.flags, *FULL, "--model", str(model), "--data", str(data), "--runs", str(tmp_path)]
+    told = r"model: gives no finite log-probability for \d+ of \d+ pairs, first .*pairs.json row \d+; the model is dam"
+    with pytest.raises(ValueError, match=told):
+        train(flags, DPO)
+    assert not list(data.glob("reference-*"))
+
+
+def test_float8_has_a_reference_of_its_own(case, tmp_path):
+    """It answers otherwise: margins would not begin at 0."""
+    data = shutil.copytree(case.data, tmp_path / "data")
+    for file in data.glob("reference-*"):
+        file.unlink()
+    flags = [*case.flags, *FULL, "--data", str(data), "--runs", str(tmp_path), "--trainer.max_steps", "1"]
+    for name, more in (("plain", []), ("fp8", ["--precision", "fp8"])):
+        assert train([*flags, *more, "--name", name], DPO) == 0
+        assert records(tmp_path / name, "valid_loss")[0]["margin"] == pytest.approx(0, abs=1e-5)
+    assert len(list(data.glob("reference-*-train.npy"))) == 2
+
+
+def test_the_recipe_trains_a_model(case, tmp_path):
+    """As it stands, but for what is the machine's and the size of rows."""
+    _, _, *of_case = case.flags[: case.flags.index("--trainer.epochs")]
+    recipe = str(RECIPES / "dpo_lora_8xh100.toml")
+    flags = [recipe, *of_case, "--loader.documents_per_step", "4", "--dtype", "float32", "--runs", str(tmp_path)]
+    assert train([*flags, "--trainer.max_steps", "3"], DPO) == 0
+    before, *_, after = records(tmp_path / "preferred-8b-lora", "valid_loss")
+    assert before["margin"] == pytest.approx(0, abs=1e-5) and after["margin"] != before["margin"]
+    assert (tmp_path / "preferred-8b-lora" / "adapter" / peft.CONFIG).exists()
+
+
 def test_adapters_learn_the_same_and_are_written_in_pefts_format(case, tmp_path):
     flags = [*case.flags, "--lora.rank", "4", "--optim.lr", "1e-2", "--runs", str(tmp_path)]
     assert train(flags, DPO) == 0
@@ -122,7 +161,7 @@ def test_smoothing_changes_the_loss_and_beta_the_rewards(case, tmp_path):
     assert 0 < found["beta"]["margin"] < 0.5 * found["plain"]["margin"]
 
 
-def test_each_trainer_refuses_the_data_of_another(case, tmp_path):
+def test_each_trainer_refuses_the_data_of_another(case, tmp_path, monkeypatch):
     flags = [*case.flags[:-2], "--runs", str(tmp_path)]
     for entry in ("logtrain.cpt", "logtrain.sft"):
         with pytest.raises(ValueError, match="prepared as pairs of answers, which `logtrain dpo` trains on"):
@@ -141,6 +180,10 @@ def test_each_trainer_refuses_the_data_of_another(case, tmp_path):
     )
     with pytest.raises(ValueError, match=r"documents: `logtrain dpo` trains on one folder of pairs;"):
         train([*flags, "--data", str(documents)], DPO)
+    rows = [{"instruction": row["prompt"], "output": row["chosen"]} for row in make_pairs(9)]
+    chats = prepare_pairs(tmp_path / "chats", case.model, rows, monkeypatch, "--format", "alpaca")
+    with pytest.raises(ValueError, match="prepared as pairs of answers, which `logtrain dpo` trains on"):
+        train([*flags, "--data", str(chats), "--valid", f"more={data}"], "logtrain.sft")
     for wrong in (["--dpo.beta", "0"], ["--dpo.label_smoothing", "0.5"]):
         with pytest.raises(ValueError, match=f"{wrong[0][2:]} = {wrong[1]}"):
             train([*flags, *wrong], DPO)

@@ -20,6 +20,7 @@ from logtrain.core.world import World
 from logtrain.data.shards import DOCUMENT, ShardWriter
 from logtrain.text.tokenizer import Tokenizer
 from logtrain.training.config import RunConfig
+from logtrain.training.data_kinds import as_trained
 from logtrain.training.rerun import Rerun, Weighed, places_in, ranked
 from logtrain.training.setup import set_up
 from tests.support.ranks import Ranks
@@ -190,7 +191,7 @@ def whole(parameter: torch.Tensor) -> torch.Tensor:
 
 def rerun_equal(folder: Path) -> bool:
     """Whether steps 5 to 8, made again from the checkpoint of step 4, give the checkpoint of step 8."""
-    of_run = set_up(read_run_config(folder, RunConfig))
+    of_run = set_up(as_trained(read_run_config(folder, RunConfig)))
     there, here = Rerun(of_run, 9), Rerun(of_run, 5)
     assert (there.began_at, here.began_at) == (8, 4)
     list(here.advance(8, without=()))

@@ -7,10 +7,13 @@ import pytest
 from logtrain.core import config
 from logtrain.core.run_folder import flatten
 from logtrain.cpt import CptConfig
+from logtrain.dpo import DpoConfig
 from logtrain.sft import SftConfig
+from logtrain.training.facts import odd_rate
 from tests.support import RECIPES
 
-ENTRIES = {"cpt": CptConfig, "demo": CptConfig, "sft": SftConfig}  # by the first word of the file's name
+# By the first word of the file's name.
+ENTRIES = {"cpt": CptConfig, "demo": CptConfig, "sft": SftConfig, "dpo": DpoConfig}
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
@@ -56,6 +59,16 @@ def test_the_published_fine_tuning():
     assert recipe.parallel.shard_ranks == 1  # whole copies: DDP
     full = config.load(SftConfig, [str(RECIPES / "sft_full_8xh100.toml")])
     assert (full.lora.rank, full.parallel.shard_ranks) == (0, 0)
+
+
+def test_the_recipe_of_preferences_is_the_practice_of_others():
+    """Its comments say whose; a run by it is warned of nothing."""
+    recipe = config.load(DpoConfig, [str(RECIPES / "dpo_lora_8xh100.toml")])
+    assert (recipe.dpo.beta, recipe.dpo.label_smoothing, recipe.trainer.epochs) == (0.1, 0.0, 1)
+    assert (recipe.lora.rank, recipe.lora.dropout, len(recipe.lora.targets)) == (16, 0.0, 7)
+    assert (recipe.optim.lr, recipe.optim.schedule, recipe.optim.warmup_ratio) == (5e-6, "cosine", 0.1)
+    assert (recipe.loader.seq_len, recipe.loader.documents_per_step) == (8192, 64)
+    assert odd_rate(recipe, 8 * 10**9) == []
 
 
 @pytest.mark.parametrize("name", ["cpt_8xh100", "sft_lora_4xh100"])

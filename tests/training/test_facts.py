@@ -7,6 +7,7 @@ import pytest
 
 from logtrain.core.config import load
 from logtrain.cpt import CptConfig
+from logtrain.dpo import DpoConfig
 from logtrain.model.config import LoraConfig
 from logtrain.sft import SftConfig
 from logtrain.training.config import RunConfig
@@ -64,6 +65,21 @@ def test_a_rate_that_is_for_adapters_or_for_all_parameters_is_warned_about():
     sft = load(SftConfig, ["--name", "a", "--model", "m", "--data", "d"])
     assert (sft.lora.rank, sft.optim.lr) == (16, 2e-4)
     assert load(CptConfig, ["--name", "a", "--model", "m", "--data", "d"]).optim.lr == 1e-5
+
+
+def test_the_rates_of_pairs_are_others():
+    adapted = load(DpoConfig, ["--name", "a", "--model", "m", "--data", "d"])
+    whole = replace(adapted, lora=LoraConfig())
+    assert (adapted.lora.rank, adapted.optim.lr) == (16, 5e-6)
+
+    def told(config: DpoConfig, lr: float) -> list[str]:
+        return odd_rate(replace(config, optim=OptimConfig(lr=lr)), 8 * 10**9)
+
+    assert told(adapted, 5e-6) == told(adapted, 4e-5) == told(whole, 5e-7) == []
+    assert told(adapted, 5e-7)[0].endswith("is one for all parameters; adapters take about 5e-06")
+    assert told(whole, 5e-6)[0].endswith("all parameters are trained; about 5e-07 is usual")
+    assert told(adapted, 2e-4)[0].endswith("is one for text and chats; pairs of answers take about 5e-06")
+    assert told(whole, 1e-5)[0].endswith("is one for text and chats; pairs of answers take about 5e-07")
 
 
 def test_documents_are_shown_as_they_are_trained(flags, tmp_path, capsys):

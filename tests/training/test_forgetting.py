@@ -135,6 +135,7 @@ def test_where_no_step_is_within_the_budget_the_run_says_so(case, tmp_path, caps
     [
         (["--roles.other", "chat"], "roles.other: no such validation set; there are logs, wiki"),
         (["--roles.wiki", "best"], 'roles.wiki best: expected one of "domain", "general", "chat"'),
+        (["--roles.logs", "general"], "roles.logs = general: the first validation set tells which step is the best"),
         (["--roles.wiki", "domain"], "no set has the role general or chat"),
         (["--trainer.no_keep_best"], "set trainer.keep_best"),
         (["--trainer.replay_source", "old"], "steers mix.old, which must be in data and mix"),
