@@ -2,9 +2,10 @@
 which everything here applies as well.
 """
 
+import contextlib
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,20 @@ def refuse_half_a_place() -> None:
         )
 
 
+@contextlib.contextmanager
+def naming_the_network() -> Iterator[None]:
+    """Raises ValueError where a machine has no network interface that is up: a rank that is alone needs one, too."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Unable to find interface" not in str(error):  # gloo, of an address of this machine
+            raise
+        raise ValueError(
+            f"{platform.node()}: no network interface is up, not even lo, by which the parts of a rank talk; "
+            f"ip link set lo up, or start the container with a network"
+        ) from None
+
+
 class World:
     """This process among all ranks: its rank, the number of ranks (size), its device, and a group for messages between
     hosts (control).
@@ -140,16 +155,17 @@ class World:
             store, self.rank, self.size = _get_default_store(), dist.get_rank(), dist.get_world_size()
         self.is_main = self.rank == 0
         self.watchdog = Watchdog(store, self.rank, self.size, timeout, stacks or Path())
-        if self.is_founder:
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
-                device_id=self.device if on_cuda else None,
-                store=store,
-                rank=self.rank,
-                world_size=self.size,
-                timeout=COLLECTIVES,
-            )
-        self.control = host_group()
+        with naming_the_network():
+            if self.is_founder:
+                dist.init_process_group(
+                    "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
+                    device_id=self.device if on_cuda else None,
+                    store=store,
+                    rank=self.rank,
+                    world_size=self.size,
+                    timeout=COLLECTIVES,
+                )
+            self.control = host_group()
 
     def note(self, doing: str) -> None:
         """Count a piece of work as completed; `doing` names the next one, which must take less than the timeout."""

@@ -128,8 +128,9 @@ def told(facts: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     driver = f"driver {facts['driver']}, " if facts["driver"] else ""
     share = f" (the time of {facts['share_of_cores']:.3g})" if facts["share_of_cores"] < facts["cores"] else ""
+    cores = "1 core" if facts["cores"] == 1 else f"{facts['cores']} cores"
     return [
-        f"{facts['node']}: {facts['cores']} cores{share}, {size(facts['memory_bytes'])} memory, "
+        f"{facts['node']}: {cores}{share}, {size(facts['memory_bytes'])} memory, "
         f"{size(facts['free_bytes'])} of it free; {facts['system']}",
         f"  {driver}{versions}",
         *(f"  {line}" for line in facts["told"]),
