@@ -214,7 +214,8 @@ class Training:
         if not isinstance(config, RunConfig):
             raise ValueError(f"config = {shown(config)}: expected a logtrain.RunConfig")
         self.run = set_up(config)
-        refuse_pairs(self.run.data.sources | {name: of.split for name, of in self.run.data.valid.items()})
+        refuse_pairs(self.run.data.sources)
+        refuse_pairs({name: of.split for name, of in self.run.data.valid.items()})
         self.model, self.data, trainer = self.run.build_model(self.run.initial_weights()), self.run.data, config.trainer
         self.total_steps = trainer.total_steps(self.data.train.steps_per_epoch)
         optimizer = make_optimizer(self.model, config.optim)

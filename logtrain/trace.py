@@ -24,6 +24,7 @@ from logtrain.core.printable import printable
 from logtrain.core.run_folder import read_run_config
 from logtrain.core.still import Still
 from logtrain.observe.run_files import RunFiles, is_number, read_run
+from logtrain.observe.state import state_of
 from logtrain.training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -96,12 +97,15 @@ def main(argv: list[str]) -> int:
 
 
 def check_made(step: int, files: RunFiles, log_every: int) -> None:
-    """Raises ValueError for a step that the run has not made, as far as its records tell."""
+    """Raises ValueError for a step that the run has not made, as far as its records tell: one that was killed or failed
+    may have made some more than it has records of.
+    """
     last = files.attempts[-1] if files.attempts else None
     if last is None or not (files.folder / "metrics.jsonl").exists():
         return
     known = max(files.last.get("step", 0), last.resumed_at)
-    if (known if last.ended else known + log_every - 1) < step <= last.total_steps:
+    beyond = 0 if state_of(files).word in ("finished", "stopped") else log_every - 1
+    if known + beyond < step <= last.total_steps:
         raise ValueError(f"step = {step}: the run has made {known:,} of its {last.total_steps:,} steps so far")
 
 

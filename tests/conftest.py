@@ -48,8 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """A test that is marked alone runs with nothing beside it."""
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that is marked alone runs with nothing beside it, not even what other tests prepare."""
     with in_turn(item.get_closest_marker("alone") is not None):
         return (yield)
 

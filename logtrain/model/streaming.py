@@ -88,7 +88,7 @@ def write_file(
             note(f"writing {place.name}")
             for piece in source.rows(place.parameter, place.first, place.first + place.shape[0]):
                 rounded = piece.to(dtype)
-                if dtype == torch.float16 and not rounded.isfinite().all():
+                if dtype == torch.float16 and not torch.equal(rounded.isfinite(), piece.isfinite()):
                     raise ValueError(f"{place.name}: has numbers above 65,504, which float16 ends at; use bfloat16")
                 chunk = memoryview(rounded.contiguous().view(torch.uint8).reshape(-1).numpy().data)
                 while chunk:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from logtrain import trace
 from logtrain.core.run_folder import read_run_config
 from logtrain.core.world import World
 from logtrain.data.shards import DOCUMENT, ShardWriter
+from logtrain.observe.run_files import read_run
 from logtrain.text.tokenizer import Tokenizer
 from logtrain.training.config import RunConfig
 from logtrain.training.data_kinds import as_trained
@@ -170,6 +172,12 @@ def test_what_the_run_has_not_made_is_not_traced(case, tmp_path):
     with pytest.raises(ValueError, match=r"^step = 7: the run has made 6 of its \d+ steps so far$"):
         trace.main([str(tmp_path / "run"), "--step", "7"])
     assert trace.main([str(tmp_path / "run"), "--step", "6"]) == 0
+    files = read_run(tmp_path / "run")
+    for ended in ("", "RuntimeError: the network is gone"):
+        files.attempts[-1] = replace(files.attempts[-1], ended=ended)
+        trace.check_made(6 + 3, files, log_every=4)
+        with pytest.raises(ValueError, match=r"^step = 10: the run has made 6"):
+            trace.check_made(6 + 4, files, log_every=4)
 
 
 def test_data_that_are_not_those_of_the_run_are_not_traced(case, tmp_path):

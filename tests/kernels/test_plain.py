@@ -1,5 +1,7 @@
 """In inference mode on a CPU the operations are PyTorch's own calls, with the results of the registered ones."""
 
+import contextlib
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -51,3 +53,19 @@ def test_inference_has_the_results_of_the_registered_operations(dtype):
             assert results(dtype)[1] == ["add_rms_norm", "rope_", "swiglu"], "they are kernels"
     for one, other in zip(plain, registered, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("within", [contextlib.nullcontext, torch.inference_mode])
+def test_they_are_compiled_without_a_break(within):
+    """As the blocks are on GPUs, in one graph, in which the registered operations are."""
+
+    def step(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+        total, normed = add_rms_norm(x, residual, weight, 1e-5)
+        q, k, v = rope(normed.unflatten(-1, (6, 8)), angles.cos(), angles.sin(), 2, 2)
+        return swiglu(torch.cat((q, k, v), 1).flatten(1)) + total[:, :24]
+
+    draw = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(*shape, generator=draw) for shape in ((5, 48), (5, 48), (48,), (5, 4))]
+    with within():
+        found = torch.compile(step, backend="eager", fullgraph=True)(*inputs)
+        assert torch.equal(found, step(*inputs))
