@@ -77,9 +77,14 @@ class PatientProtocol(H11Protocol):
         super().connection_made(transport)
         self.look_again(self.cycle)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is closed: nothing is looked at again, or 7 KiB would wait for it for PATIENCE seconds."""
+        self.next_look.cancel()
+        super().connection_lost(exc)
+
     def look_again(self, answered: object) -> None:
         """Look after PATIENCE seconds whether a new request has come since `answered`."""
-        self.loop.call_later(PATIENCE, self.close_silent, answered)
+        self.next_look = self.loop.call_later(PATIENCE, self.close_silent, answered)
 
     def close_silent(self, answered: object) -> None:
         """Close the connection of a client that has sent no whole head of a request since `answered`."""
