@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
 def replay(config: ReplayConfig) -> int:
     """Write the folder; -> the exit status."""
     # After the flags: --help and a mistyped one need no torch.
-    from logtrain.core.atomic import new_folder
+    from logtrain.core.atomic import new_folder, refuse_taken
     from logtrain.core.printable import printable
     from logtrain.core.run_folder import enter_run_folder
     from logtrain.core.world import World, compute_dtype
@@ -56,6 +56,7 @@ def replay(config: ReplayConfig) -> int:
     if (output / MANIFEST).exists():
         refuse_other_origin(output, origin)
     else:
+        refuse_taken(output)
         lock = enter_run_folder(aside, config, True, MAY_CHANGE, flag="--output") if world.is_main else nullcontext()
         with lock:
             world.barrier()

@@ -63,8 +63,7 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     aside = aside_of(folder)
     with held_aside(aside, folder):
         try:
-            if os.path.lexists(folder) and (not folder.is_dir() or (any(folder.iterdir()) and not replace)):
-                raise ValueError(f"{folder}: not empty; empty it, or choose another name")
+            refuse_taken(folder, replace=replace)
             with naming(folder):
                 yield aside
             sync_tree(aside)
@@ -74,6 +73,12 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
             raise
         sync(folder)
         sync(folder.parent)
+
+
+def refuse_taken(folder: Path, *, replace: bool = False) -> None:
+    """Raise ValueError where `new_folder` would not write: for whom writing begins long after the start."""
+    if os.path.lexists(folder) and (not folder.is_dir() or (any(folder.iterdir()) and not replace)):
+        raise ValueError(f"{folder}: not empty; empty it, or choose another name")
 
 
 def aside_of(path: Path) -> Path:

@@ -95,6 +95,8 @@ def row_document(value: object, format: TextFormat, reading: Reading = AS_THEY_A
     else:
         found = next((format for column, format in CHAT_COLUMNS.items() if column in row), None)
         hint = f"; a chat to fine-tune on is read with --format {found}" if found else hint_of_rows(row)
+        if {"chosen", "rejected"} <= row.keys():
+            hint = "; pairs of answers are read with --format dpo"
         raise BadRow(f"neither text nor instruction and output among its columns ({', '.join(row)}){hint}")
     if unread := reading.unread(row, reads):
         raise BadRow(f'no rule reads the text in "{unread[0]}"; to leave it out, --ignore_columns {shlex.join(unread)}')

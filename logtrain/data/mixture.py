@@ -10,6 +10,7 @@ Letters in names: K sources (K1 = K + 1 edges), J steps of a cycle.
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple, Unpack
 
 import numpy as np
@@ -115,6 +116,14 @@ class MixtureLoader(Loader):
         """The shares of all sources where this one has another; the rest keep theirs in proportion."""
         rest = (1 - share) / (1 - self.token_shares[name])
         return {other: share if other == name else rest * of for other, of in self.token_shares.items()}
+
+    def check_bounds(self, name: str, bounds: Sequence[float]) -> None:
+        """Raise ValueError where some source's share would be too small at a bound of the share of this one."""
+        for bound in bounds:
+            try:
+                self.shares_of(self.with_share(name, bound))
+            except ValueError as error:
+                raise ValueError(f"trainer.replay_bounds: at a share of {bound:g} for {name}: {error}") from None
 
     def next_free(self, step: int) -> int:
         """The first step (0-based) that nobody has laid out when `step` steps have been trained on."""

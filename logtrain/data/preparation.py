@@ -82,18 +82,19 @@ def refuse_incomplete(config: PrepareConfig, account: Account, files: list[Input
     found = next(formats_of(files, reading_of(config)), None) if account.num_bad else None
     other_format = found.format if found and config.format not in ("auto", found.format) else ""
     account.refuse_bad_rows(config.most_bad_rows, num_good > 0, other_format)
-    sources = account.sources().values()
+    sources, are_pairs = account.sources().values(), config.format == "dpo"
     if sum(of.dropped for of in sources) == sum(of.good for of in sources) > 0:
-        raise ValueError(
-            f"no conversation fits in seq_len = {config.seq_len} tokens; give a greater --seq_len, or cut the answers "
-            f"with --too_long truncate_answer"
-        )
+        cut = "" if are_pairs else ", or cut the answers with --too_long truncate_answer"
+        what = "pair" if are_pairs else "conversation"
+        raise ValueError(f"no {what} fits in seq_len = {config.seq_len} tokens; give a greater --seq_len{cut}")
     total = account.cases()["total"]
     if config.too_long == "auto" and (lost := total.lost) > MOST_LOST:
+        what = "pairs, both answers together," if are_pairs else "conversations, even with their questions cut,"
+        others = "drop" if are_pairs else "truncate_answer, split_turns, or truncate_content"
         raise ValueError(
-            f"{lost:.0%} of the answers' tokens would be lost, for their conversations have more than seq_len = "
-            f"{config.seq_len:,} tokens even with their questions cut; give a greater --seq_len, or choose: --too_long "
-            f"truncate_answer, split_turns, or truncate_content, which leaves them out"
+            f"{lost:.0%} of the answers' tokens would be lost, for their {what} have more than seq_len = "
+            f"{config.seq_len:,} tokens; give a greater --seq_len, or choose: --too_long {others}, which leaves "
+            f"them out"
         )
 
 

@@ -196,12 +196,13 @@ def choose_alpha(
     Raises ValueError for weights whose loss is not finite.
     """
     alphas, weights, shape = sorted(alphas), [each.weights for each in inputs], inputs[0].shape
+    names = [each.name for each in inputs]
     model = empty_model(shape)
     mesh = make_mesh(world.device.type, world.size, ParallelConfig())
     shard(model, mesh, ParallelConfig(), compute_dtype(world.device))
     losses = [np.zeros((len(alphas), len(each.documents))) for each in sets]
     for number, alpha in enumerate(alphas):
-        source = BlendedWeights(replace(blend, alpha=alpha), weights, shape)
+        source = BlendedWeights(replace(blend, alpha=alpha), weights, shape, names)
         if number == 0:
             materialize(model, world.device, source)
         else:

@@ -108,6 +108,9 @@ class ReplayConfig(Config):
             raise ValueError(f"max_repeated = {self.max_repeated} is outside (0, 1]")
         if not self.sampling.temperature:
             raise ValueError("sampling.temperature = 0.0: every sample would be the same; give a temperature above 0")
+        for name in ("top_k", "min_p"):
+            if getattr(self.sampling, name) == 1:
+                raise ValueError(f"sampling.{name} = 1: every sample would be the same, of the likeliest tokens alone")
         if self.teacher_top_k and not 2 <= self.teacher_top_k <= MOST_TOP_K:  # one tells nothing that the text does not
             raise ValueError(f"teacher_top_k = {self.teacher_top_k} must be 0, or from 2 to {MOST_TOP_K}")
         if not 0 <= self.memory < float("inf"):

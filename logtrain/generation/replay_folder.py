@@ -36,8 +36,12 @@ DECIDING = ("seq_len", "max_tokens", "min_tokens", "max_repeated")
 
 def replay_origin(config: ReplayConfig, folder: ModelFolder, frame: Frame) -> Origin:
     """What the written data depends on: the model, how it was sampled and what was left out. Raises ValueError for a
-    `teacher_top_k` of more tokens than there are.
+    `teacher_top_k` of more tokens than there are, and for rows that the model could not be trained on.
     """
+    if config.seq_len > (most := folder.shape.max_positions):
+        raise ValueError(
+            f"seq_len = {config.seq_len}: the model knows {most} positions, and is trained on no longer rows"
+        )
     settings: dict[str, Any] = {
         "kind": "chats" if frame.is_chat else "documents",
         "tokens": config.num_tokens,

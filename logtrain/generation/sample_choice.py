@@ -60,8 +60,9 @@ class SampleChoice:
                 if top_k := self.config.teacher_top_k:
                     self.teachers[sample.number] = from_text(sample.teacher, stored_N, top_k)
             if self.num_seen >= HOPELESS and len(self.kept) * 50 < self.num_seen:
+                change = "raise" if self.dropped["duplicate"] * 2 > self.num_seen else "lower"
                 raise ValueError(
-                    f"of {self.num_seen:,} samples {len(self.kept)} can be kept ({self.told()}); lower "
+                    f"of {self.num_seen:,} samples {len(self.kept)} can be kept ({self.told()}); {change} "
                     f"sampling.temperature or sampling.top_p, or look whether the model is whole"
                 )
 

@@ -40,7 +40,12 @@ def add_adapters_up(output: Path, folders: Sequence[Path], factors: Sequence[flo
                 f"{folder}: an adapter of {base.path}, {folders[0]} one of {bases[0].path}; not of one model"
             )
     shape, first = hf.read_config(bases[0].path), folders[0]
-    config, tensors = summed([peft.read(folder, shape) for folder in folders], factors, shape)
+    adapters = [peft.read(folder, shape) for folder in folders]
+    config, tensors = summed(adapters, factors, shape)
+    if lost := next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None):
+        names = (str(folder) for folder, (_, own) in zip(folders, adapters, strict=True) if not are_finite(own))
+        where = next(names, f"weights = {' '.join(map(str, factors))}")
+        raise ValueError(f"{where}: numbers of {lost} are not finite; the adapter is damaged, or its weight too large")
     with new_folder(output) as aside:
         peft.save(aside, tensors, shape, config, str(bases[0].path))
         with suppress(ValueError):  # an adapter of others may have no tokenizer of its own
@@ -58,6 +63,11 @@ def add_adapters_up(output: Path, folders: Sequence[Path], factors: Sequence[flo
             check_adapter(aside, bases[0].path, shape, trained_template=False)
         write_checksums(aside)
     return config.rank
+
+
+def are_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether all numbers of an adapter are."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
 def summed(

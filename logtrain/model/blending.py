@@ -91,9 +91,9 @@ class Blend:
 class BlendedWeights:
     """The blend of several models as a source of weights: of each model PIECE elements are in memory at a time."""
 
-    def __init__(self, blend: Blend, sources: Sequence[MappedWeights], shape: LlamaConfig):
-        """`sources`: the weights of the models, which all have this shape."""
-        self.blend, self.sources = blend, sources
+    def __init__(self, blend: Blend, sources: Sequence[MappedWeights], shape: LlamaConfig, names: Sequence[str] = ()):
+        """`sources`: the weights of the models, which all have this shape. `names`: what errors call them."""
+        self.blend, self.sources, self.names = blend, sources, names
         self.sizes = {name: tuple(parameter.shape) for name, parameter in empty_model(shape).named_parameters()}
 
     def rows(self, name: str, start: int, stop: int) -> Iterator[Tensor]:
@@ -110,10 +110,18 @@ class BlendedWeights:
             for source in self.sources:
                 source.let_go()
             if not blended.isfinite().all():
-                raise ValueError(
-                    f"{name}: rows {first} to {last} are not finite; a model is damaged, or alpha too large"
-                )
+                raise ValueError(self.reason(name, first, last))
             yield blended
+
+    def reason(self, name: str, first: int, last: int) -> str:
+        """Why rows are not finite, in words."""
+        for called, source in zip(self.names, self.sources, strict=False):
+            if not all(part.isfinite().all() for part in source.rows(name, first, last)):
+                return (
+                    f"{called}: {name}, rows {first} to {last}, has numbers that are not finite: the model is damaged"
+                )
+        what = "alpha is" if self.blend.kind in ROLES else "weights are"
+        return f"{name}: rows {first} to {last} are not finite; {what} too large"
 
 
 def check_same_shape(names: Sequence[str], shapes: Sequence[LlamaConfig]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from logtrain.core.shared_folder import wait_until_seen
 from logtrain.core.world import World
 from logtrain.model import hf
 from logtrain.model.base import read_base
-from logtrain.model.blending import ROLES, Blend, BlendedWeights
+from logtrain.model.blending import ROLES, Blend, BlendedWeights, check_same_shape
 from logtrain.model.card import write_card
 from logtrain.model.published import called, check_model, check_source, read_tokenizer
 from logtrain.model.streaming import write_weights
@@ -45,8 +46,7 @@ def dress_of(inputs: Sequence[BlendInput], blend: Blend, like: str) -> Dress:
     if like:
         folder, shape = Path(like), inputs[0].shape
         check_source(folder, shape)
-        if hf.read_config(folder).vocab_size != shape.vocab_size:
-            raise ValueError(f"--like {like}: another vocabulary than that of the models")
+        check_same_shape((inputs[0].name, f"--like {like}"), (shape, replace(hf.read_config(folder), tied=shape.tied)))
         return Dress(folder, None, read_tokenizer(folder, shape).files)
     check_tokenizers(inputs)
     chosen = inputs[LIKE.get(blend.kind, 0)]
@@ -74,12 +74,12 @@ def publish_blend(
 
     Raises ValueError for numbers that are not finite, and for files that would not load.
     """
-    source = BlendedWeights(blend, [each.weights for each in inputs], inputs[0].shape)
+    names, shape = [each.name for each in inputs], inputs[0].shape
+    source = BlendedWeights(blend, [each.weights for each in inputs], shape, names)
     odd: list[str] = []
     with new_folder(output) if world.is_main else nullcontext(aside_of(output)) as aside:
         world.barrier()
         wait_until_seen(aside, {}, world.note)
-        shape = inputs[0].shape
         write_weights(aside, shape, source, dtype, part=(world.rank, world.size), note=world.note)
         world.barrier()
         if world.is_main:

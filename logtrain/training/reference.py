@@ -84,13 +84,15 @@ def read(file: Path, facts: dict[str, Any], count: int) -> np.ndarray:
     """The numbers of a file, fp32 [count, 2]. Raises ValueError where they are damaged, or of another model or data
     than `facts` says.
     """
-    there = read_sealed(file.with_suffix(".json"))
+    try:
+        there, content = read_sealed(file.with_suffix(".json")), read_bytes(file, 1 << 34)
+    except ValueError as error:
+        raise ValueError(f"{error}; delete {file.stem}.* to compute it anew") from None
     for name, value in {**facts, "pairs": count}.items():
         if there.get(name) != value:
             raise ValueError(
                 f"{file}: is the reference of another {name} than this run has; delete it to compute it anew"
             )
-    content = read_bytes(file, 1 << 34)
     if hashlib.sha256(content).hexdigest() != there.get("sha256_of_numbers"):
         raise ValueError(f"{file}: damaged; delete it and {file.with_suffix('.json').name} to compute it anew")
     found_D2 = np.load(io.BytesIO(content), allow_pickle=False)

@@ -193,7 +193,10 @@ class Loaders:
         loader = self.config.loader
         if len(sources) > 1:
             of_rank = self.of_rank(next(iter(sources.values())), "train")
-            return MixtureLoader(sources, self.config.mix, loader, **of_rank)
+            mixture, trainer = MixtureLoader(sources, self.config.mix, loader, **of_rank), self.config.trainer
+            if trainer.forget_budget:
+                mixture.check_bounds(trainer.replay_source, trainer.replay_bounds)
+            return mixture
         split = next(iter(sources.values()))
         rows_per_step = loader.rows_per_step
         if loader.documents_per_step:

@@ -48,6 +48,7 @@ def test_rules(row, formats, text):
         ("text", "auto", "a string, not an object"),
         (None, "auto", "null, not an object"),
         ({}, "auto", "neither text nor instruction and output among its columns ()"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "auto", "; pairs of answers are read with --format dpo"),
         ({"conversations": []}, "auto", "neither text nor instruction and output among its columns (conversations)"),
         ({"instruction": "Q", "log": "l"}, "auto", 'no "output"'),
         ({"output": "A"}, "auto", 'no "instruction"'),

@@ -106,6 +106,13 @@ def test_pairs_that_do_not_fit_are_left_out_and_counted(tokenizer, tmp_path, mon
     assert {kept.origin(pair)[1] for pair in range(37)} == set(range(3, 40))
     with pytest.raises(ValueError, match=r"pairs.json row 0: .* tokens, more than seq_len"):
         prepare_pairs(tmp_path / "strict", tokenizer, rows, monkeypatch, "--too_long", "error")
+    with pytest.raises(
+        ValueError,
+        match=r"their pairs, both answers together, have more than .* or choose: --too_long drop, which leaves",
+    ):
+        prepare_pairs(tmp_path / "auto", tokenizer, rows, monkeypatch)
+    with pytest.raises(ValueError, match=r"^no pair fits in seq_len = 96 tokens; give a greater --seq_len$"):
+        prepare_pairs(tmp_path / "none", tokenizer, rows[:3], monkeypatch, "--too_long", "drop")
     with pytest.raises(ValueError, match="format = dpo trains on the two answers of a pair whole"):
         prepare_pairs(tmp_path / "cut", tokenizer, rows, monkeypatch, "--too_long", "truncate_content")
 

@@ -51,7 +51,12 @@ def case(tmp_path_factory) -> SimpleNamespace:
     tensors = load_file(large / hf.WHOLE)
     tensors["model.embed_tokens.weight"][7, 5] = 7e4
     save_file(tensors, large / hf.WHOLE, metadata={"format": "pt"})
-    return SimpleNamespace(folder=folder, fp32=fp32, bf16=bf16, large=large)
+    nan = another(first, folder / "nan", 4)
+    tensors = load_file(nan / hf.WHOLE)
+    tensors["model.layers.1.mlp.down_proj.weight"][3, 2] = torch.nan
+    save_file(tensors, nan / hf.WHOLE, metadata={"format": "pt"})
+    wide = write_model(folder / "wide", **SHAPE | {"hidden_size": 60})
+    return SimpleNamespace(folder=folder, fp32=fp32, bf16=bf16, large=large, nan=nan, wide=wide)
 
 
 def blended(output: Path, *arguments: object) -> Weights:
@@ -187,6 +192,20 @@ def test_adapters_are_added_up_to_one_that_peft_loads(adapters, tmp_path):
     assert (facts["r"], facts["lora_alpha"]) == (5, 5.0)
 
 
+def test_an_adapter_without_finite_numbers_is_named(adapters, tmp_path):
+    damaged = shutil.copytree(adapters.folders[1], tmp_path / "damaged")
+    tensors = load_file(damaged / peft.WEIGHTS)
+    next(iter(tensors.values()))[0, 0] = torch.nan
+    save_file(tensors, damaged / peft.WEIGHTS, metadata={"format": "pt"})
+    words = [str(adapters.folders[0]), str(damaged), "--kind", "sum", "--output", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match=r"damaged: numbers of blocks\..* are not finite; the adapter is damaged"):
+        train(words, "logtrain.blend")
+    words[1] = str(adapters.folders[1])
+    with pytest.raises(ValueError, match=r"weights = 1e\+39 1.0: numbers of blocks\..* are not finite"):
+        train([*words, "--weights", "1e39", "1"], "logtrain.blend")
+    assert not (tmp_path / "out").exists()
+
+
 MISTAKES = {
     "one model": (lambda c: c.fp32[:1], [], "kind = average takes two models or more; 1 given"),
     "two for three": (lambda c: c.fp32[:2], ["--kind", "residual"], "takes 3 models, CPT INSTRUCT BASE; 2 given"),
@@ -200,7 +219,13 @@ MISTAKES = {
         ["--weights", "1", "-1"],
         "weights have the sum 0; those of an average are divided",
     ),
-    "not finite": (lambda c: c.fp32[:2], ["--kind", "interpolate", "--alpha", "1e39"], "rows 0 to 131 are not finite"),
+    "not finite": (
+        lambda c: c.fp32[:2],
+        ["--kind", "interpolate", "--alpha", "1e39"],
+        "rows 0 to 131 are not finite; alpha is",
+    ),
+    "a damaged model": (lambda c: [c.fp32[0], c.nan], [], "/nan: blocks.1.feed_forward.down.weight, rows 0 to 30, has"),
+    "like": (lambda c: c.fp32[:2], ["--like", "WIDE"], "wide: hidden_size is 60, that of"),
     "no model": (lambda c: [c.fp32[0], c.folder / "none"], [], "none/config.json: no such file"),
     "no checkpoint": (lambda c: [c.fp32[0], f"{c.fp32[1]}:step-000007"], [], "not a run (no config.toml)"),
     "no adapter": (lambda c: c.fp32, ["--kind", "sum"], "no adapter (adapter_config.json); adapters are blended with"),
@@ -220,6 +245,7 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_leaves_nothing(case, tmp_path, mistake):
     models, flags, message = MISTAKES[mistake]
     with pytest.raises(ValueError) as raised:
+        flags = [str(case.wide) if flag == "WIDE" else flag for flag in flags]
         train([*map(str, models(case)), *flags, "--output", str(tmp_path / "out")], "logtrain.blend")
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)

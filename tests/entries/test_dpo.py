@@ -101,6 +101,9 @@ def test_a_reference_that_does_not_fit_is_refused(case, whole, tmp_path):
     shutil.copy((data / mine).with_suffix(".json"), file.with_suffix(".json"))
     with pytest.raises(ValueError, match=r"is the reference of another model_sha256 than this run has; delete it"):
         train([*flags, "--name", "c"], DPO)
+    file.with_suffix(".json").write_text("{")
+    with pytest.raises(ValueError, match=rf"train.json: not JSON .*; delete {file.stem}\.\* to compute it anew$"):
+        train([*flags, "--name", "d"], DPO)
 
 
 def test_a_model_without_finite_answers_leaves_no_reference(case, tmp_path):

@@ -161,6 +161,10 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(model, data, tmp_path, mon
     write_chat_model(other, 0.2)
     cases = [
         (flags(model, tmp_path / "a", "--sampling.temperature", "0"), "give a temperature above 0"),
+        (flags(model, tmp_path / "a", "--sampling.top_k", "1"), "top_k = 1: every sample would be the same"),
+        (flags(model, tmp_path / "a", "--sampling.min_p", "1"), "min_p = 1: every sample would be the same"),
+        (flags(model, tmp_path / "a", "--seq_len", "513"), "seq_len = 513: the model knows 512 positions"),
+        (flags(model, model), "model: not empty; empty it, or choose another name"),
         (flags(model, tmp_path / "a", "--tokens", "5X"), "tokens = '5X': expected a number of at least 1"),
         (flags(model, tmp_path / "a", "--min_tokens", "50"), "min_tokens = 50 is more than max_tokens = 24"),
         (flags(model, tmp_path / "a", "--max_repeated", "0"), "max_repeated = 0.0 is outside"),
@@ -180,6 +184,7 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(model, data, tmp_path, mon
             replayed(arguments)
         assert len(str(error.value).splitlines()) == 1
         assert not (tmp_path / "a").exists() and not (tmp_path / "a.samples").exists()
+        assert not model.with_name("model.samples").exists()
     monkeypatch.setattr(replay_folder, "write_replay", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         replayed(flags(model, tmp_path / "a"))

@@ -136,7 +136,7 @@ def test_the_choice_ends_at_the_sample_that_makes_enough(chat_model):
     choice.extend(samples)
     assert (choice.num_tokens, choice.num_seen, choice.is_complete) == (48, 4, True)
     hopeless = choice_of(chat_model.tokenizer, is_chat=False)
-    with pytest.raises(ValueError, match=r"of 200 samples 1 can be kept \(duplicate 199\); lower sampling.temperature"):
+    with pytest.raises(ValueError, match=r"of 200 samples 1 can be kept \(duplicate 199\); raise sampling.temperature"):
         hopeless.extend({n: samples[0]._replace(number=n) for n in range(300)})
 
 

@@ -140,6 +140,11 @@ def test_where_no_step_is_within_the_budget_the_run_says_so(case, tmp_path, caps
         (["--trainer.no_keep_best"], "set trainer.keep_best"),
         (["--trainer.replay_source", "old"], "steers mix.old, which must be in data and mix"),
         (["--trainer.replay_bounds", "0.3", "0.5"], "from 0.3 to 0.5"),
+        (
+            ["--trainer.replay_bounds", "1e-6", "0.5"],
+            "trainer.replay_bounds: at a share of 1e-06 for replay: mix: a share",
+        ),
+        (["--trainer.replay_bounds", "0.1", "0.99999"], "trainer.replay_bounds: at a share of 0.99999 for replay: mix"),
         (["--trainer.replay_bounds", "0.5", "0.3"], "expected two shares, the least first"),
         (["--trainer.forget_budget", "-1"], "must be a finite number >= 0"),
     ],
