@@ -29,6 +29,7 @@ RECIPES = {
     "cpt_8xh100_replay": ["--data", *(f"{name}=none" for name in ("logs", "replay", "text"))],
     "sft_full_8xh100": [*LLAMA, *CHATS],
     "sft_lora_4xh100": [*LLAMA, *CHATS, "--gpus", "4"],
+    "dpo_lora_8xh100": [*LLAMA, "--pairs", "--documents", "20000"],
     "demo": [*SMALL, "--gpus", "1"],
     "demo_sft": [*SMALL, "--gpus", "1"],
     "demo_own": [*SMALL, "--gpus", "1"],

@@ -23,11 +23,12 @@ from logtrain.core.kinds import Config
 from logtrain.core.printable import printable
 from logtrain.core.run_folder import read_run_config
 from logtrain.core.still import Still
-from logtrain.observe.run_files import RunFiles, is_number, read_run
+from logtrain.observe.run_files import is_number, read_run
 from logtrain.observe.state import state_of
 from logtrain.training.config import RunConfig
 
 if TYPE_CHECKING:
+    from logtrain.observe.run_files import RunFiles
     from logtrain.training.rerun import Document, Rerun, Weighed
 
 FLOAT32 = 1e-6  # what a sum of losses in float32 may be off, as a share of it
@@ -96,7 +97,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def check_made(step: int, files: RunFiles, log_every: int) -> None:
+def check_made(step: int, files: "RunFiles", log_every: int) -> None:
     """Raises ValueError for a step that the run has not made, as far as its records tell: one that was killed or failed
     may have made some more than it has records of.
     """
