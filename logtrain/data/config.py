@@ -93,8 +93,8 @@ class PrepareConfig(Config):
     """A .txt or .log file is cut between lines into documents of at most this many characters. Documents nearly as long
     as a row pack badly: of 8,192 tokens, system logs fill 98% with 2,048 or 32,768 characters, 79% with 16,384."""
     records: Literal["line", "block"] = "line"
-    """A record of a .txt or .log file: a line, or a block, which is a line that begins as most do, with a time for one,
-    and what goes on below it, so that stack traces stay whole. Documents are cut between records."""
+    """A record of a .txt or .log file: a line, or a block: a line that begins as most do (say, with a time) and what
+    goes on below it, so that stack traces stay whole. Documents are cut between records."""
     max_per_template: int = 0
     """Of records that differ only in values and a few words, keeps the first so many, over all files. 0: all."""
     mask_values: bool = False

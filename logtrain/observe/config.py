@@ -10,13 +10,13 @@ class HealthConfig(Config, prefix="health."):
     """From when on a run says that something is wrong. Nothing of it changes the training."""
 
     spike: float = 8.0
-    """Robust z-score of a step's loss or gradient norm among the last 100 from which it is a spike. 0: never."""
+    """A step is a spike from this robust z-score of loss or gradient norm among the last 100. 0: never."""
     straggler: float = 1.25
-    """Time that a rank computes for, over that of the others' median, from which it is a straggler. 0: never."""
+    """A rank is a straggler once it computes for this many times the others' median. 0: never."""
     data_wait: float = 0.1
-    """Share of the steps' time that is spent in waiting for data from which that is said. 0: never."""
+    """Warn from this share of the steps' time spent in waiting for data. 0: never."""
     disk: float = 2.0
-    """Checkpoints that the disk has room for below which it is filling up. 0: never."""
+    """Warn when the disk has room for fewer checkpoints than this. 0: never."""
 
     def __post_init__(self):
         super().__post_init__()

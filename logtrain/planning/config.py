@@ -43,7 +43,7 @@ class PlanConfig(RunConfig):
     gpus: int = 8
     """GPUs of the job, eight in a node; by default the number in the recipe's name, such as ..._4xh100.toml."""
     gpu: str = "h100-sxm"
-    """Name of the GPU: h100-sxm, h200, a100-80g, or a TOML file like those in logtrain/planning/gpus."""
+    """Name of the GPU: h100-sxm, h100-sxm-500w, h200, a100-80g, or a TOML file like those in logtrain/planning/gpus."""
     price: float = 2.31
     """Price of a GPU for an hour, in dollars."""
     search: bool = False
