@@ -5,13 +5,14 @@
     for number, answer in generator.run(Request(prompt=ids) for ids in prompts): ...
 
     scheduler.py     which requests run, and which slots of the cache they have
+    lookup.py        draft tokens, which a step confirms or not
     kv_cache.py      the cache, and the model's step with it
     adapters.py      the adapters of a model that requests may name
     logits.py        what a request changes in its logits
     sampling.py      the next token from logits
     json_object.py   answers that are a JSON object
 
-Shapes in names: S sequences, V vocabulary.
+Shapes in names: S sequences, R rows of logits (of each sequence, and of each draft token), V vocabulary.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +31,10 @@ from logtrain.model.llama import Llama
 from logtrain.text.stream import TextStream
 from logtrain.text.tokenizer import Tokenizer
 
+DRAFT_STEP_TOKENS = (
+    12  # at most, of a step with draft tokens on a CPU: it takes 1.5 to 2 times as long as one of a token
+)
+
 
 class Generator:
     """A model that answers requests. scheduler: the requests under way. cached: the model with its cache."""
@@ -45,16 +50,20 @@ class Generator:
         step_tokens: int = 4096,
         keep_prefixes: bool = False,
         cuda_graphs: bool = True,
+        drafting: bool = True,
     ):
         """`stop_ids`: tokens that end an answer. `memory`: bytes for keys and values. `max_sequences`: the most
         requests that run at once. `step_tokens`: the most tokens of a step, which bounds its activations.
         `keep_prefixes`: keep the keys and values of finished requests until their slots are needed, and reuse them for
         a prompt that begins alike, as the next question of a chat does. `cuda_graphs`: replay decoding steps on a GPU
-        as CUDA graphs. Raises ValueError if `step_tokens` is less than `max_sequences`.
+        as CUDA graphs. `drafting`: on a CPU, give steps of few answers draft tokens, so that they may get several
+        tokens at once, the same as without up to the rounding of products. Raises ValueError if `step_tokens` is less
+        than `max_sequences`.
         """
         self.cached = CachedModel(model, memory, max_sequences * model.config.max_positions, cuda_graphs)
-        self.scheduler = Scheduler(self.cached.num_slots, max_sequences, step_tokens, keep_prefixes)
         self.shape, self.device = model.config, self.cached.device
+        draft_step_tokens = DRAFT_STEP_TOKENS if drafting and self.device.type == "cpu" else 0
+        self.scheduler = Scheduler(self.cached.num_slots, max_sequences, step_tokens, keep_prefixes, draft_step_tokens)
         self.tokenizer, self.stop_ids = tokenizer, frozenset(stop_ids)
         self.num_adapters = self.cached.adapters.count if self.cached.adapters else 0
         self.num_submitted = 0
@@ -134,26 +143,40 @@ class Generator:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Start waiting requests, and put the tokens of one step through the model; -> an event for each request that
-        got a token, [] if none is under way or all prompts are still being read. Raises ValueError for logits that are
-        not finite.
+        """Start waiting requests, and put the tokens of one step through the model; -> an event for each token that a
+        request got, several where draft tokens were right; [] if none is under way or all prompts are still being
+        read. Raises ValueError for logits that are not finite.
         """
         self.admit()
         scheduled = self.scheduler.schedule()
         if not scheduled:
             return []
-        logits_SV = self.logits(scheduled)
+        logits_RV = self.logits(scheduled)
+        answered, row, events = [], 0, []
         for state, chunk in scheduled:
-            state.num_cached += len(chunk.tokens)
-        ready = [i for i, (state, _) in enumerate(scheduled) if state.num_cached == len(state.ids)]
-        if not ready:
-            return []
-        batch = [scheduled[i].state for i in ready]
-        tokens = self.sample(logits_SV if len(ready) == len(scheduled) else logits_SV[ready], batch)
-        return [self.append(state, *token) for state, token in zip(batch, tokens, strict=True)]
+            certain = len(chunk.tokens) - chunk.num_drafts
+            state.num_cached += certain
+            if state.num_cached == len(state.ids):
+                answered.append((state, row, chunk.tokens[certain:]))
+            row += 1 + chunk.num_drafts
+        while answered:
+            rows = [row for _, row, _ in answered]
+            tokens = self.sample(
+                logits_RV if len(rows) == len(logits_RV) else logits_RV[rows], [state for state, *_ in answered]
+            )
+            confirmed = []
+            for (state, row, drafts), token in zip(answered, tokens, strict=True):
+                events.append(self.append(state, *token))
+                if drafts and token[0] == drafts[0] and not events[-1].answer:
+                    state.num_cached += 1
+                    confirmed.append((state, row + 1, drafts[1:]))
+            answered = confirmed
+        return events
 
     def logits(self, scheduled: Sequence[Scheduled]) -> Tensor:
-        """The logits after each chunk, [S, V]. Log-probabilities of prompts that are asked for are kept on the way."""
+        """The logits [R, V], as `next_logits` gives them. Log-probabilities of prompts that are asked for stay on the
+        requests.
+        """
         scored = []
         for i, (state, chunk) in enumerate(scheduled):
             targets = state.request.prompt[chunk.num_cached + 1 :][: len(chunk.tokens)]

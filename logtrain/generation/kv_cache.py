@@ -39,6 +39,8 @@ class Chunk(NamedTuple):
     """Slot of the sequence's first token."""
     adapter: int = 0
     """The adapter that computes them, counted from 1; 0: the model itself."""
+    num_drafts: int = 0
+    """How many tokens at its end are drafts. Logits are wanted after each of them, and after the token before them."""
 
 
 class Scored(NamedTuple):
@@ -68,6 +70,8 @@ class StepInputs(NamedTuple):
     """Keys and values of each layer, with the slots of the sequences."""
     adapters_T: Tensor | None
     """int64: the adapter of each token; None where no sequence has one."""
+    rows_R: Tensor
+    """int64: the tokens after which logits are wanted."""
 
 
 class CapturedStep(NamedTuple):
@@ -128,7 +132,9 @@ class CachedModel:
 
     @torch.inference_mode()
     def next_logits(self, chunks: Sequence[Chunk]) -> Tensor:
-        """The logits of the token after each chunk, [S, V] in the model's dtype; they are valid until the next call."""
+        """The logits after each chunk, [S, V] in the model's dtype, of one with drafts several rows: after the token
+        before them and after each. They are valid until the next call.
+        """
         if not self.uses_graphs or any(len(chunk.tokens) > 1 for chunk in chunks):
             return self.compute(self.inputs(chunks))
         longest = max(chunk.num_cached + 1 for chunk in chunks)
@@ -139,10 +145,11 @@ class CachedModel:
         return self.captured[key].replay(self.inputs(padded(chunks), is_adapted=is_adapted))[: len(chunks)]
 
     def compute(self, inputs: StepInputs) -> Tensor:
-        """The logits [S, V] of a step, without a graph."""
+        """The logits [R, V] of a step, without a graph."""
         if self.adapters:
             self.adapters.choose(inputs.adapters_T)
-        return self.model.next_logits(inputs.batch, inputs.cache)
+        x_TD, residual_TD = self.model.decode(inputs.batch, inputs.cache)
+        return self.model.head(x_TD[inputs.rows_R], residual_TD[inputs.rows_R], None)
 
     @torch.inference_mode()
     def scored_logits(self, chunks: Sequence[Chunk], scored: Sequence[Scored]) -> tuple[Tensor, list[TokenLogprobs]]:
@@ -159,8 +166,7 @@ class CachedModel:
                 rows = slice(bounds[index] + at, bounds[index] + at + len(ids))
                 logprobs += token_logprobs(self.model.head(x_TD[rows], residual_TD[rows], None), ids, num_top)
             found.append(logprobs)
-        last_S = inputs.batch.cu_seqlens[1:] - 1
-        return self.model.head(x_TD[last_S], residual_TD[last_S], None), found
+        return self.model.head(x_TD[inputs.rows_R], residual_TD[inputs.rows_R], None), found
 
     def capture(self, num_sequences: int, max_length: int, is_adapted: bool) -> CapturedStep:
         """Capture a step with one token for each sequence, none of which has more than `max_length` tokens."""
@@ -176,13 +182,14 @@ class CachedModel:
         """The model's inputs for a step. `max_length`: an upper bound of the tokens in a sequence; 0 takes the longest
         one's. `is_adapted`: name the adapters of all tokens even if no chunk has one.
         """
-        tokens, positions, at, ends, lengths, adapters = [], [], [], [0], [], []
-        for new, num_cached, first_slot, adapter in chunks:
+        tokens, positions, at, ends, lengths, adapters, rows = [], [], [], [0], [], [], []
+        for new, num_cached, first_slot, adapter, num_drafts in chunks:
             tokens += new
             adapters += [adapter] * len(new)
             positions += range(num_cached, num_cached + len(new))
             at += range(first_slot + num_cached, first_slot + num_cached + len(new))
             ends.append(len(tokens))
+            rows += range(len(tokens) - 1 - num_drafts, len(tokens))
             lengths.append(num_cached + len(new))
         starts = [*(chunk.first_slot for chunk in chunks), 0]
 
@@ -194,7 +201,7 @@ class CachedModel:
         batch = Batch(tensor(tokens, torch.int64), None, tensor(positions), tensor(ends), longest)
         cache = [LayerCache(keys_CKH, values_CKH, slots) for keys_CKH, values_CKH in self.cache]
         adapters_T = tensor(adapters, torch.int64) if is_adapted or any(adapters) else None
-        return StepInputs(batch, cache, adapters_T)
+        return StepInputs(batch, cache, adapters_T, tensor(rows, torch.int64))
 
 
 def power_of_two(number: int) -> int:

@@ -4,7 +4,7 @@ A request waits until there are as many successive free slots as it may ever nee
 out. Requests start in the order in which they were submitted.
 
 A step computes the last token of each sequence that is being answered, and as much of the unread prompts as
-`step_tokens` leaves room for.
+`step_tokens` leaves room for. A step of a few answers alone also takes draft tokens (lookup.py).
 """
 
 from collections import deque
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from logtrain.generation.kv_cache import Chunk
 from logtrain.generation.logits import LogitChanges
+from logtrain.generation.lookup import Lookup
 from logtrain.generation.request import Request, TokenLogprob
 from logtrain.text.stream import TextStream
 
@@ -40,6 +41,8 @@ class RequestState:
     """Number of ids whose keys and values are in the cache."""
     num_reused: int = 0
     """Number of ids whose keys and values came from another request."""
+    lookup: Lookup = field(default_factory=Lookup)
+    """Drafts what may follow `ids`."""
     changes: LogitChanges | None = None
     """What it changes in its logits; None until its prompt is read, and when it is over."""
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -94,10 +97,12 @@ class Scheduler:
     the least recently used first.
     """
 
-    def __init__(self, num_slots: int, max_sequences: int, step_tokens: int, keep_prefixes: bool):
+    def __init__(
+        self, num_slots: int, max_sequences: int, step_tokens: int, keep_prefixes: bool, draft_step_tokens: int = 0
+    ):
         """`num_slots`: slots of the cache, numbered from 1. `max_sequences`: the most requests that run at once.
-        `step_tokens`: the most tokens of a step. `keep_prefixes`: keep requests that are over. Raises ValueError if
-        `step_tokens` is less than `max_sequences`.
+        `step_tokens`: the most tokens of a step. `keep_prefixes`: keep requests that are over. `draft_step_tokens`: the
+        most tokens of a step with draft tokens. Raises ValueError if `step_tokens` is less than `max_sequences`.
         """
         if not 1 <= max_sequences <= step_tokens:
             raise ValueError(
@@ -105,7 +110,7 @@ class Scheduler:
                 f"token in a step for each"
             )
         self.num_slots, self.max_sequences = num_slots, max_sequences
-        self.step_tokens, self.keep_prefixes = step_tokens, keep_prefixes
+        self.step_tokens, self.keep_prefixes, self.draft_step_tokens = step_tokens, keep_prefixes, draft_step_tokens
         self.waiting: deque[RequestState] = deque()
         self.running: list[RequestState] = []
         self.kept: list[RequestState] = []
@@ -135,6 +140,10 @@ class Scheduler:
 
     def schedule(self) -> list[Scheduled]:
         """The tokens of the next step, those of answers before those of prompts. Nothing is changed."""
+        if self.running and all(len(state.ids) - state.num_cached == 1 for state in self.running):
+            most = min(self.draft_step_tokens, self.step_tokens) // len(self.running) - 1
+            if most > 0:
+                return [self.with_drafts(state, most) for state in self.running]
         room, scheduled = self.step_tokens, []
         for state in sorted(self.running, key=lambda state: len(state.ids) - state.num_cached > 1):
             if count := min(room, len(state.ids) - state.num_cached):
@@ -143,6 +152,13 @@ class Scheduler:
                 scheduled.append(Scheduled(state, chunk))
                 room -= count
         return scheduled
+
+    def with_drafts(self, state: RequestState, most: int) -> Scheduled:
+        """The last token of an answer, and up to `most` draft tokens."""
+        last, room = state.ids[-1], state.num_slots - len(state.ids) - 1  # the last token of all is never put in
+        drafted = state.lookup.drafts(state.ids, min(most, room))
+        chunk = Chunk([last, *drafted], state.num_cached, state.first_slot, state.request.adapter, len(drafted))
+        return Scheduled(state, chunk)
 
     def cancel(self, request_id: int) -> None:
         """Remove a request, whether it waits or runs. For a request that is over this does nothing."""
@@ -153,7 +169,7 @@ class Scheduler:
     def finish(self, state: RequestState) -> None:
         """End a running request. Its slots become free, or with `keep_prefixes` those that it has not used."""
         self.running.remove(state)
-        state.changes, state.prompt_logprobs = None, []
+        state.changes, state.prompt_logprobs, state.lookup = None, [], Lookup()
         if self.keep_prefixes and state.num_cached:
             state.num_slots = state.num_cached
             # Earlier turns of the same chat are in it: their slots are worth more to others.

@@ -239,16 +239,6 @@ class Llama(nn.Module):
         counts = torch.stack((torch.ones_like(ends_E).sum(), (likeliest_E == end_id).sum()))
         return torch.cat((summed[None], counts.to(summed.dtype)))
 
-    def next_logits(self, batch: Batch, cache: Sequence[LayerCache]) -> Tensor:
-        """What follows the last token of each of S sequences that go on in a cache: logits [S, V], without gradients.
-
-        The batch has the new tokens of all sequences; `cache` is every layer's, to which their keys and values are
-        added.
-        """
-        x_TD, residual_TD = self.decode(batch, cache)
-        last_S = batch.cu_seqlens[1:] - 1
-        return self.head(x_TD[last_S], residual_TD[last_S], None)
-
     def decode(self, batch: Batch, cache: Sequence[LayerCache] = ()) -> tuple[Tensor, Tensor]:
         """The batch through the embedding and all blocks: (last sublayer's output, residual stream before it), both [T,
         D]. `cache`: every layer's, or none.

@@ -21,6 +21,7 @@ def test_a_second_question_reads_only_what_is_new_and_is_answered_the_same(model
     """Greedy answers are those of a generator that keeps nothing."""
     conversation, read = new_conversation(model), []
     conversation.attach(read_log(str(write_log(tmp_path / "app.log", 60))))
+    conversation.generator.scheduler.draft_step_tokens = 0  # drafts are read, too
     next_logits = conversation.generator.cached.next_logits
     monkeypatch.setattr(
         conversation.generator.cached, "next_logits", lambda c: read.append(len(c[0].tokens)) or next_logits(c)

@@ -87,6 +87,8 @@ def test_generated_answers_are_objects_beside_free_ones(chat_folder, temperature
         for i, most in enumerate((2, 3, 5, 8, 20, 40, 80, 3, 4))
     ]
     answers = dict(generator.run(requests))
+    alone = new_generator(ModelFolder(chat_folder).load(CPU), max_sequences=1)  # its steps take drafts
+    assert dict(alone.run(requests)) == answers
     for i, request in enumerate(requests):
         if request.json_object:
             assert isinstance(json.loads(answers[i].text), dict), answers[i].text
