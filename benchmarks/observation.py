@@ -5,11 +5,15 @@ Pairs of segments alternate (with, without; without, with; ...), each the same s
 are made and the last loss is read. With: everything that a run has goes on beside them, which is the timing of the
 middle block, losses and norms of every step kept for spikes, a record in files and on the screen, health, goodput, and
 the threads of the monitor and of what says where a run is, which a run starts once and which are started before a
-segment is timed. CPU seconds of the whole process are compared, as a busy
-machine's clock tells little; the median of the differences, as a share of a segment without, has an interval by order
-statistics (95%).
+segment is timed. CPU seconds of the whole process are compared, as a busy machine's clock tells little; the median of
+the differences, as a share of a segment without, has an interval by order statistics (95%).
 
 `direct` is the same by adding up: CPU seconds of each part alone, over those of a step. It is the one that has digits.
+
+`planned` puts these seconds of this machine into the plan of --plan, a recipe for GPUs: before a step's first launch
+what a step and a record take, before each micro-batch's the timing of its block and two events, and every launch takes
+longer by the share of a second in which the monitor is at work. It predicts how much longer the GPU's step is: not at
+all where the host is ahead of the GPU.
 """
 
 import contextlib
@@ -20,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -33,6 +37,11 @@ from logtrain.observe.metrics import Metrics
 from logtrain.observe.monitor import EVERY, Monitor
 from logtrain.observe.records import Record
 from logtrain.observe.sensors import GpuSensors, HostSensors
+from logtrain.plan import gpus_of
+from logtrain.planning.config import PlanConfig
+from logtrain.planning.prediction import make_plan
+from logtrain.planning.timeline import breakdown, costs_of
+from logtrain.planning.timeline import run as simulate
 from logtrain.training.block_time import BlockTime
 from logtrain.training.config import RunConfig
 from logtrain.training.optim import make_optimizer
@@ -41,6 +50,7 @@ from logtrain.training.setup import RunSetup, set_up
 from logtrain.training.step import StepResult, TrainStep
 
 DISK, CALLS = 1 << 30, 1000  # bytes that a checkpoint is said to take; calls of a part that are timed
+EVENTS = 2  # launches that the timing of a block adds to a micro-batch on a GPU, where it records events
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +62,8 @@ class ObservationConfig(RunConfig):
     """Pairs of segments."""
     steps: int = 10
     """Steps of a segment; there is a record after its last, as trainer.log_every says by default."""
+    plan: str = "launch/recipes/cpt_8xh100.toml"
+    """Recipe of the job on GPUs that the seconds found here are put into."""
 
 
 class Observed:
@@ -151,6 +163,29 @@ def direct(observed: Observed, steps: list[Step]) -> dict[str, float]:
     return {**parts, "monitor, a second": sample / EVERY}
 
 
+def planned(recipe: str, parts: dict[str, float], batches: int) -> dict[str, float]:
+    """Predicted seconds of a step on GPUs without observation and with it. `parts`: its seconds in a step of so many
+    micro-batches.
+    """
+    plan = make_plan(load(PlanConfig, [*gpus_of([recipe]), recipe]))
+    ops, repeats = plan.trace.ops, plan.trace.repeats
+    costs = costs_of(ops, plan.gpu, plan.workload)
+    slower = costs._replace(host=costs.host * (1 + parts["monitor, a second"]))
+
+    def launches(seconds: float) -> int:
+        return math.ceil(seconds / slower.host)
+
+    observed, batch = list(ops), 0
+    for at, op in enumerate(ops):
+        more = 0 if at else launches(parts["note"] + parts["record"])
+        if op.micro_batch != batch:
+            more += EVENTS + launches(parts["timing of a block"] / batches)
+            batch = op.micro_batch
+        observed[at] = replace(op, launches=op.launches + more) if more else op
+    bare, with_it = (breakdown(ops, repeats, simulate(of, cost))[0] for of, cost in ((ops, costs), (observed, slower)))
+    return {"step_seconds": bare, "observed_step_seconds": with_it, "overhead": with_it / bare - 1}
+
+
 def main(argv: list[str]) -> int:
     config = load(ObservationConfig, argv)
     run = set_up(config)
@@ -177,12 +212,13 @@ def main(argv: list[str]) -> int:
     shares = [watched / bare - 1 for watched, bare in pairs]
     step = median(bare for _, bare in pairs) / config.steps
     alone = sum(seconds * (wall if "second" in part else 1) for part, seconds in parts.items())
+    run.world.close()  # the plan has a process group of its own
     if run.world.is_main:
         low, high = interval(shares)
         found = {"pairs": config.pairs, "steps_a_segment": config.steps, "step_cpu_seconds": step, "step_seconds": wall}
         found |= {"overhead": median(shares), "interval": [low, high], "direct": alone / step, "direct_seconds": parts}
+        found["planned"] = planned(config.plan, parts, len(steps[0].batches))
         print(json.dumps(found), flush=True)
-    run.world.close()
     return 0
 
 

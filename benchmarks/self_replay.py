@@ -2,7 +2,7 @@
 
     python -m benchmarks.self_replay --model DIR --domain loglm.json --sets wiki=FILE chat=FILE:sharegpt --output DIR
         [--rates 1e-4 3e-4 1e-3] [--shares 0 0.01 0.05] [--seeds 3] [--steps 30] [--rows 4] [--seq_len 256]
-        [--kl 0 1] [--top_k 16]
+        [--kl 0 1] [--top_k 16] [--precision bf16 --rows_per_batch 4]
 
 The domain's file is prepared as `logtrain prepare` does, with a split without leaks; the model writes documents and, if
 it has a chat template, as many tokens of chats (`logtrain replay`). Every combination of rate, share of replay (half of
@@ -63,7 +63,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=30, help="0: only the table of the runs that are there")
     parser.add_argument("--rows", type=int, default=4, help="rows a step")
+    parser.add_argument("--rows_per_batch", type=int, default=1, help="rows of a micro-batch in training")
     parser.add_argument("--seq_len", type=int, default=256)
+    parser.add_argument("--precision", default="fp32", help="fp32 or bf16; bf16 takes less time where CPUs have AMX")
     parser.add_argument("--valid_rows", type=int, default=16, help="rows of each set")
     parser.add_argument("--replay_tokens", default="8k", help="of each kind that the model writes")
     parser.add_argument("--own_tokens", default="", help="of each kind of --own; as many as of replay if not given")
@@ -114,6 +116,7 @@ def flags_of(args: argparse.Namespace, output: Path, rate: float, share: float, 
     if share:
         data = [f"domain={output / 'domain'}", *(f"{kind}={output / kind}" for kind in args.kinds)]
     flags = ["--name", "run", "--model", args.model, "--data", *data, "--seed", str(1309 + seed)]
+    flags += ["--precision", args.precision]
     if share:
         flags += ["--mix.domain", str(1 - share)]
         flags += [word for kind in args.kinds for word in (f"--mix.{kind}", str(share / len(args.kinds)))]
@@ -149,7 +152,8 @@ def run_once(
     lines = read(output / "runs.jsonl")
     if any(what.items() <= line.items() for line in lines):
         return
-    run = set_up(load(CptConfig, flags_of(args, output, rate, share, kl, seed)))
+    flags = [*flags_of(args, output, rate, share, kl, seed), "--loader.rows_per_batch", str(args.rows_per_batch)]
+    run = set_up(load(CptConfig, flags))
     model = run.build_model(run.initial_weights())
     if not lines:
         add(output, {"rate": 0.0, "share": NO_REPLAY, "kl": 0.0, "seed": 0, "sets": losses(args, sets, run, model)})

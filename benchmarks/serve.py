@@ -7,6 +7,8 @@ of which asks again as soon as it is answered, by
     server         logtrain serve, streaming
     transformers   its batched generate behind the simplest server (simplest_server.py)
 
+Prompts are random tokens, of the lengths of log instructions; or the questions of --questions, by the model's chat
+template, to whose answers a CPU comes in fewer steps, for they repeat what is asked (logtrain/generation/lookup.py).
 Answers have 0.2 to 1.8 times `--new_tokens` tokens, as answers that end by themselves have unequal lengths. Two rates
 are told: tokens a second of the clock, and tokens a second of CPU time of all processes that answer, which other
 programs on the machine do not change. Rounds alternate; rates are medians. Generator and server must give equal texts.
@@ -39,10 +41,11 @@ import torch
 from logtrain.generation.generator import Generator
 from logtrain.generation.load import ModelFolder
 from logtrain.generation.request import Request
+from logtrain.text.chat_template import ChatTemplate, Turn
 
 CLIENTS = (1, 8, 32)
 LENGTHS = (283, 264, 148, 135, 112, 153, 139, 268)  # of the first questions of a set of log instructions
-REQUESTS = {1: 2, 8: 16, 32: 48}  # by clients
+REQUESTS = {1: 4, 8: 16, 32: 48}  # by clients
 FIRSTS = ("first_token_p50", "first_token_p95", "first_token_worst")
 LOG_TOKENS = 2000
 QUESTION_TOKENS = 20
@@ -69,13 +72,38 @@ class Result(NamedTuple):
 Answer = Callable[[Asked], tuple[float, str]]
 
 
-def load_of(clients: int, vocab_size: int, new_tokens: int, round: int) -> list[Asked]:
-    """The requests of a load. No two begin alike, so that no prefix is reused."""
+class Prompts(NamedTuple):
+    """Where prompts come from."""
+
+    vocab_size: int
+    questions: list[list[int]]
+    """Prompts of real questions; [] for random tokens."""
+
+    def drawn(self, random: np.random.Generator, number: int) -> list[list[int]]:
+        """So many prompts. No two random ones begin alike, so that no prefix is reused."""
+        if self.questions:
+            return [self.questions[at] for at in random.choice(len(self.questions), number, replace=False)]
+        lengths = itertools.islice(itertools.cycle(LENGTHS), number)
+        return [random.integers(100, self.vocab_size, length).tolist() for length in lengths]
+
+
+def prompts_of(options: argparse.Namespace, folder: ModelFolder) -> Prompts:
+    """The prompts that the flags ask for."""
+    vocab_size = min(folder.tokenizer.vocab_size, folder.shape.vocab_size)
+    if not options.questions:
+        return Prompts(vocab_size, [])
+    template = ChatTemplate.load(folder.tokenizer)
+    rows = json.loads(options.questions.read_text(encoding="utf-8"))
+    texts = ["\n".join(filter(None, (row["instruction"], row.get("input")))) for row in rows]
+    return Prompts(vocab_size, [template.prompt([Turn("user", text)]) for text in texts])
+
+
+def load_of(clients: int, prompts: Prompts, new_tokens: int, round: int) -> list[Asked]:
+    """The requests of a load."""
     random = np.random.default_rng([clients, round])
-    lengths = itertools.islice(itertools.cycle(LENGTHS), REQUESTS[clients])
     wanted = (random.uniform(0.2, 1.8, REQUESTS[clients]) * new_tokens).astype(int).clip(2).tolist()
-    prompts = [random.integers(100, vocab_size, length).tolist() for length in lengths]
-    return [Asked(prompt, length) for prompt, length in zip(prompts, wanted, strict=True)]
+    drawn = prompts.drawn(random, REQUESTS[clients])
+    return [Asked(prompt, length) for prompt, length in zip(drawn, wanted, strict=True)]
 
 
 def by_generator(generator: Generator, asked: Sequence[Asked], clients: int) -> Result:
@@ -179,7 +207,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
     torch.set_num_threads(options.threads)
     folder = ModelFolder(options.model)
-    vocab_size = min(folder.tokenizer.vocab_size, folder.shape.vocab_size)
+    prompts = prompts_of(options, folder)
     loaded = folder.load(torch.device("cpu"), max(CLIENTS))
     generator = loaded.generator(0, stop_ids=(), step_tokens=512, keep_prefixes=True)
     ours = Process("logtrain.serve", "--model", str(options.model), "--port", "0", threads=options.threads)
@@ -198,20 +226,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
     try:
         for way in ways.values():
-            way(load_of(1, vocab_size, 4, 99)[:1], 1)  # what only a first request does
-        rows = [row for clients in options.clients for row in of_load(ways, clients, vocab_size, options)]
-        return {"loads": rows, "second_question": second_question(ours, vocab_size, options.rounds)}
+            way(load_of(1, prompts, 4, 99)[:1], 1)  # what only a first request does
+        rows = [row for clients in options.clients for row in of_load(ways, clients, prompts, options)]
+        return {"loads": rows, "second_question": second_question(ours, prompts.vocab_size, options.rounds)}
     finally:
         for process in (ours, theirs):
             process.process.kill()
 
 
-def of_load(ways: dict, clients: int, vocab_size: int, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def of_load(ways: dict, clients: int, prompts: Prompts, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The rates of each way for so many clients."""
     results: dict[str, list[Result]] = {name: [] for name in ways}
     tokens = []
     for round in range(options.rounds):
-        asked = load_of(clients, vocab_size, options.new_tokens, round)
+        asked = load_of(clients, prompts, options.new_tokens, round)
         tokens.append(sum(request.max_tokens for request in asked))
         for name in sorted(ways, key=lambda name: (list(ways).index(name) + round) % len(ways)):
             results[name].append(result := ways[name](asked, clients))
@@ -239,6 +267,7 @@ def of_load(ways: dict, clients: int, vocab_size: int, options: argparse.Namespa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="a Hugging Face folder")
+    parser.add_argument("--questions", type=Path, help="a JSON array of rows {instruction, input}")
     parser.add_argument("--rounds", type=int, default=3, help="how often each load is answered")
     parser.add_argument("--new_tokens", type=int, default=50, help="mean length of an answer")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch, for all three")

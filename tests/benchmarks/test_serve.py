@@ -1,11 +1,15 @@
 """What `benchmarks.serve` tells of the server and of transformers behind the simplest server."""
 
+import argparse
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from benchmarks.serve import prompts_of
+from logtrain.generation.load import ModelFolder
 from tests.support.conversations import write_chat_model
 
 
@@ -23,3 +27,12 @@ def test_first_tokens_of_both_servers_are_told_and_come_before_the_answers(tmp_p
         assert 0 < median <= rows[way]["first_token_p95"] <= worst
         whole = 16 * 60 / rows[way]["tokens_per_second"]  # seconds that all 16 answers took, about
         assert median < 0.9 * whole, "the first token comes before the last"
+
+
+def test_questions_become_the_prompts_of_a_chat(tmp_path):
+    folder, questions = ModelFolder(write_chat_model(tmp_path / "tiny")), tmp_path / "questions.json"
+    questions.write_text(json.dumps([{"instruction": "why?", "input": f"error {i}"} for i in range(9)]))
+    prompts = prompts_of(argparse.Namespace(questions=questions), folder)
+    found = [folder.tokenizer.decode(ids) for ids in prompts.drawn(np.random.default_rng(7), 9)]
+    for i in range(9):
+        assert sum(f"why?\nerror {i}" in text for text in found) == 1, "each is asked once"
