@@ -148,6 +148,9 @@ class CacheSlots(NamedTuple):
     """at least the longest sequence's tokens"""
 
 
+FEW = 12  # new tokens of a sequence
+
+
 def cached_attention_reference(
     q_TNH: Tensor, keys_CKH: Tensor, values_CKH: Tensor, cu_seqlens: Tensor, slots: CacheSlots
 ) -> Tensor:
@@ -158,8 +161,14 @@ def cached_attention_reference(
     out = []
     for q, start, length in zip(q_TNH.split(new), starts, lengths, strict=False):
         k, v = (x.narrow(2, start, length) for x in (keys_1KCH, values_1KCH))
-        if len(q) == 1:  # the heads that share keys and values as one head's queries: these are read once
-            out.append(F.scaled_dot_product_attention(q.view(1, K, N // K, H), k, v).view(1, N, H))
+        if 0 < len(q) <= FEW:  # the heads that share keys and values as one head's queries: these are read once
+            q = q.reshape(-1, K, N // K, H).transpose(0, 1)
+            seen = (
+                None if q.shape[1] == 1 else torch.ones(q.shape[1], length, dtype=torch.bool).tril(length - q.shape[1])
+            )
+            seen = seen if seen is None else seen.repeat_interleave(N // K, 0)
+            heads = F.scaled_dot_product_attention(q.reshape(1, K, -1, H), k, v, attn_mask=seen)
+            out.append(heads.view(q.shape).transpose(0, 1).reshape(-1, N, H))
         elif len(q):
             seen = None if len(q) == length else torch.ones(len(q), length, dtype=torch.bool).tril(length - len(q))
             heads = F.scaled_dot_product_attention(

@@ -76,10 +76,10 @@ class Response:
     """Time of the last token; 0 before the first."""
 
     def add(self, event: Event) -> None:
-        """Add the text of a step."""
+        """Add the text of an event, of which a step may bring several."""
         self.last_token = time.perf_counter()
         self.first_token = self.first_token or self.last_token
-        self.delta, self.text = event.text, self.text + event.text
+        self.delta, self.text = self.delta + event.text, self.text + event.text
         self.finish_reason = event.answer.finish_reason if event.answer else None
         self.answer_tokens += self.finish_reason != "stop"
 

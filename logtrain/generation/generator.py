@@ -31,9 +31,7 @@ from logtrain.model.llama import Llama
 from logtrain.text.stream import TextStream
 from logtrain.text.tokenizer import Tokenizer
 
-DRAFT_STEP_TOKENS = (
-    12  # at most, of a step with draft tokens on a CPU: it takes 1.5 to 2 times as long as one of a token
-)
+DRAFT_STEP_TOKENS = 12  # at most, of a step with draft tokens on a CPU
 
 
 class Generator:

@@ -132,8 +132,8 @@ class CachedModel:
 
     @torch.inference_mode()
     def next_logits(self, chunks: Sequence[Chunk]) -> Tensor:
-        """The logits after each chunk, [S, V] in the model's dtype, of one with drafts several rows: after the token
-        before them and after each. They are valid until the next call.
+        """The logits after each chunk, and where it ends in drafts after each of them and the token before them: [R, V]
+        in the model's dtype. They are valid until the next call.
         """
         if not self.uses_graphs or any(len(chunk.tokens) > 1 for chunk in chunks):
             return self.compute(self.inputs(chunks))

@@ -74,7 +74,7 @@ class Answer(NamedTuple):
 
 
 class Event(NamedTuple):
-    """The progress of one request in one step."""
+    """The progress of one request by one token; a step may bring several."""
 
     request_id: int
     """The id that `Generator.submit` returned."""

@@ -139,7 +139,7 @@ class Scheduler:
         return admitted
 
     def schedule(self) -> list[Scheduled]:
-        """The tokens of the next step, those of answers before those of prompts. Nothing is changed."""
+        """The tokens of the next step, those of answers before those of prompts. Which requests run is not changed."""
         if self.running and all(len(state.ids) - state.num_cached == 1 for state in self.running):
             most = min(self.draft_step_tokens, self.step_tokens) // len(self.running) - 1
             if most > 0:

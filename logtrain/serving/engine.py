@@ -3,7 +3,7 @@
     from the server    EngineConfig once, then Submit and Cancel
     to the server      Ready once (or Refused, and it ends), then Progress after each step that brought something
 
-Between two steps it reads all messages that have come, so a request that is cancelled leaves before the next token.
+Between two steps it reads all messages that have come, so a request that is cancelled leaves before the next one.
 """
 
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ class Progress(NamedTuple):
     """What a step has brought."""
 
     events: list[tuple[int, Event]]
-    """Key and event of each request that got a token."""
+    """Key and event of each token that a request got."""
     load: Load
 
 

@@ -13,8 +13,23 @@ from logtrain.data.conversations import conversations
 from logtrain.data.files import InputFile
 from logtrain.data.log import read_log
 from logtrain.generation.generator import Generator
+from logtrain.generation.lookup import Lookup
 from logtrain.generation.request import Request
 from tests.support.conversations import CONTEXT, NEW, ask, new_conversation, write_log
+
+
+def test_what_is_shown_piece_by_piece_is_the_answer(model, monkeypatch):
+    """Of steps that bring several tokens: all drafts are right."""
+    conversation, steps = new_conversation(model), []
+    prompt, generator = conversation.prompt("why?", None), conversation.generator
+    ((_, answer),) = generator.run([Request(prompt=prompt, max_new_tokens=NEW)])
+    whole = [*prompt, *answer.ids]
+    monkeypatch.setattr(Lookup, "drafts", lambda _, ids, most: whole[len(ids) : len(ids) + most])
+    step = generator.step
+    monkeypatch.setattr(generator, "step", lambda: steps.append(step()) or steps[-1])
+    deltas = [response.delta for response in conversation.ask("why?")]
+    assert max(map(len, steps)) == 12
+    assert "".join(deltas) == answer.text != ""
 
 
 def test_a_second_question_reads_only_what_is_new_and_is_answered_the_same(model, tmp_path, monkeypatch):

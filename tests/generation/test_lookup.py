@@ -33,10 +33,10 @@ def test_the_longest_run_that_stood_before_says_what_follows():
     assert lookup.drafts(ids := [*ids, 21, 9, 1, 2, 3, 4], 9) == [5, 6, 7, 8], "after 1 2 3 4, four tokens"
     assert lookup.drafts(ids, 3) == [5, 6, 7]
     assert lookup.drafts(ids, 0) == []
-    assert lookup.drafts([*ids, 9], 9) == [1, 2], "after 9, for 4 9 is new"
-    assert lookup.drafts([*ids, 9, 30], 9) == []
+    assert lookup.drafts([*ids, 9], 9) == [], "4 9 is new"
+    assert lookup.drafts([*ids, 9, 1], 9) == [2, 3], "after 9 1"
     assert Lookup().drafts([5], 3) == Lookup().drafts([], 3) == []
-    assert Lookup().drafts([5, 5], 3) == [5, 5], "what repeats itself goes on doing so"
+    assert Lookup().drafts([5, 5, 5], 3) == [5, 5], "what repeats itself goes on doing so"
     eight = list(range(8))
     assert Lookup().drafts([*eight, 9, *eight], 99) == [9, *eight, 9, 0], "after eight tokens, eleven"
 
