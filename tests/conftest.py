@@ -19,7 +19,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, interpreter
 from tests.support.alone import in_turn
 from tests.support.precision import triton_kernels
 from tests.support.ranks import Ranks
@@ -32,6 +32,8 @@ hypothesis.settings.load_profile("logtrain")
 
 # A shell starts what is in the background with Ctrl-C ignored, and the programs that tests stop would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+interpreter.patch_once_a_launch()
 
 torch.set_num_threads(1)  # the tensors of tests are small: on busy cores a second thread made them 17 times slower
 

@@ -291,7 +291,9 @@ FAULTS: dict[str, Fault] = {
     "ranks that do not divide": Fault(nothing, "does not divide the 1 ranks", ("--parallel.shard_ranks", "3")),
     "more steps than there are": Fault(nothing, "gives 40 steps; raise it", ("--trainer.max_steps", "41")),
     "steps of more rows than an epoch": Fault(
-        nothing, "trainer.epochs = 1 gives 1 steps; raise it", ("--loader.rows_per_step", "200")
+        nothing,
+        "trainer.epochs = 1 gives 1 steps; raise it",
+        ("--loader.rows_per_step", "200", "--loader.rows_per_batch", "50"),  # one by one they take 36 s
     ),
     "a price that is no number": Fault(nothing, "price = nan: expected a number", ("--price", "nan")),
     "name of the folder above": Fault(nothing, "name = '..': expected the name of a folder", ("--name", "..")),

@@ -1,0 +1,27 @@
+"""Triton's interpreter, but for what it needlessly repeats."""
+
+from collections.abc import Callable
+from typing import Any
+
+from triton.runtime import interpreter
+
+
+def patch_once_a_launch() -> None:
+    """The interpreter makes triton.language its own when a kernel is launched, and Triton 3.7 does so again whenever the
+    kernel calls a function, of which a small test has thousands: a quarter of its time. Once for each module suffices.
+    """
+    patch_lang, restore = interpreter._patch_lang, interpreter._LangPatchScope.restore
+    patched: set[int] = set()  # the modules, by their globals, of the launch under way
+
+    def patch_lang_once(function: Callable) -> Any:
+        module = id(function.__globals__)
+        if module in patched:
+            return interpreter._LangPatchScope()
+        patched.add(module)
+        return patch_lang(function)
+
+    def restore_at_the_end(scope: Any) -> None:  # only the scope of a launch is restored
+        patched.clear()
+        restore(scope)
+
+    interpreter._patch_lang, interpreter._LangPatchScope.restore = patch_lang_once, restore_at_the_end
