@@ -19,7 +19,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.support import ROOT, interpreter
+from benchmarks.kernels.interpreter import patch_once_a_launch
+from tests.support import ROOT
 from tests.support.alone import in_turn
 from tests.support.precision import triton_kernels
 from tests.support.ranks import Ranks
@@ -33,7 +34,7 @@ hypothesis.settings.load_profile("logtrain")
 # A shell starts what is in the background with Ctrl-C ignored, and the programs that tests stop would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-interpreter.patch_once_a_launch()
+patch_once_a_launch()
 
 torch.set_num_threads(1)  # the tensors of tests are small: on busy cores a second thread made them 17 times slower
 

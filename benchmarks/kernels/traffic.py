@@ -15,6 +15,7 @@ from liger_kernel.ops import rms_norm as liger_rms_norm
 from benchmarks.kernels.adapters import ADAPTERS
 from benchmarks.kernels.counter import Count, count_of
 from benchmarks.kernels.float8 import CASTS
+from benchmarks.kernels.interpreter import patch_once_a_launch
 from benchmarks.kernels.operations import OPERATIONS, add_rms_norm_backward, rms_norm_backward
 from benchmarks.kernels.pretend import pretended_h100
 from benchmarks.kernels.shapes import MODELS, TOKENS, Shape
@@ -95,6 +96,7 @@ def rows(models: list[str], libraries: list[str]) -> Iterator[dict[str, object]]
 
 def main(options: Namespace) -> None:
     """Print the table."""
+    patch_once_a_launch()
     if not options.json:
         print(f"bf16, T = {TOKENS:,}: continued from counts at up to counted_tokens")
         print("bytes_around: PyTorch's operations, in bytes_moved; bytes_cached: from L2, not in bytes_moved")

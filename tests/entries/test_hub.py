@@ -25,14 +25,13 @@ from logtrain.sharing.ancestry import Ancestry
 from logtrain.sharing.versions import pull, push, sweep
 from tests.support.elsewhere import s3_server
 from tests.support.preparing import write_bytes_tokenizer
-from tests.support.program import Program
+from tests.support.program import SERVER, Program
 from tests.support.training import train
 
 pytestmark = pytest.mark.slow
 
 ROUNDS = int(os.environ.get("LOGTRAIN_ROUNDS", "100"))
 FORK = multiprocessing.get_context("fork")
-SPAWN = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -96,18 +95,17 @@ def test_push_pull_list_show_diff_gc(root, tmp_path, capsys):
     assert "hub://logs:3" in said(capsys, "push", "logs", str(first), "--store", root)  # no number twice
 
 
-def write_versions(root: str, source: Path, writer: str, rounds: int) -> None:
+def write_versions(environment: dict[str, str], root: str, source: Path, writer: str, rounds: int) -> None:
+    os.environ.update(environment)
     store = Store(root)
     for number in range(rounds):
         push(store, "shared", folder(source, file=f"{writer} {number}", common="the same"))
 
 
-@pytest.mark.parametrize(
-    "rounds",
-    [10, pytest.param(ROUNDS, marks=pytest.mark.slow(30))],
-)
+@pytest.mark.parametrize("rounds", [10, pytest.param(ROUNDS, marks=pytest.mark.trial("a hundred versions of each"))])
 def test_two_writers_lose_nothing(root, tmp_path, rounds):
-    processes = [SPAWN.Process(target=write_versions, args=(root, tmp_path / w, w, rounds)) for w in "ab"]
+    facts = dict(os.environ), root
+    processes = [SERVER.Process(target=write_versions, args=(*facts, tmp_path / w, w, rounds)) for w in "ab"]
     for process in processes:
         process.start()
     for process in processes:

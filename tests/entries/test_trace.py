@@ -30,6 +30,7 @@ from tests.support.synthetic import change_manifest, write_manifest, write_model
 from tests.support.training import train
 
 POISON_TOKENS = 24
+MORE_SEEDS = pytest.mark.trial("20 runs in all, for a share of seeds")
 
 
 def write_poisoned(folder: Path, model: Path, seed: int, count: int = 120) -> int:
@@ -292,7 +293,7 @@ def test_a_row_of_two_files_of_one_name_is_not_guessed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(seed, marks=MORE_SEEDS) for seed in range(5, 20))])
 def test_a_planted_poison_ranks_first(case, tmp_path, seed):
     """In micro-batches of four rows, where the other tests have one: a step of 8 is then two, and not eight."""
     poison = write_poisoned(tmp_path / "data", case.model, seed=100 + seed)

@@ -1,14 +1,16 @@
 """Triton's interpreter, but for what it needlessly repeats."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from triton.runtime import interpreter
 
 
+@functools.cache
 def patch_once_a_launch() -> None:
-    """The interpreter makes triton.language its own when a kernel is launched, and Triton 3.7 does so again whenever the
-    kernel calls a function, of which a small test has thousands: a quarter of its time. Once for each module suffices.
+    """From now on. The interpreter makes triton.language its own when a kernel is launched, and Triton 3.7 does so again
+    whenever the kernel calls a function: thousands of times, in a quarter of all time. Once for each module suffices.
     """
     patch_lang, restore = interpreter._patch_lang, interpreter._LangPatchScope.restore
     patched: set[int] = set()  # the modules, by their globals, of the launch under way
