@@ -17,4 +17,5 @@ elif [ "${1:-}" = --trials ]; then
     which=()
     shift
 fi
+unset PYTHONDONTWRITEBYTECODE  # or each of hundreds of processes compiles the package anew, in 0.4 s
 CUDA_VISIBLE_DEVICES="" exec python -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder ${which[@]+"${which[@]}"} "$@"

@@ -9,8 +9,8 @@ from triton.runtime import interpreter
 
 @functools.cache
 def patch_once_a_launch() -> None:
-    """From now on. The interpreter makes triton.language its own when a kernel is launched, and Triton 3.7 does so again
-    whenever the kernel calls a function: thousands of times, in a quarter of all time. Once for each module suffices.
+    """The interpreter makes triton.language its own when a kernel is launched, and Triton 3.7 does so again whenever a
+    kernel calls a function: thousands of times, in a quarter of all time. From now on it does so once for each module.
     """
     patch_lang, restore = interpreter._patch_lang, interpreter._LangPatchScope.restore
     patched: set[int] = set()  # the modules, by their globals, of the launch under way
