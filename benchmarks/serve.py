@@ -5,26 +5,31 @@ of which asks again as soon as it is answered, by
 
     generator      logtrain's generator in this process: what the server could reach at best
     server         logtrain serve, streaming
-    transformers   its batched generate behind the simplest server (simplest_server.py)
+    simplest       transformers' batched generate behind the simplest server (simplest_server.py)
+    serve          transformers serve, streaming, whose prompts are texts; one request after another
+    continuous     the same with its continuous batching
 
-Prompts are random tokens, of the lengths of log instructions; or the questions of --questions, by the model's chat
-template, to whose answers a CPU comes in fewer steps, for they repeat what is asked (logtrain/generation/lookup.py).
-Answers have 0.2 to 1.8 times `--new_tokens` tokens, as answers that end by themselves have unequal lengths. Two rates
-are told: tokens a second of the clock, and tokens a second of CPU time of all processes that answer, which other
+of which --peers names the last three. Prompts are random tokens, of the lengths of log instructions; or the questions
+of --questions, by the model's chat template, to whose answers a CPU comes in fewer steps, for they repeat what is asked
+(logtrain/generation/lookup.py). Answers have 0.2 to 1.8 times `--new_tokens` tokens, as answers that end by themselves
+have unequal lengths; those of transformers serve end at the model's end token, and its usage counts their tokens. Two
+rates are told: tokens a second of the clock, and tokens a second of CPU time of all processes that answer, which other
 programs on the machine do not change. Rounds alternate; rates are medians. Generator and server must give equal texts.
 
-The time to the first token is told, too, the median and the worst of all requests; of transformers it is when the token
-was computed, though its server sends the whole answer. Then, of the server, how much sooner it comes for a second
+The time to the first token is told, too, the median and the worst of all requests; of the simplest server it is when
+the token was computed, though it sends the whole answer. Then, of the server, how much sooner it comes for a second
 question on a log that has been asked about.
 """
 
 import argparse
 import contextlib
+import functools
 import http.client
 import itertools
 import json
 import os
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -46,6 +51,7 @@ from logtrain.text.chat_template import ChatTemplate, Turn
 CLIENTS = (1, 8, 32)
 LENGTHS = (283, 264, 148, 135, 112, 153, 139, 268)  # of the first questions of a set of log instructions
 REQUESTS = {1: 4, 8: 16, 32: 48}  # by clients
+PEERS = ("simplest", "serve", "continuous")
 FIRSTS = ("first_token_p50", "first_token_p95", "first_token_worst")
 LOG_TOKENS = 2000
 QUESTION_TOKENS = 20
@@ -61,15 +67,25 @@ class Asked(NamedTuple):
 class Result(NamedTuple):
     """What a load took."""
 
+    tokens: int
     wall: float
     cpu: float
     firsts: list[float]
     """Seconds to the first token of each request; none of the bare generator."""
     answers: list[str]
-    """Text of each answer, in the order of the requests; of transformers none."""
+    """Text of each answer, in the order of the requests; of the simplest server none."""
 
 
-Answer = Callable[[Asked], tuple[float, str]]
+class Answered(NamedTuple):
+    """An answer over HTTP."""
+
+    first: float
+    """Seconds to its first token."""
+    tokens: int
+    text: str
+
+
+Answer = Callable[[Asked], Answered]
 
 
 class Prompts(NamedTuple):
@@ -123,7 +139,8 @@ def by_generator(generator: Generator, asked: Sequence[Asked], clients: int) -> 
             if event.answer:
                 answers[numbers[event.request_id]] = event.answer.text
                 submit()
-    return Result(time.perf_counter() - began, time.process_time() - cpu, [], answers)
+    tokens = sum(request.max_tokens for request in asked)
+    return Result(tokens, time.perf_counter() - began, time.process_time() - cpu, [], answers)
 
 
 def by_clients(answer: Answer, cpu_of: Callable[[], float], asked: Sequence[Asked], clients: int) -> Result:
@@ -132,7 +149,8 @@ def by_clients(answer: Answer, cpu_of: Callable[[], float], asked: Sequence[Aske
     with ThreadPoolExecutor(clients) as threads:
         found = list(threads.map(answer, asked))
     wall = time.perf_counter() - began
-    return Result(wall, cpu_of() - cpu, [first for first, _ in found], [text for _, text in found])
+    firsts, tokens, texts = map(list, zip(*found, strict=True))
+    return Result(sum(tokens), wall, cpu_of() - cpu, firsts, texts)
 
 
 class Process:
@@ -148,7 +166,7 @@ class Process:
         lines = []
         for line in self.process.stdout:
             lines.append(line)
-            if found := re.search(r"at http://127.0.0.1:(\d+)/v1", line):
+            if found := re.search(r"(?:at|on) http://(?:127\.0\.0\.1|localhost):(\d+)", line):
                 self.port = int(found[1])
                 threading.Thread(target=self.process.stdout.read, daemon=True).start()
                 return
@@ -176,20 +194,31 @@ class Process:
         yield from response
         connection.close()
 
-    def streamed(self, request: Asked) -> tuple[float, str]:
-        """Seconds to the first token, and the text, of an answer of our server."""
+    def streamed(self, request: Asked) -> Answered:
+        """An answer of our server."""
         body = {"prompt": request.prompt, "max_tokens": request.max_tokens, "temperature": 0, "ignore_eos": True}
-        began, first, text = time.perf_counter(), None, []
-        for line in self.post("/v1/completions", {**body, "stream": True}):
-            if line.startswith(b"data: {"):
-                first = first or time.perf_counter() - began
-                text.append(json.loads(line[6:])["choices"][0]["text"])
-        assert first is not None
-        return first, "".join(text)
+        return self.stream(body)
 
-    def whole(self, request: Asked) -> tuple[float, str]:
-        """Wait for an answer of transformers; -> seconds to its first token, and no text."""
-        return json.loads(b"".join(self.post("/", request._asdict())))["first"], ""
+    def stream(self, body: dict[str, Any]) -> Answered:
+        """An answer that comes in pieces."""
+        began, first, text, tokens, line = time.perf_counter(), None, [], 0, b""
+        for line in self.post("/v1/completions", {**body, "stream": True, "stream_options": {"include_usage": True}}):
+            if not line.startswith(b"data: {"):
+                continue
+            event = json.loads(line[6:])
+            if usage := event.get("usage"):
+                tokens = usage["completion_tokens"]
+            for choice in event["choices"]:
+                first = first or time.perf_counter() - began
+                text.append(choice["text"])
+        if first is None:
+            raise ValueError(f"no answer to a prompt, but {line!r}")
+        return Answered(first, tokens, "".join(text))
+
+    def whole(self, request: Asked) -> Answered:
+        """Wait for an answer of the simplest server, whose text it does not tell."""
+        first = json.loads(b"".join(self.post("/", request._asdict())))["first"]
+        return Answered(first, request.max_tokens, "")
 
 
 def second_question(server: Process, vocab_size: int, rounds: int) -> dict[str, float]:
@@ -198,9 +227,34 @@ def second_question(server: Process, vocab_size: int, rounds: int) -> dict[str, 
     for _ in range(rounds):
         log = random.integers(100, vocab_size, LOG_TOKENS).tolist()
         questions = [random.integers(100, vocab_size, QUESTION_TOKENS).tolist() for _ in range(2)]
-        times.append([server.streamed(Asked([*log, *question], 2))[0] for question in questions])
+        times.append([server.streamed(Asked([*log, *question], 2)).first for question in questions])
     first, second = map(statistics.median, zip(*times, strict=True))
     return {"first_seconds": first, "second_seconds": second, "times_sooner": first / second}
+
+
+def free_port() -> int:
+    """A port at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def peer(name: str, options: argparse.Namespace, folder: ModelFolder) -> tuple[Process, Answer]:
+    """A server of transformers that has been started, and how it is asked."""
+    model = str(options.model)
+    if name == "simplest":
+        flags = ("--model", model, "--threads", str(options.threads))
+        process = Process("benchmarks.simplest_server", *flags, threads=options.threads)
+        return process, process.whole
+    flags = ("serve", model, "--dtype", "float32", "--device", "cpu", "--port", str(free_port()))
+    batching = ["--continuous-batching"] if name == "continuous" else []
+    process = Process("transformers.cli.transformers", *flags, *batching, threads=options.threads)
+
+    def answer(request: Asked) -> Answered:
+        text = folder.tokenizer.decode(request.prompt)
+        return process.stream({"model": model, "prompt": text, "max_tokens": request.max_tokens, "temperature": 0})
+
+    return process, answer
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -211,40 +265,31 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     loaded = folder.load(torch.device("cpu"), max(CLIENTS))
     generator = loaded.generator(0, stop_ids=(), step_tokens=512, keep_prefixes=True)
     ours = Process("logtrain.serve", "--model", str(options.model), "--port", "0", threads=options.threads)
-    theirs = Process(
-        "benchmarks.simplest_server",
-        "--model",
-        str(options.model),
-        "--threads",
-        str(options.threads),
-        threads=options.threads,
-    )
+    peers = {name: peer(name, options, folder) for name in options.peers}
     ways: dict[str, Callable[[Sequence[Asked], int], Result]] = {
-        "generator": lambda asked, clients: by_generator(generator, asked, clients),
-        "server": lambda asked, clients: by_clients(ours.streamed, ours.cpu_seconds, asked, clients),
-        "transformers": lambda asked, clients: by_clients(theirs.whole, theirs.cpu_seconds, asked, clients),
+        "generator": lambda asked, clients: by_generator(generator, asked, clients)
     }
+    for name, (process, answer) in {"server": (ours, ours.streamed), **peers}.items():
+        ways[name] = functools.partial(by_clients, answer, process.cpu_seconds)
     try:
         for way in ways.values():
             way(load_of(1, prompts, 4, 99)[:1], 1)  # what only a first request does
         rows = [row for clients in options.clients for row in of_load(ways, clients, prompts, options)]
         return {"loads": rows, "second_question": second_question(ours, prompts.vocab_size, options.rounds)}
     finally:
-        for process in (ours, theirs):
+        for process in (ours, *(process for process, _ in peers.values())):
             process.process.kill()
 
 
 def of_load(ways: dict, clients: int, prompts: Prompts, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The rates of each way for so many clients."""
     results: dict[str, list[Result]] = {name: [] for name in ways}
-    tokens = []
     for round in range(options.rounds):
         asked = load_of(clients, prompts, options.new_tokens, round)
-        tokens.append(sum(request.max_tokens for request in asked))
         for name in sorted(ways, key=lambda name: (list(ways).index(name) + round) % len(ways)):
             results[name].append(result := ways[name](asked, clients))
-            told = f"{clients} clients, round {round + 1}, {name}: {tokens[-1] / result.cpu:.1f} tokens/CPU s"
-            print(f"{told}, {tokens[-1] / result.wall:.1f} tokens/s", file=sys.stderr, flush=True)
+            told = f"{clients} clients, round {round + 1}, {name}: {result.tokens / result.cpu:.1f} tokens/CPU s"
+            print(f"{told}, {result.tokens / result.wall:.1f} tokens/s", file=sys.stderr, flush=True)
     differing = sum(
         a != b
         for one, other in zip(results["generator"], results["server"], strict=True)
@@ -255,8 +300,8 @@ def of_load(ways: dict, clients: int, prompts: Prompts, options: argparse.Namesp
         yield {
             "clients": clients,
             "way": name,
-            "tokens_per_second": statistics.median(n / r.wall for n, r in zip(tokens, found, strict=True)),
-            "tokens_per_cpu_second": statistics.median(n / r.cpu for n, r in zip(tokens, found, strict=True)),
+            "tokens_per_second": statistics.median(result.tokens / result.wall for result in found),
+            "tokens_per_cpu_second": statistics.median(result.tokens / result.cpu for result in found),
             "first_token_p50": statistics.median(firsts) if firsts else None,
             "first_token_p95": firsts[len(firsts) * 95 // 100] if firsts else None,
             "first_token_worst": firsts[-1] if firsts else None,
@@ -270,7 +315,8 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, help="a JSON array of rows {instruction, input}")
     parser.add_argument("--rounds", type=int, default=3, help="how often each load is answered")
     parser.add_argument("--new_tokens", type=int, default=50, help="mean length of an answer")
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch, for all three")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch, for all")
+    parser.add_argument("--peers", nargs="*", default=["simplest"], choices=PEERS, help="servers of transformers")
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, choices=CLIENTS, help="which loads")
     parser.add_argument("--json", action="store_true", help="print an object instead of the table")
     options = parser.parse_args()

@@ -50,9 +50,14 @@ class HalfLinear(nn.Module):
         """What `lossless_half` gives."""
         super().__init__()
         self.packed, self.scale = torch.ops.quantized.linear_prepack_fp16(half_OD, None), scale
+        self.is_wide = half_OD.shape[0] > half_OD.shape[1]
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        """The product [T, O] of x_TD with the transposed matrix."""
+        """The product [T, O] of x_TD with the transposed matrix. Of x_TD and it, the smaller is unscaled: by a power of
+        two, which rounds neither.
+        """
+        if self.is_wide:
+            return torch.ops.quantized.linear_dynamic_fp16(x_TD * (1 / self.scale), self.packed)
         return torch.ops.quantized.linear_dynamic_fp16(x_TD, self.packed).mul_(1 / self.scale)
 
 

@@ -22,7 +22,7 @@ def test_first_tokens_of_both_servers_are_told_and_come_before_the_answers(tmp_p
     rows = {row["way"]: row for row in json.loads(done.stdout)["loads"]}
     assert rows["generator"]["first_token_p50"] is None
     assert rows["server"]["differing_answers"] == 0
-    for way in ("server", "transformers"):
+    for way in ("server", "simplest"):
         median, worst = rows[way]["first_token_p50"], rows[way]["first_token_worst"]
         assert 0 < median <= rows[way]["first_token_p95"] <= worst
         whole = 16 * 60 / rows[way]["tokens_per_second"]  # seconds that all 16 answers took, about
