@@ -92,6 +92,7 @@ def test_a_reference_that_does_not_fit_is_refused(case, whole, tmp_path):
         ValueError, match=r"-train.npy: damaged; delete it and reference-.*-train.json to compute it anew"
     ):
         train([*flags, "--name", "a"], DPO)
+    assert not (tmp_path / "a").exists()
     file.write_bytes(content)
     other = write_chat_model(tmp_path / "other", 0.06)
     assert train([*flags, "--name", "b", "--model", str(other)], DPO) == 0
@@ -101,9 +102,11 @@ def test_a_reference_that_does_not_fit_is_refused(case, whole, tmp_path):
     shutil.copy((data / mine).with_suffix(".json"), file.with_suffix(".json"))
     with pytest.raises(ValueError, match=r"is the reference of another model_sha256 than this run has; delete it"):
         train([*flags, "--name", "c"], DPO)
+    assert not (tmp_path / "c").exists()
     file.with_suffix(".json").write_text("{")
     with pytest.raises(ValueError, match=rf"train.json: not JSON .*; delete {file.stem}\.\* to compute it anew$"):
         train([*flags, "--name", "d"], DPO)
+    assert not (tmp_path / "d").exists()
 
 
 def test_a_model_without_finite_answers_leaves_no_reference(case, tmp_path):
