@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import logtrain
+from logtrain.core.origin import read_sealed_in
 from logtrain.data.config import LoaderConfig
 from logtrain.model import hf, peft
+from logtrain.observe.page import forgotten
+from logtrain.observe.run_files import read_run
 from tests.support import RECIPES
 from tests.support.evaluation import write_chat_model
 from tests.support.llama import load_transformers
@@ -55,6 +58,17 @@ def test_the_margin_of_held_out_pairs_rises_from_nothing(whole):
     assert all({"margin", "accuracy", "chosen_reward", "rejected_reward"} <= step.keys() for step in steps)
     assert steps[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
     assert steps[-1]["margin"] > steps[0]["margin"]
+
+
+def test_what_is_told_at_the_end_is_no_loss_of_a_language(case, whole):
+    """forgetting.json and the report call the loss of pairs by its name, and so do the run's last lines."""
+    (of_set,) = read_sealed_in(whole / "forgetting.json", "forgetting")["sets"]
+    assert (of_set["measure"], of_set["before"]) == ("DPO loss", pytest.approx(np.log(2), abs=1e-5))
+    assert (
+        f"{of_set['name']} (domain): DPO loss {of_set['before']:.4f} -> {of_set['after']:.4f}, "
+        in (whole / "log.txt").read_text()
+    )
+    assert forgotten(read_run(whole))[0][1] == f"{of_set['name']} (domain), DPO loss"
 
 
 def test_the_export_is_the_trained_model_and_export_writes_any_checkpoint(case, whole, tmp_path):
