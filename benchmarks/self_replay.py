@@ -91,10 +91,10 @@ def write_data(args: argparse.Namespace, output: Path) -> None:
             written(args, kind, output / f"own-{kind}", "2", tokens=args.own_tokens)
 
 
-def prepared(args: argparse.Namespace, file: str, folder: Path, valid: str, format: str) -> None:
-    """A prepared folder."""
+def prepared(args: argparse.Namespace, file: str, folder: Path, valid: str, format: str, seed: str = "1309") -> None:
+    """A prepared folder. `seed`: which documents are held out."""
     flags = ["--input", file, "--tokenizer", args.model, "--output", str(folder), "--seq_len", str(args.seq_len)]
-    flags += ["--valid_fraction", valid, "--format", format, "--workers", "1"]
+    flags += ["--valid_fraction", valid, "--format", format, "--workers", "1", "--seed", seed]
     if not folder.exists():
         prepare.main([*flags, *(["--too_long", "drop", "--bad_rows", "skip"] if format != "auto" else [])])
 

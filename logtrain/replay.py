@@ -15,11 +15,15 @@ the seed alone, not on the number of ranks. The parts are in generation/:
 """
 
 import shutil
-from contextlib import nullcontext
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from logtrain.core.config import load
 from logtrain.core.entry import run
+from logtrain.core.printable import printable
+from logtrain.core.run_folder import enter_run_folder, has_begun
 from logtrain.core.still import Still, note
 from logtrain.generation.config import ReplayConfig
 
@@ -37,8 +41,6 @@ def replay(config: ReplayConfig) -> int:
     """Write the folder; -> the exit status."""
     # After the flags: --help and a mistyped one need no torch.
     from logtrain.core.atomic import new_folder, refuse_taken
-    from logtrain.core.printable import printable
-    from logtrain.core.run_folder import enter_run_folder
     from logtrain.core.world import World, compute_dtype
     from logtrain.data.prepared import MANIFEST, refuse_other_origin
     from logtrain.generation.load import ModelFolder
@@ -57,8 +59,7 @@ def replay(config: ReplayConfig) -> int:
         refuse_other_origin(output, origin)
     else:
         refuse_taken(output)
-        lock = enter_run_folder(aside, config, True, MAY_CHANGE, flag="--output") if world.is_main else nullcontext()
-        with lock:
+        with samples_of(config, aside) if world.is_main else nullcontext():
             world.barrier()
             choice = write_samples(config, folder, frame, aside, world)
             if world.is_main:
@@ -72,6 +73,19 @@ def replay(config: ReplayConfig) -> int:
         print(told)
     world.close()
     return 0
+
+
+@contextmanager
+def samples_of(config: ReplayConfig, aside: Path) -> Iterator[None]:
+    """The folder of samples, which this process holds during the block; where that fails, a line says what it keeps."""
+    try:
+        with enter_run_folder(aside, config, True, MAY_CHANGE, flag="--output"):
+            yield
+    except BaseException:
+        if has_begun(aside):
+            kept = "keeps the samples so far, with which the same command goes on; to begin anew, delete it"
+            print(f"{printable(str(aside), one_line=True)}: {kept}", file=sys.stderr, flush=True)
+        raise
 
 
 if __name__ == "__main__":

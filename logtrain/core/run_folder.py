@@ -9,8 +9,10 @@ A run has begun once its folder holds anything beside config.toml and .lock. No 
 lost while the results stay.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -29,25 +31,58 @@ IDENTITY = re.compile(rb"^# run ([0-9a-f]{12})$", re.MULTILINE)  # its second li
 
 def enter_run_folder(
     folder: Path, config: Any, resume: bool, may_change: Collection[str], flag: str = "--name"
-) -> Lock:
+) -> "Entered":
     """Make `folder` the run of this process: create it or, with `resume`, go on with the run in it, if that was started
-    with the same `config`. -> the lock, held until it is closed or the process ends, however it ends.
+    with the same `config`. -> what holds it until it is closed or the process ends, however it ends.
 
     `may_change`: the keys and tables that a resumed run may set anew. `flag`: the flag that names the folder, for
     errors. Raises ValueError where the folder holds another run, its config has been changed or damaged, or another
     process works in it.
     """
     begun = check_begun(folder, resume, flag)
-    lock = hold(folder, f" or choose another {flag}")
+    made = tuple(path for path in (folder, *folder.parents) if not path.exists())
+    entered = Entered(folder, made, hold(folder, f" or choose another {flag}"))
     try:
         if begun:
             refuse_changes(folder, config, may_change, flag)
         text = f"# run {identity(folder, config, may_change, begun)}\n{dump(config)}"
         write_file(folder / CONFIG, f"{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}".encode())
-    except BaseException:
-        lock.close()
+    except BaseException as error:
+        entered.__exit__(type(error))
         raise
-    return lock
+    return entered
+
+
+@dataclasses.dataclass(frozen=True)
+class Entered:
+    """A run's folder that this process works in until it is closed; as a context manager, until the block ends. A block
+    that fails before the run has begun leaves nothing of it.
+    """
+
+    folder: Path
+    """The folder of the run."""
+    made: tuple[Path, ...]
+    """What was made for it: the folder itself and those around it, from the inside to the outside."""
+    lock: Lock
+    """Held by this process."""
+
+    def close(self) -> None:
+        """Give the folder back; whatever is in it stays."""
+        self.lock.close()
+
+    def __enter__(self) -> "Entered":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        is_nothing = kind is not None and self.folder.is_dir() and not has_begun(self.folder)
+        if is_nothing:
+            for path in self.folder.iterdir():
+                with contextlib.suppress(OSError):  # what is wrong is another error, which is on its way
+                    path.rmdir() if path.is_dir() else path.unlink()
+        self.close()
+        for path in self.made if is_nothing else ():
+            with contextlib.suppress(OSError):  # others may have written there meanwhile
+                path.rmdir()
 
 
 def hold(folder: Path, otherwise: str = "") -> Lock:
@@ -56,13 +91,19 @@ def hold(folder: Path, otherwise: str = "") -> Lock:
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return Lock(folder / LOCK)
-    except Held as other:
-        raise ValueError(f"{folder}: in use by {other}; wait for it{otherwise}") from None
+        lock = Lock(folder / LOCK)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.stream.fileno()), os.stat(folder / LOCK)):
+                return lock
+        lock.close()
+        other = "another process, which has just left it"  # and has taken the lock's file along
+    except Held as held:
+        other = str(held)
+    raise ValueError(f"{folder}: in use by {other}; wait for it{otherwise}")
 
 
 def check_begun(folder: Path, resume: bool, flag: str = "--name") -> bool:
-    """Whether a run has begun in `folder`: a start that was refused leaves nothing but its config. Raises ValueError
+    """Whether a run has begun in `folder`: a start that was killed leaves nothing but its config. Raises ValueError
     where something else is there, or a run that is not to be resumed.
     """
     begun = has_begun(folder)

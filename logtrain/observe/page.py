@@ -230,6 +230,8 @@ def forgotten(run: RunFiles) -> list[list[str]]:
         losses = [number(one.get(key)) for key in ("before", "after")]
         change = f"{number(one.get('low'), '+.4f')} to {number(one.get('high'), '+.4f')}"
         told = f"{one.get('name')} ({one.get('role')})" if one.get("role") else str(one.get("name"))
+        if one.get("measure", "loss") != "loss":
+            told += f", {one['measure']}"
         rows.append([run.name, told, *losses, change, number(one.get("rise"), "+.2%"), kept])
     return rows
 

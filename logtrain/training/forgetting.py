@@ -23,6 +23,7 @@ from logtrain.core.student_t import student_t
 from logtrain.core.world import World
 from logtrain.data.loader import Loader
 from logtrain.data.mixture import MixtureLoader
+from logtrain.data.pairs import PairLoader
 from logtrain.observe.metrics import Metrics
 from logtrain.training.config import RunConfig
 from logtrain.training.state import RowLosses, ShareChange, TrainState, set_key
@@ -121,11 +122,11 @@ class Forgetting:
         for name, loader in self.valid.items():
             start, kept = (of.get(set_key(loader.split)) for of in (state.start_rows, state.kept_rows))
             if start and kept and start.targets == kept.targets and sum(start.targets):
-                yield compared(name, self.roles[name], start, kept)
+                yield compared(name, self.roles[name], start, kept)._replace(measure=measure_of(loader))
 
 
 class BeforeAndAfter(NamedTuple):
-    """A validation set before and after a run; losses in nats a target."""
+    """A validation set before and after a run; losses in nats a target, which of pairs is a pair."""
 
     name: str
     role: str
@@ -137,6 +138,8 @@ class BeforeAndAfter(NamedTuple):
     """Its upper end."""
     rows: int
     targets: int
+    measure: str = "loss"
+    """What was measured, in words: a set of pairs has the loss of preferences, which tells nothing of a language."""
 
     @property
     def rise(self) -> float:
@@ -152,7 +155,12 @@ class BeforeAndAfter(NamedTuple):
         """In words."""
         what = f"{self.name} ({self.role})" if self.role else self.name
         change = f"{self.after - self.before:+.4f} ({self.low:+.4f} to {self.high:+.4f}), {self.rise:+.2%}"
-        return f"{what}: loss {self.before:.4f} -> {self.after:.4f}, {change}, {self.rows:,} rows"
+        return f"{what}: {self.measure} {self.before:.4f} -> {self.after:.4f}, {change}, {self.rows:,} rows"
+
+
+def measure_of(loader: Loader) -> str:
+    """What is measured on a validation set, in words."""
+    return "DPO loss" if isinstance(loader, PairLoader) else "loss"
 
 
 def restore_shares(train: Loader, replay_source: str, state: TrainState) -> None:

@@ -34,7 +34,7 @@ from logtrain.observe.prometheus import Prometheus
 from logtrain.observe.trackers import check_trackers
 from logtrain.training.config import MAY_CHANGE, RunConfig
 from logtrain.training.facts import shown, what_it_is
-from logtrain.training.forgetting import Forgetting
+from logtrain.training.forgetting import Forgetting, measure_of
 from logtrain.training.parts import Parts, build_parts
 from logtrain.training.publish import publish_adapter, publish_model
 from logtrain.training.setup import RunSetup, set_up
@@ -143,7 +143,8 @@ def conclude(run: RunSetup, parts: Parts, metrics: Metrics, forgetting: Forgetti
     parts.optimizer.state.clear()
     if run.config.trainer.keep_best and state.best_step not in (0, state.step):
         parts.checkpoints.load(parts.checkpoints.at(state.best_step), parts.model)
-        metrics.info(f"step {state.best_step} is the best: loss {state.best_loss:.4f}, and is exported")
+        measure = measure_of(next(iter(run.data.valid.values())))
+        metrics.info(f"step {state.best_step} is the best: {measure} {state.best_loss:.4f}, and is exported")
 
 
 def is_finished(run: RunSetup) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from logtrain.core import lock
 from logtrain.core.run_folder import enter_run_folder, read_run_config
 
 
@@ -28,6 +29,37 @@ def test_what_was_only_tried_may_be_tried_anew(run):
     (run / "checkpoints").mkdir()
     enter(run, lr=2e-5)
     assert read_run_config(run, Config) == Config(lr=2e-5)
+
+
+def test_of_a_start_that_was_refused_nothing_stays(tmp_path):
+    """Neither its folder nor those that were made for it; what was there, or has begun, stays."""
+    (tmp_path / "own").mkdir()
+    for folder in (tmp_path / "runs" / "run", tmp_path / "own"):
+        with (
+            pytest.raises(ValueError, match="does not fit"),
+            enter_run_folder(folder, Config(), False, ("runs",)),
+        ):
+            assert read_run_config(folder, Config) == Config()
+            (folder / "checkpoints").mkdir()
+            raise ValueError("does not fit")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "own"]
+    with pytest.raises(ValueError, match="full"), enter_run_folder(tmp_path / "own", Config(), False, ()) as entered:
+        (entered.folder / "metrics.jsonl").touch()
+        raise ValueError("full")
+    assert read_run_config(tmp_path / "own", Config) == Config() and (tmp_path / "own" / "metrics.jsonl").exists()
+
+
+def test_who_waited_for_a_folder_that_is_gone_does_not_hold_it(tmp_path, monkeypatch):
+    """A process that has opened the lock of a start before that was refused: what it locks has no name any more."""
+    flock = lock.flock
+
+    def after_the_other(stream, wait):
+        (tmp_path / "run" / ".lock").unlink()
+        return flock(stream, wait)
+
+    monkeypatch.setattr(lock, "flock", after_the_other)
+    with pytest.raises(ValueError, match="in use by another process, which has just left it"):
+        enter(tmp_path / "run")
 
 
 @pytest.mark.parametrize("left", ["metrics.jsonl", "checkpoints/step-000001/checkpoint.json", "export/config.json"])

@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import logtrain
+from logtrain.core.origin import read_sealed_in
 from logtrain.data.config import LoaderConfig
 from logtrain.model import hf, peft
+from logtrain.observe.page import forgotten
+from logtrain.observe.run_files import read_run
 from tests.support import RECIPES
 from tests.support.evaluation import write_chat_model
 from tests.support.llama import load_transformers
@@ -57,6 +60,17 @@ def test_the_margin_of_held_out_pairs_rises_from_nothing(whole):
     assert steps[-1]["margin"] > steps[0]["margin"]
 
 
+def test_what_is_told_at_the_end_is_no_loss_of_a_language(case, whole):
+    """forgetting.json and the report call the loss of pairs by its name, and so do the run's last lines."""
+    (of_set,) = read_sealed_in(whole / "forgetting.json", "forgetting")["sets"]
+    assert (of_set["measure"], of_set["before"]) == ("DPO loss", pytest.approx(np.log(2), abs=1e-5))
+    assert (
+        f"{of_set['name']} (domain): DPO loss {of_set['before']:.4f} -> {of_set['after']:.4f}, "
+        in (whole / "log.txt").read_text()
+    )
+    assert forgotten(read_run(whole))[0][1] == f"{of_set['name']} (domain), DPO loss"
+
+
 def test_the_export_is_the_trained_model_and_export_writes_any_checkpoint(case, whole, tmp_path):
     before, after = (load_transformers(folder).state_dict() for folder in (case.model, whole / "export"))
     assert not torch.equal(before["model.norm.weight"], after["model.norm.weight"])
@@ -92,6 +106,7 @@ def test_a_reference_that_does_not_fit_is_refused(case, whole, tmp_path):
         ValueError, match=r"-train.npy: damaged; delete it and reference-.*-train.json to compute it anew"
     ):
         train([*flags, "--name", "a"], DPO)
+    assert not (tmp_path / "a").exists()
     file.write_bytes(content)
     other = write_chat_model(tmp_path / "other", 0.06)
     assert train([*flags, "--name", "b", "--model", str(other)], DPO) == 0
@@ -101,9 +116,11 @@ def test_a_reference_that_does_not_fit_is_refused(case, whole, tmp_path):
     shutil.copy((data / mine).with_suffix(".json"), file.with_suffix(".json"))
     with pytest.raises(ValueError, match=r"is the reference of another model_sha256 than this run has; delete it"):
         train([*flags, "--name", "c"], DPO)
+    assert not (tmp_path / "c").exists()
     file.with_suffix(".json").write_text("{")
     with pytest.raises(ValueError, match=rf"train.json: not JSON .*; delete {file.stem}\.\* to compute it anew$"):
         train([*flags, "--name", "d"], DPO)
+    assert not (tmp_path / "d").exists()
 
 
 def test_a_model_without_finite_answers_leaves_no_reference(case, tmp_path):

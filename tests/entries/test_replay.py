@@ -156,7 +156,7 @@ def test_it_is_a_source_of_a_mixture_and_no_evidence(model, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_wrong_is_one_line_and_leaves_nothing(model, data, tmp_path, monkeypatch):
+def test_what_is_wrong_is_one_line_and_leaves_nothing(model, data, tmp_path, monkeypatch, capsys):
     other = shutil.copytree(model, tmp_path / "other")
     write_chat_model(other, 0.2)
     cases = [
@@ -186,14 +186,18 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(model, data, tmp_path, mon
         assert not (tmp_path / "a").exists() and not (tmp_path / "a.samples").exists()
         assert not model.with_name("model.samples").exists()
     monkeypatch.setattr(replay_folder, "write_replay", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    capsys.readouterr()
     with pytest.raises(OSError, match="full"):
         replayed(flags(model, tmp_path / "a"))
+    kept = f"{tmp_path / 'a.samples'}: keeps the samples so far, with which the same command goes on; to begin anew, "
+    assert capsys.readouterr().err.endswith(f"{kept}delete it\n")
     for change, words in (
         (flags(model, tmp_path / "a", "--min_tokens", "9"), "was started with min_tokens = 8, now it is 9"),
         (flags(other, tmp_path / "a"), "written by another model than the one that is there now"),
     ):
         with pytest.raises(ValueError, match=words):
             replayed(change)
+        assert f"{kept}delete it\n" in capsys.readouterr().err
     with pytest.raises(OSError, match="full"):
         replayed(flags(model, tmp_path / "b", "--sampling.seed", "5"))
     file = tmp_path / "a.samples" / "00000.jsonl"

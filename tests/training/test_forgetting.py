@@ -223,7 +223,7 @@ def budgeted(case: Path, runs: Path, seed: int, share: float, bounds: tuple[floa
     return facts_of(runs / "run")
 
 
-@pytest.mark.trial("24 runs, for a share of seeds")
+@pytest.mark.trial("32 runs, for a share of seeds")
 def test_the_budget_holds_and_costs_little_beside_the_best_fixed_share(trained, tmp_path):
     """On a set that the run does not steer by, within its interval; the domain within 5% of the best fixed share."""
 
@@ -244,8 +244,10 @@ def test_the_budget_holds_and_costs_little_beside_the_best_fixed_share(trained, 
         assert sets["wiki"]["rise"] <= 0.1
         excess.append(sets["fresh"]["low"] / sets["fresh"]["before"] - 0.1)
         domain[seed] = sets["logs"]["after"]
-    fixed = [run(0, f"{share}", share, (share, share)) for share in (0.05, 0.2, 0.4, 0.6)]
-    best = min(sets["logs"]["after"] for sets in fixed if sets)
-    print(f"FOUND excess {excess}, domain {domain}, best fixed {best}")
+    ratios = []
+    for seed in range(3):
+        fixed = [run(seed, f"{share}", share, (share, share)) for share in (0.05, 0.2, 0.4, 0.6)]
+        ratios.append(domain[seed] / min(sets["logs"]["after"] for sets in fixed if sets))
+    print(f"FOUND excess {excess}, domain {domain}, beside the best fixed {ratios}")
     assert len(excess) == 20 and max(excess) <= 0
-    assert domain[0] <= 1.05 * best
+    assert max(ratios) <= 1.05
