@@ -13,6 +13,7 @@ from logtrain.data.lines import BadRow, too_long
 BATCH_BYTES, BATCH_ROWS = 1 << 23, 1024  # of rows made values at a time
 COLUMN_BYTES = 1 << 16  # read of a column at a time; else the whole of it in a row group, 123 of 500 MB, is in memory
 MAX_GROUP = 1 << 32  # bytes of a row group or a batch: one is in memory, as far as it is being read
+PLAIN = {str, int, float, bool, type(None)}  # values that are as JSON has them
 MAX_THRIFT = 1 << 27  # bytes, and entries, of a Parquet file's own description
 
 
@@ -164,6 +165,9 @@ def checked(value: Any, max_bytes: int) -> object:
     """A row as JSON has it; a BadRow for one that is too long."""
     if isinstance(value, BadRow):
         return value
+    if PLAIN.issuperset(map(type, value.values())):
+        size = sum(len(text) for text in value.values() if type(text) is str)
+        return too_long(max_bytes) if size > max_bytes else value
     size = 0
 
     def plain(value: Any) -> Any:
