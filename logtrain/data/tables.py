@@ -143,6 +143,8 @@ def plain_errors(arrow: ModuleType, what: str) -> Iterator[None]:
         yield
     except (arrow.ArrowException, OSError) as error:
         told = " ".join(str(error).split())[:200]
+        if "Expected all lists to be of size" in told:  # of pyarrow before 26, for a null in such a column
+            told = f"{told}; pyarrow 26 and later read it: pip install -U pyarrow"
         raise ValueError(f"not {what}, or damaged ({told})") from None
 
 
