@@ -3,6 +3,8 @@
 import json
 import re
 
+import orjson
+
 from logtrain.core.untrusted import parse_int
 from logtrain.data.lines import BadRow
 
@@ -11,6 +13,8 @@ SCALAR = re.compile(r'[^\s,\[\]{}"]++(?=[\s,\]}])')
 SEPARATORS = "\x1e\ufeff"  # before a value: the mark of RFC 7464 (json-seq), and UTF-8's, of a file behind another
 BLANK_CHARS = f" \t\r\n{SEPARATORS}"
 BLANKS = re.compile(f"[{BLANK_CHARS}]*")
+KEY_END = re.compile(r'"\s*:')
+ALIKE = {int, bool, type(None)}  # beside text what both libraries read alike; of large integers orjson makes floats
 
 
 class RowDecoder:
@@ -34,6 +38,8 @@ class RowDecoder:
         """The values of a line, which has one, or several objects behind each other; a single BadRow where anything of
         it cannot be read.
         """
+        if (row := flat_object(line)) is not None:
+            return [row]
         found, at = [], after_blanks(line, 0)
         try:
             while at < len(line):
@@ -60,6 +66,27 @@ class RowDecoder:
             twice = next(name for name, _ in pairs if name in seen or seen.add(name))
             self._problem = f'"{twice}" stands twice in an object: one of the two would be lost'
         return found
+
+
+def flat_object(text: str) -> dict[str, object] | None:
+    """The object that a text is, in 60% of the time; None where it is none, or not as simple as most rows are: a value
+    in it is an array, an object or a float, or a key may stand twice, for the text has more quotes than its strings
+    need, or more ends of keys than there are keys.
+    """
+    try:
+        row = orjson.loads(text)
+    except ValueError:
+        return None
+    if type(row) is not dict:
+        return None
+    num_strings = len(row)
+    for value in row.values():
+        if type(value) is str:
+            num_strings += 1
+        elif type(value) not in ALIKE:
+            return None
+    has_each_once = text.count('"') == 2 * num_strings or len(KEY_END.findall(text)) == len(row)
+    return row if has_each_once else None
 
 
 def value_end(text: str, at: int) -> int:

@@ -16,6 +16,7 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
+CONTROLS = bytes(range(0x20))
 NO_TEXT = {  # how files begin that are no text, and what their names should end with
     b"\x1f\x8b": ".gz",
     b"\x28\xb5\x2f\xfd": ".zst",
@@ -82,7 +83,8 @@ def encoding_of(head: bytes) -> tuple[str, bytes]:
     pairs, firsts, seconds = len(head) // 2, head[0::2], head[1::2]
     for high, low, encoding in ((seconds, firsts, "utf-16-le"), (firsts, seconds, "utf-16-be")):
         zeros = high.count(0)
-        of_alphabet = sum(byte < 0x20 for byte in high) > 0.9 * pairs  # up to U+1FFF; of UTF-8 these are controls
+        num_controls = len(high) - len(high.translate(None, CONTROLS))
+        of_alphabet = num_controls > 0.9 * pairs  # up to U+1FFF; of UTF-8 these are controls
         if zeros <= 20 * low.count(0):
             continue
         if zeros > 0.3 * pairs or of_alphabet or (zeros > 1 and not is_utf8(head)):

@@ -3,7 +3,8 @@
 A record is a line, or a block: a line that begins one and what goes on below it, such as a stack trace. A line begins a
 block if it is not indented and its word at one place has one shape, which are found by themselves: those that most of
 the first lines have in common. So `2024-01-01 10:00:00,123 ERROR` and `[Sun Dec 04 04:47:44 2005]` begin one, and
-`Caused by: ...` does not. Where most are JSON objects, each begins one.
+`Caused by: ...` does not. Where most are JSON objects, each begins one. Where there is no time, and many have a
+level in one place, as `[ERROR] disk full`, a level begins one.
 
 System logs are repetitions for the most part: of each template (text/log_templates.py) only the first N records may be
 kept, and values may be masked.
@@ -18,19 +19,22 @@ from typing import NamedTuple
 from logtrain.data.lines import BadRow
 from logtrain.text.log_templates import LogTemplates
 from logtrain.text.masked import MOST_BYTES, mask
+from logtrain.text.severity import LEVELS
 
 Line = str | BadRow
 HEAD_LINES = 1000  # in which the rule is found
 LEAST_SHARE = 0.1  # of them: a log may be stack traces for the most part
 OFTEN, OFTEN_OF_TIMES = 0.6, 0.4  # of the most frequent shape, which may be a number that traces have in the same place
+LEAST_LEVELS = 0.25  # of the lines that are not indented: a trace has up to three of these
 PLACES = 4  # words of a line that are looked at
 MOST_CHARS = 1 << 20  # of a block; what is longer goes on in another
 BATCH_CHARS = 1 << 16  # whose templates are found at a time
 MOST_VARIANTS = 1 << 18
 """Lines different with their values masked, some 100 MB. After so many templates are counted anew."""
 TIME = "0:0:0"
+COLOURS = re.compile(r"\x1b\[[\d;]*m")  # of a terminal
 SHAPES = (  # in this order
-    (re.compile(r"\x1b\[[\d;]*m"), ""),  # colours of a terminal
+    (COLOURS, ""),
     (re.compile(r"\b(?=[a-f]*\d)[0-9a-f]{8,}\b", re.IGNORECASE), "0"),
     (re.compile(r"\d+"), "0"),
     (re.compile(r"(?<=0)T(?=0:)"), "_"),  # 2024-01-01T10:00:00Z
@@ -39,6 +43,9 @@ SHAPES = (  # in this order
     (re.compile(r"(?<=0:0:0)[.,]0"), ""),  # some loggers leave .000 out
 )
 OBJECT = "{"
+LEVEL = "LEVEL"
+FIRST_LETTERS = re.compile(r"[\[({<*#|-]*([A-Za-z]+)(?![\w.'])")  # [INFO], warning:, ERROR:root:disk
+OF_TRACES = ("panic", "oops", "errors", "warnings")  # which a level is seldom called
 
 
 class Beginning(NamedTuple):
@@ -47,14 +54,16 @@ class Beginning(NamedTuple):
     place: int
     """of a word, from 0"""
     shape: str
-    """the word with "0" for its digits and "a" for its letters; "" for any that is not indented, "{" for any object"""
+    """the word with "0" for its digits and "a" for its letters; "" for any that is not indented, "{" for any object,
+    LEVEL, "level" or "Level" for a level in such letters"""
 
     def is_of(self, line: str) -> bool:
         """Whether a line begins a block."""
         if line[:1].isspace() or self.shape == OBJECT:
             return line.startswith(OBJECT)
         words = words_of(line)
-        return not self.shape or (len(words) > self.place and shape(words[self.place]) == self.shape)
+        seen = level if self.shape.upper() == LEVEL else shape
+        return not self.shape or (len(words) > self.place and seen(words[self.place]) == self.shape)
 
 
 def words_of(line: str) -> list[str]:
@@ -69,19 +78,37 @@ def shape(word: str) -> str:
     return word
 
 
+def level(word: str) -> str:
+    """ "LEVEL", "level" or "Level" for a word that is one, as [INFO] or warning: are, by its letters; "" for others."""
+    found = FIRST_LETTERS.match(COLOURS.sub("", word[:64]))
+    letters = found[1] if found else ""
+    if letters.lower() not in LEVELS or letters.lower() in OF_TRACES:
+        return ""
+    return LEVEL.lower() if letters.islower() else LEVEL if letters.isupper() else LEVEL.title()
+
+
 def found_beginning(head: Iterable[str]) -> Beginning:
     """How lines look that begin blocks: as most of a log's first lines do."""
     counts: Counter[Beginning] = Counter()
-    num_lines = num_objects = 0
+    levels: Counter[Beginning] = Counter()
+    num_lines = num_objects = num_flush = 0
     for line in head:
         num_lines += bool(line.strip())
         num_objects += line.startswith(OBJECT) and line.rstrip().endswith("}")
         if not line[:1].isspace():
-            shapes = enumerate(map(shape, words_of(line)[:PLACES]))
-            counts.update(Beginning(place, found) for place, found in shapes if "0" in found)
+            words = words_of(line)[:PLACES]
+            num_flush += bool(words)
+            counts.update(Beginning(place, found) for place, found in enumerate(map(shape, words)) if "0" in found)
+            levels.update(Beginning(place, found) for place, found in enumerate(map(level, words)) if found)
     most = max(counts.values(), default=0)
     if num_objects > max(most, LEAST_SHARE * num_lines):
         return Beginning(0, OBJECT)  # whose words differ with what they say
+    has_time = any(TIME in one.shape and counts[one] >= LEAST_SHARE * num_lines for one in counts)
+    by_level, with_level = max(levels.items(), key=lambda item: (item[1], -item[0].place), default=(None, 0))
+    if by_level and not has_time and with_level >= LEAST_LEVELS * num_flush:
+        before = max((counts[one] for one in counts if one.place < by_level.place), default=0)
+        if with_level > before:  # else these are times that do not look like it, as 081109 203518
+            return by_level
     if most < LEAST_SHARE * num_lines or not most:
         return Beginning(0, "")
     # Lines below may have a number in the same place, but hardly a time: of the frequent shapes that with most signs.

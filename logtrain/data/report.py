@@ -182,8 +182,10 @@ def split_columns(split: Split, hash_D: np.ndarray, twin_D: np.ndarray, seq_len:
 
 def is_again(hash_D: np.ndarray) -> np.ndarray:
     """Whether a hash stood before: bool [D]."""
-    is_again_D = np.ones(len(hash_D), bool)
-    is_again_D[np.unique(hash_D, return_index=True)[1]] = False
+    is_again_D = np.zeros(len(hash_D), bool)
+    order_D = np.argsort(hash_D, kind="stable")
+    sorted_D = hash_D[order_D]  # np.unique, which gives the first of each, takes twice the memory
+    is_again_D[order_D[1:]] = sorted_D[1:] == sorted_D[:-1]
     return is_again_D
 
 

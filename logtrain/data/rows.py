@@ -1,7 +1,7 @@
 """What the rows of all formats have in common: how a file's are read, and how text is taken from their columns."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -49,8 +49,10 @@ class Reading(NamedTuple):
         """A row with the names that the rules know. Raises BadRow."""
         return renamed(row, self.renamed) if self.renamed and isinstance(row, dict) else row
 
-    def unread(self, row: Mapping[str, object], reads: Collection[str]) -> list[str]:
+    def unread(self, row: Mapping[str, object], reads: Set[str]) -> list[str]:
         """The columns of a row that hold text and are read neither by its rule, which reads `reads`, nor by a split."""
+        if row.keys() <= reads:
+            return []  # nearly always
         others = ("domain", self.split_by or "domain")  # a column without a name has one, too: ""
         return [name for name in row if name not in reads and name not in others and holds_text(row[name])]
 
@@ -126,6 +128,8 @@ def string(row: dict[str, object], name: str, required: bool = True) -> str:
 
 def domain_of(row: dict[str, object]) -> str:
     """The domain that a row names, "" if it names none. Raises BadRow."""
+    if "domain" not in row:
+        return ""
     domain = string(row, "domain", required=False).strip()
     if len(domain) > MAX_DOMAIN_CHARS:
         raise BadRow(f'"domain" has {len(domain):,} characters, more than {MAX_DOMAIN_CHARS}')

@@ -13,6 +13,7 @@ from logtrain.data.lines import BadRow, too_long
 BATCH_BYTES, BATCH_ROWS = 1 << 23, 1024  # of rows made values at a time
 COLUMN_BYTES = 1 << 16  # read of a column at a time; else the whole of it in a row group, 123 of 500 MB, is in memory
 MAX_GROUP = 1 << 32  # bytes of a row group or a batch: one is in memory, as far as it is being read
+PLAIN = {str, int, float, bool, type(None)}  # values that are as JSON has them
 MAX_THRIFT = 1 << 27  # bytes, and entries, of a Parquet file's own description
 
 
@@ -142,6 +143,8 @@ def plain_errors(arrow: ModuleType, what: str) -> Iterator[None]:
         yield
     except (arrow.ArrowException, OSError) as error:
         told = " ".join(str(error).split())[:200]
+        if "Expected all lists to be of size" in told:  # of pyarrow before 26, for a null in such a column
+            told = f"{told}; pyarrow 26 and later read it: pip install -U pyarrow"
         raise ValueError(f"not {what}, or damaged ({told})") from None
 
 
@@ -164,6 +167,9 @@ def checked(value: Any, max_bytes: int) -> object:
     """A row as JSON has it; a BadRow for one that is too long."""
     if isinstance(value, BadRow):
         return value
+    if PLAIN.issuperset(map(type, value.values())):
+        size = sum(len(text) for text in value.values() if type(text) is str)
+        return too_long(max_bytes) if size > max_bytes else value
     size = 0
 
     def plain(value: Any) -> Any:

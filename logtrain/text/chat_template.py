@@ -33,7 +33,7 @@ from logtrain.text.config import DATE, TrainOn
 from logtrain.text.plain_text import Encoding
 from logtrain.text.spoken import Spoken
 from logtrain.text.template_sandbox import compile_template
-from logtrain.text.template_source import find_template, named_tokens
+from logtrain.text.template_source import CONFIG, find_template, named_tokens, read_config, tokenizer_file
 from logtrain.text.tokenizer import Tokenizer
 from logtrain.text.turns import Turn as Turn
 from logtrain.text.turns import check_question, turn_name
@@ -63,6 +63,7 @@ class ChatTemplate:
         it takes for today. Raises ValueError for a template that is missing or is no jinja.
         """
         folders = [tokenizer.folder, *([adapter] if adapter else [])]
+        refuse_split_marks(folders[-1] if tokenizer_file(folders[-1]) else tokenizer.folder)
         where, source = find_template(*folders, file=file)
         return ChatTemplate(tokenizer, source, date, where, named_tokens(*folders))
 
@@ -269,3 +270,14 @@ class ChatTemplate:
 def one_line(error: Exception) -> str:
     """Returns the beginning of what an error says, on one line: a template may say what it likes."""
     return " ".join(str(error)[:500].split())
+
+
+def refuse_split_marks(folder: Path) -> None:
+    """Raises ValueError for a tokenizer that transformers lets split special tokens, also those that a template writes:
+    a model that is trained on marks would be asked without.
+    """
+    if read_config(folder / CONFIG).get("split_special_tokens"):
+        raise ValueError(
+            f"{folder / CONFIG}: with split_special_tokens transformers writes the marks of a chat template as pieces "
+            f"of text; set it to false"
+        )

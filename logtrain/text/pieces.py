@@ -23,9 +23,14 @@ def marks_of(model: sentencepiece.SentencePieceProcessor) -> dict[str, int]:
     return {text: id for text, id in pieces if model.is_control(id) or text in TURN_MARKS or SHAPE.fullmatch(text)}
 
 
+def defined_marks(model: sentencepiece.SentencePieceProcessor) -> list[str]:
+    """Returns the marks that a model looks for in every text: those that are no control symbols."""
+    return [text for text, id in marks_of(model).items() if not model.is_control(id)]
+
+
 def without_marks(data: bytes, model: sentencepiece.SentencePieceProcessor) -> sentencepiece.SentencePieceProcessor:
     """Returns a model that encodes as `model`, which `data` describes, but finds no mark in any text."""
-    spelled = [text.encode() for text, id in marks_of(model).items() if not model.is_control(id)]
+    spelled = [text.encode() for text in defined_marks(model)]
     for text in spelled:
         # A piece is a message of its text (field 1, of bytes), its score (field 2, a float) and its kind.
         before, after = b"\n" + bytes([min(len(text), LONGEST)]), b"\x15"

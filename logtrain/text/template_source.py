@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from logtrain.core.untrusted import read_bytes, read_json, shown
 
 FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"  # beside a tokenizer
+OTHERS = "additional_chat_templates"  # a folder, of templates by name
 TOKENIZER_FILES = (  # of a Hugging Face folder: the first two decide the ids, the others say more of them
     "tokenizer.json",
     "tokenizer.model",
@@ -49,8 +50,26 @@ def find_template(*folders: Path, file: str | Path = "") -> TemplateSource:
 
 def template_of(folder: Path) -> TemplateSource | None:
     """Returns the template of a folder, None if it has none: chat_template.jinja goes before the entry of
-    tokenizer_config.json. Raises ValueError for several of which none is the default.
+    tokenizer_config.json. Raises ValueError for several of which none is the default, and where transformers takes
+    another: with templates in OTHERS it does not read that entry, and default.jinja there goes before all.
     """
+    found, other = _template_of(folder), folder / OTHERS / "default.jinja"
+    if os.path.lexists(other):
+        if found is None or read_template(other).text != found.text:
+            beside = f"that in {Path(found.where).name}" if found else "a template"
+            raise ValueError(
+                f"{other}: transformers takes it for the default, and other programs {beside}; move the one that is "
+                f"meant to {folder / FILE}, or give it with --template FILE"
+            )
+    elif found and Path(found.where).name == CONFIG and any((folder / OTHERS).glob("*.jinja")):
+        raise ValueError(
+            f"{folder / OTHERS}: beside it transformers does not read the chat template in {CONFIG}; write that into "
+            f"{folder / FILE}, or give one with --template FILE"
+        )
+    return found
+
+
+def _template_of(folder: Path) -> TemplateSource | None:
     if os.path.lexists(folder / FILE):
         return read_template(folder / FILE)
     config_file = folder / CONFIG

@@ -20,7 +20,7 @@ from logtrain.core.untrusted import nearest, read_bytes
 from logtrain.text.llama_class import as_its_class
 from logtrain.text.marks import TURN_MARKS, add_listed, begin_of_text, find_marks
 from logtrain.text.panics import panics_named, raise_if_ours
-from logtrain.text.pieces import begin_of_pieces, check_added, marks_of, without_marks
+from logtrain.text.pieces import begin_of_pieces, check_added, defined_marks, marks_of, without_marks
 from logtrain.text.plain_text import Encoding, PlainText
 from logtrain.text.template_source import TOKENIZER_FILES, named_tokens, template_text, tokenizer_file
 from logtrain.text.token_bytes import REPLACEMENT, bytes_of_part
@@ -247,6 +247,8 @@ class SentencePieceTokenizer(Tokenizer):
             raise ValueError(f"{file}: not a sentencepiece model ({error})") from None
         check_added(self._model, file.parent)
         self._encoder = without_marks(data, self._model)
+        if changes := defined_marks(self._model):  # by a rule that may become another one, and decides ids
+            self.sha256 = hashlib.sha256("\n".join((self.sha256, *changes)).encode()).hexdigest()
         self.vocab_size, self.unknown_id = self._model.vocab_size(), self._model.unk_id()
         self.bos_id = begin_of_pieces(self._model, file.parent)
         self.marks = marks_of(self._model)

@@ -63,6 +63,36 @@ def test_where_no_time_is_found_what_is_indented_goes_on():
     assert list(blocks(iter(lines))) == ["one\n  two\n", "three\n", "four\n\tfive\n"]
 
 
+LEVELS = {
+    "python": ["INFO:root:", "ERROR:root:", "WARNING:root:"],
+    "plain": ["INFO", "ERROR", "WARN"],
+    "brackets": ["[info]", "[error]", "[warn]"],
+    "title": ["Info: ", "Severe: ", "Warning: "],
+    "behind a name": ["main INFO", "worker ERROR", "main DEBUG"],
+    "colours": ["\x1b[32mINFO\x1b[0m", "\x1b[31mERROR\x1b[0m", "\x1b[33mWARN\x1b[0m"],
+}
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("below", BELOW)
+@pytest.mark.parametrize("head", LEVELS)
+def test_stack_traces_stay_whole_where_lines_have_a_level_and_no_time(head, below, every):
+    said = (f"{LEVELS[head][i % 3]} {SAID[i * 7 % 5]}\n" for i in range(200))
+    expected = [line + (BELOW[below] if i % every == 0 else "") for i, line in enumerate(said)]
+    assert list(blocks(iter("".join(expected).splitlines(keepends=True)))) == expected
+
+
+def test_lines_without_a_level_stay_records_where_few_have_one():
+    lines = [f"{'' if i % 5 else 'ERROR '}{['disk full', 'user root', 'net down'][i % 3]}\n" for i in range(200)]
+    assert list(blocks(iter(lines))) == lines
+
+
+def test_a_level_behind_a_number_in_every_line_is_no_beginning():
+    """Times need not look like it, and lines without a level begin a record, too."""
+    lines = [f"0811{i % 28:02} {'' if i % 3 else 'INFO '}block of {i}\n" for i in range(200)]
+    assert list(blocks(iter(lines))) == lines
+
+
 SAID = ["disk full", "10.0.0.1 connected", "retry 3 of 5", 'user "root"', "GET /api?id=3 200"]
 VARIED = {  # heads that are not the same in all lines
     "docker": lambda i, said: json.dumps({"log": said, "stream": "stdout", "time": i}, separators=(",", ":")),

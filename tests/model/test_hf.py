@@ -16,6 +16,7 @@ from logtrain.model import hf
 from logtrain.model.hf import Weights, read_config
 from logtrain.model.llama import Llama, LlamaConfig
 from logtrain.model.weights import local_rows
+from logtrain.model.weights import read_model as read_weights
 from logtrain.training.config import RunConfig
 from logtrain.training.sharding import build_model, full_tensors, make_mesh
 from tests.support.synthetic import edit_json, read_model, write_model
@@ -74,6 +75,24 @@ def test_there_and_back_every_tensor_is_bit_identical(tmp_path, monkeypatch, dty
     assert not any(info.values()), info
     tokens = torch.arange(300)[None]
     assert torch.equal(again(tokens).logits, theirs(tokens).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_weights_in_double_precision_are_rounded_once_as_transformers_does(folder, dtype):
+    from transformers import LlamaForCausalLM
+
+    file = folder / "model.safetensors"
+    wide = {name: tensor.double() * (1 + 2**-8 + 2**-30) for name, tensor in load_file(file).items()}
+    save_file(wide, file, metadata={"format": "pt"})
+    edit_json(folder / "config.json", dtype="float64")
+    config = read_config(folder)
+    ours = read_weights(config, Weights(folder, config), torch.device("cpu"), dtype)
+    theirs = LlamaForCausalLM.from_pretrained(folder, dtype=dtype)
+    assert any(not torch.equal(tensor, tensor.float().double()) for tensor in wide.values())
+    published = dict(hf.published_rows(config, ours.named_parameters()))
+    expected = theirs.state_dict()
+    assert published.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in published.items())
 
 
 def test_an_export_carries_the_folder_it_came_from(folder, tmp_path):

@@ -179,6 +179,45 @@ def test_where_the_template_is_found(tmp_path):
     check_equals_transformers(ChatTemplate.load(tokenizer), [[Turn("user", "why"), Turn("assistant", "because")]])
 
 
+def test_templates_in_a_folder_of_their_own(tmp_path):
+    """There transformers' default is before all others, and beside any there it reads none of tokenizer_config.json."""
+    from transformers import AutoTokenizer
+
+    folder = write_tokenizer(tmp_path / "a", TRIMMING)
+    tokenizer, others = Tokenizer.load(folder), folder / "additional_chat_templates"
+    others.mkdir()
+    (others / "tool_use.jinja").write_text("no")
+    assert AutoTokenizer.from_pretrained(folder).chat_template == {"tool_use": "no"}
+    with pytest.raises(ValueError, match=r"additional_chat_templates: .* does not read the chat template in"):
+        ChatTemplate.load(tokenizer)
+    (folder / "chat_template.jinja").write_text(TRIMMING)
+    assert AutoTokenizer.from_pretrained(folder).chat_template["default"] == TRIMMING
+    assert ChatTemplate.load(tokenizer).source == TRIMMING
+    (others / "default.jinja").write_text(TRIMMING.upper())
+    assert AutoTokenizer.from_pretrained(folder).chat_template["default"] == TRIMMING.upper()
+    with pytest.raises(ValueError, match=r"default\.jinja: .* other programs that in chat_template\.jinja; move"):
+        ChatTemplate.load(tokenizer)
+    assert ChatTemplate.load(tokenizer, folder / "chat_template.jinja").source == TRIMMING
+    (others / "default.jinja").write_text(TRIMMING)
+    assert ChatTemplate.load(tokenizer).source == TRIMMING
+    alone = write_tokenizer(tmp_path / "b", None)
+    others.rename(alone / others.name)
+    with pytest.raises(ValueError, match=r"default\.jinja: .* other programs a template; move"):
+        ChatTemplate.load(Tokenizer.load(alone))
+
+
+def test_a_tokenizer_that_splits_special_tokens_is_refused(tmp_path):
+    folder = write_tokenizer(tmp_path / "a", TRIMMING, split_special_tokens=True)
+    turns = [Turn("user", "why"), Turn("assistant", "because")]
+    split = apply_chat_template(folder)(turns)
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: with split_special_tokens .* set it to false"):
+        ChatTemplate.load(Tokenizer.load(folder))
+    whole = write_tokenizer(tmp_path / "b", TRIMMING, split_special_tokens=False)
+    assert ChatTemplate.load(Tokenizer.load(whole)).encode(turns)[0] == apply_chat_template(whole)(turns) != split
+    text = "why <|eot|>"  # which is never a mark for us
+    assert Tokenizer.load(folder).encode(text) == Tokenizer.load(whole).encode(text)
+
+
 def test_what_templates_may_use(tmp_path):
     """Blocks trimmed as transformers does, break, generation blocks, tojson without HTML escapes, the date."""
     source = TRIMMING.replace("{{- bos_token }}", "{{- bos_token }}{{ strftime_now('%d %b %Y') }}{{ '<é>' | tojson }}")

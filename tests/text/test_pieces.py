@@ -1,12 +1,15 @@
 """Sentencepiece models whose makers defined symbols of their own, or whose files name others: a text stays a text."""
 
+import hashlib
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 import sentencepiece
 
+from logtrain.text import pieces
 from logtrain.text.tokenizer import Tokenizer
 
 CORPUS = ["why error disk user system", "the disk is full", "a b c <| x |> 0123456789"] * 40
@@ -97,3 +100,20 @@ def test_words_that_only_the_files_beside_know(tmp_path, file):
         Tokenizer.load(tmp_path)
     add("<pad>", special=True)
     assert Tokenizer.load(tmp_path).encode("why") == Tokenizer.load(tmp_path / "tokenizer.model").encode("why")
+
+
+def test_data_that_was_prepared_by_another_rule_for_marks_is_another_tokenizers(tmp_path, monkeypatch):
+    """Which pieces are marks decides ids, so the digest goes by them; where there are none it is that of the file."""
+    write(tmp_path)
+    before = Tokenizer.load(tmp_path)
+    digest = hashlib.sha256((tmp_path / "tokenizer.model").read_bytes()).hexdigest()
+    text = f"why {MARKS[0]}"
+    monkeypatch.setattr(pieces, "SHAPE", re.compile("never"))
+    monkeypatch.setattr(pieces, "TURN_MARKS", ())
+    after = Tokenizer.load(tmp_path)
+    assert before.encode(text) != after.encode(text)
+    assert before.sha256 != after.sha256 == digest
+    write(tmp_path, user_defined_symbols=["sshd"])
+    monkeypatch.undo()
+    digest = hashlib.sha256((tmp_path / "tokenizer.model").read_bytes()).hexdigest()
+    assert Tokenizer.load(tmp_path).sha256 == digest
