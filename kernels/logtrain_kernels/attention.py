@@ -96,7 +96,7 @@ def attention(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, cu_seqlens: Tensor, m
     lengths = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
     if _flash_attn:
         return _flash_attn(q_TNH, k_TKH, v_TKH, *lengths, causal=True)
-    from torch.nn.attention.varlen import varlen_attn  # here, for it brings Dynamo: half of what a start on a CPU takes
+    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 (it brings Dynamo, which no start on a CPU needs)
 
     grouped: dict[str, Any] = {"enable_gqa": q_TNH.shape[1] != k_TKH.shape[1]} if ASKS_FOR_GROUPS else {}
     out_TNH = varlen_attn(q_TNH, k_TKH, v_TKH, *lengths, window_size=(-1, 0), **grouped)

@@ -179,7 +179,11 @@ def compared(folder: Path, model: Llama, source: WeightSource, run: RunSetup, *,
     world.barrier()  # disks differ; NCCL's clock must not start before all have read
     loss = validate(read_back, run.data.check, 1, world).loss
     if not abs(loss - live) <= TOLERANCE * abs(live):
-        raise ValueError(f"{folder}: reads back with loss {loss:.6f}, the live model has {live:.6f}: not exported")
+        told = f"{folder}: reads back with loss {loss:.6f}, the live model has {live:.6f}: not exported"
+        if run.config.lora.rank and not adapters:
+            told += "; once merged, bfloat16 drops what adapters change by less than half of its steps: use the run's "
+            told += "adapter/ as it is, and resume with export_merged = false"
+        raise ValueError(told)
     world.barrier()  # rank 0 renames what the others have read
     return ExportResult(live, loss, "float32" if adapters else str(run.export_dtype).removeprefix("torch."))
 

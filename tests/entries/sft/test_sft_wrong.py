@@ -10,6 +10,7 @@ import torch
 
 from logtrain import sft
 from logtrain.core import entry
+from logtrain.training import publish
 from tests.support.finetuning import (
     DROPOUT,
     SEQ_LEN,
@@ -114,3 +115,14 @@ def test_a_loss_that_is_no_number_in_validation_ends_the_run(case, command, tmp_
     assert (status, said.count("\n")) == (2, 1)
     assert said.startswith("error: step 1: loss nan on valid: training has diverged; ")
     assert checkpoints(tmp_path / "run") == []
+
+
+def test_an_update_that_merged_weights_cannot_hold_is_said_to_be_in_the_adapter(case, tmp_path, command, monkeypatch):
+    """The adapter is written, for it is equal to the model in memory, and the run resumes without merging it."""
+    monkeypatch.setattr(publish, "TOLERANCE", 0.0)
+    flags = [*case.flags, "--runs", str(tmp_path), "--export_dtype", "bfloat16"]
+    status, said = command(flags)
+    assert status == 2 and "use the run's adapter/ as it is, and resume with export_merged = false" in said
+    adapter = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
+    assert adapter.exists() and not (tmp_path / "run" / "export").exists()
+    assert sft.main([*flags, "--no_export_merged", "--resume", "auto"]) == 0
