@@ -29,7 +29,7 @@ from logtrain_kernels.device import on_gpu
 BACKENDS = {"torch": "torch", "fa3": "flash_attn_3", "fa4": "flash-attn-4", "flash_attn": "flash-attn"}
 IN_REGISTRY = {"fa3": "FA3", "fa4": "FA4"}  # torch's names of what it can put in the place of its own
 BEST = (("fa3", (9,), 256), ("fa4", (9, 10), 128))  # in this order: compute capabilities, largest head
-ASKS_FOR_GROUPS = torch.__version__ >= (2, 12)  # torch 2.11 groups heads unasked
+ASKS_FOR_GROUPS = torch.__version__ >= "2.12"  # torch 2.11 groups heads unasked
 _flash_attn: Callable | None = None  # the flash-attn package's function, once it was asked for
 
 
