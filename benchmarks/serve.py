@@ -22,18 +22,11 @@ question on a log that has been asked about.
 """
 
 import argparse
-import contextlib
 import functools
-import http.client
 import itertools
 import json
-import os
-import re
-import socket
 import statistics
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.servers import PEERS, Answer, Asked, Process, peer
 from logtrain.generation.generator import Generator
 from logtrain.generation.load import ModelFolder
 from logtrain.generation.request import Request
@@ -51,17 +45,9 @@ from logtrain.text.chat_template import ChatTemplate, Turn
 CLIENTS = (1, 8, 32)
 LENGTHS = (283, 264, 148, 135, 112, 153, 139, 268)  # of the first questions of a set of log instructions
 REQUESTS = {1: 4, 8: 16, 32: 48}  # by clients
-PEERS = ("simplest", "serve", "continuous")
 FIRSTS = ("first_token_p50", "first_token_p95", "first_token_worst")
 LOG_TOKENS = 2000
 QUESTION_TOKENS = 20
-
-
-class Asked(NamedTuple):
-    """A request."""
-
-    prompt: list[int]
-    max_tokens: int
 
 
 class Result(NamedTuple):
@@ -74,18 +60,6 @@ class Result(NamedTuple):
     """Seconds to the first token of each request; none of the bare generator."""
     answers: list[str]
     """Text of each answer, in the order of the requests; of the simplest server none."""
-
-
-class Answered(NamedTuple):
-    """An answer over HTTP."""
-
-    first: float
-    """Seconds to its first token."""
-    tokens: int
-    text: str
-
-
-Answer = Callable[[Asked], Answered]
 
 
 class Prompts(NamedTuple):
@@ -153,74 +127,6 @@ def by_clients(answer: Answer, cpu_of: Callable[[], float], asked: Sequence[Aske
     return Result(sum(tokens), wall, cpu_of() - cpu, firsts, texts)
 
 
-class Process:
-    """A server in a process of its own."""
-
-    def __init__(self, module: str, *flags: str, threads: int):
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-m", module, *flags]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-        )
-        assert self.process.stdout
-        lines = []
-        for line in self.process.stdout:
-            lines.append(line)
-            if found := re.search(r"(?:at|on) http://(?:127\.0\.0\.1|localhost):(\d+)", line):
-                self.port = int(found[1])
-                threading.Thread(target=self.process.stdout.read, daemon=True).start()
-                return
-        raise ValueError(f"{module}: {''.join(lines)[-500:]}")
-
-    def cpu_seconds(self) -> float:
-        """CPU time of the process and its children so far."""
-        pids, total = [self.process.pid], 0.0
-        while pids:
-            folder = Path(f"/proc/{pids.pop()}")
-            with contextlib.suppress(OSError):
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-                for thread in (folder / "task").iterdir():
-                    pids += map(int, (thread / "children").read_text().split())
-        return total
-
-    def post(self, path: str, body: object) -> Iterator[bytes]:
-        """The lines of the reply to a request."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        if response.status != 200:
-            raise ValueError(f"{path}: status {response.status}: {response.read(300)!r}")
-        yield from response
-        connection.close()
-
-    def streamed(self, request: Asked) -> Answered:
-        """An answer of our server."""
-        body = {"prompt": request.prompt, "max_tokens": request.max_tokens, "temperature": 0, "ignore_eos": True}
-        return self.stream(body)
-
-    def stream(self, body: dict[str, Any]) -> Answered:
-        """An answer that comes in pieces."""
-        began, first, text, tokens, line = time.perf_counter(), None, [], 0, b""
-        for line in self.post("/v1/completions", {**body, "stream": True, "stream_options": {"include_usage": True}}):
-            if not line.startswith(b"data: {"):
-                continue
-            event = json.loads(line[6:])
-            if usage := event.get("usage"):
-                tokens = usage["completion_tokens"]
-            for choice in event["choices"]:
-                first = first or time.perf_counter() - began
-                text.append(choice["text"])
-        if first is None:
-            raise ValueError(f"no answer to a prompt, but {line!r}")
-        return Answered(first, tokens, "".join(text))
-
-    def whole(self, request: Asked) -> Answered:
-        """Wait for an answer of the simplest server, whose text it does not tell."""
-        first = json.loads(b"".join(self.post("/", request._asdict())))["first"]
-        return Answered(first, request.max_tokens, "")
-
-
 def second_question(server: Process, vocab_size: int, rounds: int) -> dict[str, float]:
     """Seconds to the first token of the first and of the second question on one log, medians, and their ratio."""
     random, times = np.random.default_rng(7), []
@@ -232,31 +138,6 @@ def second_question(server: Process, vocab_size: int, rounds: int) -> dict[str, 
     return {"first_seconds": first, "second_seconds": second, "times_sooner": first / second}
 
 
-def free_port() -> int:
-    """A port at which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def peer(name: str, options: argparse.Namespace, folder: ModelFolder) -> tuple[Process, Answer]:
-    """A server of transformers that has been started, and how it is asked."""
-    model = str(options.model)
-    if name == "simplest":
-        flags = ("--model", model, "--threads", str(options.threads))
-        process = Process("benchmarks.simplest_server", *flags, threads=options.threads)
-        return process, process.whole
-    flags = ("serve", model, "--dtype", "float32", "--device", "cpu", "--port", str(free_port()))
-    batching = ["--continuous-batching"] if name == "continuous" else []
-    process = Process("transformers.cli.transformers", *flags, *batching, threads=options.threads)
-
-    def answer(request: Asked) -> Answered:
-        text = folder.tokenizer.decode(request.prompt)
-        return process.stream({"model": model, "prompt": text, "max_tokens": request.max_tokens, "temperature": 0})
-
-    return process, answer
-
-
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
     torch.set_num_threads(options.threads)
@@ -265,7 +146,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     loaded = folder.load(torch.device("cpu"), max(CLIENTS))
     generator = loaded.generator(0, stop_ids=(), step_tokens=512, keep_prefixes=True)
     ours = Process("logtrain.serve", "--model", str(options.model), "--port", "0", threads=options.threads)
-    peers = {name: peer(name, options, folder) for name in options.peers}
+    peers = {name: peer(name, str(options.model), options.threads, folder.tokenizer) for name in options.peers}
     ways: dict[str, Callable[[Sequence[Asked], int], Result]] = {
         "generator": lambda asked, clients: by_generator(generator, asked, clients)
     }

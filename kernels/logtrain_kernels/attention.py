@@ -14,6 +14,7 @@ and the cache are of one float dtype; `cu_seqlens` is int32 [documents + 1, or m
 """
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
+from torch.nn.attention.varlen import varlen_attn
 
 from logtrain_kernels.cost import Cost, nbytes
 from logtrain_kernels.device import on_gpu
@@ -29,7 +31,7 @@ from logtrain_kernels.device import on_gpu
 BACKENDS = {"torch": "torch", "fa3": "flash_attn_3", "fa4": "flash-attn-4", "flash_attn": "flash-attn"}
 IN_REGISTRY = {"fa3": "FA3", "fa4": "FA4"}  # torch's names of what it can put in the place of its own
 BEST = (("fa3", (9,), 256), ("fa4", (9, 10), 128))  # in this order: compute capabilities, largest head
-ASKS_FOR_GROUPS = torch.__version__ >= "2.12"  # torch 2.11 groups heads unasked
+ASKS_FOR_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # torch 2.11 groups heads unasked
 _flash_attn: Callable | None = None  # the flash-attn package's function, once it was asked for
 
 
@@ -96,8 +98,6 @@ def attention(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, cu_seqlens: Tensor, m
     lengths = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
     if _flash_attn:
         return _flash_attn(q_TNH, k_TKH, v_TKH, *lengths, causal=True)
-    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 (it brings Dynamo, which no start on a CPU needs)
-
     grouped: dict[str, Any] = {"enable_gqa": q_TNH.shape[1] != k_TKH.shape[1]} if ASKS_FOR_GROUPS else {}
     out_TNH = varlen_attn(q_TNH, k_TKH, v_TKH, *lengths, window_size=(-1, 0), **grouped)
     assert isinstance(out_TNH, Tensor)  # a tuple only where one asks for more

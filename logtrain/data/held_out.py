@@ -211,7 +211,7 @@ class SplitWriters:
 
 
 def joined(parts: list[np.ndarray]) -> np.ndarray:
-    """The arrays end to end; the list is empty then."""
+    """The arrays, of one dtype, end to end; the list is empty then."""
     whole = np.concatenate(parts)
     parts.clear()
     return whole

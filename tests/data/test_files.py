@@ -15,9 +15,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from logtrain.data import compression, json_value
+from logtrain.data import compression
 from logtrain.data.files import BadRow, InputFile
-from logtrain.data.json_value import RowDecoder
 from logtrain.data.lines import encoding_of, refuse_other_kinds
 from tests.support.bombs import write_gzip, write_zstd
 
@@ -172,44 +171,6 @@ def test_a_bad_element_spoils_no_other(tmp_path, monkeypatch, block, element, re
     assert [row for row, _ in rows] == [0, 1, 2]
     assert (rows[0][1], rows[2][1]) == (1, 3)
     assert (str(rows[1][1]) == reason) is isinstance(rows[1][1], BadRow) is (reason is not None)
-
-
-VALUES = [
-    '"b"',
-    '""',
-    '"\\":"',
-    '"\\ud83d"',
-    '"{\\"a\\" : 1}"',
-    "1",
-    "-0",
-    "-0.0",
-    "1e2",
-    "7" * 19,
-    "7" * 41,
-    "NaN",
-    "null",
-]
-VALUES += ["[1]", '{"a": 2}', "tru"]
-pairs = st.tuples(
-    st.sampled_from(["a", "b", "", "\\u0061"]), st.sampled_from(["", " ", "\t\r"]), st.sampled_from(VALUES)
-)
-
-
-@given(st.lists(pairs, max_size=3), st.sampled_from(["", " ", "\x1e"]), st.sampled_from(["\n", "", "}\n", " 1"]))
-def test_a_line_that_is_read_the_quick_way_is_what_it_is_the_long_way(pairs, before, after):
-    line = before + "{" + ", ".join(f'"{key}"{blank}: {value}' for key, blank, value in pairs) + "}" + after
-    with pytest.MonkeyPatch.context() as patch:
-        found = RowDecoder().values_of(line)
-        patch.setattr(json_value, "flat_object", lambda _: None)
-        expected = RowDecoder().values_of(line)
-    assert list(map(repr, found)) == list(map(repr, expected))  # by their types and signs, too, and NaN
-
-
-def test_most_lines_are_read_the_quick_way():
-    rows = [{"text": 'it said "no" {why}', "id": 7, "domain": None}, {"text": "磁盘 \U0001f600", "is_new": True}, {}]
-    assert list(map(json_value.flat_object, map(json.dumps, rows))) == rows
-    twice = '{"a": "1", "a" : "2"}', '{"a": 1, "a": 2}', '{"a": "x", "a": null}'
-    assert list(map(json_value.flat_object, (*twice, "[1]", '{"a": 1.5}', "{"))) == [None] * 6
 
 
 GOOD = [{"text": 'a"}{é', "n": [1, {"x": "]"}]}, {"text": "b\n", "n": None}, {"text": "c", "n": {"y": {}}}]

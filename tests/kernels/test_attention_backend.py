@@ -112,8 +112,8 @@ def test_grouped_heads_are_asked_for_where_torch_wants_to_be_asked(asks, monkeyp
         given.append(options)
         return q
 
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
     module = sys.modules["logtrain_kernels.attention"]
+    monkeypatch.setattr(module, "varlen_attn", varlen)
     monkeypatch.setattr(module, "ASKS_FOR_GROUPS", asks)
     on_pretended_gpu()
     assert given == [{"window_size": (-1, 0)} | ({"enable_gqa": True} if asks else {})]
