@@ -221,7 +221,7 @@ FAULTS: dict[str, Fault] = {
         lambda c: os.truncate(sorted(c.model.glob("*.safetensors"))[-1], 2000), "damaged or cut short"
     ),
     "tensor missing": Fault(lambda c: edit_weights(c, LATE, lambda _: None), f"no tensor {LATE}"),
-    "wrong dtype": Fault(lambda c: edit_weights(c, LATE, torch.Tensor.double), f"{LATE} has dtype F64"),
+    "wrong dtype": Fault(lambda c: edit_weights(c, LATE, torch.Tensor.short), f"{LATE} has dtype I16"),
     "config of another shape": Fault(
         lambda c: edit_json(c.model / "config.json", intermediate_size=64), "config.json asks for"
     ),
